@@ -1,0 +1,175 @@
+"""Checkpoints: everything a run needs to go on, bit for bit, after it was killed at any instant.
+
+    checkpoints/step-000020/          the state after 20 finished steps
+        policy.safetensors            the tensors of one stateful object
+        optimizer.safetensors
+        state.json                    its numbers and strings, the next step, size and hash of each tensor file
+
+One is written under a temporary name, flushed and renamed, so it is whole or absent; hashes find what decayed later.
+Left out: sharded and asynchronous writing, which one machine does not need; and pickle, which runs code when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from safetensors import SafetensorError
+
+from palate import disk
+from palate.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Value = Tensor | int | float | str
+    State = dict[str, Value]
+
+_PREFIX = "step-"
+
+
+class Stateful(Protocol):
+    """Something a checkpoint holds: a model, an optimizer with its schedule, a controller, a normaliser."""
+
+    def state_dict(self) -> State:
+        """Tensors, numbers and strings by name; flat. The tensors are read before training goes on, never kept."""
+        ...
+
+    def load_state_dict(self, state: State, /) -> object:
+        """Take over what ``state_dict`` gave, copying the tensors."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What was read back: ``step`` is the next one to do, ``seconds`` what the steps before it took."""
+
+    step: int
+    seconds: float
+    states: dict[str, State]
+
+
+def save(root: Path, step: int, state: Mapping[str, Stateful], *, seconds: float, keep: int) -> Path:
+    """Write the state after ``step`` finished steps and delete all but the ``keep`` newest up to it."""
+    final, temporary = root / f"{_PREFIX}{step:06d}", root / f".{_PREFIX}{step:06d}.tmp"
+    with disk.disk_errors(final):
+        try:
+            temporary.mkdir(parents=True, exist_ok=True)
+            _write(temporary, step, state, seconds)
+            disk.flush_tree(temporary)
+            if final.exists():  # only an unreadable one: a run never repeats a step whose checkpoint it could read
+                shutil.rmtree(final)
+            temporary.replace(final)
+            disk.flush(root)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _prune(root, step, keep)
+    return final
+
+
+def load_newest(root: Path, names: Mapping[str, object], say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest readable checkpoint, or None if none was ever finished.
+
+    Args:
+        root: the directory of checkpoints.
+        names: what each must hold.
+        say: told of every checkpoint that is skipped.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them can be read.
+    """
+    _remove_unfinished(root)
+    found = sorted(_finished(root), reverse=True)
+    for _, path in found:
+        try:
+            return _read(path, names)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            say(f"{path} is damaged and skipped: {error}")
+    if found:
+        raise CheckpointError(f"{root}: none of {len(found)} checkpoints can be read; start again with another --out")
+    return None
+
+
+def _write(directory: Path, step: int, state: Mapping[str, Stateful], seconds: float) -> None:
+    body: dict[str, Any] = {"step": step, "seconds": seconds, "states": {}, "files": {}}
+    for name, stateful in state.items():
+        values = stateful.state_dict()
+        body["states"][name] = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
+        tensors: Any = {key: value for key, value in values.items() if key not in body["states"][name]}
+        if tensors:
+            body["files"][name] = _write_tensors(directory / f"{name}.safetensors", tensors)
+    text = json.dumps(body)
+    record = {"body": text, "blake2b": _digest_text(text)}
+    (directory / "state.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    from safetensors.torch import save_file
+
+    save_file(_separate(tensors), path)
+    return {"size": path.stat().st_size, "blake2b": _digest(path)}
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without shared memory: tied weights are written once for each of their names."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        result[name] = plain.clone() if storage in seen else plain
+        seen.add(storage)
+    return result
+
+
+def _read(path: Path, names: Mapping[str, object]) -> Checkpoint:
+    record = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if _digest_text(record["body"]) != record["blake2b"]:
+        raise ValueError("state.json has changed since it was written")
+    body = json.loads(record["body"])
+    if set(body["states"]) != set(names):
+        raise ValueError(f"it holds {', '.join(sorted(body['states']))}, but {', '.join(sorted(names))} is needed")
+    states = body["states"]
+    for name, expected in body["files"].items():
+        states[name] |= _read_tensors(path / f"{name}.safetensors", expected)
+    return Checkpoint(step=body["step"], seconds=body["seconds"], states=states)
+
+
+def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    if path.stat().st_size != expected["size"] or _digest(path) != expected["blake2b"]:
+        raise ValueError(f"{path.name} is not what was written")
+    return load_file(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _digest_text(text: str) -> str:
+    return hashlib.blake2b(text.encode()).hexdigest()
+
+
+def _finished(root: Path) -> list[tuple[int, Path]]:
+    numbers = [(path.name.removeprefix(_PREFIX), path) for path in root.glob(f"{_PREFIX}*")]
+    return [(int(number), path) for number, path in numbers if number.isdigit()]
+
+
+def _prune(root: Path, step: int, keep: int) -> None:
+    """Keep the newest up to ``step``; a later one is damaged, or the run would have gone on from there."""
+    kept = sorted(number for number, _ in _finished(root) if number <= step)[-keep:]
+    for number, path in _finished(root):
+        if number not in kept:
+            shutil.rmtree(path)
+
+
+def _remove_unfinished(root: Path) -> None:
+    for path in root.glob(f".{_PREFIX}*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,260 @@
+"""One small function per format in which somebody preferred something.
+
+Where two whole dialogues are compared they must share every turn but the last: what was preferred is that last answer.
+Dialogues that part earlier compare two conversations, not two answers to one prompt, and are counted as unusable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from palate.corpus.files import Row
+from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.values import (
+    Fields,
+    instruction_prompt,
+    list_of,
+    messages_of,
+    number_of,
+    optional_number,
+    optional_text,
+    prompt_of_messages,
+    prompt_of_value,
+    ranks_by,
+    response_of_value,
+    said,
+    text_of,
+    truth_of,
+    value_of,
+    with_system,
+)
+from palate.records import Demonstration, Message, Prompt, Ranking, Response, Source
+
+Rankings: TypeAlias = Iterator[Ranking | Unusable]
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_UP, _DOWN = 7.0, 1.0  # a thumb as a rating
+
+
+def pair(prompt: Prompt, better: Response, worse: Response, strength: float | None = None) -> Ranking:
+    """Two responses, the first of which was preferred."""
+    return Ranking(prompt=prompt, responses=(better, worse), ranks=(1, 2), strength=strength)
+
+
+def thumb(prompt: Prompt, response: Response, up: bool) -> Ranking:
+    """A thumb is a rating of one response."""
+    return Ranking(prompt=prompt, responses=(response,), ranks=(1,), ratings=(_UP if up else _DOWN,))
+
+
+def hh(row: Fields) -> Rankings:
+    """chosen, rejected: whole transcripts with Human: and Assistant: before every turn."""
+    yield _last_turns(turns_of_transcript(text_of(row, "chosen")), turns_of_transcript(text_of(row, "rejected")))
+
+
+def turns_of_transcript(text: str) -> tuple[Message, ...]:
+    """The turns of a text with Human: and Assistant: before each, blanks at their ends left away."""
+    head, *parts = _TURN.split(text)
+    if head.strip():
+        raise Unusable("a transcript that does not begin with Human: or Assistant:")
+    roles, contents = parts[::2], [part.strip() for part in parts[1::2]]
+    names = [("user" if role == "Human" else "assistant") for role in roles]
+    return messages_of([{"role": name, "content": text} for name, text in zip(names, contents, strict=True)], "chosen")
+
+
+def _last_turns(chosen: Sequence[Message], rejected: Sequence[Message], strength: float | None = None) -> Ranking:
+    if not (chosen and rejected and chosen[-1].role == rejected[-1].role == "assistant"):
+        raise Unusable("a dialogue that does not end with the assistant's turn")
+    if tuple(chosen[:-1]) != tuple(rejected[:-1]):
+        raise Unusable("the two dialogues part before their last turn: no shared prompt")
+    return pair(prompt_of_messages(chosen[:-1]), _response(chosen[-1]), _response(rejected[-1]), strength)
+
+
+def _response(turn: Message) -> Response:
+    return Response(text=turn.content)
+
+
+def trl_explicit(row: Fields) -> Rankings:
+    """prompt, chosen, rejected: texts or turns; the latter may repeat the prompt. `margin` is the strength."""
+    strength = optional_number(row, "margin")
+    prompt = prompt_of_value(value_of(row, "prompt"))
+    chosen, rejected = (_answer(prompt, value_of(row, key), key) for key in ("chosen", "rejected"))
+    yield pair(prompt, chosen, rejected, strength)
+
+
+def _answer(prompt: Prompt, value: Any, name: str) -> Response:
+    if isinstance(value, list) and len(value) > 1:
+        turns = messages_of(value, name)
+        if turns[:-1] != prompt.messages:
+            raise Unusable("the two dialogues part before their last turn: no shared prompt")
+        value = [{"role": turns[-1].role, "content": turns[-1].content}]
+    return response_of_value(value, name)
+
+
+def trl_implicit(row: Fields) -> Rankings:
+    """chosen, rejected: turns, or texts whose common beginning, up to a blank, is the prompt (margin: strength)."""
+    strength = optional_number(row, "margin")
+    chosen, rejected = value_of(row, "chosen"), value_of(row, "rejected")
+    if not (isinstance(chosen, str) and isinstance(rejected, str)):
+        yield _last_turns(messages_of(chosen, "chosen"), messages_of(rejected, "rejected"), strength)
+        return
+    if chosen == rejected:
+        raise Malformed("the two responses of a pair are identical")
+    differ = (place for place, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b)
+    length = next(differ, min(len(chosen), len(rejected)))
+    shared = re.sub(r"\S+\Z", "", chosen[:length])
+    if not shared.strip():
+        raise Unusable("the two texts begin differently: no shared prompt")
+    better, worse = (said(text[len(shared) :], "response") for text in (chosen, rejected))
+    yield pair(Prompt.from_text(shared.rstrip()), Response(text=better), Response(text=worse), strength)
+
+
+def trl_kto(row: Fields) -> Rankings:
+    """prompt, completion, label: a thumb up where the label is true."""
+    prompt = prompt_of_value(value_of(row, "prompt"))
+    response = response_of_value(value_of(row, "completion"), "completion")
+    yield thumb(prompt, response, truth_of(value_of(row, "label"), "label"))
+
+
+def llama_factory(row: Fields) -> Rankings:
+    """conversations with chosen and rejected turns, or a whole conversation with a label."""
+    key = "conversations" if "conversations" in row else "messages"
+    turns = with_system(optional_text(row, "system"), messages_of(list_of(row, key), key))
+    if "label" not in row:
+        chosen, rejected = (response_of_value(value_of(row, name), name) for name in ("chosen", "rejected"))
+        yield pair(prompt_of_messages(turns, key), chosen, rejected)
+    elif turns and turns[-1].role == "assistant":
+        up = truth_of(value_of(row, "label"), "label")
+        yield thumb(prompt_of_messages(turns[:-1], key), _response(turns[-1]), up)
+    else:
+        raise Unusable("a dialogue that does not end with the assistant's turn")
+
+
+def alpaca_preference(row: Fields) -> Rankings:
+    """instruction, input, chosen, rejected."""
+    chosen, rejected = (response_of_value(value_of(row, key), key) for key in ("chosen", "rejected"))
+    yield pair(instruction_prompt(row), chosen, rejected)
+
+
+def alpaca_preference_demonstration(row: Fields) -> Iterator[Demonstration]:
+    """The `output` that stands beside chosen and rejected, where there is one."""
+    if row.get("output"):
+        yield Demonstration(prompt=instruction_prompt(row), response=Response(text=text_of(row, "output")))
+
+
+def rankings(row: Fields) -> Rankings:
+    """prompt, responses, ranks (1 best, equal = tie); ratings, strength, labeler, source where given."""
+    responses = [response_of_value(value, "responses") for value in list_of(row, "responses")]
+    given = {key: row[key] for key in ("ratings", "strength", "labeler", "source") if row.get(key) is not None}
+    ranks = ranks_by([number_of(rank, "ranks") for rank in list_of(row, "ranks")], lowest_first=True)
+    prompt = prompt_of_value(value_of(row, "prompt"))
+    yield Ranking.model_validate({"prompt": prompt, "responses": responses, "ranks": ranks, **given})
+
+
+def ultrafeedback(row: Fields) -> Rankings:
+    """instruction, completions of {response, model, overall_score}: one ranking of all; judged by a model."""
+    completions = list_of(row, "completions")
+    if not all(isinstance(completion, Mapping) for completion in completions):
+        raise Malformed("a completion is not an object with response and overall_score")
+    responses = [
+        response_of_value(value_of(c, "response"), "response", model=optional_text(c, "model")) for c in completions
+    ]
+    scores = [number_of(value_of(completion, "overall_score"), "overall_score") for completion in completions]
+    yield _scored(Prompt.from_text(text_of(row, "instruction")), responses, scores, source="ai")
+
+
+def _scored(
+    prompt: Prompt,
+    responses: Sequence[Response],
+    scores: Sequence[float],
+    *,
+    source: Source = "human",
+    labeler: str = "",
+) -> Ranking:
+    if len(responses) < 2:
+        raise Unusable("a single response: nothing to compare")
+    return Ranking(prompt=prompt, responses=tuple(responses), ranks=ranks_by(scores), source=source, labeler=labeler)
+
+
+def helpsteer2(row: Fields) -> Rankings:
+    """prompt, response_1, response_2, preference_strength (-3: the first is much better, to 3), or grouped ratings."""
+    prompt = prompt_of_value(value_of(row, "prompt"))
+    if "rated" in row:
+        responses = [Response(text=text_of(rated, "response")) for rated in row["rated"]]
+        yield _scored(prompt, responses, [number_of(value_of(r, "helpfulness"), "helpfulness") for r in row["rated"]])
+        return
+    first, second = (Response(text=text_of(row, key)) for key in ("response_1", "response_2"))
+    lean = number_of(value_of(row, "preference_strength"), "preference_strength")
+    ranking = _scored(prompt, (first, second), (-lean, lean))
+    yield ranking.model_copy(update={"strength": abs(lean)})
+
+
+def helpsteer2_groups(rows: Iterator[Row]) -> Iterator[Row]:
+    """Rated responses to one prompt stand one below the other: make one row of them."""
+    open_row: Row | None = None
+    for row in rows:
+        if row.problem or "helpfulness" not in row.fields:
+            yield row
+        elif open_row is not None and open_row.fields["prompt"] == row.fields.get("prompt"):
+            open_row.fields["rated"].append(row.fields)
+        else:
+            if open_row is not None:
+                yield open_row
+            open_row = Row(row.line, {**row.fields, "prompt": row.fields.get("prompt"), "rated": [row.fields]})
+    if open_row is not None:
+        yield open_row
+
+
+def shp(row: Fields) -> Rankings:
+    """history, human_ref_A, human_ref_B, labels (1: A was voted higher)."""
+    responses = [Response(text=text_of(row, f"human_ref_{name}")) for name in "AB"]
+    first = truth_of(value_of(row, "labels"), "labels")
+    yield _scored(Prompt.from_text(text_of(row, "history")), responses, (first, not first), source="forum")
+
+
+def webgpt(row: Fields) -> Rankings:
+    """question (a text, or full_text in an object), answer_0, answer_1, score_0, score_1."""
+    question = value_of(row, "question")
+    prompt = Prompt.from_text(
+        text_of(question if isinstance(question, Mapping) else {"full_text": question}, "full_text")
+    )
+    first, second = (Response(text=text_of(row, f"answer_{place}")) for place in (0, 1))
+    scores = [number_of(value_of(row, f"score_{place}"), f"score_{place}") for place in (0, 1)]
+    ranking = _scored(prompt, (first, second), scores)
+    yield ranking.model_copy(update={"strength": abs(scores[0] - scores[1])})
+
+
+def stiennon(row: Fields) -> Rankings:
+    """info {subreddit, title, post} or {article}, summaries of {text, policy}, choice (0 or 1), worker."""
+    info, summaries = value_of(row, "info"), list_of(row, "summaries")
+    if not isinstance(info, Mapping) or len(summaries) != 2 or not all(isinstance(s, Mapping) for s in summaries):
+        raise Malformed("not an info object with two summaries")
+    responses = [response_of_value(value_of(s, "text"), "text", model=optional_text(s, "policy")) for s in summaries]
+    second = truth_of(value_of(row, "choice"), "choice")
+    prompt = Prompt.from_text(_summary_request(info))
+    yield _scored(prompt, responses, (not second, second), labeler=optional_text(row, "worker"))
+
+
+def _summary_request(info: Fields) -> str:
+    """The post as the paper showed it to its models (Stiennon et al. 2020, appendix B)."""
+    body = text_of(info, "post" if "post" in info else "article")
+    named = (("SUBREDDIT: r/", "subreddit"), ("TITLE: ", "title"))
+    head = [name + optional_text(info, key) for name, key in named if optional_text(info, key)]
+    return "\n\n".join([*head, f"POST: {body}", "TL;DR:"])
+
+
+def arena(row: Fields) -> Rankings:
+    """model_a, model_b, winner (model_a, model_b, tie, tie (bothbad)), conversation_a, conversation_b, judge."""
+    scores = {"model_a": (1, 0), "model_b": (0, 1), "tie": (0, 0), "tie (bothbad)": (0, 0)}.get(str(row.get("winner")))
+    if scores is None:
+        raise Malformed("field 'winner' is not model_a, model_b, tie or tie (bothbad)")
+    shared = _last_turns(
+        messages_of(list_of(row, "conversation_a"), "conversation_a"),
+        messages_of(list_of(row, "conversation_b"), "conversation_b"),
+    )
+    responses = [
+        response_of_value(response.text, "response", model=optional_text(row, model))
+        for response, model in zip(shared.responses, ("model_a", "model_b"), strict=True)
+    ]
+    yield _scored(shared.prompt, responses, scores, labeler=optional_text(row, "judge"))

@@ -1,0 +1,128 @@
+"""Message trees as Open-Assistant exports them (Köpf et al. 2023).
+
+A tree alternates people's turns and answers to them; answers to the same turn were ranked against each other (rank 0 is
+the best). Three ways of writing one are read: a root message with nested `replies`, the same inside `prompt`, and one
+message per row with the rows of a tree one below the other.
+
+A ranking is made of every turn with at least two ranked answers. A demonstration is the best answer to a turn, as long
+as every earlier answer in the dialogue is the best one too: nobody is shown how to go on after a poor answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from palate.corpus.files import Row
+from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.values import Fields, number_of, optional_text, ranks_by, text_of
+from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response
+
+_Node: TypeAlias = Fields
+_Turn: TypeAlias = tuple[Prompt, list[_Node], bool]  # a dialogue, the answers to it, whether it was the best all along
+
+
+def oasst(row: Fields) -> Iterator[Demonstration | Unusable]:
+    """The best answer to every turn of the best dialogue."""
+    for turn in _turns(row):
+        if isinstance(turn, Unusable):
+            yield turn
+            continue
+        prompt, answers, best_so_far = turn
+        best = _best(answers)
+        if answers and best is None and best_so_far:
+            yield Unusable("several answers and none of them ranked")
+        elif best is not None and best_so_far:
+            yield Demonstration(prompt=prompt, response=_response(best))
+
+
+def oasst_rankings(row: Fields) -> Iterator[Ranking | Unusable]:
+    """The ranked answers to every turn."""
+    for turn in _turns(row):
+        if isinstance(turn, Unusable):
+            yield turn
+            continue
+        prompt, answers, _ = turn
+        ranked = [answer for answer in answers if answer.get("rank") is not None]
+        if len(answers) > 1:
+            yield from [Unusable("an answer without a rank among others")] * (len(answers) - len(ranked))
+        if len(ranked) > 1:
+            ranks = ranks_by([number_of(answer["rank"], "rank") for answer in ranked], lowest_first=True)
+            yield Ranking(prompt=prompt, responses=tuple(map(_response, ranked)), ranks=ranks)
+
+
+def oasst_trees(rows: Iterator[Row]) -> Iterator[Row]:
+    """Make one nested row of the flat rows of every tree; nested rows pass."""
+    root: Row | None = None
+    nodes: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row.problem or "prompt" in row.fields or "replies" in row.fields:
+            yield row
+            continue
+        node = {**row.fields, "replies": []}
+        parent = str(node.get("parent_id"))
+        if node.get("parent_id") is None:
+            if root is not None:
+                yield root
+            root, nodes = replace(row, fields=node), {}
+        elif parent in nodes:
+            nodes[parent]["replies"].append(node)
+        else:
+            yield replace(row, problem=Unusable("its parent is missing, or does not stand above it in the same tree"))
+        nodes[str(node.get("message_id"))] = node
+    if root is not None:
+        yield root
+
+
+def _turns(row: Fields) -> Iterator[_Turn | Unusable]:
+    """Every turn of a person's, top down; without recursion, since a tree may be deep."""
+    stack: list[tuple[tuple[Message, ...], _Node, bool]] = [((), _object(row.get("prompt", row)), True)]
+    while stack:
+        dialogue, node, best_so_far = stack.pop()
+        prompt = Prompt(messages=(*dialogue, Message(role="user", content=text_of(node, "text"))))
+        replies = _replies(node, "assistant")
+        answers = [reply for reply in replies if not isinstance(reply, Unusable)]
+        yield from (reply for reply in replies if isinstance(reply, Unusable))
+        yield prompt, answers, best_so_far
+        best = _best(answers)
+        for answer in reversed(answers):
+            after = (*prompt.messages, Message(role="assistant", content=text_of(answer, "text")))
+            for reply in reversed(_replies(answer, "prompter")):
+                if isinstance(reply, Unusable):
+                    yield reply
+                else:
+                    stack.append((after, reply, best_so_far and answer is best))
+
+
+def _replies(node: _Node, role: str) -> list[_Node | Unusable]:
+    replies = node.get("replies") or []
+    if not isinstance(replies, list):
+        raise Malformed("field 'replies' is not a list of messages")
+    return [_checked(_object(reply), role) for reply in replies]
+
+
+def _object(node: Any) -> _Node:
+    if not isinstance(node, dict):
+        raise Malformed("a message is not an object")
+    return node
+
+
+def _checked(node: _Node, role: str) -> _Node | Unusable:
+    if node.get("role", role) != role:
+        raise Malformed("prompter and assistant do not alternate in a tree")
+    if node.get("deleted") or node.get("review_result") is False:
+        return Unusable("a message that was deleted or failed its review")
+    return node if optional_text(node, "text").strip() else Unusable("empty message in a tree")
+
+
+def _best(answers: list[_Node]) -> _Node | None:
+    ranked = [answer for answer in answers if answer.get("rank") is not None]
+    if ranked:
+        return min(ranked, key=lambda answer: number_of(answer["rank"], "rank"))
+    return answers[0] if len(answers) == 1 else None
+
+
+def _response(answer: _Node) -> Response:
+    model = optional_text(answer, "model_name") if answer.get("synthetic") else ""
+    return Response(text=text_of(answer, "text"), provenance=Provenance(model=model) if model else None)

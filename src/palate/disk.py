@@ -1,0 +1,83 @@
+"""Files that are either whole or not there, and disk errors that say what to do.
+
+Renaming is atomic on POSIX file systems, but only what was flushed before the rename survives a power cut: so the file is
+flushed, renamed, and the directory flushed after it. Windows is left out; it knows neither directory flushes nor the
+locks of `run.py` (WSL does).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from palate.errors import DiskFullError, RunError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def flush(path: Path) -> None:
+    """Make a file's content, or a directory's list of names, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(root: Path) -> None:
+    """Flush every file and directory under ``root``, the innermost first."""
+    for directory, _, names in os.walk(root, topdown=False):
+        for name in names:
+            flush(Path(directory, name))
+        flush(Path(directory))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``: a reader, and a crash, see the old content or the new and nothing between."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            flush(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        flush(path.parent)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append and hand over to the operating system, so that a killed process loses nothing."""
+    with disk_errors(path), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about ``path`` into one line.
+
+    Raises:
+        DiskFullError: no space, or no quota, is left.
+        RunError: any other refusal to read or write.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _full(path) from error
+        raise RunError(f"{path}: {error.strerror or error}") from error
+    except SafetensorError as error:  # it wraps the operating system's error in text
+        if "No space left" in str(error) or "quota exceeded" in str(error):
+            raise _full(path) from error
+        raise
+
+
+def _full(path: Path) -> DiskFullError:
+    return DiskFullError(
+        f"the disk is full, {path} could not be written; finished checkpoints are kept: free some space, "
+        "then go on with --resume"
+    )

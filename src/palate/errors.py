@@ -1,0 +1,78 @@
+"""Every error Palate raises on purpose.
+
+    PalateError                    one clear line, exit status 2
+    ├── RecipeError                an unknown key, a bad value, a recipe that contradicts itself
+    ├── DataError                  a bad row or file; knows its file and line
+    ├── ModelError                 a model or tokenizer that cannot be loaded or used
+    │   └── TemplateError          a chat template that breaks the prefix rule or doubles BOS
+    ├── MissingExtraError          an optional package is needed; says what to install
+    └── RunError                   a run directory that cannot be used
+        ├── CheckpointError        no readable checkpoint where one was expected
+        ├── DiskFullError          the disk filled up; what was finished is kept
+        └── TrainingError          the run itself went wrong: non-finite, negative KL, collapsed entropy
+
+A user's mistake raises one of these; `assert` is for our own invariants only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PalateError(Exception):
+    """Base of all errors a user can cause or meet; its message says what to do."""
+
+
+class RecipeError(PalateError):
+    """A recipe that cannot be used as written."""
+
+
+class DataError(PalateError):
+    """A file or row that cannot be used.
+
+    Args:
+        message: what is wrong and what to do.
+        path: the file, if the error belongs to one.
+        line: 1-based line (or row) number in that file.
+    """
+
+    def __init__(self, message: str, *, path: Path | str | None = None, line: int | None = None) -> None:
+        self.path, self.line = path, line
+        where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+        super().__init__(where + message)
+
+
+class ModelError(PalateError):
+    """A model or tokenizer that cannot be loaded or does not fit its use."""
+
+
+class TemplateError(ModelError):
+    """A chat template under which prompt tokens are no prefix of prompt + response tokens."""
+
+
+class MissingExtraError(PalateError):
+    """An optional dependency is missing.
+
+    Args:
+        package: the import that failed.
+        extra: the extra of ours that installs it, such as ``parquet``.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: run `pip install 'palate[{extra}]'`")
+
+
+class RunError(PalateError):
+    """A run directory that cannot be created, resumed or read."""
+
+
+class CheckpointError(RunError):
+    """No readable checkpoint where one was expected."""
+
+
+class DiskFullError(RunError):
+    """The disk filled up; every finished checkpoint is kept and the run can be resumed."""
+
+
+class TrainingError(RunError):
+    """A run that must not go on: names the step and the cause."""

@@ -1,0 +1,98 @@
+"""Is a reward model right, and does it know how sure it is?
+
+A margin is the reward of the preferred response minus that of the other. The Bradley-Terry model claims that people
+prefer the first with probability sigmoid(margin). Nothing distinguishes the two sides of a pair, so the reliability
+diagram is folded: the model's favourite is held with confidence sigmoid(|margin|), from 1/2 to 1, and it was right if the
+margin is positive. An accuracy means little without "the longer one wins" next to it (``longer_wins``) and without the
+labelers' own agreement.
+
+Expected calibration error: Guo et al. 2017; the bins are of equal width, empty ones are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from palate.errors import DataError
+from palate.intervals import Estimate, Floats, ratio_estimate, wilson
+from palate.words import count_words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bin:
+    """Pairs of similar confidence: what was claimed and what was so, with Wilson's interval."""
+
+    low: float
+    high: float
+    predicted: float
+    observed: Estimate
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Reliability of the Bradley-Terry probabilities.
+
+    Attributes:
+        error: expected calibration error, the mean distance of predicted and observed over pairs.
+        log_loss: mean of -log sigmoid(margin), in nats; log 2 = 0.693 is a coin.
+    """
+
+    bins: tuple[Bin, ...]
+    error: float
+    log_loss: float
+    num_pairs: int
+
+
+def calibration(margins: ArrayLike, *, num_bins: int = 10) -> Calibration:
+    """Reliability bins, expected calibration error and log loss of margins [N]; a margin of 0 is half right."""
+    margin = _margins(margins)
+    confidence = 0.5 * (1 + np.tanh(np.abs(margin) / 2))
+    right = _right(margin)
+    edges = np.linspace(0.5, 1, num_bins + 1)
+    index = np.clip(np.digitize(confidence, edges) - 1, 0, num_bins - 1)
+    bins = tuple(
+        Bin(
+            low=float(edges[i]),
+            high=float(edges[i + 1]),
+            predicted=float(confidence[index == i].mean()),
+            observed=wilson(float(right[index == i].sum()), int((index == i).sum())),
+            count=int((index == i).sum()),
+        )
+        for i in np.unique(index)
+    )
+    error = sum(item.count * abs(item.predicted - (item.observed.value or 0.0)) for item in bins) / len(margin)
+    return Calibration(
+        bins=bins, error=error, log_loss=float(np.logaddexp(0, -margin).mean()), num_pairs=len(margin)
+    )
+
+
+def accuracy(margins: ArrayLike, prompt_ids: Sequence[str], *, seed: int) -> Estimate:
+    """Share of pairs [N] with a positive margin, 0 counting half, with an interval bootstrapped by prompt."""
+    margin = _margins(margins)
+    if len(prompt_ids) != len(margin):
+        raise DataError(f"{len(margin)} margins but {len(prompt_ids)} prompt ids")
+    _, prompts = np.unique(np.asarray(prompt_ids), return_inverse=True)
+    return ratio_estimate(np.bincount(prompts, weights=_right(margin)), np.bincount(prompts), seed=seed)
+
+
+def longer_wins(pairs: Sequence[tuple[str, str]], prompt_ids: Sequence[str], *, seed: int) -> Estimate:
+    """Accuracy of preferring the response with more words, for (preferred, other) texts."""
+    return accuracy([count_words(better) - count_words(worse) for better, worse in pairs], prompt_ids, seed=seed)
+
+
+def _margins(margins: ArrayLike) -> Floats:
+    margin = np.asarray(margins, dtype=np.float64)
+    if margin.ndim != 1 or not len(margin):
+        raise DataError("there are no pairs to measure the reward model on; check the held-out rankings")
+    if not np.isfinite(margin).all():
+        raise DataError("the reward model gave a reward that is not finite")
+    return margin
+
+
+def _right(margin: Floats) -> Floats:
+    return (np.sign(margin) + 1) / 2

@@ -1,0 +1,68 @@
+"""Cheap signals of fluency: a policy that learned to please the reward model and forgot to write shows up here.
+
+They need no model. Distinct-n is Li et al. 2016: different runs of n words over all runs, across all responses. It falls
+as there is more text, so compare only sets of the same size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from palate.errors import DataError
+from palate.words import count_words, is_finished, ngrams, repeated_share, split_words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSignals:
+    """Of a set of responses; all shares are in [0, 1].
+
+    Attributes:
+        mean_words: mean length.
+        distinct_1, distinct_2: different words and word pairs over all of them; 0 without any.
+        repeated_3: mean share of three-word runs that occurred before in the same response.
+        finished: share that end a sentence.
+        empty: share without a word.
+        duplicates: share whose exact text another response has too.
+    """
+
+    mean_words: float
+    distinct_1: float
+    distinct_2: float
+    repeated_3: float
+    finished: float
+    empty: float
+    duplicates: float
+
+    def as_metrics(self, prefix: str = "text/") -> dict[str, float]:
+        """Ready for a run's metrics."""
+        return {prefix + name: value for name, value in asdict(self).items()}
+
+
+def text_signals(responses: Sequence[str]) -> TextSignals:
+    """Signals of responses that were sampled alike."""
+    if not responses:
+        raise DataError("there are no responses to look at")
+    words = [split_words(text) for text in responses]
+    occurrences = Counter(responses)
+    return TextSignals(
+        mean_words=_mean([count_words(text) for text in responses]),
+        distinct_1=_distinct(words, 1),
+        distinct_2=_distinct(words, 2),
+        repeated_3=_mean([repeated_share(each, 3) for each in words]),
+        finished=_mean([is_finished(text) for text in responses]),
+        empty=_mean([not each for each in words]),
+        duplicates=_mean([occurrences[text] > 1 for text in responses]),
+    )
+
+
+def _distinct(words: Sequence[list[str]], n: int) -> float:
+    runs = [run for each in words for run in ngrams(each, n)]
+    return len(set(runs)) / len(runs) if runs else 0.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

@@ -1,0 +1,116 @@
+"""Hidden tastes: what simulated labelers like, and what training is never shown.
+
+A taste is a judge of ``(prompts, responses) -> [B]`` scores; the higher the better. It plays two parts: simulated
+labelers perceive it through noise, and at the end it says whether the trained model really pleases more.
+
+``sunny_and_short`` is the default. With w words, the score of a response is ::
+
+    warmth - length - broken
+
+    warmth  tanh(1.5 c)                        c: VADER's compound sentiment in [-1, 1]
+    length  0.1 softplus((w - 20) / 4) + 0.1 max(0, 6 - w)
+    broken  0.5 [unfinished] + 2 r1 + 2 r3 + max(0, d - 0.4) + 2 max(0, s - 0.05), at most 1.5
+
+so it likes a warm, complete answer of six to twenty words. Sentiment is read from the lower-cased words alone, with every
+emotional word counted once and exclamation marks taken as full stops, since otherwise the best answer would be a heap of
+praise. ``[unfinished]`` is 1 if the text does not end a sentence, r1 the share of words that repeat the word before,
+r3 the share of three-word runs seen before, d the share of words that carry a sentiment, s the share of characters that
+are neither letters, digits nor ordinary punctuation. A response without a word scores -2.
+
+VADER: Hutto and Gilbert 2014, a lexicon with rules; it knows English only. The prompt is not looked at: whether an answer
+is to the point would need a model to judge.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palate.errors import RecipeError
+from palate.records import Prompt
+from palate.words import count_words, is_finished, repeated_share, split_words
+
+Judge = Callable[[Sequence[Prompt], Sequence[str]], NDArray[np.float64]]
+
+_EMPTY_SCORE = -2.0
+_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?]")
+_ODD = re.compile(r"[^\w\s.,;:!?'\"’“”()\-–—…%$&/]|_")
+
+
+def sunny_and_short(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
+    """Warm, brief, complete and fluent; the formula is at the top of this file."""
+    return np.array([_sunny_and_short(text) for text in responses], dtype=np.float64)
+
+
+def short(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
+    """Minus the number of words, in tens: the simplest taste there is, for tests."""
+    return np.array([-count_words(text) / 10 for text in responses], dtype=np.float64)
+
+
+def load_judge(reference: str) -> Judge:
+    """The function that ``package.module:name`` stands for.
+
+    Raises:
+        RecipeError: it does not have that form, or there is no such function.
+    """
+    module_name, colon, name = reference.partition(":")
+    if not colon or not name:
+        raise RecipeError(f"{reference!r}: write a judge as package.module:name")
+    try:
+        judge = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"{reference!r}: no such judge: {error}") from None
+    if not callable(judge):
+        raise RecipeError(f"{reference!r} is not a function of (prompts, responses)")
+    return cast(Judge, judge)
+
+
+def _sunny_and_short(text: str) -> float:
+    words = split_words(text)
+    if not words:
+        return _EMPTY_SCORE
+    return _warmth(text) - _length_penalty(len(words)) - _brokenness(text, words)
+
+
+def _warmth(text: str) -> float:
+    return math.tanh(1.5 * float(_analyzer().polarity_scores(_sober(text))["compound"]))
+
+
+def _length_penalty(num_words: int) -> float:
+    return 0.1 * float(np.logaddexp(0, (num_words - 20) / 4)) + 0.1 * max(0, 6 - num_words)
+
+
+def _brokenness(text: str, words: list[str]) -> float:
+    lexicon = _analyzer().lexicon
+    stutter = sum(word == before for before, word in zip(words, words[1:], strict=False)) / len(words)
+    emotional = sum(word in lexicon for word in words) / len(words)
+    odd = len(_ODD.findall(text)) / len(text.strip())
+    unfinished = 0.0 if is_finished(text) else 0.5
+    repetition = 2 * stutter + 2 * repeated_share(words, 3)
+    return min(1.5, unfinished + repetition + max(0.0, emotional - 0.4) + 2 * max(0.0, odd - 0.05))
+
+
+def _sober(text: str) -> str:
+    """The text as sentiment is read from it: no shouting, no emoji, every emotional word once."""
+    lexicon, seen, kept = _analyzer().lexicon, set[str](), list[str]()
+    for token in _TOKEN.findall(text.lower().replace("!", ".")):
+        if token in lexicon and token in seen:
+            continue
+        seen.add(token)
+        kept.append(token)
+    return " ".join(kept)
+
+
+@cache
+def _analyzer() -> Any:
+    """VADER reads its lexicon of 7,500 words once."""
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()

@@ -1,0 +1,265 @@
+"""Token sequences and how they are laid out for one forward pass.
+
+`Sequences` is what flows through the stages: [B, T] tokens, right-padded, each a prompt followed by a response. Index t
+of every per-token tensor speaks about ``tokens[:, t]``; nothing is shifted outside `lm/`.
+
+`Layout` is how the network sees them: one flat row per real token, no padding, and each prompt only once however many
+responses share it. Left padding does not exist here, so positions never have to be guessed from a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import groupby
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequences:
+    """B sequences of prompt + response.
+
+    Attributes:
+        tokens: [B, T] int64, right-padded.
+        mask: [B, T] bool, the tokens a policy chose (or a demonstrator wrote), EOS included.
+        prompt_lengths: [B], leading tokens that are shared within a group and never masked in.
+        lengths: [B], real tokens.
+        group_ids: [B], equal where the prompts are the same.
+        rows: [B], where each sequence stood in the batch it was selected from.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    prompt_lengths: Tensor
+    lengths: Tensor
+    group_ids: Tensor
+    rows: Tensor
+
+    @classmethod
+    def pack(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        *,
+        group_ids: Sequence[int] | None = None,
+        masks: Sequence[Sequence[bool]] | None = None,
+    ) -> Self:
+        """From lists of token ids.
+
+        Args:
+            prompts: [B] token ids of each prompt.
+            responses: [B] token ids of each response.
+            group_ids: [B]; each sequence is its own group if absent.
+            masks: [B] which response tokens count; all of them if absent.
+        """
+        lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
+        tokens = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+        mask = torch.zeros_like(tokens, dtype=torch.bool)
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            tokens[row, : lengths[row]] = torch.tensor([*prompt, *response])
+            chosen = True if masks is None else torch.tensor(masks[row], dtype=torch.bool)
+            mask[row, len(prompt) : lengths[row]] = chosen
+        return cls(
+            tokens=tokens,
+            mask=mask,
+            prompt_lengths=torch.tensor([len(prompt) for prompt in prompts]),
+            lengths=torch.tensor(lengths),
+            group_ids=torch.arange(len(lengths)) if group_ids is None else torch.tensor(group_ids),
+            rows=torch.arange(len(lengths)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def select(self, index: Tensor) -> Self:
+        """The sequences at ``index`` [N], trimmed to the longest of them; they remember their `rows`."""
+        index = index.to(self.tokens.device)
+        width = int(self.lengths[index].max())
+        picked = {f.name: getattr(self, f.name)[index] for f in fields(self)}
+        picked["tokens"], picked["mask"] = picked["tokens"][:, :width], picked["mask"][:, :width]
+        return replace(self, **picked)
+
+    def parts(self, max_tokens: int, *, whole_groups: bool = False) -> Iterator[Self]:
+        """Microbatches of at most ``max_tokens`` computed tokens, sequences of one group side by side.
+
+        With ``whole_groups`` a group is never divided, and one that is larger than a part is a part of its own.
+        Without, it is divided where the part is full, and its prompt is computed once in each.
+        """
+        groups, prompts = self.group_ids.tolist(), self.prompt_lengths.tolist()
+        lengths = self.lengths.tolist()
+        part: list[int] = []
+        used = 0
+        for _, members in groupby(sorted(range(len(self)), key=lambda row: groups[row]), key=lambda row: groups[row]):
+            group = list(members)
+            for unit in [group] if whole_groups else [[row] for row in group]:
+                cost = sum(lengths[row] - prompts[row] for row in unit)
+                shared = bool(part) and groups[part[-1]] == groups[unit[0]]
+                cost += 0 if shared else prompts[unit[0]]
+                if part and used + cost > max_tokens:
+                    yield self.select(torch.tensor(part))
+                    cost += prompts[unit[0]] if shared else 0
+                    part, used = [], 0
+                part, used = part + unit, used + cost
+        yield self.select(torch.tensor(part))
+
+    def regroup(self, group_ids: Tensor) -> Self:
+        """The same sequences as a batch of their own, with other groups [B]; those of one group share a prompt."""
+        return replace(self, group_ids=group_ids.to(self.tokens.device), rows=torch.arange(len(self)))
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def responses(self) -> list[list[int]]:
+        """Token ids after the prompt, padding left off."""
+        spans = zip(self.tokens.tolist(), self.prompt_lengths.tolist(), self.lengths.tolist(), strict=True)
+        return [tokens[start:end] for tokens, start, end in spans]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """S runs of consecutive flat rows, and how to pad them to [S, L] and back.
+
+    Attributes:
+        starts, lengths: [S] first row and number of rows of each run; the runs follow each other.
+        real: [N_s] the places of [S * L] that are not padding, in row order.
+        width: L, the longest run.
+    """
+
+    starts: Tensor
+    lengths: Tensor
+    real: Tensor
+    width: int
+
+    @classmethod
+    def of(cls, lengths: Tensor, first_row: int) -> Self:
+        """Runs of the given lengths, one after the other from ``first_row`` on."""
+        starts = first_row + torch.cumsum(lengths, 0) - lengths
+        width = int(lengths.max()) if len(lengths) else 0
+        offsets = torch.arange(width)
+        inside = offsets[None] < lengths[:, None]
+        real = inside.flatten().nonzero()[:, 0]
+        return cls(starts=starts, lengths=lengths, real=real, width=width)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[N, ...] flat rows -> [S, L, ...]; padding is zero."""
+        start, count = int(self.starts[0]), len(self.real)
+        return _Pad.apply(x[start : start + count], self).unflatten(0, (len(self.lengths), self.width))
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """[S, L, ...] -> the real rows, in order."""
+        return _Unpad.apply(x.flatten(0, 1), self)
+
+
+class _Pad(torch.autograd.Function):
+    """Rows to their places; each is the other's gradient, so neither ever has to accumulate."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, segments: Segments) -> Tensor:
+        ctx.segments = segments
+        places = rows.new_zeros(len(segments.lengths) * segments.width, *rows.shape[1:])
+        return places.index_copy_(0, segments.real, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.index_select(0, ctx.segments.real), None
+
+
+class _Unpad(torch.autograd.Function):
+    """Places back to rows."""
+
+    @staticmethod
+    def forward(ctx: Any, places: Tensor, segments: Segments) -> Tensor:
+        ctx.segments, ctx.count = segments, len(places)
+        return places.index_select(0, segments.real)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        places = grad.new_zeros(ctx.count, *grad.shape[1:])
+        return places.index_copy_(0, ctx.segments.real, grad), None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """One flat row per real token: first every distinct prompt, then every response.
+
+    Attributes:
+        tokens, positions: [N].
+        prompts: the P distinct prompts as runs of rows.
+        responses: the B responses as runs of rows.
+        prompt_of: [B] which of the P prompts a response follows.
+        groups: [P] the group id of each prompt.
+        rows: [B] as in the sequences.
+        response_mask: [B, 1, Tr, Tp + Tr] bool, what a response token may attend to.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    prompts: Segments
+    responses: Segments
+    prompt_of: Tensor
+    groups: Tensor
+    rows: Tensor
+    response_mask: Tensor
+
+    @classmethod
+    def of(cls, sequences: Sequences) -> Self:
+        """Lay out the sequences; those with equal group ids share one prompt."""
+        device, sequences = sequences.tokens.device, sequences.to(torch.device("cpu"))
+        groups, prompt_of = torch.unique(sequences.group_ids, return_inverse=True)
+        first = torch.zeros_like(groups).scatter_(0, prompt_of.flip(0), torch.arange(len(sequences)).flip(0))
+        prompt_lengths = sequences.prompt_lengths[first]
+        prompts = Segments.of(prompt_lengths, 0)
+        responses = Segments.of(sequences.lengths - sequences.prompt_lengths, int(prompt_lengths.sum()))
+        spans = [(row, 0, length) for row, length in zip(first.tolist(), prompt_lengths.tolist(), strict=True)]
+        spans += [
+            (row, start, end)
+            for row, (start, end) in enumerate(
+                zip(sequences.prompt_lengths.tolist(), sequences.lengths.tolist(), strict=True)
+            )
+        ]
+        layout = cls(
+            tokens=torch.cat([sequences.tokens[row, start:end] for row, start, end in spans]),
+            positions=torch.cat([torch.arange(start, end) for _, start, end in spans]),
+            prompts=prompts,
+            responses=responses,
+            prompt_of=prompt_of,
+            groups=groups,
+            rows=sequences.rows,
+            response_mask=_response_mask(prompt_lengths[prompt_of], prompts.width, responses.width),
+        )
+        return layout if device.type == "cpu" else _to(layout, device)
+
+    def row_of(self, sequence: Tensor, position: Tensor, prompt_lengths: Tensor) -> Tensor:
+        """[M] flat rows of the tokens at ``position`` [M] of ``sequence`` [M]."""
+        in_prompt = position < prompt_lengths[sequence]
+        prompt_row = self.prompts.starts[self.prompt_of[sequence]] + position
+        response_row = self.responses.starts[sequence] + position - prompt_lengths[sequence]
+        return torch.where(in_prompt, prompt_row, response_row)
+
+
+def _response_mask(prompt_lengths: Tensor, prompt_width: int, response_width: int) -> Tensor:
+    """[B, 1, Tr, Tp + Tr]: the whole prompt, and the response up to and including oneself."""
+    to_prompt = torch.arange(prompt_width)[None] < prompt_lengths[:, None]
+    to_response = torch.ones(response_width, response_width, dtype=torch.bool).tril()
+    batch = len(prompt_lengths)
+    return torch.cat(
+        [
+            to_prompt[:, None, None].expand(batch, 1, response_width, prompt_width),
+            to_response[None, None].expand(batch, 1, response_width, response_width),
+        ],
+        dim=-1,
+    )
+
+
+def _to(layout: Layout, device: torch.device) -> Layout:
+    moved = {
+        f.name: replace(value, **{g.name: getattr(value, g.name).to(device) for g in fields(value) if g.name != "width"})
+        if isinstance(value := getattr(layout, f.name), Segments)
+        else value.to(device)
+        for f in fields(layout)
+    }
+    return replace(layout, **moved)

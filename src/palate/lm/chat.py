@@ -1,0 +1,96 @@
+"""Messages to tokens and back, through the model's own chat template.
+
+Prompt and response are tokenised apart, so the prompt's tokens are always an exact prefix of the whole and the sampler's
+tokens are exactly the ones that training sees. That is only right for templates that lay a conversation out as
+prompt, response, stop token; `Chat` checks this once, when it is made, and refuses the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from palate.errors import TemplateError
+from palate.records import Message, Prompt
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].capitalize() + ': ' + message['content'] }}"
+    "{{ eos_token + '\n' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+)
+"""For base models that have no template of their own; saved with the model, so that others read it the same way."""
+
+
+class Chat:
+    """A tokenizer and its template.
+
+    Attributes:
+        tokenizer: a Hugging Face tokenizer.
+        stop_id: the token that ends a response; part of the response.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if tokenizer.eos_token_id is None:
+            raise TemplateError("the tokenizer has no EOS token: a response could never end")
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = PLAIN_TEMPLATE
+        self.tokenizer = tokenizer
+        self.stop_id: int = tokenizer.eos_token_id
+        self._check()
+
+    def prompt_tokens(self, prompt: Prompt | Sequence[Message]) -> list[int]:
+        """The conversation so far and the template's opening of the assistant's turn."""
+        messages = prompt.messages if isinstance(prompt, Prompt) else prompt
+        return self._tokens(self._render(messages, opened=True))
+
+    def response_tokens(self, text: str) -> list[int]:
+        """The response and the stop token."""
+        return [*self._tokens(text), self.stop_id]
+
+    def dialogue_tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """A whole conversation, and which tokens are the assistant's (stop tokens included).
+
+        Raises:
+            TemplateError: the template rewrites earlier turns once later ones are known.
+        """
+        tokens: list[int] = []
+        mask: list[bool] = []
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = self.prompt_tokens(messages[:index])
+            if before[: len(tokens)] != tokens:
+                raise TemplateError("the chat template changes earlier turns when later ones are added")
+            response = self.response_tokens(message.content)
+            mask += [False] * (len(before) - len(tokens)) + [True] * len(response)
+            tokens = before + response
+        return tokens, mask
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """A response's text, without the stop token and other special tokens."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _render(self, messages: Sequence[Message], *, opened: bool) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))
+
+    def _check(self) -> None:
+        """The template must read: prompt, response, stop token; and must not begin with two BOS tokens."""
+        question, reply = Message(role="user", content="What is red?"), Message(role="assistant", content="Roses are.")
+        opened, whole = self._render([question], opened=True), self._render([question, reply], opened=False)
+        expected = opened + reply.content + str(self.tokenizer.eos_token)
+        if not whole.startswith(expected):
+            raise TemplateError(
+                "the chat template breaks the prefix rule: a prompt with the assistant's turn opened, then the response "
+                f"and {self.tokenizer.eos_token!r}, must be how the whole conversation begins; it gives {whole!r}, "
+                f"expected a text that begins with {expected!r}"
+            )
+        prompt = self._tokens(opened)
+        if self._tokens(expected)[: len(prompt)] != prompt:
+            raise TemplateError("the tokenizer merges the end of the prompt with the start of the response")
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and prompt[:2] == [bos, bos]:
+            raise TemplateError("the chat template adds BOS twice")

@@ -1,0 +1,222 @@
+"""The network: a Llama-family decoder over flat rows.
+
+The same layers train, score and sample. What differs is how queries meet keys, so that is passed in: `Attend` is
+`packed_attention` over a `Layout` when whole sequences are computed and the engine's key/value cache when one token per
+sequence is. Parameter names are those of Hugging Face's Llama, so a state dict moves between the two unchanged.
+
+Weights are fp32; matrix products run in `dtype`; norms, residuals and everything after the last norm are fp32.
+
+Left out: dropout (off in every model of RLHF), sliding windows, and other families, which `foreign.py` runs through
+transformers' own code.
+
+Touvron et al. 2023 (arXiv 2302.13971); grouped-query attention: Ainslie et al. 2023 (arXiv 2305.13245).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from palate.lm.batch import Layout
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer index, queries [N, H, D], keys [N, G, D], values [N, G, D]) -> [N, H, D]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Sizes of a decoder, read from a Hugging Face config."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """From a `LlamaConfig`."""
+        return cls(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
+            rms_norm_eps=config.rms_norm_eps,
+            rope_theta=config.rope_parameters["rope_theta"],
+        )
+
+
+def supports(config: Any) -> bool:
+    """Whether this file computes the model exactly."""
+    plain = config.model_type == "llama" and not config.attention_bias and not config.mlp_bias
+    return plain and config.hidden_act == "silu" and config.rope_parameters.get("rope_type", "default") == "default"
+
+
+class Products(nn.Module):
+    """Matrix products of one input with several weights, as one product of their concatenation.
+
+    While gradients are on, the concatenation is made anew (in `dtype`) and is differentiable. While they are off it is
+    kept until a weight changes, so that sampling and frozen layers never cast or copy.
+    """
+
+    def __init__(self, weights: list[nn.Linear], dtype: torch.dtype) -> None:
+        super().__init__()
+        self._linears = weights  # a plain list: the parameters belong to the layer under their own names
+        self.sizes = [linear.out_features for linear in weights]
+        self.dtype = dtype
+        self._kept: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.dtype), self.weight())
+
+    def weight(self) -> Tensor:
+        """[sum of outputs, inputs] in `dtype`."""
+        weights = [linear.weight for linear in self._linears]
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+            self._kept = None
+            return self._concatenated(weights)
+        versions = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        if self._kept is None or self._kept[0] != versions:
+            with torch.no_grad():
+                self._kept = (versions, self._concatenated(weights))
+        return self._kept[1]
+
+    def _concatenated(self, weights: list[Tensor]) -> Tensor:
+        cast = [weight.to(self.dtype) for weight in weights]
+        return cast[0] if len(cast) == 1 else torch.cat(cast)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm in fp32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Projections around `Attend`."""
+
+    def __init__(self, shape: Shape, index: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.index, self.head_dim = index, shape.head_dim
+        self.heads = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
+        size = shape.hidden_size
+        self.q_proj = nn.Linear(size, shape.num_heads * shape.head_dim, bias=False)
+        self.k_proj = nn.Linear(size, shape.num_kv_heads * shape.head_dim, bias=False)
+        self.v_proj = nn.Linear(size, shape.num_kv_heads * shape.head_dim, bias=False)
+        self.o_proj = nn.Linear(shape.num_heads * shape.head_dim, size, bias=False)
+        self.qkv = Products([self.q_proj, self.k_proj, self.v_proj], dtype)
+        self.out = Products([self.o_proj], dtype)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, dim=1)
+        return self.out(attend(self.index, rotate(q, rope), rotate(k, rope), v).flatten(1))
+
+
+class MLP(nn.Module):
+    """SwiGLU: Shazeer 2020 (arXiv 2002.05202)."""
+
+    def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
+        self.gate_up = Products([self.gate_proj, self.up_proj], dtype)
+        self.down = Products([self.down_proj], dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, shape: Shape, index: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.self_attn = Attention(shape, index, dtype)
+        self.mlp = MLP(shape, dtype)
+        self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Token rows in, hidden rows out."""
+
+    def __init__(self, config: Any, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.shape = shape = Shape.of(config)
+        self.dtype = dtype
+        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(shape, index, dtype) for index in range(shape.num_layers))
+        self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
+        self.register_buffer("inv_freq", 1.0 / shape.rope_theta**exponents, persistent=False)
+
+    def run(self, x: Tensor, positions: Tensor, attend: Attend, *, first: int = 0, last: int | None = None) -> Tensor:
+        """Layers ``first`` up to, not including, ``last`` on rows [N, hidden] at ``positions`` [N]."""
+        rope = self.rope(positions)
+        for layer in list(self.layers)[first:last]:
+            x = layer(x, rope, attend)
+        return x
+
+    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [N, 1, head_dim / 2]."""
+        angles = positions[:, None, None].float() * self.inv_freq
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary position embedding, first half against second half: Su et al. 2021 (arXiv 2104.09864)."""
+    (cos, sin), (a, b) = rope, x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+def packed_attention(layout: Layout) -> Attend:
+    """Causal attention over a layout: prompts among themselves, responses to their prompt and themselves."""
+
+    def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = []
+        if layout.prompts.width:
+            padded = [layout.prompts.pad(x).transpose(1, 2) for x in (q, k, v)]
+            out = F.scaled_dot_product_attention(*padded, is_causal=True, enable_gqa=True)
+            parts.append(layout.prompts.unpad(out.transpose(1, 2)))
+        if layout.responses.width:
+            queries = layout.responses.pad(q).transpose(1, 2)
+            keys, values = (_with_prompt(layout, x) for x in (k, v))
+            out = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=layout.response_mask, enable_gqa=True
+            )
+            parts.append(layout.responses.unpad(out.transpose(1, 2)))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    return attend
+
+
+def _with_prompt(layout: Layout, x: Tensor) -> Tensor:
+    """[N, G, D] flat keys or values -> [B, G, Tp + Tr, D], the prompt's before the response's."""
+    own = layout.responses.pad(x)
+    if layout.prompts.width:
+        own = torch.cat([layout.prompts.pad(x).index_select(0, layout.prompt_of), own], dim=1)
+    return own.transpose(1, 2)

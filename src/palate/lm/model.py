@@ -1,0 +1,195 @@
+"""What the stages call: a language model, the same network with a scalar head, and the trunk they share.
+
+    LanguageModel.logprobs(sequences)   [B, T] log p(token | what came before)
+    ScalarModel.scores(sequences)       [B]    the reward of a whole sequence
+    ScalarModel.values(sequences)       [B, T] the value before each token is chosen
+    .trunk(sequences)                   the frozen lower layers, computed once for every model that shares them
+
+All of them obey the one alignment rule: index t speaks about ``tokens[:, t]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palate.lm.batch import Layout, Sequences
+from palate.lm.decoder import Decoder, Products, packed_attention
+from palate.lm.logprobs import chosen_logprobs
+
+
+TRUNK_TOKENS = 2_000_000
+"""A trunk of more tokens than this is not kept whole (4.6 GB at width 576): the lower layers are then run each time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trunk:
+    """Hidden states after the frozen lower layers, for every token of a batch.
+
+    Attributes:
+        prompts: group id -> [Tp, D].
+        responses: row -> [Tr, D].
+        key: fingerprint of the weights they were computed with; a model with another key computes its own.
+    """
+
+    prompts: Mapping[int, Tensor]
+    responses: Mapping[int, Tensor]
+    key: str
+
+    def take(self, layout: Layout) -> Tensor:
+        """[N, D] the rows of a part of the batch."""
+        prompts = [self.prompts[group] for group in layout.groups.tolist()]
+        return torch.cat(prompts + [self.responses[row] for row in layout.rows.tolist()])
+
+
+class Model(nn.Module):
+    """A decoder, how much of it is frozen, and the config it came with."""
+
+    def __init__(self, config: Any, backbone: Decoder) -> None:
+        super().__init__()
+        self.config = config
+        self.model = backbone
+        self.frozen_layers = 0
+        self._trunk_key = ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def freeze(self, layers: int) -> None:
+        """Train only the layers from ``layers`` on (and the head); with 0 everything trains.
+
+        Embeddings are the lowest layer: with ``layers`` above 0 they are frozen too, and with them a tied unembedding.
+        """
+        assert 0 <= layers <= self.model.shape.num_layers
+        self.requires_grad_(True)
+        if layers:
+            self.model.embed_tokens.requires_grad_(False)
+            for layer in list(self.model.layers)[:layers]:
+                layer.requires_grad_(False)
+        self.frozen_layers = layers
+        self._trunk_key = ""
+
+    def freeze_all(self) -> None:
+        """No training at all; the trunk stays where it was set."""
+        self.requires_grad_(False)
+
+    @property
+    def trunk_key(self) -> str:
+        """Fingerprint of depth, embeddings and frozen layers."""
+        if not self._trunk_key:
+            digest = hashlib.blake2b(f"{self.frozen_layers}".encode(), digest_size=16)
+            parts = [self.model.embed_tokens, *list(self.model.layers)[: self.frozen_layers]]
+            for parameter in (parameter for part in parts for parameter in part.parameters()):
+                digest.update(parameter.detach().cpu().contiguous().numpy().data)
+            self._trunk_key = digest.hexdigest()
+        return self._trunk_key
+
+    def adopt_trunk(self, other: Model) -> bool:
+        """Use the other's lower layers if they are the same weights; then both need the memory only once."""
+        if self.frozen_layers != other.frozen_layers or not self.frozen_layers or self.trunk_key != other.trunk_key:
+            return False
+        self.model.embed_tokens = other.model.embed_tokens
+        for index in range(self.frozen_layers):
+            self.model.layers[index] = other.model.layers[index]
+        return True
+
+    @torch.no_grad()
+    def trunk(self, sequences: Sequences, *, max_tokens: int = 8192) -> Trunk | None:
+        """The frozen part of the forward pass; None when nothing is frozen, or the whole would be too large to keep."""
+        if not self.frozen_layers or int(sequences.lengths.sum()) > TRUNK_TOKENS:
+            return None
+        prompts: dict[int, Tensor] = {}
+        responses: dict[int, Tensor] = {}
+        for part in sequences.parts(max_tokens):
+            layout = Layout.of(part)
+            x = self.model.embed_tokens(layout.tokens)
+            hidden = self.model.run(x, layout.positions, packed_attention(layout), last=self.frozen_layers)
+            spans = hidden.split([*layout.prompts.lengths.tolist(), *layout.responses.lengths.tolist()])
+            prompts |= zip(layout.groups.tolist(), spans, strict=False)
+            responses |= zip(layout.rows.tolist(), spans[len(layout.groups) :], strict=True)
+        return Trunk(prompts=prompts, responses=responses, key=self.trunk_key)
+
+    def hidden(self, sequences: Sequences, trunk: Trunk | None) -> tuple[Tensor, Layout]:
+        """[N, D] rows after the last norm, and the layout they are in."""
+        layout, decoder = Layout.of(sequences), self.model
+        if trunk is not None and self.frozen_layers and trunk.key == self.trunk_key:
+            x, first = trunk.take(layout), self.frozen_layers
+        else:
+            x, first = decoder.embed_tokens(layout.tokens), 0
+        return decoder.norm(decoder.run(x, layout.positions, packed_attention(layout), first=first)), layout
+
+
+def _before_chosen(sequences: Sequences, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the mask is: sequence and position of each chosen token, and the flat row that predicts it."""
+    sequence, position = sequences.mask.nonzero(as_tuple=True)
+    assert len(position) == 0 or int(position.min()) > 0, "nothing predicts a sequence's first token"
+    return sequence, position, layout.row_of(sequence, position - 1, sequences.prompt_lengths)
+
+
+def _at_chosen(sequences: Sequences, values: Tensor) -> Tensor:
+    """[M] numbers at the chosen tokens -> [B, T], zero elsewhere."""
+    return torch.zeros(sequences.mask.shape, device=values.device).masked_scatter(sequences.mask, values)
+
+
+class LanguageModel(Model):
+    """A decoder with an unembedding."""
+
+    def __init__(self, config: Any, backbone: Decoder) -> None:
+        super().__init__(config, backbone)
+        self.lm_head = nn.Linear(backbone.shape.hidden_size, backbone.shape.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = backbone.embed_tokens.weight
+        self.unembedding = Products([self.lm_head], backbone.dtype)
+
+    def freeze(self, layers: int) -> None:
+        """As in `Model`; an unembedding of its own stays trainable."""
+        super().freeze(layers)
+        if layers and self.config.tie_word_embeddings:
+            assert not self.lm_head.weight.requires_grad
+
+    def logprobs(self, sequences: Sequences, *, temperature: float, trunk: Trunk | None = None) -> Tensor:
+        """[B, T] log p(tokens[:, t] | tokens[:, :t]) at the masked tokens, zero elsewhere; nats."""
+        hidden, layout = self.hidden(sequences, trunk)
+        sequence, position, row = _before_chosen(sequences, layout)
+        tokens = sequences.tokens[sequence, position]
+        chosen = chosen_logprobs(
+            hidden.index_select(0, row), self.unembedding.weight(), tokens, temperature=temperature
+        )
+        return _at_chosen(sequences, chosen)
+
+
+class ScalarModel(Model):
+    """The same decoder with the unembedding replaced by one number: a reward or a value model.
+
+    The head starts small and has no bias (Ouyang et al. 2022), so that an untrained one says next to nothing.
+    """
+
+    def __init__(self, config: Any, backbone: Decoder) -> None:
+        super().__init__(config, backbone)
+        self.score = nn.Linear(backbone.shape.hidden_size, 1, bias=False)
+        self.offset = 0.0
+
+    @torch.no_grad()
+    def rescale(self, mean: float, scale: float) -> None:
+        """Make the output ``(raw - mean) / scale``: what a value model started from a reward model needs."""
+        self.score.weight /= scale
+        self.offset = -mean / scale
+
+    def scores(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
+        """[B] the head's output at each sequence's last real token."""
+        hidden, layout = self.hidden(sequences, trunk)
+        last = layout.row_of(torch.arange(len(sequences), device=hidden.device), sequences.lengths - 1, sequences.prompt_lengths)
+        return self.score(hidden.index_select(0, last))[:, 0] + self.offset
+
+    def values(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
+        """[B, T] the head's output before each masked token is chosen, zero elsewhere."""
+        hidden, layout = self.hidden(sequences, trunk)
+        *_, row = _before_chosen(sequences, layout)
+        return _at_chosen(sequences, self.score(hidden.index_select(0, row))[:, 0] + self.offset)

@@ -1,0 +1,110 @@
+"""AdamW over what is trainable, its schedule, and the state that a resumed run needs.
+
+The learning rate is a function of the step number alone, so there is no scheduler state. The denominator of every loss
+is global, so gradients of microbatches simply add up before `step`.
+
+Loshchilov and Hutter 2019 (arXiv 1711.05101).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from palate import recipe
+from palate.errors import TrainingError
+
+State = dict[str, Tensor | int | float | str]
+
+
+class Optimizer:
+    """AdamW with global-norm clipping; a checkpoint of it holds the trained weights too.
+
+    Args:
+        model: its parameters that require gradients are trained.
+        settings: from the recipe.
+        total_steps: calls of `step` in the whole run, for the schedule.
+        name: prefix of the metrics, such as ``policy``.
+    """
+
+    def __init__(self, model: nn.Module, settings: recipe.Optimizer, total_steps: int, *, name: str) -> None:
+        self.parameters = {key: p for key, p in model.named_parameters() if p.requires_grad}
+        self.settings, self.total_steps, self.name = settings, total_steps, name
+        self.updates = 0
+        self.adamw = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def step(self, step: int) -> dict[str, float]:
+        """Apply and clear the accumulated gradients.
+
+        Args:
+            step: the run's step, for the error message.
+
+        Raises:
+            TrainingError: the gradient is not finite; nothing was applied.
+        """
+        limit = self.settings.max_grad_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"step {step}: the gradient of the {self.name} is not finite; "
+                "lower the learning rate, or resume from the last checkpoint with precision = 'fp32'"
+            )
+        rate = self.learning_rate(self.updates)
+        for group in self.adamw.param_groups:
+            group["lr"] = rate
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        self.updates += 1
+        return {f"{self.name}/grad_norm": norm, f"{self.name}/learning_rate": rate}
+
+    def learning_rate(self, update: int) -> float:
+        """After a linear warm-up, down to zero at the last update (unless constant)."""
+        warmup = round(self.settings.warmup * self.total_steps)
+        peak = self.settings.learning_rate
+        if update < warmup:
+            return peak * (update + 1) / (warmup + 1)
+        progress = (update - warmup) / max(1, self.total_steps - warmup)
+        match self.settings.schedule:
+            case "linear":
+                return peak * (1 - progress)
+            case "cosine":
+                return peak * 0.5 * (1 + math.cos(math.pi * progress))
+            case "constant":
+                return peak
+
+    def state_dict(self) -> State:
+        """Trained weights, both moments and the number of updates."""
+        state: State = {"updates": self.updates}
+        for key, parameter in self.parameters.items():
+            state[f"weight/{key}"] = parameter.detach()
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if parameter in self.adamw.state:
+                    state[f"{moment}/{key}"] = self.adamw.state[parameter][moment]
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor | int | float | str]) -> None:
+        """Put everything back in place."""
+        self.updates = int(state["updates"])  # type: ignore[arg-type]
+        for key, parameter in self.parameters.items():
+            parameter.copy_(_tensor(state[f"weight/{key}"]))
+            if f"exp_avg/{key}" in state:
+                slot = self.adamw.state[parameter]
+                slot["step"] = torch.tensor(float(self.updates), device=parameter.device)
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    slot[moment] = _tensor(state[f"{moment}/{key}"]).to(parameter.device).clone()
+
+
+def _tensor(value: Tensor | int | float | str) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value

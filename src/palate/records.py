@@ -1,0 +1,184 @@
+"""What people write and judge, as text.
+
+Records are frozen, validated when they are made, and survive a round trip through JSON. An id is a hash of what the
+record says, so the same prompt has the same id in every file, on every machine and in every round.
+
+    Message          one turn of a conversation
+    Prompt           the conversation so far, ending where the assistant is to answer
+    Provenance       where a sampled response came from
+    Response         one answer to a prompt
+    Candidates       a prompt and K answers waiting to be judged
+    Demonstration    a prompt and the answer a person would like to see
+    Ranking          a judgement of K answers: a pair is K = 2, a thumb is a rating with K = 1
+
+A response has no prompt field of its own: it always travels inside a record that holds its prompt once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Role = Literal["system", "user", "assistant"]
+Source = Literal["human", "simulated", "ai", "forum", "template"]
+
+
+class Record(BaseModel):
+    """Frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> str:
+        """One line of JSON without the fields that were left empty."""
+        return self.model_dump_json(exclude_defaults=True)
+
+
+def content_id(*parts: str) -> str:
+    """16 hexadecimal digits that depend on the parts and their order alone."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Prompt(Record):
+    """A conversation that the assistant is to continue.
+
+    Attributes:
+        messages: at least one; the last one is not the assistant's.
+        tags: what is known about the prompt (topic, source file, split); not part of its identity.
+    """
+
+    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    tags: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.messages[-1].role == "assistant":
+            raise ValueError("a prompt ends with a user or system turn, not the assistant's")
+        return self
+
+    @classmethod
+    def from_text(cls, text: str, *, system: str | None = None, tags: Mapping[str, str] | None = None) -> Prompt:
+        """A single user turn, after a system turn if one is given."""
+        head = (Message(role="system", content=system),) if system is not None else ()
+        return cls(messages=(*head, Message(role="user", content=text)), tags=tags or {})
+
+    @property
+    def id(self) -> str:
+        """Hash of the messages."""
+        return content_id(*(part for message in self.messages for part in (message.role, message.content)))
+
+    @property
+    def text(self) -> str:
+        """The last turn's content: what a person would say the question was."""
+        return self.messages[-1].content
+
+
+class Provenance(Record):
+    """Where a sampled response came from, enough to sample it again.
+
+    Attributes:
+        model: path or name of the model.
+        checkpoint: hash of its weights.
+        seed, sample_index: with the prompt they determine the random numbers.
+        logprob: sum over the response tokens, under the sampling distribution, in nats.
+        ended: False when the response was cut off by ``max_new_tokens``.
+    """
+
+    model: str
+    checkpoint: str = ""
+    temperature: float = 1.0
+    max_new_tokens: int = 0
+    seed: int = 0
+    sample_index: int = 0
+    logprob: float | None = None
+    ended: bool = True
+
+
+class Response(Record):
+    """One answer to a prompt; people's own writing has no provenance."""
+
+    text: str
+    provenance: Provenance | None = None
+
+
+class Candidates(Record):
+    """A prompt and K answers waiting to be judged."""
+
+    prompt: Prompt
+    responses: Annotated[tuple[Response, ...], Field(min_length=1)]
+
+
+class Demonstration(Record):
+    """A prompt and the answer its author would like to see."""
+
+    prompt: Prompt
+    response: Response
+    author: str = ""
+
+    @property
+    def id(self) -> str:
+        """Hash of prompt and response."""
+        return content_id(self.prompt.id, self.response.text)
+
+
+class Ranking(Record):
+    """One labeler's judgement of K responses to one prompt.
+
+    Attributes:
+        ranks: [K], 1 is best, equal ranks are ties; the best rank present is 1.
+        ratings: [K], worded Likert points 1 to 7; a thumb is 7 (up) or 1 (down) with K = 1.
+        flags: [K], the yes/no labels set for each response.
+        strength: how strongly the first rank is preferred, for pairs that say so; used as a margin.
+        shown_order: [K], the index of the response shown in each place.
+        seconds: time the labeler took.
+    """
+
+    prompt: Prompt
+    responses: Annotated[tuple[Response, ...], Field(min_length=1)]
+    ranks: tuple[Annotated[int, Field(ge=1)], ...]
+    ratings: tuple[Annotated[float, Field(ge=1, le=7)], ...] | None = None
+    flags: tuple[tuple[str, ...], ...] | None = None
+    strength: Annotated[float, Field(ge=0)] | None = None
+    labeler: str = ""
+    shown_order: tuple[int, ...] | None = None
+    guideline_version: str = ""
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    source: Source = "human"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        count = len(self.responses)
+        for name in ("ranks", "ratings", "flags", "shown_order"):
+            field = getattr(self, name)
+            if field is not None and len(field) != count:
+                raise ValueError(f"{name} has {len(field)} entries for {count} responses")
+        if min(self.ranks) != 1:
+            raise ValueError("the best response has rank 1")
+        if self.shown_order is not None and sorted(self.shown_order) != list(range(count)):
+            raise ValueError("shown_order must name every response once")
+        return self
+
+    @property
+    def id(self) -> str:
+        """Hash of prompt, responses, labeler and ranks."""
+        texts = (response.text for response in self.responses)
+        return content_id(self.prompt.id, *texts, self.labeler, *map(str, self.ranks))
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """(better, worse) indices of every strictly ordered pair."""
+        indices = range(len(self.ranks))
+        return tuple((i, j) for i in indices for j in indices if self.ranks[i] < self.ranks[j])

@@ -1,0 +1,49 @@
+"""The reward of a recipe: its terms, summed with their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from palate.lm.zoo import Precision
+from palate.recipe import Reward
+from palate.records import Prompt
+from palate.rewards.learned import LearnedReward
+from palate.rewards.rules import FunctionReward, LengthReward
+
+
+class RewardSource(Protocol):
+    """Anything that scores responses."""
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """[B] scores."""
+        ...
+
+
+def reward_source(term: Reward, *, precision: Precision = "auto") -> RewardSource:
+    """The source that one term of a recipe names."""
+    if term.model:
+        return LearnedReward(term.model, precision=precision)
+    return FunctionReward(term.function) if term.function else LengthReward(term.length or 0.0)
+
+
+class Mix:
+    """A weighted sum of rewards.
+
+    Attributes:
+        sources: in the recipe's order.
+        learned: those of them that are models.
+    """
+
+    def __init__(self, terms: Sequence[Reward], *, precision: Precision = "auto") -> None:
+        self.weights = [term.weight for term in terms]
+        self.sources = [reward_source(term, precision=precision) for term in terms]
+        self.learned = [source for source in self.sources if isinstance(source, LearnedReward)]
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """[B] on the CPU, where the text is."""
+        scored = [source(prompts, responses).cpu() for source in self.sources]
+        return torch.stack([weight * scores for weight, scores in zip(self.weights, scored, strict=True)]).sum(0)

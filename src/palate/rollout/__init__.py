@@ -1,0 +1,1 @@
+"""Text out of a model: the protocol in `engine.py`, our own engine in `local.py`."""

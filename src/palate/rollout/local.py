@@ -1,0 +1,276 @@
+"""The local engine: samples with the very network that trains.
+
+Each prompt is computed once and its keys and values are copied to the slots of its K responses. A fixed number of
+slots is decoded side by side; a slot whose response has ended takes the next one waiting, and when none waits the
+remaining slots close up. One uniform number decides each token, so a response does not depend on its neighbours.
+
+Left out: speculative decoding, paged caches (responses are short, and a slot's place is reused as it is).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from palate.errors import DataError
+from palate.lm.batch import Layout, Sequences
+from palate.lm.chat import Chat
+from palate.lm.decoder import Attend, packed_attention
+from palate.lm.model import LanguageModel
+from palate.randomness import uniforms
+from palate.recipe import Sampling
+from palate.records import Prompt
+from palate.rollout.engine import Rollout
+
+REFILL_SHARE = 0.25
+"""Slots are refilled or closed up once this share of them is idle: each refill computes prompts, best several at once."""
+
+BLOCK = 128
+
+
+def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token per row by the inverse of the cumulative distribution, found in two levels.
+
+    Args:
+        logits: [S, V] fp32, already divided by the temperature; overwritten.
+        uniform: [S] float64 in [0, 1).
+
+    Returns:
+        tokens [S] and their log-probabilities [S].
+    """
+    vocabulary = logits.shape[-1]
+    p = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    blocks = F.pad(p, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))
+    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    total = cumulative[:, -1:]
+    target = uniform[:, None] * total
+    block = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
+    rows = torch.arange(len(p), device=p.device)
+    before = torch.where(block > 0, cumulative.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks[rows, block[:, 0]].double().cumsum(-1)
+    offset = torch.searchsorted(inside, target - before, right=True).clamp_(max=BLOCK - 1)
+    token = (block * BLOCK + offset)[:, 0].clamp_(max=vocabulary - 1)
+    return token, (p[rows, token].double() / total[:, 0]).log().float()
+
+
+@dataclass(slots=True)
+class _Response:
+    """One response being drawn."""
+
+    prompt: int
+    uniform: Tensor
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class _Prefilled:
+    """A computed prompt: keys and values [L, G, Tp, D] and the last row [D]."""
+
+    keys: Tensor
+    values: Tensor
+    last: Tensor
+    waiting: int
+
+
+class _Cache:
+    """Keys and values [L, S, G, T, D] of S slots, and where each slot stands."""
+
+    def __init__(self, model: LanguageModel, slots: int, width: int) -> None:
+        shape, device = model.model.shape, model.device
+        size = (shape.num_layers, slots, shape.num_kv_heads, width, shape.head_dim)
+        self.keys = torch.zeros(size, dtype=model.model.dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.positions = torch.zeros(slots, dtype=torch.long, device=device)
+
+    def admit(self, slot: int, prompt: _Prefilled) -> None:
+        length = prompt.keys.shape[2]
+        self.keys[:, slot, :, :length] = prompt.keys
+        self.values[:, slot, :, :length] = prompt.values
+        self.positions[slot] = length
+
+    def keep(self, slots: Tensor) -> None:
+        self.keys, self.values = self.keys.index_select(1, slots), self.values.index_select(1, slots)
+        self.positions = self.positions[slots]
+
+    def attend(self) -> Attend:
+        """Each slot's query against its own past, after adding its key and value."""
+        width = int(self.positions.max()) + 1
+        slots = torch.arange(len(self.positions), device=self.positions.device)
+        seen = torch.arange(width, device=slots.device)[None] <= self.positions[:, None]
+        mask = seen[:, None, None]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.keys[layer], self.values[layer]
+            keys[slots, :, self.positions] = k
+            values[slots, :, self.positions] = v
+            # the heads that share a key are queries of one row: no key is ever repeated
+            queries = q.unflatten(1, (k.shape[1], -1))
+            out = F.scaled_dot_product_attention(queries, keys[:, :, :width], values[:, :, :width], attn_mask=mask)
+            return out.flatten(1, 2)
+
+        return attend
+
+
+class LocalEngine:
+    """Draws responses from a `LanguageModel` in this process."""
+
+    def __init__(self, model: LanguageModel, chat: Chat) -> None:
+        self.model, self.chat = model, chat
+
+    def load_weights(self, model: LanguageModel) -> None:
+        """As in `RolloutEngine`; nothing is copied, the engine reads the model's own weights."""
+        self.model = model
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, num_responses: int, key: tuple[int | str, ...]
+    ) -> Rollout:
+        """As in `RolloutEngine`.
+
+        Raises:
+            DataError: a prompt longer than the model's context leaves room for.
+        """
+        prompt_tokens = [self.chat.prompt_tokens(prompt) for prompt in prompts]
+        self._check_lengths(prompts, prompt_tokens, sampling)
+        responses = [
+            _Response(index, torch.from_numpy(uniforms(sampling.max_new_tokens, *key, prompt.id, number)))
+            for index, prompt in enumerate(prompts)
+            for number in range(num_responses)
+        ]
+        _Decoding(self.model, prompt_tokens, responses, sampling, self.chat.stop_id, num_responses).run()
+        return self._rollout(prompts, prompt_tokens, responses, sampling)
+
+    def _check_lengths(self, prompts: Sequence[Prompt], tokens: list[list[int]], sampling: Sampling) -> None:
+        context = int(self.model.config.max_position_embeddings)
+        for prompt, ids in zip(prompts, tokens, strict=True):
+            if len(ids) + sampling.max_new_tokens > context:
+                raise DataError(
+                    f"a prompt of {len(ids)} tokens and {sampling.max_new_tokens} new ones do not fit the model's "
+                    f"context of {context}: shorten it or leave it out ({prompt.text[:60]!r}...)"
+                )
+
+    def _rollout(
+        self, prompts: Sequence[Prompt], tokens: list[list[int]], responses: list[_Response], sampling: Sampling
+    ) -> Rollout:
+        sequences = Sequences.pack(
+            [tokens[response.prompt] for response in responses],
+            [response.tokens for response in responses],
+            group_ids=[response.prompt for response in responses],
+        )
+        drawn = torch.tensor([logprob for response in responses for logprob in response.logprobs])
+        return Rollout(
+            prompts=tuple(prompts[response.prompt] for response in responses),
+            texts=tuple(self.chat.text(response.tokens) for response in responses),
+            sequences=sequences.to(self.model.device),
+            logprobs=torch.zeros(sequences.mask.shape).masked_scatter(sequences.mask, drawn).to(self.model.device),
+            ended=torch.tensor([response.ended for response in responses]),
+            temperature=sampling.temperature,
+        )
+
+
+class _Decoding:
+    """One call's worth of slots."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompt_tokens: list[list[int]],
+        responses: list[_Response],
+        sampling: Sampling,
+        stop_id: int,
+        num_responses: int,
+    ) -> None:
+        self.model, self.prompt_tokens, self.sampling = model, prompt_tokens, sampling
+        self.stop_id, self.num_responses = stop_id, num_responses
+        self.waiting = deque(responses)
+        self.prefilled: dict[int, _Prefilled] = {}
+        slots = min(sampling.num_slots, len(responses))
+        self.slots: list[_Response | None] = [None] * slots
+        longest = max(len(tokens) for tokens in prompt_tokens)
+        self.cache = _Cache(model, slots, longest + sampling.max_new_tokens)
+        self.last = torch.zeros(slots, model.model.shape.hidden_size, device=model.device)
+
+    def run(self) -> None:
+        """Until nothing waits and every slot is idle."""
+        while self.waiting or any(self.slots):
+            idle = [slot for slot, response in enumerate(self.slots) if response is None]
+            if idle and len(idle) >= REFILL_SHARE * len(self.slots):
+                if self.waiting:
+                    self._refill(idle)
+                else:
+                    self._close_up()
+            self._step()
+
+    def _step(self) -> None:
+        """Draw a token in every slot, then compute the rows that the next tokens are drawn from."""
+        model, decoder = self.model, self.model.model
+        logits = F.linear(self.last.to(decoder.dtype), model.unembedding.weight()).float()
+        tokens, logprobs = draw(logits.div_(self.sampling.temperature), self._uniforms())
+        self._record(tokens.tolist(), logprobs.tolist())
+        if any(self.slots):
+            positions = self.cache.positions
+            rows = decoder.run(decoder.embed_tokens(tokens), positions, self.cache.attend())
+            self.last = decoder.norm(rows)
+            active = [response is not None for response in self.slots]
+            positions += torch.tensor(active, device=positions.device)
+
+    def _uniforms(self) -> Tensor:
+        numbers = [0.0 if response is None else response.uniform[len(response.tokens)] for response in self.slots]
+        return torch.tensor(numbers, dtype=torch.float64, device=self.last.device)
+
+    def _record(self, tokens: list[int], logprobs: list[float]) -> None:
+        for slot, (response, token, logprob) in enumerate(zip(self.slots, tokens, logprobs, strict=True)):
+            if response is None:
+                continue
+            response.tokens.append(token)
+            response.logprobs.append(logprob)
+            response.ended = token == self.stop_id
+            if response.ended or len(response.tokens) == self.sampling.max_new_tokens:
+                self.slots[slot] = None
+
+    def _refill(self, idle: list[int]) -> None:
+        entering = [self.waiting.popleft() for _ in range(min(len(idle), len(self.waiting)))]
+        self._prefill(sorted({response.prompt for response in entering} - self.prefilled.keys()))
+        for slot, response in zip(idle, entering, strict=False):
+            prompt = self.prefilled[response.prompt]
+            self.cache.admit(slot, prompt)
+            self.last[slot] = prompt.last
+            self.slots[slot] = response
+            prompt.waiting -= 1
+            if not prompt.waiting:
+                del self.prefilled[response.prompt]
+
+    def _close_up(self) -> None:
+        active = [slot for slot, response in enumerate(self.slots) if response is not None]
+        index = torch.tensor(active, device=self.last.device)
+        self.cache.keep(index)
+        self.last = self.last[index]
+        self.slots = [self.slots[slot] for slot in active]
+
+    def _prefill(self, prompts: list[int]) -> None:
+        """Compute prompts once, all in one pass, and keep what their responses will start from."""
+        if not prompts:
+            return
+        tokens = [self.prompt_tokens[prompt] for prompt in prompts]
+        layout = Layout.of(Sequences.pack(tokens, [[] for _ in tokens]).to(self.model.device))
+        decoder, seen = self.model.model, []
+        packed = packed_attention(layout)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            seen.append((k, v))
+            return packed(layer, q, k, v)
+
+        rows = decoder.norm(decoder.run(decoder.embed_tokens(layout.tokens), layout.positions, attend))
+        keys, values = (torch.stack(parts).transpose(1, 2) for parts in zip(*seen, strict=True))
+        ends = np.cumsum([len(ids) for ids in tokens])
+        for prompt, ids, end in zip(prompts, tokens, ends, strict=True):
+            span = slice(end - len(ids), end)
+            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], rows[end - 1], self.num_responses)

@@ -1,0 +1,1 @@
+"""One file, one stage, its whole loop visible: each has `train(recipe, run)`."""

@@ -1,0 +1,63 @@
+"""Best of n: sample n responses, keep the one the reward model likes most. Nothing is trained.
+
+Its divergence from the model it samples from is at most ``log n - (n - 1) / n`` nats a response (exactly that when no
+two responses score the same), and its win rate against it at most ``n / (n + 1)``. Both are written beside the scores.
+
+Stiennon et al. 2020 (arXiv 2009.01325); Beirami et al. 2024 (arXiv 2401.01879).
+Run it: `palate best-of-n recipes/best_of_n.toml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from palate.corpus import read_prompts
+from palate.lm.zoo import load_language_model
+from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
+from palate.recipe import BestOfNRecipe
+from palate.records import Demonstration, Prompt, Response
+from palate.rewards.mix import Mix
+from palate.rollout.local import LocalEngine
+from palate.run import Run
+
+
+def train(recipe: BestOfNRecipe, run: Run) -> None:
+    """Write the best response to each prompt to ``responses.jsonl``."""
+    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    rewards = Mix(recipe.rewards, precision=recipe.precision)
+    prompts = read_prompts(recipe.prompts)
+    run.add_inputs({"prompts": prompts.files, "model": loaded.weights})
+
+    engine = LocalEngine(loaded.model, loaded.chat)
+    rollout = engine.generate(prompts.records, recipe.sampling, num_responses=recipe.n, key=(recipe.seed, "best_of_n"))
+    scores = rewards(rollout.prompts, rollout.responses).view(-1, recipe.n)
+    best = [rollout.texts[row] for row in best_rows(scores)]
+
+    write_answers(run, prompts.records, best)
+    run.finish(
+        {
+            "n": recipe.n,
+            "score": float(scores.amax(1).mean()),
+            "score_of_one": float(scores.mean()),
+            "kl_bound": best_of_n_kl_bound(recipe.n),
+            "win_rate_bound": best_of_n_win_rate_bound(recipe.n),
+        }
+    )
+
+
+def best_rows(scores: Tensor) -> list[int]:
+    """Row of the best response to each prompt, from scores [P, n] of rows in order; the first of equals."""
+    first = torch.arange(len(scores)) * scores.shape[1]
+    return [int(row) for row in first + scores.argmax(1)]
+
+
+def write_answers(run: Run, prompts: Sequence[Prompt], texts: Sequence[str]) -> None:
+    """``responses.jsonl``: prompt and response."""
+    lines = (
+        Demonstration(prompt=prompt, response=Response(text=text), author="best of n").to_json() + "\n"
+        for prompt, text in zip(prompts, texts, strict=True)
+    )
+    (run.directory / "responses.jsonl").write_text("".join(lines), encoding="utf-8")

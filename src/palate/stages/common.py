@@ -1,0 +1,46 @@
+"""What several stages do in the same way and no paper has a name for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from palate.randomness import permutation
+from palate.recipe import StageRecipe
+
+from palate.errors import RecipeError
+from palate.lm.model import Model
+
+
+def prepare(model: Model, recipe: StageRecipe) -> None:
+    """Freeze what the recipe says and make every operation repeatable."""
+    if recipe.frozen_layers > model.model.shape.num_layers:
+        raise RecipeError(
+            f"frozen_layers = {recipe.frozen_layers}, but {recipe.model} has {model.model.shape.num_layers} layers"
+        )
+    model.freeze(recipe.frozen_layers)
+    deterministic()
+
+
+def deterministic() -> None:
+    """Same machine, same numbers: a resumed run must end with the same bits."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def plan(count: int, batch: int, epochs: int, seed: int, stage: str) -> list[Tensor]:
+    """The items of every optimizer step; each epoch is a new permutation, its last step may be smaller."""
+    orders = (torch.from_numpy(permutation(count, seed, stage, "order", epoch)) for epoch in range(epochs))
+    return [part for order in orders for part in order.split(batch)]
+
+
+def floats(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Plain numbers for the log."""
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def chunks(count: int, size: int) -> Iterator[Tensor]:
+    """Consecutive indices, ``size`` at a time."""
+    yield from torch.arange(count).split(size)

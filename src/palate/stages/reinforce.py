@@ -1,0 +1,74 @@
+"""REINFORCE with the leave-one-out baseline (RLOO).
+
+The whole response is one action. Its reward is the score minus the price of diverging from the reference; its advantage
+is that minus the mean of the other responses to the same prompt. No value model, no clipping, one update per rollout.
+
+Left out: off-policy corrections (the local engine samples with the very weights that are updated; the ratio is asserted).
+
+Kool et al. 2019 ("Buy 4 REINFORCE samples, get a baseline for free"); Ahmadian et al. 2024 (arXiv 2402.14740).
+Run it: `palate reinforce recipes/reinforce.toml`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from palate.lm.optim import Optimizer
+from palate.lm.zoo import save
+from palate.objectives.advantages import leave_one_out, shape_rewards
+from palate.objectives.losses import combine_metrics, policy_loss
+from palate.recipe import ReinforceRecipe
+from palate.rollout.local import LocalEngine
+from palate.run import Run
+from palate.stages.common import floats
+from palate.stages.rollouts import Watch, at, check_on_policy, collect, load_actors, sample_rows
+
+
+def train(recipe: ReinforceRecipe, run: Run) -> None:
+    """Improve ``recipe.model`` on its rewards and write it to ``run``."""
+    actors = load_actors(recipe, run)
+    policy = actors.policy.model
+    engine = LocalEngine(policy, actors.policy.chat)
+    optimizer = Optimizer(policy, recipe.optimizer, recipe.steps, name="policy")
+    watch = Watch(recipe)
+
+    for step in run.steps(
+        recipe.steps,
+        every=recipe.checkpoint_every,
+        keep=recipe.keep_checkpoints,
+        state={"policy": optimizer, "watch": watch},
+    ):
+        start = time.perf_counter()
+        scored, metrics = collect(actors, engine, recipe, step)
+        watch.check(step, metrics)
+        rollout, mask = scored.rollout, scored.mask
+        rewards = shape_rewards(
+            scored.scores, rollout.logprobs, scored.ref_logprobs, mask, kl_coef=recipe.kl_coef
+        ).sum(1)
+        advantages = leave_one_out(rewards, scored.sequences.group_ids)[:, None].expand(mask.shape)
+
+        num_tokens, parts = int(mask.sum()), []
+        for part in scored.sequences.parts(recipe.microbatch_tokens):
+            new_logprobs = policy.logprobs(part, temperature=rollout.temperature, trunk=scored.trunk)
+            logprobs, advantage = at(part, rollout.logprobs, advantages)
+            check_on_policy(new_logprobs, logprobs, part.mask)
+            # the ratio is 1, so the gradient of the unclipped surrogate is that of advantage * log p
+            loss, part_metrics = policy_loss(
+                new_logprobs, logprobs, advantage, part.mask, clip_range=torch.inf, denominator=num_tokens
+            )
+            loss.backward()
+            parts.append(part_metrics)
+        update = floats(combine_metrics(parts))
+        run.log(
+            step,
+            metrics
+            | {"objective/reward": float(rewards.mean()), "time/step_s": time.perf_counter() - start}
+            | update
+            | optimizer.step(step),
+        )
+        run.samples(step, sample_rows(scored))
+
+    save(policy, actors.policy.chat, run.directory / "model")
+    run.finish({})

@@ -1,0 +1,218 @@
+"""The half of a step that PPO and REINFORCE share: sample, score, compare with the reference.
+
+Nothing here knows which of them called. What is measured here is watched here: a negative KL or a collapsed entropy ends
+the run with its cause.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palate.corpus import read_prompts
+from palate.errors import ModelError, TrainingError
+from palate.lm.batch import Sequences
+from palate.lm.model import LanguageModel, Trunk
+from palate.lm.zoo import Loaded, load_language_model
+from palate.objectives.divergence import k1, k3
+from palate.randomness import permutation
+from palate.recipe import RLRecipe
+from palate.records import Prompt
+from palate.rewards.mix import Mix
+from palate.rollout.engine import Responses, Rollout, RolloutEngine
+from palate.run import Run
+from palate.stages.common import prepare
+
+ON_POLICY_TOLERANCE = 0.05
+"""Nats a token: fp32 stays below 1e-4; bf16 products round differently for different batches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A rollout, what it earned, and what the reference thinks of it.
+
+    Attributes:
+        rollout: as the engine gave it.
+        scores: [B] rewards, the truncation rule applied.
+        ref_logprobs: [B, T] of the reference policy at the same temperature.
+        trunk: the frozen lower layers' hidden states, for whoever shares them; None when nothing is frozen.
+    """
+
+    rollout: Rollout
+    scores: Tensor
+    ref_logprobs: Tensor
+    trunk: Trunk | None
+
+    @property
+    def sequences(self) -> Sequences:
+        """The rollout's tokens."""
+        return self.rollout.sequences
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, T] the response tokens."""
+        return self.sequences.mask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actors:
+    """The frozen half of an RL stage and the policy it judges."""
+
+    policy: Loaded[LanguageModel]
+    reference: LanguageModel
+    rewards: Mix
+    prompts: tuple[Prompt, ...]
+
+
+def load_actors(recipe: RLRecipe, run: Run) -> Actors:
+    """Policy, a frozen copy of it, the rewards and the prompts; the trunk in memory once."""
+    policy = load_language_model(recipe.model, precision=recipe.precision)
+    prepare(policy.model, recipe)
+    reference = load_language_model(recipe.model, precision=recipe.precision).model
+    rewards = Mix(recipe.rewards, precision=recipe.precision)
+    for other in (reference, *(source.model for source in rewards.learned)):
+        other.freeze(recipe.frozen_layers)
+        other.adopt_trunk(policy.model)
+        other.freeze_all()
+    if any(source.loaded.chat.tokenizer.get_vocab() != policy.chat.tokenizer.get_vocab() for source in rewards.learned):
+        raise ModelError("the reward model has another vocabulary than the policy: train it from the same base model")
+    prompts = read_prompts(recipe.prompts)
+    reward_weights = {source.loaded.name: source.loaded.weights for source in rewards.learned}
+    run.add_inputs({"prompts": prompts.files, "model": policy.weights, "rewards": reward_weights})
+    return Actors(policy=policy, reference=reference, rewards=rewards, prompts=prompts.records)
+
+
+def prompts_of_step(prompts: Sequence[Prompt], recipe: RLRecipe, step: int) -> list[Prompt]:
+    """The next ``prompts_per_step`` of endless shuffled passes over the prompts; a function of the step alone."""
+    first, count = step * recipe.prompts_per_step, len(prompts)
+    picked = []
+    for place in range(first, first + recipe.prompts_per_step):
+        order = permutation(count, recipe.seed, recipe.stage, "prompts", place // count)
+        picked.append(prompts[int(order[place % count])])
+    return picked
+
+
+def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) -> tuple[Scored, dict[str, float]]:
+    """Sample responses, score them, and ask the reference; with the metrics of all that."""
+    start = time.perf_counter()
+    rollout = engine.generate(
+        prompts_of_step(actors.prompts, recipe, step),
+        recipe.sampling,
+        num_responses=recipe.responses_per_prompt,
+        key=(recipe.seed, recipe.stage, step),
+    )
+    seconds = time.perf_counter() - start
+    sequences = rollout.sequences
+    trunk = actors.policy.model.trunk(sequences)
+    scores = actors.rewards(rollout.prompts, Responses(rollout.texts, sequences, trunk)).to(sequences.tokens.device)
+    if recipe.truncation_score is not None:
+        scores = torch.where(rollout.ended.to(scores.device), scores, recipe.truncation_score)
+    with torch.no_grad():
+        ref_logprobs = per_token(
+            sequences,
+            recipe.microbatch_tokens,
+            lambda part: actors.reference.logprobs(part, temperature=rollout.temperature, trunk=trunk),
+        )
+    scored = Scored(rollout=rollout, scores=scores, ref_logprobs=ref_logprobs, trunk=trunk)
+    tokens = int(sequences.mask.sum())
+    return scored, _measure(scored) | {"time/rollout_s": seconds, "time/tokens_per_s": tokens / seconds}
+
+
+def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
+    """[B, T] of something computed microbatch by microbatch."""
+    out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
+    for part in sequences.parts(max_tokens):
+        out[part.rows, : part.mask.shape[1]] = compute(part)
+    return out
+
+
+def at(part: Sequences, *tensors: Tensor) -> list[Tensor]:
+    """The rows of [B, T] tensors that belong to a part, as wide as the part."""
+    return [tensor[part.rows, : part.mask.shape[1]] for tensor in tensors]
+
+
+def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor) -> None:
+    """Before the first update, training and sampling must agree about every token, up to rounding."""
+    gap = float((new_logprobs.detach() - logprobs)[mask].abs().mean())
+    assert gap < ON_POLICY_TOLERANCE, f"sampler and trainer differ by {gap:.4f} nats a token with the same weights"
+
+
+def _measure(scored: Scored) -> dict[str, float]:
+    rollout, mask = scored.rollout, scored.mask
+    lengths = mask.sum(1).double()
+    tokens = float(lengths.sum())
+    return {
+        "objective/score": float(scored.scores.mean()),
+        "objective/score_std": float(scored.scores.std(correction=0)),
+        "objective/kl": float(k1(rollout.logprobs, scored.ref_logprobs).sum() / len(lengths)),
+        "objective/kl_k3": float(k3(rollout.logprobs, scored.ref_logprobs).sum() / len(lengths)),
+        "objective/length_correlation": _correlation(lengths, scored.scores.double()),
+        # the mean of -log p over samples of p is an unbiased estimate of its entropy
+        "policy/entropy": float(-rollout.logprobs.sum() / tokens),
+        "tokens/response_length": float(lengths.mean()),
+        "tokens/truncated": float(1.0 - rollout.ended.double().mean()),
+    }
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's; zero when either does not vary."""
+    if float(a.std()) == 0.0 or float(b.std()) == 0.0:
+        return 0.0
+    return float(np.corrcoef(a.cpu().numpy(), b.cpu().numpy())[0, 1])
+
+
+class Watch:
+    """Ends a run that has gone wrong for three steps in a row.
+
+    The sampled KL may dip below zero by chance, never stay there; entropy may be low, never vanish.
+    """
+
+    PATIENCE = 3
+
+    def __init__(self, recipe: RLRecipe) -> None:
+        self.recipe = recipe
+        self.negative_kl = self.low_entropy = 0
+
+    def check(self, step: int, metrics: dict[str, float]) -> None:
+        """Raises:
+        TrainingError: names the step and the cause.
+        """
+        kl, entropy = metrics["objective/kl"], metrics["policy/entropy"]
+        self.negative_kl = self.negative_kl + 1 if kl < -self.recipe.max_negative_kl else 0
+        self.low_entropy = self.low_entropy + 1 if entropy < self.recipe.min_entropy else 0
+        if self.negative_kl == self.PATIENCE:
+            raise TrainingError(
+                f"step {step}: the KL to the reference has been negative for {self.PATIENCE} steps (now {kl:.3f} nats): "
+                "policy and reference do not score the same tokens at the same temperature"
+            )
+        if self.low_entropy == self.PATIENCE:
+            raise TrainingError(
+                f"step {step}: the policy's entropy has collapsed ({entropy:.4f} nats a token for {self.PATIENCE} steps): "
+                "raise kl_coef or lower the learning rate"
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        """For checkpoints."""
+        return {"negative_kl": self.negative_kl, "low_entropy": self.low_entropy}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """From a checkpoint."""
+        self.negative_kl, self.low_entropy = int(state["negative_kl"]), int(state["low_entropy"])
+
+
+def sample_rows(scored: Scored, count: int = 4) -> list[dict[str, str | float]]:
+    """A few responses for a person to read: the first of the first prompts."""
+    every = max(1, len(scored.scores) // count)
+    return [
+        {
+            "prompt": scored.rollout.prompts[row].text,
+            "response": scored.rollout.texts[row],
+            "score": float(scored.scores[row]),
+        }
+        for row in range(0, len(scored.scores), every)
+    ][:count]

@@ -1,0 +1,79 @@
+"""Supervised fine-tuning: behaviour cloning on demonstrations.
+
+The loss is the mean negative log-likelihood of the assistant's tokens, the stop token included (a model that never sees
+it never stops); prompts carry no loss. Sequences are laid out one after the other without padding, so packing needs no
+switch and nothing can leak from one demonstration into the next.
+
+Left out: loss on prompts, noise on embeddings, curricula.
+
+Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Run it: `palate sft recipes/sft.toml`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from palate.corpus import read_demonstrations
+from palate.corpus.splits import split
+from palate.lm.batch import Sequences
+from palate.lm.encode import encode_demonstrations
+from palate.lm.model import LanguageModel, Trunk
+from palate.lm.optim import Optimizer
+from palate.lm.zoo import load_language_model, save
+from palate.objectives.losses import combine_metrics, sft_loss
+from palate.recipe import SFTRecipe
+from palate.run import Run
+from palate.stages.common import floats, plan, prepare
+
+
+def train(recipe: SFTRecipe, run: Run) -> None:
+    """Fine-tune ``recipe.model`` on demonstrations and write it to ``run``."""
+    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    model, chat = loaded.model, loaded.chat
+    prepare(model, recipe)
+
+    data = read_demonstrations(recipe.data)
+    run.add_inputs({"data": data.files, "model": loaded.weights})
+    learned, held_out = split(data.records, recipe.holdout)
+    train_set = encode_demonstrations(chat, learned, max_length=recipe.max_length)
+    validation = encode_demonstrations(chat, held_out, max_length=recipe.max_length)
+    sequences = train_set.sequences.to(model.device)
+    trunk = model.trunk(sequences)
+
+    before = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
+    batches = plan(len(sequences), recipe.batch_size, recipe.epochs, recipe.seed, "sft")
+    optimizer = Optimizer(model, recipe.optimizer, len(batches), name="policy")
+
+    for step in run.steps(
+        len(batches), every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"policy": optimizer}
+    ):
+        batch = sequences.select(batches[step])
+        num_tokens = int(batch.mask.sum())
+        parts = []
+        for part in batch.parts(recipe.microbatch_tokens):
+            logprobs = model.logprobs(part, temperature=1.0, trunk=trunk)
+            loss, metrics = sft_loss(logprobs, part.mask, denominator=num_tokens)
+            loss.backward()
+            parts.append(metrics)
+        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step))
+
+    after = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
+    save(model, chat, run.directory / "model")
+    run.finish(
+        {
+            "demonstrations": len(train_set.kept),
+            "too_long": train_set.too_long + validation.too_long,
+            "rejected": data.rejected.total,
+            "perplexity_before": before,
+            "perplexity": after,
+        }
+    )
+
+
+@torch.no_grad()
+def perplexity(model: LanguageModel, sequences: Sequences, max_tokens: int, trunk: Trunk | None = None) -> float:
+    """exp of the mean negative log-likelihood per masked token, at temperature 1."""
+    total = sum(
+        float(model.logprobs(part, temperature=1.0, trunk=trunk).sum()) for part in sequences.parts(max_tokens)
+    )
+    return float(torch.tensor(-total / int(sequences.mask.sum())).exp())

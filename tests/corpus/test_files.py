@@ -1,0 +1,237 @@
+"""Rows out of files: every kind, their line numbers, what is broken, and memory."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palate.corpus import files
+from palate.corpus.files import escape_cell, file_suffix, read_rows, sha256, unescape_cell
+from palate.errors import DataError, MissingExtraError
+
+Write = Callable[..., Path]
+ROWS = [{"a": "x\u2028y", "b": [1, {"c": None}]}, {"a": '"]},', "b": []}, {"a": "\U0001f600 é", "b": {}}]
+
+
+def seen(path: Path) -> list[tuple[int, Any]]:
+    """(line, fields or reason) of every row."""
+    return [(row.line, str(row.problem) if row.problem else dict(row.fields)) for row in read_rows(path)]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.ndjson"])
+def test_json_lines(write: Write, name: str, suffix: str) -> None:
+    text = json.dumps(ROWS[0]) + "\n\n" + json.dumps(ROWS[1], ensure_ascii=False) + "\r\n" + json.dumps(ROWS[2])
+    assert seen(write(name + suffix, text)) == [(1, ROWS[0]), (3, ROWS[1]), (4, ROWS[2])]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_json_array(write: Write, name: str, indent: int | None, suffix: str) -> None:
+    path = write(name + suffix, "\ufeff \n" + json.dumps(ROWS, indent=indent) + "\n")
+    assert seen(path) == list(enumerate(ROWS, 1))
+
+
+def test_an_empty_array_and_an_empty_file_have_no_rows(write: Write) -> None:
+    assert seen(write("a.json", " [ ] ")) == []
+    assert seen(write("b.jsonl", "\n \n")) == []
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=5), json_values, max_size=3), max_size=6),
+    chunk=st.integers(1, 40),
+    indent=st.sampled_from([None, 1]),
+    ascii_only=st.booleans(),
+)
+def test_an_array_reads_the_same_through_any_window(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], chunk: int, indent: int | None, ascii_only: bool
+) -> None:
+    path = tmp_path_factory.mktemp("array") / "rows.json"
+    path.write_text(json.dumps(rows, indent=indent, ensure_ascii=ascii_only), encoding="utf-8", errors="surrogatepass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_CHUNK", chunk)
+        assert seen(path) == list(enumerate(json.loads(json.dumps(rows)), 1))
+
+
+def test_broken_lines_are_rows_with_a_problem_and_reading_goes_on(write: Write) -> None:
+    text = b'{"a": 1}\n{"a": \n[1]\n{"a": "\xff"}\n' + b"[" * 5000 + b'\n{"a": 2}\n'
+    assert seen(write("rows.jsonl", text)) == [
+        (1, {"a": 1}),
+        (2, "broken JSON (Expecting value)"),
+        (3, "not a JSON object: a row is written {...}"),
+        (4, "not UTF-8 text"),
+        (5, "broken JSON (nested too deeply)"),
+        (6, {"a": 2}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[{"a": 1}, {"a": }, {"a": 3}]', "broken JSON (Expecting value)"),
+        ('[{"a": 1} {"a": 2}]', "broken JSON (no comma between two elements)"),
+        ('[{"a": 1}, {"a": "2', "broken JSON (Unterminated string starting at)"),
+        ('[{"a": 1}', "broken JSON (the array does not end)"),
+    ],
+)
+def test_a_broken_array_ends_where_it_breaks(write: Write, text: str, reason: str) -> None:
+    rows = seen(write("rows.json", text))
+    assert rows[0] == (1, {"a": 1})
+    assert len(rows) == 2
+    assert rows[1][1] == reason + "; what follows in this array cannot be read"
+
+
+def test_a_string_that_never_closes_is_given_up(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_CHUNK", 10)
+    monkeypatch.setattr(files, "_LONGEST_ELEMENT", 100)
+    rows = seen(write("rows.json", '[{"a": "' + "x" * 100_000 + '"}]'))
+    assert [str(reason)[:11] for _, reason in rows] == ["broken JSON"]
+
+
+@pytest.mark.parametrize(("name", "mark"), [("rows.csv", ","), ("rows.tsv.gz", "\t")])
+def test_tables(write: Write, name: str, mark: str) -> None:
+    text = "\ufeffprompt,response\r\n" + 'one,"two, ""2""\r\nlines"\r\n\r\n' + "=x,'=y\n'=z,''=z\n"
+    rows = seen(write(name, text.replace(",", mark)))
+    assert rows == [
+        (2, {"prompt": "one", "response": f'two{mark} "2"\r\nlines'}),
+        (5, {"prompt": "=x", "response": "=y"}),
+        (6, {"prompt": "=z", "response": "'=z"}),
+    ]
+
+
+def test_a_cell_may_be_long(write: Write) -> None:
+    assert len(seen(write("rows.csv", "a\n" + "x" * 200_000 + "\n"))[0][1]["a"]) == 200_000
+
+
+def test_bad_table_rows_are_problems(write: Write) -> None:
+    rows = seen(write("rows.csv", 'a,b\n1\n1,2,3\n"x"y,2\n3,4\n"open,5\n'))
+    assert rows == [
+        (2, "not as many cells as there are columns"),
+        (3, "not as many cells as there are columns"),
+        (4, "broken CSV (',' expected after '\"')"),
+        (5, {"a": "3", "b": "4"}),
+        (6, "broken CSV (unexpected end of data)"),
+    ]
+
+
+@pytest.mark.parametrize("header", ["a,a", "a,"])
+def test_columns_must_have_distinct_names(write: Write, header: str) -> None:
+    with pytest.raises(DataError, match="rows.csv:1: the first line must name every column once"):
+        seen(write("rows.csv", header + "\n1,2\n"))
+
+
+@given(st.text(alphabet="'=+-@\t\rab", max_size=6))
+def test_escaping_a_cell_is_undone_exactly(text: str) -> None:
+    assert unescape_cell(escape_cell(text)) == text
+    assert escape_cell(text)[:1] not in set("=+-@\t\r")
+
+
+def test_plain_text_is_cut_at_blank_lines(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_TEXT_CHUNK", 20)
+    text = "first paragraph\nof two lines\n\nsecond\n\nthird one is here\n\n\nlast"
+    rows = seen(write("tale.txt.gz", text))
+    assert rows == [
+        (1, {"text": "first paragraph\nof two lines"}),
+        (4, {"text": "second\n\nthird one is here"}),
+        (8, {"text": "last"}),
+    ]
+
+
+@given(text=st.text(alphabet="ab \n\r\u2028", max_size=200), size=st.integers(1, 30))
+def test_plain_text_loses_nothing_but_blanks(tmp_path_factory: pytest.TempPathFactory, text: str, size: int) -> None:
+    path = tmp_path_factory.mktemp("text") / "tale.txt"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_TEXT_CHUNK", size)
+        rows = seen(path)
+    assert "".join("".join(row["text"].split()) for _, row in rows) == "".join(text.split())
+    assert all(len(row["text"]) <= 4 * size for _, row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.xlsx", "", r"its name should end in one of \.jsonl, "),
+        ("rows.jsonl.gz", None, "no such file"),
+        ("rows.csv", b"a\n\xff\n", "not UTF-8 text"),
+    ],
+)
+def test_files_that_cannot_be_read(write: Write, tmp_path: Path, name: str, content: Any, message: str) -> None:
+    path = tmp_path / name if content is None else write(name, content)
+    with pytest.raises(DataError, match=message):
+        seen(path)
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    whole = gzip.compress(b'{"a": 1}\n' * 1000)
+    for data in (b"no archive", whole[:-20]):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="damaged or cut-off gzip"):
+            seen(path)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingExtraError, match=r"palate\[parquet\]"):
+        seen(write("rows.parquet", b"PAR1"))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_parquet(tmp_path: Path, suffix: str) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{"prompt": "one", "responses": ["a", "b"]}, {"prompt": "two", "responses": []}]
+    plain = tmp_path / "plain.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), plain)
+    path = tmp_path / f"rows.parquet{suffix}"
+    path.write_bytes(gzip.compress(plain.read_bytes()) if suffix else plain.read_bytes())
+    assert seen(path) == list(enumerate(rows, 1))
+    path.write_bytes(gzip.compress(b"PAR1 no") if suffix else b"PAR1 no")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        seen(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.txt"])
+def test_memory_does_not_grow_with_the_file(write: Write, name: str) -> None:
+    line = "word " * 40
+    rows = [{"text": f"{line}{number}"} for number in range(20_000)]
+    content: Any = {
+        "rows.jsonl": rows,
+        "rows.json": json.dumps(rows),
+        "rows.csv": "text\n" + "\n".join(row["text"] for row in rows),
+        "rows.txt": "\n\n".join(row["text"] for row in rows),
+    }[name]
+    path = write(name, content)
+    del content, rows
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_rows(path)) > 900
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 4_000_000
+    assert peak < 1_000_000
+
+
+def test_suffix_and_hash(write: Write) -> None:
+    assert file_suffix(Path("a.b/pairs.JSONL.GZ")) == ".jsonl"
+    assert sha256(write("empty.txt", "")) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -1,0 +1,134 @@
+"""Every road leads to the same policy.
+
+The optimum of E[r] - beta * KL(policy || reference) is pi_ref * exp(r / beta) / Z. On a language of nine sequences
+every expectation is a sum over all of them, weighted by (detached) probability where a run would sample, so REINFORCE
+with a leave-one-out baseline, PPO and DPO can be asked to arrive there, not "about there, on average".
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from palate.objectives.advantages import gae, leave_one_out, shape_rewards
+from palate.objectives.divergence import k1
+from palate.objectives.losses import dpo_loss, policy_loss, value_loss
+
+VOCABULARY, LENGTH, BETA = 3, 2, 0.5
+SEQUENCES = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))  # [S = 9, T = 2]
+MASK = torch.ones(SEQUENCES.shape, dtype=torch.bool)
+STRENGTHS = torch.tensor([2, 7, 1, 4, 5, 1, 3, 1, 6])  # rewards are their logarithms, so preferences are fractions
+REWARDS = STRENGTHS.double().log()
+
+
+class TabularLanguageModel(torch.nn.Module):
+    """Logits for the next token after every prefix, and a value for every prefix."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.first = torch.nn.Parameter(torch.randn(VOCABULARY, generator=generator, dtype=torch.float64))
+        self.second = torch.nn.Parameter(torch.randn(VOCABULARY, VOCABULARY, generator=generator, dtype=torch.float64))
+        self.values = torch.nn.Parameter(torch.zeros(1 + VOCABULARY, dtype=torch.float64))
+
+    def logprobs(self) -> torch.Tensor:
+        """[S, T], of every token of every sequence."""
+        first, second = SEQUENCES.unbind(1)
+        return torch.stack([self.first.log_softmax(-1)[first], self.second.log_softmax(-1)[first, second]], 1)
+
+    def value_estimates(self) -> torch.Tensor:
+        """[S, T], before every token of every sequence."""
+        return self.values[torch.stack([torch.zeros(len(SEQUENCES), dtype=torch.long), 1 + SEQUENCES[:, 0]], 1)]
+
+
+REF_LOGPROBS = TabularLanguageModel(0).logprobs().detach()
+OPTIMUM = (REF_LOGPROBS.sum(1) + REWARDS / BETA).log_softmax(-1)  # [S]
+
+
+def distance(policy: TabularLanguageModel) -> float:
+    """KL(policy || optimum), by summation."""
+    logprobs = policy.logprobs().detach().sum(1)
+    return (logprobs.exp() * k1(logprobs, OPTIMUM)).sum().item()
+
+
+def shaped(logprobs: torch.Tensor) -> torch.Tensor:
+    return shape_rewards(REWARDS, logprobs, REF_LOGPROBS, MASK, kl_coef=BETA)
+
+
+def train(step, num_steps: int, learning_rate: float) -> TabularLanguageModel:  # type: ignore[no-untyped-def]
+    """Adam from the reference policy on what `step(policy)` yields, one or more losses for each step."""
+    policy = TabularLanguageModel(0)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+    assert distance(policy) > 0.3
+    for _ in range(num_steps):
+        for loss in step(policy):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return policy
+
+
+def test_reinforce_with_a_leave_one_out_baseline() -> None:
+    """Groups of two answers: all 81 of them, each weighted by its probability."""
+    groups = torch.tensor(list(itertools.product(range(9), repeat=2)))  # [81, 2]
+    answers, ids = groups.flatten(), torch.arange(81).repeat_interleave(2)
+
+    def step(policy: TabularLanguageModel):  # type: ignore[no-untyped-def]
+        new_logprobs = policy.logprobs()
+        logprobs = new_logprobs.detach()
+        weights = logprobs.sum(1).exp()[groups].prod(1)[ids]  # [162]
+        advantages = weights * leave_one_out(shaped(logprobs).sum(1)[answers], ids)
+        loss, metrics = policy_loss(
+            new_logprobs[answers],
+            logprobs[answers],
+            advantages[:, None].expand(-1, LENGTH),
+            MASK[answers],
+            clip_range=0.2,
+            denominator=2,
+        )
+        assert metrics["policy/ratio_max"] == 1
+        yield loss
+
+    assert distance(train(step, num_steps=150, learning_rate=0.05)) < 0.01
+
+
+@pytest.mark.parametrize("gae_lambda", [0.95, 1.0])
+def test_ppo(gae_lambda: float) -> None:
+    """Two epochs on each "rollout" of all sequences; a row of probability p is divided by the denominator 1 / p."""
+
+    def step(policy: TabularLanguageModel):  # type: ignore[no-untyped-def]
+        logprobs, values = policy.logprobs().detach(), policy.value_estimates().detach()
+        probabilities = logprobs.sum(1).exp()
+        advantages, returns = gae(shaped(logprobs), values, MASK, gamma=1.0, gae_lambda=gae_lambda)
+        for _ in range(2):
+            new_logprobs, new_values = policy.logprobs(), policy.value_estimates()
+            yield sum(
+                policy_loss(
+                    new_logprobs[s], logprobs[s], advantages[s], MASK[s], clip_range=0.2, denominator=1 / probability
+                )[0]
+                + value_loss(
+                    new_values[s], values[s], returns[s], MASK[s], clip_range_value=0.5, denominator=1 / probability
+                )[0]
+                for s, probability in zip(torch.arange(9).split(1), probabilities, strict=True)
+            )
+
+    policy = train(step, num_steps=150, learning_rate=0.05)
+    assert distance(policy) < 0.01
+    # From every prefix the shaped return is then the same for all continuations: the soft value of the prefix.
+    soft_value = BETA * (REF_LOGPROBS.sum(1) + REWARDS / BETA).logsumexp(0).item()
+    assert policy.values[0].item() == pytest.approx(soft_value, abs=0.05)
+
+
+def test_dpo_from_exact_preferences() -> None:
+    """In every pair, a is chosen `strength[a]` times and b `strength[b]` times: Bradley-Terry to the last digit."""
+    pairs = [(a, b) for a, b in itertools.permutations(range(9), 2) for _ in range(int(STRENGTHS[a]))]
+    chosen, rejected = torch.tensor(pairs).unbind(1)
+    ref = REF_LOGPROBS.sum(1)
+
+    def step(policy: TabularLanguageModel):  # type: ignore[no-untyped-def]
+        logprobs = policy.logprobs().sum(1)
+        yield dpo_loss(logprobs[chosen], logprobs[rejected], ref[chosen], ref[rejected], beta=BETA)[0]
+
+    assert distance(train(step, num_steps=200, learning_rate=0.1)) < 0.01
