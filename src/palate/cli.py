@@ -11,14 +11,17 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import palate
+from palate.disk import is_full
 from palate.errors import PalateError
+
+Call: TypeAlias = Callable[[argparse.Namespace], int | None]
 
 _INTRODUCTION = """\
 Teach a language model a group of people's taste.
@@ -42,6 +45,40 @@ _RUN_DIRECTORY = """\
 Everything goes into a run directory (--out): the resolved recipe, metrics.jsonl, lineage.json, report.json and what was
 made. Ctrl-C finishes the step at hand and writes a checkpoint; the same command with --resume goes on from there, also
 after the process was killed."""
+
+
+_DEMO = """\
+Everything on one small language model, on a laptop and without a network: it answers, simulated labelers with a taste
+the training never sees rank the answers, a reward model learns from them, the model is improved on that reward, and the
+report says whether those labelers would now prefer it."""
+
+_DATA = """\
+Recipes read these formats themselves; look at a file before you train on it, and convert it for other tools."""
+
+_CHECK = """\
+Reads files to their end and says what is in them: how many records of which kind, what cannot be used and why, and how
+often the longer response is the preferred one. Status 2 if there are malformed rows.
+
+example:
+  palate data check pairs.csv --format pairs --field prompt=question --field a=first --field b=second"""
+
+_IMPORT = """\
+Writes the records of files as Palate's own, one JSON object per line; exact duplicates are left out and counted.
+
+example:
+  palate data import hh.jsonl.gz --out rankings.jsonl"""
+
+_EXPORT = """\
+Writes records in another tool's format; what the format cannot say is counted and shown.
+
+example:
+  palate data export rankings.jsonl --format trl-explicit --out pairs.jsonl"""
+
+_FRONTIER = """\
+How much reward for how much divergence from the reference, over several seeds and with best-of-n on the same axes."""
+
+_RUNS = """\
+Every run below a directory, the newest first: whether it is finished, running or stopped, its step, its last metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +164,23 @@ STAGES = (
 )
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they were written, and options in one column."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
 class Parser(argparse.ArgumentParser):
     """Help that is kept as it was written, and errors of one line.
 
     Args:
-        more: text below the options, made only when help is shown.
+        more: gives the text below the options; called only when help is shown.
         options: the rest is passed on.
     """
 
     def __init__(self, *, more: Callable[[], str] | None = None, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
         self._more = more
 
     def format_help(self) -> str:
@@ -147,7 +191,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line, status 2."""
-        self.exit(2, f"palate: {message}; see `{self.prog} --help`\n")
+        self.exit(2, f"palate: {message} (see `{self.prog} --help`)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -161,39 +205,182 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if not is_full(error):
+            raise
+        message, status = f"the disk is full: {error.filename or 'free some space'}", 2
+    # only here is the run's loop closed and the terminal its own again
     print(f"palate: {message}", file=sys.stderr)
     return status
 
 
 def _dispatch(argv: list[str]) -> int:
-    root, commands = build_parsers()
-    _check_names(root, commands, argv)
-    args, unknown = root.parse_known_args(argv)
+    commands = build_parsers()
+    _check_names(commands, argv)
+    args, unknown = commands[""].parse_known_args(argv)
     parser: Parser = args.parser
     if unknown:
         parser.error(f"no option {unknown[0]!r}{_near(unknown[0], re.findall('--[a-z-]+', parser.format_usage()))}")
-    return int(args.run(args) or 0)
+    return int(args.call(args) or 0)
 
 
-def build_parsers() -> tuple[Parser, dict[str, Parser]]:
-    """The parser of ``palate`` and those of its commands by name, ``data import`` and its like included."""
+def _check_names(commands: Mapping[str, Parser], argv: Sequence[str]) -> None:
+    """A misspelt command is told the nearest one."""
+    words = [word for word in argv if not word.startswith("-")]
+    for group, depth in (("", 0), ("data", 1)):
+        known = [name.split()[-1] for name in commands if name and " ".join(name.split()[:-1]) == group]
+        if words[:depth] == group.split() and len(words) > depth and words[depth] not in known:
+            commands[group].error(f"no command {words[depth]!r}{_near(words[depth], known)}")
+
+
+def _near(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def build_parsers() -> dict[str, Parser]:
+    """Every parser by the name of its command: "" is ``palate`` itself, "data import" one of the commands of ``data``."""
     root = Parser(prog="palate", description=_INTRODUCTION)
     root.add_argument("--version", action="version", version=f"palate {palate.__version__}")
-    _leads_on(root)
-    commands: dict[str, Parser] = {}
-    children = root.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+    parsers = {"": root}
+    commands = _Group(parsers, "")
+    _demo(commands)
+    _data(commands)
+    for stage in STAGES:
+        _stage(commands, stage)
+    _frontier(commands)
+    _runs(commands)
+    return parsers
 
-    def add(parent: Any, name: str, run: Callable[[argparse.Namespace], object], help: str, **options: Any) -> Parser:
-        parser: Parser = parent.add_parser(name.split()[-1], help=help, **options)
-        parser.set_defaults(run=run, parser=parser)
-        commands[name] = parser
+
+class _Group:
+    """The commands below a parser; called without one of them, it shows its help."""
+
+    def __init__(self, parsers: dict[str, Parser], name: str) -> None:
+        self._parsers, self._name = parsers, name
+        parent = parsers[name]
+        parent.set_defaults(parser=parent, call=lambda args: parent.print_help())
+        self._children = parent.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+
+    def add(
+        self, name: str, call: Call, help: str, text: str, example: str = "", more: Callable[[], str] | None = None
+    ) -> Parser:
+        """A command, its line in the list, what it does, and a command line to try."""
+        shown = f"example:\n  {example}" if example else None
+        parser: Parser = self._children.add_parser(name, help=help, description=text, epilog=shown, more=more)
+        parser.set_defaults(call=call, parser=parser)
+        self._parsers[f"{self._name} {name}".strip()] = parser
         return parser
 
-    _add_demo(children, add)
-    data = add(children, "data", lambda args: None, "read, check and convert data", description=_DATA)
-    _leads_on(data)
-    _add_data(data.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser), add)
-    for stage in STAGES:
-        _add_stage(children, add, stage)
-    _add_rest(children, add)
-    return root, commands
+    def group(self, name: str, help: str, text: str) -> _Group:
+        """A command that has commands of its own."""
+        self._parsers[name] = self._children.add_parser(name, help=help, description=text)
+        return _Group(self._parsers, name)
+
+
+def _demo(commands: _Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        _import("palate.demo", "demo")(args.out, seed=args.seed, fast=args.fast)
+
+    parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo --fast")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="all randomness follows from it; default: %(default)s")
+    parser.add_argument("--fast", action="store_true", help="fewer steps: minutes become a minute, the gain is smaller")
+
+
+def _data(commands: _Group) -> None:
+    def check(args: argparse.Namespace) -> int:
+        report = _import("palate.corpus.check", "check_data")(
+            args.files, format=args.format, fields=dict(args.field), tags=args.tag
+        )
+        print(report)
+        return 2 if report.failed else 0
+
+    def import_(args: argparse.Namespace) -> int:
+        report = _import("palate.corpus.check", "import_data")(
+            args.files, out=args.out, format=args.format, fields=dict(args.field), tags=args.tag, skip_bad=args.skip_bad
+        )
+        print(report)
+        return 2 if report.failed else 0
+
+    def export(args: argparse.Namespace) -> None:
+        print(_import("palate.corpus.export", "export_data")(args.file, format=args.format, out=args.out))
+
+    group = commands.group("data", "check, import and export data", _DATA)
+    parser = group.add("check", check, "what is in a file, and what cannot be used", _CHECK, more=_formats)
+    _add_reading(parser)
+    parser = group.add("import", import_, "turn files into Palate's own records", _IMPORT, more=_formats)
+    _add_reading(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a name ending in .jsonl or .jsonl.gz")
+    parser.add_argument("--skip-bad", action="store_true", help="leave malformed rows out instead of stopping")
+    parser = group.add("export", export, "write records in another tool's format", _EXPORT, more=_export_formats)
+    parser.add_argument("file", metavar="FILE", help="records in any format that can be read")
+    parser.add_argument("--format", required=True, metavar="NAME", help="one of those below")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a name ending in .jsonl, or .csv for csv")
+
+
+def _add_reading(parser: Parser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="JSON lines, JSON, CSV, TSV, Parquet or text; also .gz")
+    parser.add_argument("--format", default="auto", metavar="NAME", help="one of those below; default: recognised")
+    parser.add_argument(
+        "--field", type=_pair, action="append", default=[], metavar="NAME=COLUMN", help="which column holds what; repeat"
+    )
+    parser.add_argument("--tag", action="append", default=[], metavar="COLUMN", help="keep a column as a tag; repeat")
+
+
+def _stage(commands: _Group, stage: Stage) -> None:
+    def call(args: argparse.Namespace) -> None:
+        recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
+        out = args.out or Path("runs") / args.recipe.stem
+        trackers = [_import("palate.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
+        run = _import("palate.run", "Run").open(out, recipe, resume=args.resume, trackers=trackers)
+        if not run.finished:
+            _import(stage.module, "train")(recipe, run)
+
+    example = f"palate {stage.name} recipes/{stage.example}.toml"
+    parser = commands.add(stage.name, call, stage.help, f"{stage.text}\n\n{_RUN_DIRECTORY}", example)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="`recipes/` has one for every command")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace keys of the recipe: seed=1"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default: runs/ and the recipe's name")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files to the run directory as well")
+
+
+def _frontier(commands: _Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        _import("palate.evals.frontier", "frontier")(args.out, seeds=args.seeds)
+
+    parser = commands.add("frontier", call, "reward against KL, with best-of-n", _FRONTIER, "palate frontier --seeds 3")
+    parser.add_argument("--out", type=Path, default=Path("runs/frontier"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each method; default: %(default)s")
+
+
+def _runs(commands: _Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        _import("palate.listing", "print_runs")(args.root)
+
+    parser = commands.add("runs", call, "what was run, and how far it got", _RUNS, "palate runs")
+    parser.add_argument("root", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
+
+
+def _import(module: str, name: str) -> Any:
+    """What a command needs, imported when it is called."""
+    return getattr(import_module(module), name)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=COLUMN, for example prompt=question")
+    return name, value
+
+
+def _formats() -> str:
+    formats = _import("palate.corpus.formats", "FORMATS").values()
+    return "formats:\n" + "\n".join(f"  {format.name:<20} {format.shape}" for format in formats)
+
+
+def _export_formats() -> str:
+    return "formats:\n  " + ", ".join(_import("palate.corpus.export", "EXPORTERS"))

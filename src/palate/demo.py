@@ -16,6 +16,7 @@ stopped goes on where it was.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,6 @@ from palate.demo_prompts import demo_prompts
 from palate.evals import plots
 from palate.evals.compare import compare, describe
 from palate.evals.report import Report
-from palate.evals.text import is_clean
 from palate.feedback.agreement import agreement
 from palate.feedback.simulated import rank_candidates
 from palate.lm.zoo import load_language_model
@@ -41,10 +41,11 @@ from palate.recipe import (
     Taste,
     parse_recipe,
 )
-from palate.records import Candidates, Demonstration, Prompt, Ranking, Record
+from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response
 from palate.rewards.rules import FunctionReward
 from palate.run import Run
 from palate.stages import ppo, reward, sample, sft
+from palate.words import is_finished, repeated_share, split_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ class Scale:
     prompts_per_step: int = 10
     evaluation_prompts: int = 64
 
+
+PERSONA = re.compile(r"\b(AI|assistant|language model|SmolLM|Hugging Face)\b")
 
 FULL = Scale()
 TINY = Scale(
@@ -122,7 +125,7 @@ class Loop:
             Demonstration(prompt=item.prompt, response=response, author="filtered")
             for item in candidates
             for response in item.responses
-            if self.scale.model == "tiny" or (response.provenance and response.provenance.ended and is_clean(response.text))
+            if self.scale.model == "tiny" or is_clean(response)
         ]
         self.write("demonstrations.jsonl", clean)
 
@@ -217,3 +220,12 @@ class Loop:
         """What `write` wrote."""
         lines = (self.out / name).read_text(encoding="utf-8").splitlines()
         return [kind.model_validate_json(line) for line in lines]
+
+
+def is_clean(response: Response) -> bool:
+    """A complete plain sentence or two: ended by itself, of 5 to 30 words, without lists, markup or a persona."""
+    text = response.text
+    words = split_words(text)
+    whole = response.provenance is None or response.provenance.ended
+    plain = text.isascii() and not set(text) & set("\n*#[]{}<>|:\"") and not repeated_share(words, 3)
+    return whole and plain and 5 <= len(words) <= 30 and is_finished(text) and not PERSONA.search(text)

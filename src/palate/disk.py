@@ -67,13 +67,18 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise _full(path) from error
         raise RunError(f"{path}: {error.strerror or error}") from error
     except SafetensorError as error:  # it wraps the operating system's error in text
         if "No space left" in str(error) or "quota exceeded" in str(error):
             raise _full(path) from error
         raise
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the operating system says that no space, or no quota, is left."""
+    return error.errno in _FULL
 
 
 def _full(path: Path) -> DiskFullError:

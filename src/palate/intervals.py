@@ -26,6 +26,7 @@ class Estimate:
     high: float | None = None
 
     def __str__(self) -> str:
+        """As it stands in a table."""
         if self.value is None:
             return "undefined"
         interval = "" if self.low is None or self.high is None else f" ({self.low:.3f} to {self.high:.3f})"
@@ -39,9 +40,7 @@ def resample_counts(n: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(drawn, minlength=n).astype(np.float64)
 
 
-def bootstrap(
-    statistic: Callable[[Floats], float | None], n: int, *, seed: int, resamples: int = 2000
-) -> Estimate:
+def bootstrap(statistic: Callable[[Floats], float | None], n: int, *, seed: int, resamples: int = 2000) -> Estimate:
     """A statistic of prompts counted with weights [n], and its percentile interval.
 
     Resamples in which the statistic is undefined are left out; with fewer than two prompts, or if most are undefined,
@@ -57,9 +56,7 @@ def bootstrap(
     return Estimate(value, float(low), float(high))
 
 
-def ratio_estimate(
-    numerators: ArrayLike, denominators: ArrayLike, *, seed: int, resamples: int = 2000
-) -> Estimate:
+def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int, resamples: int = 2000) -> Estimate:
     """sum(numerators) / sum(denominators) over prompts, [P] each: a mean when the denominators count."""
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
 

@@ -1,4 +1,4 @@
-"""What counts as a word, a repetition and a finished sentence.
+"""What counts as a word, a repetition, an odd character and a finished sentence.
 
 One definition for tastes, rules and reports, so that "twenty words" means the same everywhere. A word is what stands
 between white space. Tokens are left out on purpose: two models with different tokenizers must be comparable.
@@ -7,8 +7,10 @@ between white space. Tokens are left out on purpose: two models with different t
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
-_FINISHED = re.compile(r"[.!?…。！？][\"'”’»)\]*_]*\s*\Z")
+_ODD = re.compile(r"[^\w\s.,;:!?'\"()\-\u2013\u2014\u2018\u2019\u201c\u201d\u2026%$&/]|_")
+_FINISHED = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u2019\u201d\u00bb)\]*_]*\s*\Z")
 
 
 def split_words(text: str) -> list[str]:
@@ -36,6 +38,16 @@ def repeated_share(words: list[str], n: int) -> float:
 def is_finished(text: str) -> bool:
     """Whether the text ends a sentence: a full stop, question or exclamation mark, then at most closing marks."""
     return _FINISHED.search(text) is not None
+
+
+def stutter_share(words: list[str]) -> float:
+    """Share of the words that repeat the word before."""
+    return sum(word == before for before, word in pairwise(words)) / len(words) if words else 0.0
+
+
+def odd_share(text: str) -> float:
+    """Share of the characters that are neither letters, digits, white space nor the punctuation of plain prose."""
+    return len(_ODD.findall(text)) / len(text) if text else 0.0
 
 
 def _bare(word: str) -> str:

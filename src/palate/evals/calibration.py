@@ -2,9 +2,9 @@
 
 A margin is the reward of the preferred response minus that of the other. The Bradley-Terry model claims that people
 prefer the first with probability sigmoid(margin). Nothing distinguishes the two sides of a pair, so the reliability
-diagram is folded: the model's favourite is held with confidence sigmoid(|margin|), from 1/2 to 1, and it was right if the
-margin is positive. An accuracy means little without "the longer one wins" next to it (``longer_wins``) and without the
-labelers' own agreement.
+diagram is folded: the model's favourite is held with confidence sigmoid(|margin|), from 1/2 to 1, and it was right if
+the margin is positive. An accuracy means little without "the longer one wins" next to it (``longer_wins``) and without
+the labelers' own agreement.
 
 Expected calibration error: Guo et al. 2017; the bins are of equal width, empty ones are left out.
 """
@@ -66,9 +66,7 @@ def calibration(margins: ArrayLike, *, num_bins: int = 10) -> Calibration:
         for i in np.unique(index)
     )
     error = sum(item.count * abs(item.predicted - (item.observed.value or 0.0)) for item in bins) / len(margin)
-    return Calibration(
-        bins=bins, error=error, log_loss=float(np.logaddexp(0, -margin).mean()), num_pairs=len(margin)
-    )
+    return Calibration(bins=bins, error=error, log_loss=float(np.logaddexp(0, -margin).mean()), num_pairs=len(margin))
 
 
 def accuracy(margins: ArrayLike, prompt_ids: Sequence[str], *, seed: int) -> Estimate:

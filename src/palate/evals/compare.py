@@ -104,11 +104,16 @@ def compare(
     """Sample from both and let the judge decide."""
     ours = answers(model, prompts, judge, sampling, num_responses=num_responses, seed=seed)
     theirs = answers(baseline, prompts, judge, sampling, num_responses=num_responses, seed=seed)
+    return contrast(ours, theirs, baseline.model, seed=seed)
+
+
+def contrast(ours: Answers, theirs: Answers, reference: LanguageModel, *, seed: int) -> Comparison:
+    """Win rate and KL of answers that are there already."""
     return Comparison(
         model=ours,
         baseline=theirs,
         win_rate=win_rate(ours.scores, theirs.scores, seed=seed),
-        kl=divergence(ours.rollout, baseline.model),
+        kl=divergence(ours.rollout, reference),
     )
 
 

@@ -1,7 +1,7 @@
 """Cheap signals of fluency: a policy that learned to please the reward model and forgot to write shows up here.
 
-They need no model. Distinct-n is Li et al. 2016: different runs of n words over all runs, across all responses. It falls
-as there is more text, so compare only sets of the same size.
+They need no model. Distinct-n is Li et al. 2016: different runs of n words over all runs, across all responses. It
+falls as there is more text, so compare only sets of the same size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from palate.errors import DataError
-from palate.words import count_words, is_finished, ngrams, repeated_share, split_words
+from palate.words import count_words, is_finished, ngrams, odd_share, repeated_share, split_words, stutter_share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,13 @@ def text_signals(responses: Sequence[str]) -> TextSignals:
         empty=_mean([not each for each in words]),
         duplicates=_mean([occurrences[text] > 1 for text in responses]),
     )
+
+
+def is_clean(text: str, *, min_words: int = 3) -> bool:
+    """Whether a response is fit to be a demonstration: finished, without repetition, stutter or odd characters."""
+    words = split_words(text)
+    fluent = repeated_share(words, 3) == 0 and stutter_share(words) == 0 and odd_share(text) <= 0.02
+    return len(words) >= min_words and is_finished(text) and fluent
 
 
 def _distinct(words: Sequence[list[str]], n: int) -> float:

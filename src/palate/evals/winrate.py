@@ -104,9 +104,9 @@ def length_controlled(
 ) -> Estimate:
     """The win rate to expect if both were equally long; shapes as in ``win_rate``, words with the scores.
 
-    ``logit P(win) = a + b x`` with x the difference in words over its spread; the rate is sigmoid(a). A slight pull of b
-    to zero (a unit normal prior) keeps the fit finite when length and winning go together without exception; then the
-    interval is wide, as it should be.
+    ``logit P(win) = a + b x`` with x the difference in words over its spread; the rate is sigmoid(a). A slight pull of
+    b to zero (a unit normal prior) keeps the fit finite when length and winning go together without exception; then
+    the interval is wide, as it should be.
     """
     outcomes = _outcomes(scores_model, scores_baseline, tie_margin)
     differences = _against_each(words_model, words_baseline)

@@ -4,9 +4,9 @@ Two labelers are compared on every pair of responses that both judged for one pr
 against a preference one half, opposite preferences 0. People reach about 0.73 (InstructGPT; Stiennon et al. 2020).
 The coefficients of ``coefficients.py`` say how much of that is beyond chance; intervals are bootstrapped by prompt.
 
-For the coefficients a unit is a pair of responses in an order given by their hashes, so that neither the order on screen
-nor in the file counts; the categories are "the first", "a tie" (if anyone ever said so) and "the second". The interval
-alpha is that of the ratings from 1 to 7.
+For the coefficients a unit is a pair of responses in an order given by their hashes, so that neither the order on
+screen nor in the file counts; the categories are "the first", "a tie" (if anyone ever said so) and "the second". The
+interval alpha is that of the ratings from 1 to 7.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Agreement:
     """How far labelers agree; every estimate may be undefined.
 
     Attributes:
-        percent: share of equal verdicts on pairs, a lone tie counting one half.
+        percent: share of equal verdicts on pairs, a lone tie counting one half, as a fraction.
+        low, high: its 95% interval.
         cohen: mean over pairs of labelers, weighted by what they share.
         alpha: nominal, of the verdicts.
         alpha_interval: of the ratings, undefined without any.
@@ -62,7 +63,9 @@ class Agreement:
         num_identical: pairs left out because the two texts are the same.
     """
 
-    percent: Estimate
+    percent: float | None
+    low: float | None
+    high: float | None
     cohen: Estimate
     fleiss: Estimate
     alpha: Estimate
@@ -89,7 +92,8 @@ class _Table:
 
     def by_prompt(self, per_row: Floats) -> Floats:
         """[N] to [P]: sums over the rows of a prompt."""
-        return np.bincount(self.row_prompts, weights=per_row, minlength=self.num_prompts)
+        sums = np.bincount(self.row_prompts, weights=per_row, minlength=self.num_prompts)
+        return sums.astype(np.float64)
 
     def meetings(self, one: int, other: int) -> Indices:
         """The rows that both labelers judged."""
@@ -113,13 +117,16 @@ def agreement(rankings: Sequence[Ranking], *, seed: int = 0, resamples: int = 10
         return ratio_estimate(above[met], below[met], seed=seed, resamples=resamples)
 
     same, met = _pairwise(judged)
+    percent = by_prompt(judged.by_prompt(same.sum(axis=1)), judged.by_prompt(met.sum(axis=1)))
     return Agreement(
-        percent=by_prompt(judged.by_prompt(same.sum(axis=1)), judged.by_prompt(met.sum(axis=1))),
+        percent=percent.value,
+        low=percent.low,
+        high=percent.high,
         cohen=by_row(_cohen(judged)),
-        fleiss=by_row(lambda weights: fleiss_kappa(counts, weights)),
-        alpha=by_row(lambda weights: krippendorff_alpha(judged.values, metric="nominal", weights=weights)),
-        alpha_interval=by_row(lambda weights: krippendorff_alpha(rated.values, metric="interval", weights=weights), rated),
-        ac1=by_row(lambda weights: gwet_ac1(counts, weights)),
+        fleiss=by_row(lambda w: fleiss_kappa(counts, w)),
+        alpha=by_row(lambda w: krippendorff_alpha(judged.values, metric="nominal", weights=w)),
+        alpha_interval=by_row(lambda w: krippendorff_alpha(rated.values, metric="interval", weights=w), rated),
+        ac1=by_row(lambda w: gwet_ac1(counts, w)),
         tau_b=by_prompt(*_tau_b(judged)),
         labelers=tuple(
             LabelerAgreement(
@@ -218,11 +225,11 @@ def _cohen(table: _Table) -> Callable[[Floats], float | None]:
         9 * index + (3 * (table.values[met, one] + 1) + table.values[met, other] + 1).astype(np.int64)
         for index, ((one, other), met) in enumerate(zip(pairs, rows, strict=True))
     ]
-    all_rows, all_cells = np.concatenate([*rows, np.empty(0, np.int64)]), np.concatenate([*cells, np.empty(0, np.int64)])
+    all_rows, all_cells = (np.concatenate([*parts, np.empty(0, np.int64)]) for parts in (rows, cells))
 
     def kappa(weights: Floats) -> float | None:
         counts = np.bincount(all_cells, weights=weights[all_rows], minlength=9 * len(pairs))
-        return mean_cohen_kappa(counts.reshape(-1, 3, 3))
+        return mean_cohen_kappa(counts.reshape(-1, 3, 3).astype(np.float64))
 
     return kappa
 

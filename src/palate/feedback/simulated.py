@@ -8,8 +8,8 @@ bisection, such that two different labelers agree on a pair of these candidates 
 
     P(i prefers the first) = Phi((d - tie_margin) / s)         P(agree) = sum over both verdicts, a lone tie is half
 
-Left out: position bias, fatigue, mood and opinions that truly differ. AlpacaFarm (Dubois et al. 2023) uses noisy language
-models as labelers instead; here the taste is known, so that one can check what was learned against it.
+Left out: position bias, fatigue, mood and opinions that truly differ. AlpacaFarm (Dubois et al. 2023) uses noisy
+language models as labelers instead; here the taste is known, so that one can check what was learned against it.
 
 Noise belongs to (seed, labeler, prompt, response text): neither the order of the candidates nor of the responses
 matters, and the same text twice in one ranking is a tie.
@@ -39,7 +39,7 @@ def rank_candidates(candidates: Sequence[Candidates], taste: Taste, *, seed: int
     """Rankings of every candidate set by ``taste.labels_per_prompt`` labelers, chosen by hash of the prompt.
 
     Raises:
-        RecipeError: more labels per prompt than labelers, a judge that cannot be used, or an agreement out of reach.
+        RecipeError: more labels per prompt than labelers, or a judge that cannot be used.
         DataError: nothing to compare.
     """
     if taste.labels_per_prompt > taste.labelers:
@@ -52,28 +52,27 @@ def rank_candidates(candidates: Sequence[Candidates], taste: Taste, *, seed: int
     rankings: list[Ranking] = []
     for item, quality in zip(candidates, qualities, strict=True):
         chosen = permutation(taste.labelers, seed, "simulated labelers", item.prompt.id)[: taste.labels_per_prompt]
-        rankings += (_rank(item, quality, labeler, sigmas[labeler], taste.tie_margin, seed) for labeler in sorted(chosen))
+        rankings += (_rank(item, quality, int(i), sigmas[i], taste.tie_margin, seed) for i in sorted(chosen))
     return rankings
 
 
 def labeler_noise(differences: Floats, taste: Taste) -> Floats:
-    """[labelers] standard deviations that give ``taste.agreement`` on pairs with these quality differences, [N]."""
-    multipliers = np.exp(taste.skill_spread * ndtri((np.arange(taste.labelers) + 0.5) / taste.labelers))
-    if not differences.any():  # every answer is as good as any other: no level of noise changes anything
-        return multipliers
-    differences = np.sort(differences)[:: max(1, len(differences) // 20_000)]  # enough of them to tell the average
-    low, high = 1e-6, 1e6
-    best = expected_agreement(differences, low * multipliers, tie_margin=taste.tie_margin)
+    """[labelers] standard deviations that give ``taste.agreement`` on pairs with these quality differences, [N].
+
+    Pairs that are exactly equally good are left out, unless there is a tie margin: on them labelers who must choose
+    agree half the time at any level of noise.
+    """
+    multipliers: Floats = np.exp(taste.skill_spread * ndtri((np.arange(taste.labelers) + 0.5) / taste.labelers))
     if taste.agreement == 1:
         return 0 * multipliers
-    if best < taste.agreement:
-        raise RecipeError(
-            f"agreement = {taste.agreement} is out of reach: the taste finds so many pairs equally good that labelers "
-            f"agree on {best:.3f} at most; lower it, or set tie_margin"
-        )
+    told = np.sort(differences if taste.tie_margin else differences[differences > 0])
+    if not len(told):
+        return multipliers
+    told = told[:: max(1, len(told) // 20_000)]  # enough of them to tell the average
+    low, high = 1e-9, 1e9
     for _ in range(80):
         middle = float(np.sqrt(low * high))
-        agreement = expected_agreement(differences, middle * multipliers, tie_margin=taste.tie_margin)
+        agreement = expected_agreement(told, middle * multipliers, tie_margin=taste.tie_margin)
         low, high = (middle, high) if agreement > taste.agreement else (low, middle)
     return low * multipliers
 

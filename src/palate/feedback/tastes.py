@@ -11,14 +11,14 @@ labelers perceive it through noise, and at the end it says whether the trained m
     length  0.1 softplus((w - 20) / 4) + 0.1 max(0, 6 - w)
     broken  0.5 [unfinished] + 2 r1 + 2 r3 + max(0, d - 0.4) + 2 max(0, s - 0.05), at most 1.5
 
-so it likes a warm, complete answer of six to twenty words. Sentiment is read from the lower-cased words alone, with every
-emotional word counted once and exclamation marks taken as full stops, since otherwise the best answer would be a heap of
-praise. ``[unfinished]`` is 1 if the text does not end a sentence, r1 the share of words that repeat the word before,
-r3 the share of three-word runs seen before, d the share of words that carry a sentiment, s the share of characters that
-are neither letters, digits nor ordinary punctuation. A response without a word scores -2.
+so it likes a warm, complete answer of six to twenty words. Sentiment is read from the lower-cased words alone, with
+every emotional word counted once and exclamation marks taken as full stops, since otherwise the best answer would be a
+heap of praise. ``[unfinished]`` is 1 if the text does not end a sentence, r1 the share of words that repeat the word
+before, r3 the share of three-word runs seen before, d the share of words that carry a sentiment, s the share of
+characters that are neither letters, digits nor ordinary punctuation. A response without a word scores -2.
 
-VADER: Hutto and Gilbert 2014, a lexicon with rules; it knows English only. The prompt is not looked at: whether an answer
-is to the point would need a model to judge.
+VADER: Hutto and Gilbert 2014, a lexicon with rules; it knows English only. The prompt is not looked at: whether an
+answer is to the point would need a model to judge.
 """
 
 from __future__ import annotations
@@ -35,13 +35,12 @@ from numpy.typing import NDArray
 
 from palate.errors import RecipeError
 from palate.records import Prompt
-from palate.words import count_words, is_finished, repeated_share, split_words
+from palate.words import count_words, is_finished, odd_share, repeated_share, split_words, stutter_share
 
 Judge = Callable[[Sequence[Prompt], Sequence[str]], NDArray[np.float64]]
 
 _EMPTY_SCORE = -2.0
-_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[.,;:!?]")
-_ODD = re.compile(r"[^\w\s.,;:!?'\"’“”()\-–—…%$&/]|_")
+_TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[.,;:!?]")
 
 
 def sunny_and_short(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
@@ -89,12 +88,10 @@ def _length_penalty(num_words: int) -> float:
 
 def _brokenness(text: str, words: list[str]) -> float:
     lexicon = _analyzer().lexicon
-    stutter = sum(word == before for before, word in zip(words, words[1:], strict=False)) / len(words)
     emotional = sum(word in lexicon for word in words) / len(words)
-    odd = len(_ODD.findall(text)) / len(text.strip())
     unfinished = 0.0 if is_finished(text) else 0.5
-    repetition = 2 * stutter + 2 * repeated_share(words, 3)
-    return min(1.5, unfinished + repetition + max(0.0, emotional - 0.4) + 2 * max(0.0, odd - 0.05))
+    repetition = 2 * stutter_share(words) + 2 * repeated_share(words, 3)
+    return min(1.5, unfinished + repetition + max(0.0, emotional - 0.4) + 2 * max(0.0, odd_share(text) - 0.05))
 
 
 def _sober(text: str) -> str:

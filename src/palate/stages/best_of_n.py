@@ -22,6 +22,7 @@ from palate.records import Demonstration, Prompt, Response
 from palate.rewards.mix import Mix
 from palate.rollout.local import LocalEngine
 from palate.run import Run
+from palate.stages.common import finish_run
 
 
 def train(recipe: BestOfNRecipe, run: Run) -> None:
@@ -37,7 +38,8 @@ def train(recipe: BestOfNRecipe, run: Run) -> None:
     best = [rollout.texts[row] for row in best_rows(scores)]
 
     write_answers(run, prompts.records, best)
-    run.finish(
+    finish_run(
+        run,
         {
             "n": recipe.n,
             "score": float(scores.amax(1).mean()),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from palate.errors import RecipeError
+from palate.evals.report import stage_report
+from palate.lm.model import Model
 from palate.randomness import permutation
 from palate.recipe import StageRecipe
-
-from palate.errors import RecipeError
-from palate.lm.model import Model
+from palate.run import Run
 
 
 def prepare(model: Model, recipe: StageRecipe) -> None:
@@ -36,11 +38,12 @@ def plan(count: int, batch: int, epochs: int, seed: int, stage: str) -> list[Ten
     return [part for order in orders for part in order.split(batch)]
 
 
+def finish_run(run: Run, numbers: Mapping[str, Any]) -> None:
+    """Write the figures, mark the run as finished and draw its report."""
+    run.finish(numbers)
+    stage_report(run.directory, title=f"{run.stage}: {run.directory.name}")
+
+
 def floats(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Plain numbers for the log."""
     return {name: float(value) for name, value in metrics.items()}
-
-
-def chunks(count: int, size: int) -> Iterator[Tensor]:
-    """Consecutive indices, ``size`` at a time."""
-    yield from torch.arange(count).split(size)

@@ -29,7 +29,7 @@ from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
 from palate.records import Ranking
 from palate.run import Run
-from palate.stages.common import floats, plan, prepare
+from palate.stages.common import finish_run, floats, plan, prepare
 from palate.stages.rollouts import per_token
 
 
@@ -78,7 +78,8 @@ def train(recipe: DPORecipe, run: Run) -> None:
         beta=recipe.beta,
     )
     save(policy, chat, run.directory / "model")
-    run.finish(
+    finish_run(
+        run,
         {
             "pairs": len(train_pairs) // 2,
             "too_long": too_long + too_long_held_out,

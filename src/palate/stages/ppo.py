@@ -36,7 +36,7 @@ from palate.recipe import PPORecipe
 from palate.rewards.learned import Normalization
 from palate.rollout.local import LocalEngine
 from palate.run import Run
-from palate.stages.common import floats
+from palate.stages.common import finish_run, floats
 from palate.stages.rollouts import (
     Actors,
     Scored,
@@ -95,7 +95,7 @@ def train(recipe: PPORecipe, run: Run) -> None:
         run.samples(step, sample_rows(scored))
 
     save(policy, chat, run.directory / "model")
-    run.finish({})
+    finish_run(run, {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

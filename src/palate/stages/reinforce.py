@@ -22,7 +22,7 @@ from palate.objectives.losses import combine_metrics, policy_loss
 from palate.recipe import ReinforceRecipe
 from palate.rollout.local import LocalEngine
 from palate.run import Run
-from palate.stages.common import floats
+from palate.stages.common import finish_run, floats
 from palate.stages.rollouts import Watch, at, check_on_policy, collect, load_actors, sample_rows
 
 
@@ -71,4 +71,4 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         run.samples(step, sample_rows(scored))
 
     save(policy, actors.policy.chat, run.directory / "model")
-    run.finish({})
+    finish_run(run, {})

@@ -26,6 +26,8 @@ from torch import Tensor
 from palate.corpus import read_rankings
 from palate.corpus.pairs import ComparisonSet, Judgement, batches, comparison_sets
 from palate.corpus.splits import split
+from palate.evals.calibration import accuracy, calibration, longer_wins
+from palate.feedback.agreement import agreement
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.lm.encode import encode_responses
@@ -37,7 +39,7 @@ from palate.recipe import RewardRecipe
 from palate.records import Ranking
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
 from palate.run import Run
-from palate.stages.common import floats, prepare
+from palate.stages.common import finish_run, floats, prepare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,10 +173,34 @@ def finish(
     )
     normalization = Normalization.of(reference, f"distinct {recipe.normalize_on} responses")
     save(model, chat, run.directory / "model", extra_files={NORMALIZATION_FILE: normalization.to_json()})
-    run.finish(
-        {
-            "accuracy": 0.0,
-            "rejected": rejected,
-            "too_long": train_set.too_long + validation.too_long,
-        }
-    )
+    too_long = train_set.too_long + validation.too_long
+    numbers = {"rankings": len(train_set.rankings), "rejected": rejected, "too_long": too_long}
+    finish_run(run, measure(held_out, validation, seed=recipe.seed) | numbers)
+
+
+def measure(scores: Tensor, responses: Responses, *, seed: int) -> dict[str, float | None]:
+    """Accuracy on every strictly ordered pair, beside the longer response's and the labelers' agreement."""
+    pairs = [(ranking, *pair) for ranking in responses.rankings for pair in ranking.pairs]
+    raw = scores.tolist()
+
+    def score(ranking: Ranking, index: int) -> float:
+        return float(raw[responses.row_of[ranking.prompt.id, ranking.responses[index].text]])
+
+    margins = [score(ranking, better) - score(ranking, worse) for ranking, better, worse in pairs]
+    prompts = [ranking.prompt.id for ranking, *_ in pairs]
+    texts = [(ranking.responses[better].text, ranking.responses[worse].text) for ranking, better, worse in pairs]
+    right, longer = accuracy(margins, prompts, seed=seed), longer_wins(texts, prompts, seed=seed)
+    reliability, agreed = calibration(margins), agreement(responses.rankings, seed=seed)
+    return {
+        "accuracy": right.value,
+        "accuracy_low": right.low,
+        "accuracy_high": right.high,
+        "longer_wins": longer.value,
+        "agreement": agreed.percent,
+        "agreement_low": agreed.low,
+        "agreement_high": agreed.high,
+        "calibration_error": reliability.error,
+        "log_loss": reliability.log_loss,
+        "held_out_pairs": len(pairs),
+        "held_out_prompts": len(set(prompts)),
+    }

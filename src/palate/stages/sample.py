@@ -14,6 +14,7 @@ from palate.recipe import SampleRecipe, Sampling
 from palate.records import Candidates, Prompt, Provenance, Response
 from palate.rollout.local import LocalEngine
 from palate.run import Run
+from palate.stages.common import finish_run
 
 
 def train(recipe: SampleRecipe, run: Run) -> None:
@@ -28,7 +29,7 @@ def train(recipe: SampleRecipe, run: Run) -> None:
     (run.directory / "candidates.jsonl").write_text(lines, encoding="utf-8")
     responses = [response for item in candidates for response in item.responses]
     cut_off = sum(not response.provenance.ended for response in responses if response.provenance)
-    run.finish({"prompts": len(candidates), "responses": len(responses), "truncated": cut_off / len(responses)})
+    finish_run(run, {"prompts": len(candidates), "responses": len(responses), "truncated": cut_off / len(responses)})
 
 
 def sample(

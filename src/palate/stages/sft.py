@@ -23,7 +23,7 @@ from palate.lm.zoo import load_language_model, save
 from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run import Run
-from palate.stages.common import floats, plan, prepare
+from palate.stages.common import finish_run, floats, plan, prepare
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:
@@ -59,7 +59,8 @@ def train(recipe: SFTRecipe, run: Run) -> None:
 
     after = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
     save(model, chat, run.directory / "model")
-    run.finish(
+    finish_run(
+        run,
         {
             "demonstrations": len(train_set.kept),
             "too_long": train_set.too_long + validation.too_long,

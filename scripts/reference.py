@@ -1,0 +1,153 @@
+"""Write docs/reference from the code: commands, recipes and metrics. With --check, fail if what is there is stale."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from palate import recipe
+from palate.cli import STAGES, build_parsers
+from palate.metrics import METRICS
+
+ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"
+_NOTE = "<!-- Written by scripts/reference.py from the code; run `make docs` after a change. -->\n"
+_GROUPS = {
+    "objective": "The objective",
+    "policy": "The policy's update",
+    "value": "The value model's update",
+    "sft": "Supervised fine-tuning",
+    "reward": "The reward model's training",
+    "dpo": "Direct preference optimisation",
+    "best_of_n": "Best of n",
+    "tokens": "Tokens",
+    "time": "Time",
+}
+
+
+def pages() -> dict[str, str]:
+    """File name -> content."""
+    return {name: _NOTE + "\n" + text for name, text in _texts().items()}
+
+
+def stale() -> list[str]:
+    """Names of pages that are not what the code says."""
+    return [name for name, text in pages().items() if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
+
+
+def _texts() -> dict[str, str]:
+    return {"commands.md": _commands(), "recipes.md": _recipes(), "metrics.md": _metrics()}
+
+
+def _commands() -> str:
+    os.environ["COLUMNS"] = "100"  # argparse breaks lines at the width of the terminal
+    parts = ["# Commands\n"]
+    for name, parser in build_parsers().items():
+        parts.append(f"## `{f'palate {name}'.strip()}`\n\n```text\n{parser.format_help().rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def _recipes() -> str:
+    """A table for every stage, then one for every section that they share."""
+    parts = [
+        "# Recipes\n",
+        "A recipe is a TOML file. `--set a.b=value` replaces one key; an unknown key is refused. Sections such as "
+        "`[optimizer]` are described once, below the stages.\n",
+    ]
+    for stage in STAGES:
+        kind = getattr(recipe, stage.recipe)
+        parts.append(f"## `palate {stage.name}`\n\n{inspect.getdoc(kind)}\n\n" + _table(kind))
+    parts.append("## Sections\n")
+    parts.extend(f"### {name}\n\n{inspect.getdoc(kind)}\n\n" + _table(kind) for name, kind in sorted(_sections().items()))
+    return "\n".join(parts)
+
+
+def _sections() -> dict[str, type[recipe.Section]]:
+    """The sections that the stages' recipes are made of, by name."""
+    names = {name for stage in STAGES for name in getattr(recipe, stage.recipe).model_json_schema().get("$defs", {})}
+    return {name: getattr(recipe, name) for name in names}
+
+
+def _table(kind: type[recipe.Section]) -> str:
+    schema = kind.model_json_schema()
+    required = schema.get("required", [])
+    rows = ["| key | type | default | |", "|---|---|---|---|"]
+    for key, field in schema["properties"].items():
+        if key != "stage":
+            default = "required" if key in required else _default(field, schema.get("$defs", {}))
+            rows.append(f"| `{key}` | {_type(field)} | {default} | {_cell(field.get('description', ''))} |")
+    return "\n".join(rows) + "\n"
+
+
+def _type(field: dict[str, Any]) -> str:
+    """A JSON schema type in words."""
+    if "$ref" in field:
+        name = field["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in field:
+        return " or ".join(_type(option) for option in field["anyOf"] if option.get("type") != "null")
+    if "enum" in field:
+        return ", ".join(f'`"{value}"`' for value in field["enum"])
+    if field["type"] == "array":
+        return f"list of {_type(field['items'])}"
+    if field["type"] == "object":
+        return "table"
+    names = {"string": "text", "boolean": "true or false", "integer": "whole number", "number": "number"}
+    return " ".join([names[field["type"]], *_limits(field)])
+
+
+def _limits(field: dict[str, Any]) -> Iterator[str]:
+    signs = {"exclusiveMinimum": "&gt;", "minimum": "≥", "exclusiveMaximum": "&lt;", "maximum": "≤"}
+    limits = [f"{sign} {field[key]:g}" for key, sign in signs.items() if key in field]
+    yield from [", ".join(limits)] if limits else []
+
+
+def _default(field: dict[str, Any], sections: dict[str, Any]) -> str:
+    """The default as TOML; of a section what differs from the section's own defaults."""
+    default = field.get("default")
+    if default is None:
+        return "absent"
+    if isinstance(default, dict) and "$ref" in field:
+        own = sections[field["$ref"].rpartition("/")[2]]["properties"]
+        changed = [f"{key} = {json.dumps(value)}" for key, value in default.items() if value != own[key].get("default")]
+        return ", ".join(f"`{change}`" for change in changed)
+    return f"`{json.dumps(default)}`"
+
+
+def _metrics() -> str:
+    parts = [
+        "# Metrics\n",
+        "Every number in `metrics.jsonl`. Unless said otherwise a metric is a mean over the step's batch, a KL or entropy "
+        "is in nats, and a time is in seconds. `<name>` stands for any text.\n",
+    ]
+    for group, title in _GROUPS.items():
+        rows = [f"| `{name}` | {_cell(text)} |" for name, text in METRICS.items() if name.startswith(f"{group}/")]
+        parts.append(f"## {title}\n\n| metric | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
+    left = [name for name in METRICS if name.partition("/")[0] not in _GROUPS]
+    assert not left, f"name a group for {', '.join(left)} in scripts/reference.py"
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main() -> int:
+    """Write the pages, or with --check say which are stale."""
+    if "--check" in sys.argv[1:]:
+        names = stale()
+        print("\n".join(f"docs/reference/{name} is stale: run `make docs`" for name in names) or "docs/reference is current")
+        return 1 if names else 0
+    ROOT.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (ROOT / name).write_text(text)
+        print(f"docs/reference/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

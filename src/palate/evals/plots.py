@@ -1,0 +1,277 @@
+"""The pictures of a report, as SVG to put into a page.
+
+Text stays text, colours follow the page's (``theme.py``), and equal data give equal bytes. Each function draws one
+picture and returns it; none keeps matplotlib state. Left out: interaction, and bitmaps.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from palate.evals.calibration import Calibration
+from palate.evals.theme import LIGHT, SERIES
+from palate.intervals import Estimate
+
+Point = tuple[float, float, float | None, float | None, int]  # KL, win rate, its low and high, seed
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "palate",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.parse_math": False,  # a labeler may be called $x$
+    "text.color": LIGHT["ink"],
+    "axes.labelcolor": LIGHT["ink"],
+    "axes.labelsize": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "grid.color": LIGHT["grid"],
+    "grid.linewidth": 0.8,
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+    "lines.linewidth": 2,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "none",
+}
+_NARROW, _WIDE = (6.4, 3.8), (8.4, 4.2)
+
+
+def learning_curves(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> str:
+    """One small panel for each group of metrics that the rows of ``metrics.jsonl`` have any of, over steps."""
+    shown = {title: present for title, names in groups.items() if (present := [n for n in names if _has(rows, n)])}
+    columns = min(3, max(1, len(shown)))
+    num_rows = max(1, -(-len(shown) // columns))
+
+    def draw(figure: Figure) -> None:
+        for index, (title, names) in enumerate(shown.items()):
+            axes = figure.add_subplot(num_rows, columns, index + 1)
+            axes.set_title(title)
+            for name, colour in zip(names, _colours(len(names)), strict=True):
+                _curve(axes, *_series(rows, name), name, colour)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            if len(names) > 1:
+                axes.legend(handlelength=1.2)
+            if index >= len(shown) - columns:
+                axes.set_xlabel("step")
+
+    return _render(draw, (3.5 * columns if columns > 1 else 6.4, 2.7 * num_rows), "Learning curves")
+
+
+def reward_against_kl(kl: ArrayLike, reward: ArrayLike, labels: Sequence[str] = ()) -> str:
+    """The path of a run: what it gained against how far it went from the reference. Empty labels are not drawn."""
+    x, y = np.asarray(kl, dtype=np.float64), np.asarray(reward, dtype=np.float64)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot(x, y, color=SERIES[0], alpha=0.35, linewidth=1.5)
+        axes.scatter(x, y, s=34, color=SERIES[0], edgecolor=LIGHT["paper"], linewidth=0.8, zorder=3)
+        for a, b, label in zip(x, y, labels, strict=False):
+            axes.annotate(label, (a, b), (6, 6), textcoords="offset points", fontsize=9, color=LIGHT["muted"])
+        axes.set_xlabel("KL to the reference policy (nats per response)")
+        axes.set_ylabel("reward")
+        axes.margins(0.08)
+
+    return _render(draw, _NARROW, "Reward against KL")
+
+
+def frontier(series: Mapping[str, Sequence[Point]], bound: Sequence[tuple[float, float]] = ()) -> str:
+    """Win rate against KL, one mark per run and seed with its interval; dashed the bound of best-of-n, (KL, rate)."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axhline(0.5, color=LIGHT["muted"], linewidth=1)
+        axes.annotate(
+            "no better than the baseline", (1, 0.5), (0, -4), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="top", fontsize=9, color=LIGHT["muted"],
+        )  # fmt: skip
+        if bound:
+            axes.plot(*zip(*bound, strict=True), "--", color=LIGHT["muted"], linewidth=1.5, label="best of n, at most")
+        for (method, points), colour in zip(series.items(), _colours(len(series)), strict=True):
+            x, y = [point[0] for point in points], [point[1] for point in points]
+            errors = _errors([Estimate(rate, low, high) for _, rate, low, high, _ in points])
+            axes.errorbar(x, y, errors, fmt="none", ecolor=colour, elinewidth=1.4, alpha=0.45)
+            axes.scatter(x, y, s=52, color=colour, edgecolor=LIGHT["paper"], linewidth=0.9, zorder=3, label=method)
+        axes.set_xlabel("KL to the reference policy (nats per response)")
+        axes.set_ylabel("win rate")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlim(left=0)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.02))
+
+    return _render(draw, _WIDE, "Win rate against KL")
+
+
+def calibration(result: Calibration) -> str:
+    """Reliability: how often the favourite was right against how sure the model was; on the line it is honest."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.plot([0.5, 1], [0.5, 1], "--", color=LIGHT["muted"], linewidth=1.2)
+        x = [item.predicted for item in result.bins]
+        y = [item.observed.value or 0.0 for item in result.bins]
+        largest = max(item.count for item in result.bins)
+        sizes = [20 + 200 * item.count / largest for item in result.bins]
+        errors = _errors([item.observed for item in result.bins])
+        axes.errorbar(x, y, errors, fmt="none", ecolor=SERIES[0], elinewidth=1.4, alpha=0.45)
+        axes.scatter(x, y, s=sizes, color=SERIES[0], edgecolor=LIGHT["paper"], linewidth=0.9, zorder=3)
+        for a, b, item in zip(x, y, result.bins, strict=True):
+            axes.annotate(f"{item.count}", (a, b), (9, -11), textcoords="offset points", fontsize=8, color=LIGHT["muted"])
+        axes.set_xlabel("confidence of the reward model in its favourite")
+        axes.set_ylabel("how often it was right")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlim(0.49, 1.02)
+
+    return _render(draw, (5.6, 4.2), "Calibration of the reward model")
+
+
+def agreement_matrix(names: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> str:
+    """How often each two labelers agree, [L, L]; the deeper the colour the more. None stays empty."""
+    size = len(names)
+    side = min(8.4, 1.6 + 0.75 * size)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for row, column in np.ndindex(size, size):
+            value = matrix[row][column]
+            corner = (column - 0.47, row - 0.47)
+            if value is None:
+                axes.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=LIGHT["grid"], alpha=0.4, linewidth=0))
+                continue
+            depth = float(np.clip((value - 0.4) / 0.6, 0.05, 1))
+            axes.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=SERIES[0], alpha=0.6 * depth, linewidth=0))
+            axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=10 if size < 9 else 8)
+        axes.set_xticks(range(size), names, rotation=0 if size < 6 else 60, ha="center" if size < 6 else "right")
+        axes.set_yticks(range(size), names)
+        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, colors=LIGHT["ink"])
+
+    return _render(draw, (side + 0.8, side), "Agreement between labelers")
+
+
+def before_after(scores_before: ArrayLike, scores_after: ArrayLike) -> str:
+    """Two histograms on one axis; the lines are the means."""
+    sets = {"before": np.ravel(np.asarray(scores_before, dtype=np.float64)), "after": np.ravel(np.asarray(scores_after))}
+    edges = np.histogram_bin_edges(np.concatenate(list(sets.values())), bins=30)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for (label, scores), colour in zip(sets.items(), (LIGHT["muted"], SERIES[0]), strict=True):
+            weights = np.full(len(scores), 1 / len(scores))
+            axes.hist(scores, edges, weights=weights, color=colour, alpha=0.45, label=f"{label}, mean {scores.mean():.2f}")
+            axes.axvline(float(scores.mean()), color=colour, linewidth=2)
+        axes.set_xlabel("score")
+        axes.set_ylabel("share of responses")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.grid(visible=False, axis="x")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.14), ncols=2)
+
+    return _render(draw, _NARROW, "Scores before and after")
+
+
+def bars_with_intervals(labels: Sequence[str], estimates: Sequence[Estimate], *, unit: str = "", percent: bool = True) -> str:
+    """One horizontal bar for each estimate, with its interval and its value; an undefined one is said to be so."""
+    values = [estimate.value or 0.0 for estimate in estimates]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        places = np.arange(len(labels))
+        axes.barh(places, values, height=0.62, color=SERIES[0], alpha=0.55)
+        axes.errorbar(values, places, xerr=_errors(estimates), fmt="none", ecolor=LIGHT["ink"], elinewidth=1.4, capsize=3)
+        for place, estimate in zip(places, estimates, strict=True):
+            text = "undefined" if estimate.value is None else f"{estimate.value:.1%}" if percent else f"{estimate.value:.3g}"
+            end = max(0.0, estimate.high or 0.0, estimate.value or 0.0)
+            axes.annotate(text, (end, place), (8, 0), textcoords="offset points", va="center", fontsize=10)
+        axes.set_yticks(places, labels)
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0, colors=LIGHT["ink"])
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.margins(x=0.12)
+        if percent:
+            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlabel(unit)
+
+    return _render(draw, (7.2, 0.9 + 0.45 * len(labels)), unit or "Estimates")
+
+
+def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str) -> None:
+    """A line, and for many points a running mean over the faint raw line."""
+    window = len(y) // 20
+    if window < 3:
+        axes.plot(x, y, color=colour, label=label, marker="o" if len(y) == 1 else None)
+        return
+    axes.plot(x, y, color=colour, linewidth=1, alpha=0.3)
+    counts = np.convolve(np.ones(len(y)), np.ones(window), "same")
+    axes.plot(x, np.convolve(y, np.ones(window), "same") / counts, color=colour, label=label)
+
+
+def _has(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(name in row for row in rows)
+
+
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    points = [(float(row.get("step", index)), float(row[name])) for index, row in enumerate(rows) if name in row]
+    x, y = np.array(points).T
+    return x, y
+
+
+def _colours(count: int) -> list[str]:
+    return [SERIES[index % len(SERIES)] for index in range(count)]
+
+
+def _errors(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
+    """[2, N] distances to the interval's ends; 0 where there is none."""
+    distances = [
+        (0.0, 0.0)
+        if estimate.value is None or estimate.low is None or estimate.high is None
+        else (max(0.0, estimate.value - estimate.low), max(0.0, estimate.high - estimate.value))
+        for estimate in estimates
+    ]
+    return np.array(distances, dtype=np.float64).reshape(-1, 2).T
+
+
+def _render(draw: Callable[[Figure], None], size: tuple[float, float], title: str) -> str:
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _for_page(buffer.getvalue(), title)
+
+
+def _for_page(svg: str, title: str) -> str:
+    """From a file of its own to a part of a page: no header, no metadata, no ids of groups, the page's colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = svg.replace("xlink:href=", "href=").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", svg)
+    for name, colour in LIGHT.items():
+        svg = re.sub(rf"(?<=[ :]){colour}\b", f"var(--{name}, {colour})", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1).strip()

@@ -1,0 +1,444 @@
+"""Every format: a row of its shape is recognised and gives exactly these records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palate.corpus.formats import FORMATS, Item
+from palate.corpus.reading import iterate
+from palate.corpus.recognition import open_format
+from palate.corpus.rejections import Rejections
+from palate.errors import DataError
+from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response, Role
+
+Write = Callable[..., Path]
+USER = {"role": "user", "content": "Name a fruit."}
+GOOD = {"role": "assistant", "content": "A pear."}
+BAD = {"role": "assistant", "content": "A brick."}
+HUMAN, GPT = {"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "A pear."}
+FRUIT = Prompt.from_text("Name a fruit.")
+
+
+def prompt(*turns: str, system: str = "") -> Prompt:
+    roles: tuple[Role, Role] = ("user", "assistant")
+    head = (Message(role="system", content=system),) if system else ()
+    return Prompt(messages=(*head, *(Message(role=roles[i % 2], content=turn) for i, turn in enumerate(turns))))
+
+
+def shown(prompt: Prompt, response: str) -> Demonstration:
+    return Demonstration(prompt=prompt, response=Response(text=response))
+
+
+def ranked(prompt: Prompt, *responses: str, ranks: tuple[int, ...] = (1, 2), **rest: Any) -> Ranking:
+    return Ranking(prompt=prompt, responses=tuple(Response(text=text) for text in responses), ranks=ranks, **rest)
+
+
+def by_models(ranking: Ranking, *models: str) -> Ranking:
+    responses = tuple(
+        Response(text=response.text, provenance=Provenance(model=model))
+        for response, model in zip(ranking.responses, models, strict=True)
+    )
+    return ranking.model_copy(update={"responses": responses})
+
+
+PEAR = shown(FRUIT, "A pear.")
+PAIR = ranked(FRUIT, "A pear.", "A brick.")
+UP, DOWN = (ranked(FRUIT, "A pear.", ranks=(1,), ratings=(rating,)) for rating in (7.0, 1.0))
+HH = "\n\nHuman: Name a fruit.\n\nAssistant: A pear.\n\nHuman: Another!\n\nAssistant: "
+
+CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
+    ("palate", PEAR.model_dump(), [PEAR]),
+    ("palate", PAIR.model_dump(mode="json"), [PAIR]),
+    ("palate", {"messages": [USER], "tags": {"topic": "food"}}, [FRUIT.model_copy(update={"tags": {"topic": "food"}})]),
+    ("messages", {"messages": [USER, GOOD]}, [PEAR]),
+    ("messages", {"messages": [{"role": "System", "content": " "}, USER, GOOD], "prompt_id": 3, "prompt": "x"}, [PEAR]),
+    (
+        "messages",
+        {"messages": [{"role": "system", "content": "Be brief."}, USER, GOOD, USER, GOOD, {**USER, "name": "Ann"}]},
+        [
+            shown(prompt("Name a fruit.", system="Be brief."), "A pear."),
+            shown(prompt("Name a fruit.", "A pear.", "Name a fruit.", system="Be brief."), "A pear."),
+            prompt("Name a fruit.", "A pear.", "Name a fruit.", "A pear.", "Name a fruit.", system="Be brief."),
+        ],
+    ),
+    (
+        "messages",
+        {"messages": [USER, {**BAD, "weight": 0}, USER, {**GOOD, "weight": 1}]},
+        [shown(prompt("Name a fruit.", "A brick.", "Name a fruit."), "A pear.")],
+    ),
+    ("prompt-response", {"prompt": "Name a fruit.", "response": "A pear."}, [PEAR]),
+    ("prompt-response", {"prompt": [USER], "completion": [GOOD], "label": "sweet"}, [PEAR]),
+    ("prompt-response", {"question": "Name a fruit.", "answer": "A pear."}, [PEAR]),
+    ("prompt-response", {"instruction": "Name a fruit.", "response": "A pear.", "category": "food"}, [PEAR]),
+    ("alpaca", {"instruction": "Name a fruit.", "input": "", "output": "A pear.", "text": "whole"}, [PEAR]),
+    ("alpaca", {"instruction": "Name a fruit.", "output": "A pear."}, [PEAR]),
+    (
+        "alpaca",
+        {"instruction": "Translate.", "input": "pomme", "response": "apple"},
+        [shown(prompt("Translate.\n\npomme"), "apple")],
+    ),
+    (
+        "alpaca",
+        {"instruction": "b", "input": None, "output": "c", "system": "s", "history": [["q", "a"]]},
+        [shown(prompt("q", "a", "b", system="s"), "c")],
+    ),
+    (
+        "dolly",
+        {"instruction": "Which?", "context": "Pears are fruit.", "response": "A pear.", "category": "qa"},
+        [shown(prompt("Which?\n\nPears are fruit."), "A pear.")],
+    ),
+    (
+        "self-instruct",
+        {
+            "id": "seed_0",
+            "instruction": "Add.",
+            "instances": [{"input": "1 1", "output": "2"}, {"input": "", "output": "?"}],
+        },
+        [shown(prompt("Add.\n\n1 1"), "2"), shown(prompt("Add."), "?")],
+    ),
+    ("sharegpt", {"id": "x", "conversations": [HUMAN, GPT]}, [PEAR]),
+    (
+        "sharegpt",
+        {"conversations": [HUMAN, GPT], "system": "Be brief."},
+        [shown(prompt("Name a fruit.", system="Be brief."), "A pear.")],
+    ),
+    (
+        "hh",
+        {"chosen": HH + "A plum.", "rejected": HH + " A wall.\n"},
+        [ranked(prompt("Name a fruit.", "A pear.", "Another!"), "A plum.", "A wall.")],
+    ),
+    ("trl-explicit", {"prompt": "Name a fruit.", "chosen": "A pear.", "rejected": "A brick."}, [PAIR]),
+    ("trl-explicit", {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD], "messages": None, "margin": 2}, []),
+    (
+        "trl-explicit",
+        {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD], "margin": 2},
+        [PAIR.model_copy(update={"strength": 2.0})],
+    ),
+    (
+        "trl-explicit",
+        {"prompt": "Name a fruit.", "chosen": [USER, GOOD], "rejected": [USER, BAD], "score_chosen": 8.0},
+        [PAIR],
+    ),
+    ("trl-implicit", {"chosen": [USER, GOOD], "rejected": [USER, BAD]}, [PAIR]),
+    (
+        "trl-implicit",
+        {"chosen": "The sky is blue.", "rejected": "The sky is blond.", "margin": 0.5},
+        [ranked(prompt("The sky is"), "blue.", "blond.", strength=0.5)],
+    ),
+    ("trl-kto", {"prompt": "Name a fruit.", "completion": "A pear.", "label": True}, [UP]),
+    ("trl-kto", {"prompt": [USER], "completion": [GOOD], "label": False}, [DOWN]),
+    (
+        "llama-factory",
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "A brick."}},
+        [PAIR],
+    ),
+    ("llama-factory", {"messages": [USER, GOOD], "label": True}, [UP]),
+    ("llama-factory", {"conversations": [HUMAN, GPT], "label": False}, [DOWN]),
+    (
+        "alpaca-preference",
+        {
+            "instruction": "Name a fruit.",
+            "input": "",
+            "output": "A pear.",
+            "rejected": "A brick.",
+            "chosen": "A pear.",
+        },
+        [PEAR, PAIR],
+    ),
+    ("alpaca-preference", {"instruction": "Name a fruit.", "chosen": "A pear.", "rejected": "A brick."}, [PAIR]),
+    (
+        "rankings",
+        {"prompt": "Name a fruit.", "responses": ["a", "b", "c"], "ranks": [3, 1, 1], "labeler": "ann", "source": "ai"},
+        [ranked(FRUIT, "a", "b", "c", ranks=(2, 1, 1), labeler="ann", source="ai")],
+    ),
+    (
+        "ultrafeedback",
+        {
+            "instruction": "Name a fruit.",
+            "completions": [
+                {"response": text, "model": f"model-{text}", "overall_score": score, "annotations": {}}
+                for text, score in (("a", 6.5), ("b", 8.0), ("c", 6.5))
+            ],
+        },
+        [by_models(ranked(FRUIT, "a", "b", "c", ranks=(2, 1, 2), source="ai"), "model-a", "model-b", "model-c")],
+    ),
+    (
+        "helpsteer2",
+        {"prompt": "Name a fruit.", "response_1": "A brick.", "response_2": "A pear.", "preference_strength": 2},
+        [ranked(FRUIT, "A brick.", "A pear.", ranks=(2, 1), strength=2.0)],
+    ),
+    (
+        "helpsteer2",
+        {"prompt": "Name a fruit.", "response_1": "A plum.", "response_2": "A pear.", "preference_strength": 0},
+        [ranked(FRUIT, "A plum.", "A pear.", ranks=(1, 1), strength=0.0)],
+    ),
+    (
+        "shp",
+        {
+            "history": "Name a fruit.",
+            "human_ref_A": "A brick.",
+            "human_ref_B": "A pear.",
+            "labels": 0,
+            "score_A": 2,
+            "score_B": 9,
+        },
+        [ranked(FRUIT, "A brick.", "A pear.", ranks=(2, 1), source="forum")],
+    ),
+    (
+        "webgpt",
+        {
+            "question": {"full_text": "Name a fruit.", "id": "q"},
+            "answer_0": "A pear.",
+            "answer_1": "A brick.",
+            "score_0": 0.25,
+            "score_1": -0.25,
+        },
+        [ranked(FRUIT, "A pear.", "A brick.", strength=0.5)],
+    ),
+    (
+        "webgpt",
+        {"question": "Name a fruit.", "answer_0": "A pear.", "answer_1": "A fig.", "score_0": 0, "score_1": 0},
+        [ranked(FRUIT, "A pear.", "A fig.", ranks=(1, 1), strength=0.0)],
+    ),
+    (
+        "stiennon",
+        {
+            "info": {"post": "I ate a pear.", "title": "Lunch", "subreddit": "food"},
+            "summaries": [{"text": "Fruit.", "policy": "ref"}, {"text": "A pear.", "policy": "sup4"}],
+            "choice": 1,
+            "worker": "w7",
+            "extra": {"confidence": 8},
+        },
+        [
+            by_models(
+                ranked(
+                    prompt("SUBREDDIT: r/food\n\nTITLE: Lunch\n\nPOST: I ate a pear.\n\nTL;DR:"),
+                    "Fruit.",
+                    "A pear.",
+                    ranks=(2, 1),
+                    labeler="w7",
+                ),
+                "ref",
+                "sup4",
+            )
+        ],
+    ),
+    (
+        "arena",
+        {
+            "model_a": "one",
+            "model_b": "two",
+            "winner": "tie (bothbad)",
+            "judge": "arena_user_1",
+            "conversation_a": [USER, GOOD],
+            "conversation_b": [USER, BAD],
+        },
+        [by_models(ranked(FRUIT, "A pear.", "A brick.", ranks=(1, 1), labeler="arena_user_1"), "one", "two")],
+    ),
+    ("prompt", {"prompt": "Name a fruit.", "id": 3}, [FRUIT]),
+    ("prompt", {"question_id": 81, "category": "food", "turns": ["Name a fruit.", "Another!"]}, [FRUIT]),
+    ("prompt", {"instruction": "Name a fruit."}, [FRUIT]),
+    ("text", {"text": "Once upon a time.", "label": 1}, ["Once upon a time."]),
+    ("text", {"title": "a-tale", "sections": ["Once ", "upon."]}, ["Once\n\nupon."]),
+]
+CASES = [case for case in CASES if case[2]]
+
+
+@pytest.mark.parametrize(("name", "row", "expected"), CASES, ids=[f"{i}-{case[0]}" for i, case in enumerate(CASES)])
+def test_a_row_is_recognised_and_read(write: Write, name: str, row: dict[str, Any], expected: list[Item]) -> None:
+    path = write("rows.jsonl", [row] * 3)
+    rejections = Rejections()
+    found, _ = open_format(path, iter(()), name, {})
+    assert found.name == name
+    assert [item for _, item in iterate(path, rejections=rejections)] == expected * 3
+    assert [item for _, item in iterate(path, rejections=rejections, format=name)] == expected * 3
+    assert rejections.total == 0
+
+
+def test_every_format_but_pairs_has_a_case() -> None:
+    assert {case[0] for case in CASES} | {"oasst", "pairs"} == set(FORMATS)
+
+
+REFUSED = [
+    ("messages", {"messages": [GOOD]}, "unusable", "an assistant turn that answers nothing"),
+    ("messages", {"messages": [USER, GOOD, BAD]}, "unusable", "an assistant turn that answers nothing"),
+    ("messages", {"messages": [USER, {"role": "tool", "content": "x"}]}, "unusable", "a turn of 'messages' by a role"),
+    ("messages", {"messages": [USER, {"role": "assistant", "content": ["x"]}]}, "malformed", "field 'assistant turn'"),
+    ("messages", {"messages": "hello"}, "malformed", "field 'messages' is not a list"),
+    ("prompt-response", {"prompt": "a", "response": " \n"}, "unusable", "empty response"),
+    ("prompt-response", {"prompt": "", "response": "b"}, "unusable", "empty prompt"),
+    ("prompt-response", {"prompt": None, "response": "b"}, "malformed", "field 'prompt' is null"),
+    ("prompt-response", {"prompt": "a", "response": 3}, "malformed", "field 'response' is not a list of turns"),
+    ("prompt-response", {"prompt": [USER, GOOD], "response": "b"}, "malformed", "field 'prompt' ends with the assist"),
+    ("prompt-response", {"prompt": [], "response": "b"}, "unusable", "empty prompt"),
+    ("alpaca", {"instruction": "a", "input": 3, "output": "b"}, "malformed", "field 'input' is not a text"),
+    ("alpaca", {"instruction": "a", "input": "", "output": ""}, "unusable", "empty output"),
+    ("self-instruct", {"instruction": "a", "instances": []}, "unusable", "holds no record"),
+    ("sharegpt", {"conversations": [GPT, HUMAN, GPT]}, "unusable", "an assistant turn that answers nothing"),
+    ("hh", {"chosen": HH + "x", "rejected": HH + "x"}, "malformed", "the two responses of a pair are identical"),
+    ("hh", {"chosen": HH + "x", "rejected": HH}, "unusable", "empty assistant turn"),
+    ("hh", {"chosen": HH + "x\n\nHuman: y", "rejected": HH + "z"}, "unusable", "a dialogue that does not end with the"),
+    (
+        "hh",
+        {"chosen": HH + "x", "rejected": "\n\nHuman: Name a fruit.\n\nAssistant: A wall."},
+        "unusable",
+        "the two dialogues part before their last turn: no shared prompt",
+    ),
+    (
+        "hh",
+        {"chosen": "Hi" + HH + "x", "rejected": HH + "y"},
+        "unusable",
+        "a transcript that does not begin with Human:",
+    ),
+    (
+        "trl-explicit",
+        {"prompt": [USER], "chosen": [BAD], "rejected": [BAD]},
+        "malformed",
+        "the two responses of a pair are identical",
+    ),
+    (
+        "trl-explicit",
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1},
+        "malformed",
+        "strength: Input should",
+    ),
+    (
+        "trl-explicit",
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"},
+        "malformed",
+        "field 'margin' is not",
+    ),
+    (
+        "trl-explicit",
+        {"prompt": "a", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        "unusable",
+        "the two dialogues part before their last turn",
+    ),
+    ("trl-implicit", {"chosen": "blue", "rejected": "green"}, "unusable", "the two texts begin differently"),
+    ("trl-implicit", {"chosen": "same", "rejected": "same"}, "malformed", "the two responses of a pair are identical"),
+    ("trl-implicit", {"chosen": "The sky ", "rejected": "The sky is"}, "unusable", "empty response"),
+    ("llama-factory", {"messages": [USER], "label": True}, "unusable", "a dialogue that does not end with the"),
+    (
+        "rankings",
+        {"prompt": "a", "responses": ["b", "c"], "ranks": [1]},
+        "malformed",
+        "ranks has 1 entries for 2 responses",
+    ),
+    (
+        "ultrafeedback",
+        {"instruction": "a", "completions": [{"response": "b", "overall_score": float("nan")}] * 2},
+        "malformed",
+        "field 'overall_score' is not a number",
+    ),
+    (
+        "ultrafeedback",
+        {"instruction": "a", "completions": [{"response": "b", "overall_score": 1}]},
+        "unusable",
+        "a single response: nothing to compare",
+    ),
+    (
+        "arena",
+        {"winner": "nobody", "conversation_a": [USER, GOOD], "conversation_b": [USER, BAD]},
+        "malformed",
+        "field 'winner' is not",
+    ),
+    (
+        "arena",
+        {
+            "winner": "model_a",
+            "conversation_a": [USER, GOOD, USER, GOOD],
+            "conversation_b": [USER, BAD, USER, BAD],
+        },
+        "unusable",
+        "the two dialogues part before their last turn",
+    ),
+    ("palate", {**PAIR.model_dump(mode="json"), "ranks": [2, 3]}, "malformed", "the best response has rank 1"),
+    ("palate", {**PEAR.model_dump(), "extra": 1}, "malformed", "extra: Extra inputs are not permitted"),
+    ("text", {"sections": [" "]}, "unusable", "empty text"),
+    ("text", {"sections": [3]}, "malformed", "field 'sections' is not a list of texts"),
+]
+
+
+@pytest.mark.parametrize(("name", "row", "kind", "reason"), REFUSED)
+def test_a_bad_row_is_counted_with_its_reason(
+    write: Write, name: str, row: dict[str, Any], kind: str, reason: str
+) -> None:
+    path = write("rows.jsonl", [row])
+    rejections = Rejections()
+    assert [item for _, item in iterate(path, rejections=rejections, format=name)] == []
+    (found,) = getattr(rejections, kind)
+    assert found.startswith(reason)
+    assert rejections.total == 1
+    assert rejections.examples[found] == [f"{path}:1"]
+
+
+def test_thumbs_of_a_table_are_words(write: Write) -> None:
+    path = write("thumbs.csv", "prompt,completion,label\nName a fruit.,A pear.,TRUE\nName a fruit.,A pear.,0\n")
+    assert [item for _, item in iterate(path, rejections=Rejections())] == [UP, DOWN]
+
+
+def test_rated_responses_that_stand_together_are_one_ranking(write: Write) -> None:
+    rows = [
+        {"prompt": prompt, "response": response, "helpfulness": score, "correctness": 4}
+        for prompt, response, score in (("p", "a", 1), ("p", "b", 4), ("q", "c", 3), ("r", "d", 2), ("r", "e", 2))
+    ]
+    rejections = Rejections()
+    path = write("rated.jsonl", rows)
+    found = [(line, item) for line, item in iterate(path, rejections=rejections)]
+    assert found == [
+        (1, ranked(prompt("p"), "a", "b", ranks=(2, 1))),
+        (4, ranked(prompt("r"), "d", "e", ranks=(1, 1))),
+    ]
+    assert rejections.examples == {"a single response: nothing to compare": [f"{path}:3"]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: a row with the fields foo, bar is of no format that is known; name"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c", "messages": [USER, GOOD]}], "could be messages or trl-expl"),
+        (
+            [{"instruction": "a", "response": "b"}, {"instruction": "a", "response": "b", "context": "c"}],
+            r"rows of several formats: prompt-response \(row 1\) and dolly \(row 2\); say which one is meant",
+        ),
+        ([], "holds no rows"),
+    ],
+)
+def test_the_user_is_asked_when_the_format_is_unclear(write: Write, rows: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(iterate(write("rows.jsonl", rows), rejections=Rejections()))
+
+
+def test_the_error_lists_every_format(write: Write) -> None:
+    with pytest.raises(DataError) as error:
+        list(iterate(write("rows.jsonl", [{"foo": 1}]), rejections=Rejections()))
+    assert all(f"\n  {name}" in str(error.value) for name in FORMATS)
+
+
+def test_a_misspelt_format_is_named(write: Write) -> None:
+    with pytest.raises(DataError, match="no format 'alpca'; did you mean 'alpaca'?"):
+        list(iterate(write("rows.jsonl", [{}]), rejections=Rejections(), format="alpca"))
+
+
+def test_broken_rows_do_not_hide_the_format(write: Write) -> None:
+    rejections = Rejections()
+    path = write("rows.jsonl", '{"prompt"\n' * 30 + '{"prompt": "Name a fruit.", "response": "A pear."}\n')
+    assert [item for _, item in iterate(path, rejections=rejections)] == [PEAR]
+    assert rejections.malformed.total() == 30
+    with pytest.raises(DataError, match=r"broken.jsonl:1: no row can be read: broken JSON"):
+        list(iterate(write("broken.jsonl", "{\n{\n"), rejections=rejections))
+
+
+def test_our_own_prompts_and_demonstrations_may_share_a_file(write: Write) -> None:
+    rows = "\n".join([FRUIT.to_json(), PEAR.to_json(), PAIR.to_json()])
+    path = write("log.jsonl", rows)
+    assert [item for _, item in iterate(path, rejections=Rejections())] == [FRUIT, PEAR, PAIR]
+
+
+def test_messages_with_and_without_an_answer_may_share_a_file(write: Write) -> None:
+    path = write("rows.jsonl", [{"messages": [USER]}, {"messages": [USER, GOOD]}])
+    assert [item for _, item in iterate(path, rejections=Rejections())] == [FRUIT, PEAR]

@@ -1,0 +1,119 @@
+"""What the training stages read: kinds, strictness, duplicates, limits, several files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palate.corpus import read_demonstrations, read_prompts, read_rankings, read_texts
+from palate.corpus.files import sha256
+from palate.corpus.reading import _limited
+from palate.errors import DataError
+from palate.recipe import Data
+from palate.records import Demonstration, Prompt, Response
+
+Write = Callable[..., Path]
+PAIR = {"prompt": "Which?", "chosen": "this", "rejected": "that"}
+BOTH = {"instruction": "Which?", "output": "this", "chosen": "this", "rejected": "that"}
+
+
+def test_each_kind_from_one_file(write: Write) -> None:
+    data = Data(path=str(write("rows.jsonl", [BOTH, {**BOTH, "output": ""}])))
+    assert [shown.response.text for shown in read_demonstrations(data).records] == ["this"]
+    assert dict(read_demonstrations(data).rejected.unusable) == {"holds no demonstrations": 1}
+    assert [ranking.ranks for ranking in read_rankings(data).records] == [(1, 2)]
+    assert read_rankings(data).rejected.duplicates == 1
+    assert [prompt.text for prompt in read_prompts(data).records] == ["Which?"]
+    with pytest.raises(DataError, match=r"holds demonstrations and rankings \(format alpaca-preference\), not texts"):
+        read_texts(data)
+
+
+def test_an_identical_pair_is_no_obstacle_to_reading_its_prompt(write: Write) -> None:
+    data = Data(path=str(write("rows.jsonl", [{**BOTH, "rejected": "this"}])))
+    assert len(read_prompts(data).records) == len(read_demonstrations(data).records) == 1
+    with pytest.raises(DataError, match="the two responses of a pair are identical"):
+        read_rankings(data)
+
+
+def test_the_first_malformed_row_stops_training_with_its_place(write: Write) -> None:
+    path = write("rows.jsonl", '{"prompt": "a", "chosen": "b", "rejected": "c"}\n\n{"prompt": "a", "chosen": "b"}\n{\n')
+    with pytest.raises(DataError) as error:
+        read_rankings(Data(path=str(path)))
+    assert (error.value.path, error.value.line) == (path, 3)
+    assert str(error.value).startswith(f"{path}:3: no field 'rejected'; `palate data check {path}` lists all")
+    with pytest.raises(DataError, match=r"rows\.jsonl:4: broken JSON"):
+        read_prompts(Data(path=str(path), fields={"prompt": "prompt"}))
+
+
+def test_unusable_rows_are_counted_and_shown(write: Write) -> None:
+    rows = [PAIR, *[{**PAIR, "chosen": " "}] * 5, {**PAIR, "prompt": ""}]
+    path = write("rows.jsonl", rows)
+    read = read_rankings(Data(path=str(path)))
+    assert len(read.records) == 1
+    assert read.rejected.total == 6
+    assert str(read.rejected) == (
+        f"unusable 5: empty response ({path}:2, {path}:3, {path}:4, ...)\nunusable 1: empty prompt ({path}:7)"
+    )
+
+
+def test_nothing_left_is_an_error_that_says_why(write: Write) -> None:
+    path = write("rows.jsonl", [{**PAIR, "chosen": " "}])
+    with pytest.raises(DataError, match=r"no rankings in it\nunusable 1: empty response"):
+        read_rankings(Data(path=str(path)))
+
+
+def test_several_files_one_of_them_twice(write: Write) -> None:
+    first, second = write("a.jsonl", [PAIR]), write("b.csv", "prompt,chosen,rejected\nWho?,me,you\n")
+    read = read_rankings(Data(path=f"{first}, {second},{first}"))
+    assert [ranking.prompt.text for ranking in read.records] == ["Which?", "Who?"]
+    assert read.rejected.duplicates == 1
+    assert read.files == {str(first): sha256(first), str(second): sha256(second)}
+    with pytest.raises(DataError, match="no file is named"):
+        read_rankings(Data(path=" ,"))
+
+
+def test_texts_from_every_kind_of_file(write: Write) -> None:
+    for path in (write("t.txt", "once\n\nupon"), write("t.jsonl", [{"text": "once\n\nupon"}])):
+        assert read_texts(Data(path=str(path))).records == ("once\n\nupon",)
+
+
+def records(counts: list[int]) -> list[Demonstration]:
+    return [
+        Demonstration(prompt=Prompt.from_text(f"prompt {i}"), response=Response(text=f"response {j}"))
+        for j in range(max(counts, default=0))
+        for i, count in enumerate(counts)
+        if j < count
+    ]
+
+
+@given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=8), limit=st.integers(0, 20), data=st.data())
+def test_a_limit_takes_whole_prompts_and_does_not_depend_on_order(
+    counts: list[int], limit: int, data: st.DataObject
+) -> None:
+    given_order = records(counts)
+    kept = list(_limited(given_order, limit))
+    assert len(kept) == (min(limit, len(given_order)) or len(given_order))
+    assert kept == [record for record in given_order if record in kept]
+    whole = Counter(record.prompt.id for record in given_order)
+    cut = [prompt for prompt, count in Counter(record.prompt.id for record in kept).items() if count < whole[prompt]]
+    assert len(cut) <= 1
+    shuffled = data.draw(st.permutations(given_order))
+    assert {record.prompt.id for record in _limited(shuffled, limit)} == {record.prompt.id for record in kept}
+
+
+def test_a_larger_limit_keeps_what_a_smaller_one_took() -> None:
+    given_order = records([2] * 20)
+    kept = [{record.id for record in _limited(given_order, limit)} for limit in (4, 10, 30)]
+    assert kept[0] < kept[1] < kept[2]
+
+
+def test_importing_the_corpus_is_light() -> None:
+    code = "import sys, palate.corpus; print({'torch', 'pandas', 'pyarrow', 'transformers'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

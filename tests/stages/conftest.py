@@ -1,0 +1,86 @@
+"""Small data of every kind, and the recipes that use it with the tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palate.demo_prompts import demo_prompts
+from palate.records import Demonstration, Ranking, Record, Response
+
+ANSWERS = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "What?")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of prompts, demonstrations, rankings and texts."""
+    directory = tmp_path_factory.mktemp("data")
+
+    def write(name: str, records: Sequence[Record]) -> str:
+        path = directory / name
+        path.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+        return str(path)
+
+    prompts = demo_prompts(held_out=False)[:40]
+    texts = directory / "texts.txt"
+    texts.write_text("Once there was a mill by a river.\n\nIt turned all day, and nobody knew why. " * 20, encoding="utf-8")
+    return {
+        "prompts": write("prompts.jsonl", prompts),
+        "demonstrations": write(
+            "demonstrations.jsonl",
+            [
+                Demonstration(prompt=prompt, response=Response(text="Yes, it is fine." + " Very." * (number % 3)))
+                for number, prompt in enumerate(prompts)
+            ],
+        ),
+        "rankings": write(
+            "rankings.jsonl",
+            [
+                Ranking(
+                    prompt=prompt,
+                    responses=tuple(Response(text=text) for text in ANSWERS),
+                    ranks=(1, 3, 2, 2) if labeler == "ann" else (1, 4, 3, 2),
+                    labeler=labeler,
+                )
+                for prompt in prompts
+                for labeler in ("ann", "bob")
+            ],
+        ),
+        "texts": str(texts),
+    }
+
+
+@pytest.fixture(scope="session")
+def settings(data: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Recipe trees by stage, small enough for a test."""
+    base: dict[str, Any] = {"model": "tiny", "precision": "fp32", "frozen_layers": 1}
+    rl = base | {
+        "prompts": {"path": data["prompts"]},
+        "rewards": [{"length": 3.0}, {"function": "palate.feedback.tastes:short", "weight": 0.5}],
+        "sampling": {"max_new_tokens": 8},
+        "prompts_per_step": 4,
+        "steps": 2,
+    }
+    return {
+        "sft": base | {"data": {"path": data["demonstrations"]}},
+        "reward": base | {"data": {"path": data["rankings"]}, "batch_responses": 16},
+        "dpo": base | {"data": {"path": data["rankings"]}},
+        "reinforce": rl,
+        "ppo": rl | {"value_model": "tiny", "epochs": 2, "minibatches": 2},
+    }
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """Write a recipe tree to a file."""
+    import tomli_w
+
+    def write(tree: dict[str, Any]) -> Path:
+        path = tmp_path / "recipe.toml"
+        path.write_text(tomli_w.dumps(tree), encoding="utf-8")
+        return path
+
+    return write

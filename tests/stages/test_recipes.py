@@ -1,0 +1,77 @@
+"""Every recipe in recipes/ runs for two steps through the real command, on small data and the tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palate.cli import main
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+COMMAND = {
+    "sft": "sft",
+    "sample": "sample",
+    "reward": "reward",
+    "convarg": "reward",
+    "hh_harmless": "reward",
+    "ppo": "ppo",
+    "ppo_ptx": "ppo",
+    "reinforce": "reinforce",
+    "dpo": "dpo",
+    "best_of_n": "best-of-n",
+    "win_rate": "eval",
+}
+LEARNED = ["rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6", "steps=2", "prompts_per_step=2"]
+
+
+def pairs(path: Path) -> str:
+    """Rows as in the convincing-arguments data: two topics."""
+    rows = [
+        {"topic": topic, "stance": "yes", "label": f"a{1 + n % 2}", "a1": f"Because of {n}.", "a2": f"It is {n} {topic}."}
+        for topic in ("evolution vs creation", "tea")
+        for n in range(12)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def transcripts(path: Path) -> str:
+    """Rows as in the HH data."""
+    rows = [
+        {name: f"\n\nHuman: What about {n}?\n\nAssistant: {answer} {n}." for name, answer in (("chosen", "Fine"), ("rejected", "No"))}
+        for n in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None:
+    overrides = {
+        "sft": [f"data.path={data['demonstrations']}"],
+        "sample": [f"prompts.path={data['prompts']}"],
+        "reward": [f"data.path={data['rankings']}"],
+        "convarg": [f"data.path={pairs(tmp_path / 'pairs.jsonl')}"],
+        "hh_harmless": [f"data.path={transcripts(tmp_path / 'hh.jsonl')}"],
+        "ppo": [f"prompts.path={data['prompts']}", *LEARNED],
+        "ppo_ptx": [f"prompts.path={data['prompts']}", f"pretraining.data.path={data['texts']}", *LEARNED],
+        "reinforce": [f"prompts.path={data['prompts']}", *LEARNED],
+        "dpo": [f"data.path={data['rankings']}", "data.limit=12"],
+        "best_of_n": [f"prompts.path={data['prompts']}", "rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6"],
+        "win_rate": [f"prompts.path={data['prompts']}", "baseline=tiny", "sampling.max_new_tokens=6"],
+    }[recipe.stem] + ["model=tiny", "precision=fp32"]
+    if "frozen_layers" in recipe.read_text(encoding="utf-8"):
+        overrides.append("frozen_layers=1")
+    out = tmp_path / "run"
+    assert main([COMMAND[recipe.stem], str(recipe), "--out", str(out), *[x for o in overrides for x in ("--set", o)]]) == 0
+    assert (out / "report.json").exists()
+    assert (out / "report.html").exists()
+    if COMMAND[recipe.stem] in ("sft", "reward", "ppo", "reinforce", "dpo"):
+        assert (out / "metrics.jsonl").read_text().count("\n") >= 2
+        assert (out / "model" / "model.safetensors").exists()
+
+
+def test_every_recipe_is_run() -> None:
+    assert {path.stem for path in RECIPES} == set(COMMAND)

@@ -1,0 +1,55 @@
+"""A run may be killed at any instant: resumed, it ends with the same bits as one that never was."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palate.cli import main
+
+LONGER = {
+    "sft": {"epochs": 12, "batch_size": 4, "checkpoint_every": 3},
+    "reward": {"epochs": 8, "checkpoint_every": 3},
+    "ppo": {"steps": 24, "checkpoint_every": 3},
+}
+
+
+def rows(directory: Path) -> int:
+    path = directory / "metrics.jsonl"
+    return path.read_text(encoding="utf-8").count("\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("stage", sorted(LONGER))
+def test_killed_and_resumed_ends_with_the_same_bits(
+    stage: str, settings: dict[str, dict[str, Any]], toml: Callable[[dict[str, Any]], Path], tmp_path: Path
+) -> None:
+    recipe = toml(settings[stage] | LONGER[stage])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([stage, str(recipe), "--out", str(whole)]) == 0
+
+    command = [sys.executable, "-m", "palate", stage, str(recipe), "--out", str(killed)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    chance = random.Random(stage)
+    until, deadline = chance.randint(4, 12), time.monotonic() + 120
+    while rows(killed) < until and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(chance.random() * 0.05)  # anywhere in a step, perhaps inside a checkpoint
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: give it more steps"
+    assert not (killed / "model").exists()
+
+    assert main([stage, str(recipe), "--out", str(killed), "--resume"]) == 0
+    assert (killed / "metrics.jsonl").read_text().count("\n") == rows(whole)
+    for name in ("model.safetensors", "config.json"):
+        assert (killed / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()

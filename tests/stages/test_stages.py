@@ -1,0 +1,146 @@
+"""Every stage runs on the tiny model, and what must not depend on how a batch is computed does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from palate.errors import TrainingError
+from palate.lm import model as lm_model
+from palate.recipe import DPORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, SFTRecipe, parse_recipe
+from palate.run import Run
+from palate.stages import dpo, ppo, reinforce, reward, sft
+from palate.stages.rollouts import Watch
+
+STAGES: dict[str, tuple[Any, Any]] = {
+    "sft": (SFTRecipe, sft.train),
+    "reward": (RewardRecipe, reward.train),
+    "dpo": (DPORecipe, dpo.train),
+    "reinforce": (ReinforceRecipe, reinforce.train),
+    "ppo": (PPORecipe, ppo.train),
+}
+
+
+def trained(stage: str, tree: dict[str, Any], out: Path) -> dict[str, Tensor]:
+    kind, train = STAGES[stage]
+    run = Run.open(out, parse_recipe(kind, tree))
+    train(parse_recipe(kind, tree), run)
+    return load_file(out / "model" / "model.safetensors")
+
+
+def logged(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_microbatches_and_trunk_change_nothing(
+    stage: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = settings[stage] | ({"epochs": 1} if stage in ("sft", "reward", "dpo") else {})
+    tree = tree | {"optimizer": {"epsilon": 1e-3}}  # Adam would blow rounding up to a full step
+    whole = trained(stage, tree, tmp_path / "whole")
+    assert_close(whole, trained(stage, tree | {"microbatch_tokens": 128}, tmp_path / "parts"))
+    monkeypatch.setattr(lm_model, "TRUNK_TOKENS", 0)
+    assert_close(whole, trained(stage, tree, tmp_path / "no-trunk"))
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "ppo"])
+def test_frozen_layers_stay_and_the_others_move(
+    stage: str, settings: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    from palate.lm.zoo import locate
+
+    before = load_file(locate("tiny") / "model.safetensors")
+    after = trained(stage, settings[stage], tmp_path / "run")
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {key for key in before if key.startswith(("model.layers.1", "model.layers.2", "model.norm"))}
+
+
+def test_first_update_is_on_policy(settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    trained("reinforce", settings["reinforce"], tmp_path / "run")
+    for row in logged(tmp_path / "run"):
+        assert row["policy/ratio_mean"] == pytest.approx(1, abs=1e-5)
+        assert row["policy/approx_kl"] == pytest.approx(0, abs=1e-8)
+    assert logged(tmp_path / "run")[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+
+
+def test_reinforce_learns_to_be_short(settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    tree = settings["reinforce"] | {
+        "rewards": [{"function": "tests.stages.test_stages:vowels"}],
+        "steps": 25,
+        "prompts_per_step": 8,
+        "kl_coef": 0.0,
+        "frozen_layers": 0,
+        "optimizer": {"learning_rate": 1e-2, "schedule": "constant"},
+    }
+    trained("reinforce", tree, tmp_path / "run")
+    scores = [row["objective/score"] for row in logged(tmp_path / "run")]
+    assert sum(scores[-5:]) / 5 > sum(scores[:5]) / 5 + 1.0
+
+
+def vowels(prompts: Any, responses: Any) -> list[float]:
+    """How many vowels a response has."""
+    return [float(sum(character in "aeiou" for character in response)) for response in responses]
+
+
+def test_pretraining_gradient_is_added_before_one_step(
+    settings: dict[str, dict[str, Any]], data: dict[str, str], tmp_path: Path
+) -> None:
+    tree = settings["ppo"] | {
+        "epochs": 1,
+        "minibatches": 1,
+        "pretraining": {"data": {"path": data["texts"]}, "sequences_per_step": 2, "sequence_length": 16},
+    }
+    mixed = trained("ppo", tree, tmp_path / "mixed")
+    plain = trained("ppo", tree | {"pretraining": None}, tmp_path / "plain")
+    assert any(not torch.equal(mixed[key], plain[key]) for key in mixed)
+    assert all("policy/pretraining_loss" in row for row in logged(tmp_path / "mixed"))
+    # one optimizer step a rollout: as many learning rates as steps, the same as without
+    rates = [[row["policy/learning_rate"] for row in logged(tmp_path / name)] for name in ("mixed", "plain")]
+    assert rates[0] == rates[1]
+
+
+def test_truncation_rule_is_applied_and_counted(settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    trained("reinforce", settings["reinforce"] | {"truncation_score": -7.0}, tmp_path / "run")
+    first = logged(tmp_path / "run")[0]
+    assert first["tokens/truncated"] > 0.9  # the tiny model hardly ever stops
+    assert first["objective/score"] < -6
+
+
+def test_value_model_starts_from_the_reward_model(settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    trained("reward", settings["reward"], tmp_path / "reward")
+    tree = settings["ppo"] | {"rewards": [{"model": str(tmp_path / "reward")}], "value_model": "", "steps": 1}
+    trained("ppo", tree, tmp_path / "run")
+    assert logged(tmp_path / "run")[0]["value/error"] < 100
+
+
+@pytest.mark.parametrize(
+    ("metrics", "cause"),
+    [({"objective/kl": -1.0, "policy/entropy": 1.0}, "negative"), ({"objective/kl": 1.0, "policy/entropy": 0.001}, "entropy")],
+)
+def test_a_run_gone_wrong_ends_and_says_why(
+    metrics: dict[str, float], cause: str, settings: dict[str, dict[str, Any]]
+) -> None:
+    watch = Watch(parse_recipe(PPORecipe, settings["ppo"]))
+    watch.check(0, metrics)
+    watch.check(1, metrics)
+    with pytest.raises(TrainingError, match=f"step 2.*{cause}"):
+        watch.check(2, metrics)
+
+
+def test_one_bad_step_is_not_the_end(settings: dict[str, dict[str, Any]]) -> None:
+    watch = Watch(parse_recipe(PPORecipe, settings["ppo"]))
+    for step in range(9):
+        watch.check(step, {"objective/kl": -1.0 if step % 3 else 0.1, "policy/entropy": 1.0})
