@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from palate import recipe
 from palate.cli import STAGES, build_parsers
@@ -44,10 +45,10 @@ def _texts() -> dict[str, str]:
 
 
 def _commands() -> str:
-    os.environ["COLUMNS"] = "100"  # argparse breaks lines at the width of the terminal
     parts = ["# Commands\n"]
-    for name, parser in build_parsers().items():
-        parts.append(f"## `{f'palate {name}'.strip()}`\n\n```text\n{parser.format_help().rstrip()}\n```\n")
+    with patch.dict(os.environ, COLUMNS="100"):  # argparse breaks lines at the width of the terminal
+        for name, parser in build_parsers().items():
+            parts.append(f"## `{f'palate {name}'.strip()}`\n\n```text\n{parser.format_help().rstrip()}\n```\n")
     return "\n".join(parts)
 
 
@@ -62,7 +63,9 @@ def _recipes() -> str:
         kind = getattr(recipe, stage.recipe)
         parts.append(f"## `palate {stage.name}`\n\n{inspect.getdoc(kind)}\n\n" + _table(kind))
     parts.append("## Sections\n")
-    parts.extend(f"### {name}\n\n{inspect.getdoc(kind)}\n\n" + _table(kind) for name, kind in sorted(_sections().items()))
+    parts.extend(
+        f"### {name}\n\n{inspect.getdoc(kind)}\n\n" + _table(kind) for name, kind in sorted(_sections().items())
+    )
     return "\n".join(parts)
 
 
@@ -121,8 +124,8 @@ def _default(field: dict[str, Any], sections: dict[str, Any]) -> str:
 def _metrics() -> str:
     parts = [
         "# Metrics\n",
-        "Every number in `metrics.jsonl`. Unless said otherwise a metric is a mean over the step's batch, a KL or entropy "
-        "is in nats, and a time is in seconds. `<name>` stands for any text.\n",
+        "Every number in `metrics.jsonl`. Unless said otherwise a metric is a mean over the step's batch, a KL or "
+        "entropy is in nats, and a time is in seconds. `<name>` stands for any text.\n",
     ]
     for group, title in _GROUPS.items():
         rows = [f"| `{name}` | {_cell(text)} |" for name, text in METRICS.items() if name.startswith(f"{group}/")]
@@ -140,7 +143,7 @@ def main() -> int:
     """Write the pages, or with --check say which are stale."""
     if "--check" in sys.argv[1:]:
         names = stale()
-        print("\n".join(f"docs/reference/{name} is stale: run `make docs`" for name in names) or "docs/reference is current")
+        print("\n".join(f"docs/reference/{name} is stale: run `make docs`" for name in names))
         return 1 if names else 0
     ROOT.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():

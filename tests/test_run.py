@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from palate import checkpoints
+from palate import checkpoints, disk
 from palate.errors import CheckpointError, DiskFullError, RunError, TrainingError
 from palate.listing import list_runs
 from palate.recipe import Data, SFTRecipe
@@ -44,22 +45,34 @@ class Walk:
         return self.weights.tolist(), self.size, self.trail
 
 
-def train(directory: Path, *, resume: bool = False, total: int = 10, every: int = 3, keep: int = 2, die: int = -1) -> Walk:
-    """Ten steps, with an accident in step ``die``."""
-    walk = Walk()
+def train(
+    directory: Path,
+    *,
+    resume: bool = False,
+    total: int = 10,
+    every: int = 3,
+    keep: int = 2,
+    die: int = -1,
+    signals: Mapping[int, Sequence[signal.Signals]] | None = None,
+    walk: Walk | None = None,
+) -> Walk:
+    """A stage in small, with an accident in step ``die``, or with signals that arrive in a step."""
+    walk = walk or Walk()
     run = Run.open(directory, RECIPE, resume=resume)
     for step in run.steps(total, every=every, keep=keep, state={"walk": walk}):
         if step == die:
             raise RuntimeError("accident")
+        for number in (signals or {}).get(step, ()):
+            os.kill(os.getpid(), number)
         walk.step(step)
         run.log(step, {"sft/loss": walk.size})
         run.samples(step, [{"prompt": "p", "response": walk.trail, "score": 1.0}])
     return walk
 
 
-def interrupt(directory: Path, die: int, **options: int) -> None:
+def interrupt(directory: Path, die: int) -> None:
     with pytest.raises(RuntimeError, match="accident"):
-        train(directory, die=die, **options)
+        train(directory, die=die)
 
 
 def logged_steps(directory: Path, name: str = "metrics.jsonl") -> list[int]:
@@ -68,6 +81,11 @@ def logged_steps(directory: Path, name: str = "metrics.jsonl") -> list[int]:
 
 def checkpoint_names(directory: Path) -> list[str]:
     return sorted(path.name for path in (directory / "checkpoints").iterdir())
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +108,7 @@ def test_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(tmp
     program = """if True:
         import os, signal, sys
         from pathlib import Path
-        from palate import checkpoints
+        from palate import checkpoints, disk
         from test_run import train
         write_tensors = checkpoints._write_tensors
         def killed(path, tensors):
@@ -177,6 +195,18 @@ def test_checkpoint_holds_tied_and_strided_tensors(tmp_path: Path) -> None:
     assert torch.equal(state["column"], torch.tensor([1.0, 4.0]))  # type: ignore[arg-type]
 
 
+def test_a_checkpoint_gets_its_name_after_everything_in_it_was_flushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    rename = Path.replace
+    monkeypatch.setattr(disk, "flush", lambda path: calls.append(path.name))
+    monkeypatch.setattr(Path, "replace", lambda path, to: (calls.append(f"rename to {to.name}"), rename(path, to)))
+    checkpoints.save(tmp_path / "checkpoints", 1, {"walk": Walk()}, seconds=1.0, keep=1)
+    assert set(calls[:2]) == {"walk.safetensors", "state.json"}
+    assert calls[2:] == [".step-000001.tmp", "rename to step-000001", "checkpoints"]
+
+
 def test_a_line_torn_by_the_kill_is_dropped(tmp_path: Path, whole: Walk) -> None:
     interrupt(tmp_path / "run", 5)
     with (tmp_path / "run/metrics.jsonl").open("a") as file:
@@ -188,13 +218,9 @@ def test_a_line_torn_by_the_kill_is_dropped(tmp_path: Path, whole: Walk) -> None
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_finishes_the_step_and_writes_a_checkpoint(tmp_path: Path, whole: Walk, number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    walk, run = Walk(), Run.open(tmp_path / "run", RECIPE)
-    with pytest.raises(KeyboardInterrupt, match="stopped at step 5 of 10; go on with --resume"):
-        for step in run.steps(10, every=100, keep=2, state={"walk": walk}):
-            if step == 4:
-                os.kill(os.getpid(), number)
-            walk.step(step)
-            run.log(step, {"sft/loss": 1.0})
+    walk = Walk()
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped at step 5 of 10$"):
+        train(tmp_path / "run", walk=walk, every=100, signals={4: [number]})
     assert walk.trail == "01234"
     assert signal.getsignal(number) == before
     assert checkpoint_names(tmp_path / "run") == ["step-000005"]
@@ -202,13 +228,10 @@ def test_ctrl_c_finishes_the_step_and_writes_a_checkpoint(tmp_path: Path, whole:
 
 
 def test_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    walk, run = Walk(), Run.open(tmp_path / "run", RECIPE)
+    walk = Walk()
     with pytest.raises(KeyboardInterrupt, match="at once"):
-        for step in run.steps(10, every=100, keep=2, state={"walk": walk}):
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            walk.step(step)
-    assert walk.trail == ""
+        train(tmp_path / "run", walk=walk, signals={4: [signal.SIGINT, signal.SIGTERM]})
+    assert walk.trail == "0123"
 
 
 def test_full_disk_is_one_line_about_the_disk(tmp_path: Path) -> None:
@@ -287,15 +310,18 @@ def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for step in run.steps(2, every=1, keep=1, state={"walk": Walk()}):
         run.log(step, {"sft/loss": 0.5 - step / 10})
     run.note("3 rows were dropped")
+    (tmp_path / "run/report.json").write_text('{"title": "written before", "steps": -1}')
     run.finish({"perplexity": 3.5, "seconds": 12})
     assert run.finished
     report = json.loads((tmp_path / "run/report.json").read_text())
+    assert report["title"] == "written before"
     assert report["perplexity"] == 3.5
     assert report["seconds"] == 12
     assert report["steps"] == 2
     assert report["metrics"] == {"sft/loss": 0.4}
     assert report["notes"] == ["3 rows were dropped"]
     assert checkpoint_names(tmp_path / "run") == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     again = Run.open(tmp_path / "run", RECIPE, resume=True)
     assert again.finished

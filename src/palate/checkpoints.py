@@ -6,7 +6,7 @@
         state.json                    its numbers and strings, the next step, size and hash of each tensor file
 
 One is written under a temporary name, flushed and renamed, so it is whole or absent; hashes find what decayed later.
-Left out: sharded and asynchronous writing, which one machine does not need; and pickle, which runs code when it is read.
+Left out: sharded and asynchronous writing, which one machine does not need, and pickle, which runs code when read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Value = Tensor | int | float | str
-    State = dict[str, Value]
 
 _PREFIX = "step-"
 
@@ -36,12 +35,12 @@ _PREFIX = "step-"
 class Stateful(Protocol):
     """Something a checkpoint holds: a model, an optimizer with its schedule, a controller, a normaliser."""
 
-    def state_dict(self) -> State:
-        """Tensors, numbers and strings by name; flat. The tensors are read before training goes on, never kept."""
+    def state_dict(self) -> Mapping[str, Value]:
+        """Tensors, numbers and strings by name; flat. They are read before training goes on."""
         ...
 
-    def load_state_dict(self, state: State, /) -> object:
-        """Take over what ``state_dict`` gave, copying the tensors."""
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Take over what ``state_dict`` gave."""
         ...
 
 
@@ -51,7 +50,7 @@ class Checkpoint:
 
     step: int
     seconds: float
-    states: dict[str, State]
+    states: dict[str, dict[str, Any]]
 
 
 def save(root: Path, step: int, state: Mapping[str, Stateful], *, seconds: float, keep: int) -> Path:

@@ -1,7 +1,7 @@
 """The command line: arguments -> recipe -> one call; no logic.
 
-Nothing heavy is imported before a command is known, so help and a misspelt option are answered at once. A user's mistake
-is one line on standard error and status 2; an interrupted command has status 130.
+Nothing heavy is imported before a command is known, so help and a misspelt option are answered at once. A user's
+mistake is one line on standard error and status 2; an interrupted command has status 130.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _FRONTIER = """\
 How much reward for how much divergence from the reference, over several seeds and with best-of-n on the same axes."""
 
 _RUNS = """\
-Every run below a directory, the newest first: whether it is finished, running or stopped, its step, its last metrics."""
+Every run below a directory, the newest first: is it finished, running or stopped, at which step, its last metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ STAGES = (
     Stage(
         "reward",
         "train a reward model on rankings",
-        "A reward model learns from rankings, pairs or thumbs which response people would prefer. Its accuracy is reported\n"
-        "beside what choosing the longer response would reach.",
+        "A reward model learns from rankings which response people would prefer. Its accuracy is reported beside what\n"
+        "choosing the longer response would reach.",
         "palate.stages.reward",
         "RewardRecipe",
         "reward",
@@ -131,8 +131,8 @@ STAGES = (
     Stage(
         "reinforce",
         "improve a model on its reward by REINFORCE, leave-one-out",
-        "REINFORCE with the leave-one-out baseline (RLOO): the other responses to a prompt say what was to be expected.\n"
-        "No value model.",
+        "REINFORCE with the leave-one-out baseline (RLOO): the other responses to a prompt say what was to be\n"
+        "expected. No value model.",
         "palate.stages.reinforce",
         "ReinforceRecipe",
         "reinforce",
@@ -148,7 +148,7 @@ STAGES = (
     Stage(
         "best-of-n",
         "choose the best of n responses; nothing is trained",
-        "Samples n responses to each prompt and keeps the one with the highest reward: the baseline any training must beat.",
+        "Samples n responses to each prompt and keeps the one with the highest reward: what any training must beat.",
         "palate.stages.best_of_n",
         "BestOfNRecipe",
         "best_of_n",
@@ -157,7 +157,7 @@ STAGES = (
         "eval",
         "win rate of one model against another",
         "Both models answer held-out prompts and a judge that training never saw compares the answers. With intervals.",
-        "palate.evals.winrate",
+        "palate.evals.compare",
         "WinRateRecipe",
         "win_rate",
     ),
@@ -197,7 +197,10 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        try:
+            return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # a closed pipe is noticed here, while it can still be met
     except PalateError as error:
         message, status = str(error), 2
     except KeyboardInterrupt as error:
@@ -221,7 +224,10 @@ def _dispatch(argv: list[str]) -> int:
     parser: Parser = args.parser
     if unknown:
         parser.error(f"no option {unknown[0]!r}{_near(unknown[0], re.findall('--[a-z-]+', parser.format_usage()))}")
-    return int(args.call(args) or 0)
+    try:
+        return int(args.call(args) or 0)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}{args.again}") from None
 
 
 def _check_names(commands: Mapping[str, Parser], argv: Sequence[str]) -> None:
@@ -239,9 +245,10 @@ def _near(word: str, known: Sequence[str]) -> str:
 
 
 def build_parsers() -> dict[str, Parser]:
-    """Every parser by the name of its command: "" is ``palate`` itself, "data import" one of the commands of ``data``."""
+    """Every parser by the name of its command: "" is ``palate`` itself, "data import" one of ``data``'s."""
     root = Parser(prog="palate", description=_INTRODUCTION)
     root.add_argument("--version", action="version", version=f"palate {palate.__version__}")
+    root.set_defaults(again="")
     parsers = {"": root}
     commands = _Group(parsers, "")
     _demo(commands)
@@ -280,12 +287,12 @@ class _Group:
 
 def _demo(commands: _Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        _import("palate.demo", "demo")(args.out, seed=args.seed, fast=args.fast)
+        _import("palate.demo", "demo")(args.out, seed=args.seed)
 
-    parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo --fast")
+    parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="all randomness follows from it; default: %(default)s")
-    parser.add_argument("--fast", action="store_true", help="fewer steps: minutes become a minute, the gain is smaller")
+    parser.set_defaults(again="; the same command goes on from there")
 
 
 def _data(commands: _Group) -> None:
@@ -311,19 +318,24 @@ def _data(commands: _Group) -> None:
     _add_reading(parser)
     parser = group.add("import", import_, "turn files into Palate's own records", _IMPORT, more=_formats)
     _add_reading(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a name ending in .jsonl or .jsonl.gz")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
     parser.add_argument("--skip-bad", action="store_true", help="leave malformed rows out instead of stopping")
     parser = group.add("export", export, "write records in another tool's format", _EXPORT, more=_export_formats)
     parser.add_argument("file", metavar="FILE", help="records in any format that can be read")
     parser.add_argument("--format", required=True, metavar="NAME", help="one of those below")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a name ending in .jsonl, or .csv for csv")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl, or in .csv for csv")
 
 
 def _add_reading(parser: Parser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="JSON lines, JSON, CSV, TSV, Parquet or text; also .gz")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="JSON lines, JSON, CSV, TSV, Parquet, text; also .gz")
     parser.add_argument("--format", default="auto", metavar="NAME", help="one of those below; default: recognised")
     parser.add_argument(
-        "--field", type=_pair, action="append", default=[], metavar="NAME=COLUMN", help="which column holds what; repeat"
+        "--field",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="what a column holds; repeat",
     )
     parser.add_argument("--tag", action="append", default=[], metavar="COLUMN", help="keep a column as a tag; repeat")
 
@@ -345,7 +357,8 @@ def _stage(commands: _Group, stage: Stage) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default: runs/ and the recipe's name")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
-    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files to the run directory as well")
+    parser.set_defaults(again="; go on with --resume")
+    parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
 
 
 def _frontier(commands: _Group) -> None:
@@ -355,6 +368,7 @@ def _frontier(commands: _Group) -> None:
     parser = commands.add("frontier", call, "reward against KL, with best-of-n", _FRONTIER, "palate frontier --seeds 3")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each method; default: %(default)s")
+    parser.set_defaults(again="; the same command goes on from there")
 
 
 def _runs(commands: _Group) -> None:

@@ -65,13 +65,22 @@ class Scale:
     demonstration_prompts: int = 128
     ranked_prompts: int = 160
     steps: int = 24
-    prompts_per_step: int = 10
+    prompts_per_step: int = 8
     evaluation_prompts: int = 64
 
 
 PERSONA = re.compile(r"\b(AI|assistant|language model|SmolLM|Hugging Face)\b")
 
 FULL = Scale()
+FAST = {"optimizer": {"learning_rate": 1e-4}}
+PPO_CURVES = {
+    "Score": ["objective/score"],
+    "KL": ["objective/kl"],
+    "Entropy": ["policy/entropy"],
+    "Length": ["tokens/response_length"],
+    "Truncated": ["tokens/truncated"],
+    "Explained variance": ["value/explained_variance"],
+}
 TINY = Scale(
     model="tiny",
     frozen_layers=1,
@@ -96,7 +105,7 @@ class Loop:
         self.out, self.seed, self.scale = out, seed, scale
         self.taste = Taste()
         self.sampling = Sampling(max_new_tokens=scale.max_new_tokens)
-        self.start = time.monotonic()
+        self.parts: list[str] = []
 
     def run(self) -> None:
         """Every part in turn; finished ones are not run again."""
@@ -131,8 +140,8 @@ class Loop:
 
     def sft(self) -> None:
         """Behaviour cloning on the demonstrations."""
-        self.stage("sft", SFTRecipe, sft.train, model=self.scale.model, data=self.data("demonstrations.jsonl"), epochs=2,
-                   optimizer={"learning_rate": 1e-4})  # fmt: skip
+        data = self.data("demonstrations.jsonl")
+        self.stage("sft", SFTRecipe, sft.train, model=self.scale.model, data=data, epochs=2, **FAST)
 
     def rankings(self) -> None:
         """K = 4 answers of the SFT model, ranked by labelers who share a hidden taste more or less."""
@@ -141,12 +150,12 @@ class Loop:
 
     def reward(self) -> None:
         """The reward model, from the rankings alone."""
-        self.stage("reward", RewardRecipe, reward.train, model=str(self.out / "sft"), data=self.data("rankings.jsonl"),
-                   optimizer={"learning_rate": 1e-4}, epochs=2, batch_responses=32)  # fmt: skip
+        ranked = {"data": self.data("rankings.jsonl"), "holdout": {"fraction": 0.2}}
+        self.stage("reward", RewardRecipe, reward.train, model=str(self.out / "sft"), epochs=2, **ranked, **FAST)
 
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""
-        self.stage("ppo", PPORecipe, ppo.train, **self.rl())
+        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), epochs=2, value_optimizer={"learning_rate": 5e-5})
 
     def rl(self) -> dict[str, Any]:
         """What PPO and REINFORCE have in common."""
@@ -164,44 +173,72 @@ class Loop:
 
     def evaluate(self) -> None:
         """PPO against SFT, by the hidden taste, on prompts about subjects nobody saw."""
-        policy = load_language_model(str(self.out / "ppo"))
-        baseline = load_language_model(str(self.out / "sft"))
+        start = time.monotonic()
         found = compare(
-            policy,
-            baseline,
+            load_language_model(str(self.out / "ppo")),
+            load_language_model(str(self.out / "sft")),
             self.read("held_out_prompts.jsonl", Prompt),
             FunctionReward(self.taste.function),
             self.sampling,
             num_responses=2,
             seed=self.seed,
         )
-        agreed = agreement(self.read("rankings.jsonl", Ranking))
-        reward_report = json.loads((self.out / "reward" / "report.json").read_text(encoding="utf-8"))
         report = Report("Palate: the whole loop", f"{self.scale.model}, seed {self.seed}")
         describe(report, found)
-        report.number("reward_model_accuracy", reward_report["accuracy"], label="Reward model accuracy",
-                      low=reward_report["accuracy_low"], high=reward_report["accuracy_high"], note="held-out prompts")  # fmt: skip
-        report.number("agreement", agreed.percent, low=agreed.low, high=agreed.high, label="Labeler agreement",
-                      note="how often two labelers agree on a pair")  # fmt: skip
-        report.number("longer_wins_accuracy", reward_report["longer_wins"], label="Longer one wins",
-                      note="what picking the longer response would get")  # fmt: skip
-        report.number("seconds", time.monotonic() - self.start, label="Seconds", note="this process")
+        self.describe_learning(report)
+        report.number("seconds", self.seconds() + time.monotonic() - start, label="Seconds", note="all parts together")
         report.write(self.out)
+
+    def describe_learning(self, report: Report) -> None:
+        """Labelers, reward model and PPO: the figures behind the result."""
+        agreed = agreement(self.read("rankings.jsonl", Ranking))
+        learned = json.loads((self.out / "reward" / "report.json").read_text(encoding="utf-8"))
+        report.number(
+            "reward_model_accuracy",
+            learned["accuracy"],
+            low=learned["accuracy_low"],
+            high=learned["accuracy_high"],
+            label="Reward model accuracy",
+            note="pairs of held-out prompts ordered as the labelers did",
+        )
+        report.number(
+            "agreement", agreed.percent, low=agreed.low, high=agreed.high, label="Labelers agree", note="on a pair"
+        )
+        report.number("longer_wins_accuracy", learned["longer_wins"], label="Longer one wins", note="the same pairs")
+        names = [labeler.name for labeler in agreed.labelers]
+        report.figure(
+            "Do the labelers agree?", plots.agreement_matrix(names, agreed.matrix(names)), "Share of equal verdicts."
+        )
+        lines = (self.out / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        report.figure("PPO, step by step", plots.learning_curves(rows, PPO_CURVES), "Faint: every step.")
+        report.figure(
+            "Reward against KL",
+            plots.reward_against_kl([row["objective/kl"] for row in rows], [row["objective/score"] for row in rows]),
+            "Every point is one step of PPO: the reward model's mean score and the divergence it was bought with.",
+        )
 
     def stage(self, name: str, kind: type[Section], train: Callable[[Any, Run], None], **settings: Any) -> None:
         """Run a stage into its own directory, unless it is finished; resume it if it was begun."""
         directory = self.out / name
-        recipe = parse_recipe(kind, {"seed": self.seed, "frozen_layers": self.scale.frozen_layers, **settings}
-                              if "frozen_layers" in kind.model_fields else {"seed": self.seed, **settings})  # fmt: skip
+        if "frozen_layers" in kind.model_fields:
+            settings["frozen_layers"] = self.scale.frozen_layers
+        recipe = parse_recipe(kind, {"seed": self.seed, **settings})
         run = Run.open(directory, recipe, resume=(directory / "lineage.json").exists())
         if not run.finished:
             run.say(f"== {name}")
             train(recipe, run)
+        self.parts.append(name)
+
+    def seconds(self) -> float:
+        """Time that the parts took, over all processes that worked on them."""
+        reports = [json.loads((self.out / part / "report.json").read_text(encoding="utf-8")) for part in self.parts]
+        return float(sum(report["seconds"] for report in reports))
 
     def sample(self, name: str, model: str, prompts: str, *, num_responses: int) -> list[Candidates]:
         """Responses of a model to a file of prompts."""
-        self.stage(name, SampleRecipe, sample.train, model=model, prompts=self.data(prompts),
-                   responses_per_prompt=num_responses, sampling=self.sampling.model_dump())  # fmt: skip
+        how = {"responses_per_prompt": num_responses, "sampling": self.sampling.model_dump()}
+        self.stage(name, SampleRecipe, sample.train, model=model, prompts=self.data(prompts), **how)
         return self.read(f"{name}/candidates.jsonl", Candidates)
 
     def shuffled(self, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -227,5 +264,5 @@ def is_clean(response: Response) -> bool:
     text = response.text
     words = split_words(text)
     whole = response.provenance is None or response.provenance.ended
-    plain = text.isascii() and not set(text) & set("\n*#[]{}<>|:\"") and not repeated_share(words, 3)
+    plain = text.isascii() and not set(text) & set('\n*#[]{}<>|:"') and not repeated_share(words, 3)
     return whole and plain and 5 <= len(words) <= 30 and is_finished(text) and not PERSONA.search(text)

@@ -1,8 +1,8 @@
 """Files that are either whole or not there, and disk errors that say what to do.
 
-Renaming is atomic on POSIX file systems, but only what was flushed before the rename survives a power cut: so the file is
-flushed, renamed, and the directory flushed after it. Windows is left out; it knows neither directory flushes nor the
-locks of `run.py` (WSL does).
+Renaming is atomic on POSIX file systems, but only what was flushed before survives a power cut: so the file is flushed,
+renamed, and the directory flushed after it. Windows is left out; it knows neither directory flushes nor the locks of
+`run.py` (WSL does).
 """
 
 from __future__ import annotations

@@ -33,15 +33,8 @@ class Estimate:
         return f"{self.value:.3f}{interval}"
 
 
-def resample_counts(n: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each of n prompts was drawn, [n], once per resample."""
-    for index in range(resamples):
-        drawn = (uniforms(n, seed, "bootstrap", index) * n).astype(np.int64)
-        yield np.bincount(drawn, minlength=n).astype(np.float64)
-
-
 def bootstrap(statistic: Callable[[Floats], float | None], n: int, *, seed: int, resamples: int = 2000) -> Estimate:
-    """A statistic of prompts counted with weights [n], and its percentile interval.
+    """A statistic of prompts that count as often as the weights [n] say, and its percentile interval.
 
     Resamples in which the statistic is undefined are left out; with fewer than two prompts, or if most are undefined,
     there is no interval.
@@ -49,22 +42,37 @@ def bootstrap(statistic: Callable[[Floats], float | None], n: int, *, seed: int,
     value = statistic(np.ones(n)) if n else None
     if value is None or n < 2:
         return Estimate(value)
-    drawn = [sample for counts in resample_counts(n, resamples, seed) if (sample := statistic(counts)) is not None]
-    if len(drawn) < resamples / 2:
-        return Estimate(value)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
+    counts = (np.bincount(row, minlength=n).astype(np.float64) for rows in _draws(n, resamples, seed) for row in rows)
+    drawn = [sample for weights in counts if (sample := statistic(weights)) is not None]
+    return _percentiles(value, np.array(drawn), resamples)
 
 
 def ratio_estimate(numerators: ArrayLike, denominators: ArrayLike, *, seed: int, resamples: int = 2000) -> Estimate:
     """sum(numerators) / sum(denominators) over prompts, [P] each: a mean when the denominators count."""
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if not below.sum():
+        return Estimate(None)
+    value = float(above.sum() / below.sum())
+    if len(above) < 2:
+        return Estimate(value)
+    both = np.stack([above, below])
+    upper, lower = np.concatenate([both[:, rows].sum(axis=2) for rows in _draws(len(above), resamples, seed)], axis=1)
+    return _percentiles(value, upper[lower > 0] / lower[lower > 0], resamples)
 
-    def ratio(counts: Floats) -> float | None:
-        total = float(counts @ below)
-        return float(counts @ above) / total if total else None
 
-    return bootstrap(ratio, len(above), seed=seed, resamples=resamples)
+def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """[r, n] prompts drawn with replacement, some resamples at a time; they depend on n and the seed alone."""
+    size = max(1, 1_000_000 // n)
+    for start in range(0, resamples, size):
+        rows = min(size, resamples - start)
+        yield (uniforms(rows * n, seed, "bootstrap", start) * n).astype(np.int64).reshape(rows, n)
+
+
+def _percentiles(value: float, drawn: Floats, resamples: int) -> Estimate:
+    if len(drawn) < resamples / 2:
+        return Estimate(value)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
 
 
 def wilson(successes: float, n: float) -> Estimate:

@@ -1,7 +1,7 @@
 """Where a run came from: `lineage.json`, enough to say in a year what made a model and to make it again.
 
-It names the recipe, hashes of everything read, versions, the machine, the work tree's commit, start and end, and the runs
-whose models or data went in (its parents). It is also what makes a directory a run: it is the last file of a new one.
+It names the recipe, hashes of everything read, versions, the machine, the work tree's commit, start and end, and the
+runs whose models or data went in (its parents). It is also what makes a directory a run: it is written last.
 """
 
 from __future__ import annotations

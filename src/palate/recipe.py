@@ -1,8 +1,8 @@
 """Recipes: TOML in, frozen models out.
 
-A recipe is one TOML file for one stage. An unknown key is an error that names its nearest neighbour; ``--set a.b=value``
-overrides one key; what a run really used is written back to its directory. Every field's description is its
-documentation: the reference page is generated from this file.
+A recipe is one TOML file for one stage. An unknown key is an error that names its nearest neighbour;
+``--set a.b=value`` overrides one key; what a run really used is written back to its directory. Every field's
+description is its documentation: the reference page is generated from this file.
 
 Relative paths in a recipe are relative to the directory the command runs in.
 """
@@ -37,7 +37,8 @@ class Data(Section):
     path: str = Field(description="A file, or several joined by commas; `.gz` is read as it is.")
     format: str = Field("auto", description="An importer's name (see `palate data import --help`), or `auto`.")
     fields: Mapping[str, str] = Field(
-        {}, description="For the `pairs` format: which column, or text with {columns}, is `prompt`, `a`, `b`, `preferred`."
+        {},
+        description="For `pairs`: which column, or text with {columns}, is `prompt`, `a`, `b`, `preferred`.",
     )
     tags: tuple[str, ...] = Field((), description="Columns to keep as tags of the prompt.")
     limit: int = Field(0, ge=0, description="Use at most this many records, chosen by hash of the prompt; 0 uses all.")
@@ -86,12 +87,16 @@ class StageRecipe(Section):
 
     stage: str = Field("", description="The stage's name; may be left out.")
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
-    model: str = Field("smollm2-135m", description="Model to start from: a path, a Hugging Face name, or one of the zoo.")
+    model: str = Field(
+        "smollm2-135m", description="Model to start from: a path, a Hugging Face name, or one of the zoo."
+    )
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products; weights stay in fp32.")
     frozen_layers: int = Field(0, ge=0, description="Leave the embeddings and this many lower layers as they are.")
     checkpoint_every: PositiveInt = Field(20, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="Older ones are deleted.")
-    max_length: PositiveInt = Field(1024, description="Longest prompt + response in tokens; longer rows are refused and counted.")
+    max_length: PositiveInt = Field(
+        1024, description="Longest prompt + response in tokens; longer rows are left out and counted."
+    )
     microbatch_tokens: PositiveInt = Field(4096, description="Tokens in one forward and backward pass.")
 
 
@@ -113,10 +118,14 @@ class RewardRecipe(StageRecipe):
     data: Data = Field(description="Rankings.")
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the rankings; more than one overfits quickly.")
-    batch_responses: PositiveInt = Field(32, description="Distinct responses per optimizer step; a prompt's stay together.")
+    batch_responses: PositiveInt = Field(
+        32, description="Distinct responses per step; those of a prompt stay together."
+    )
     tie: Literal["half", "skip"] = Field("half", description="A tie is half a win for either, or left out.")
     margin_scale: NonNegative = Field(0.0, description="Margin in the loss per unit of stated preference strength.")
-    labeler_weights: Mapping[str, NonNegative] = Field({}, description="Weight of a labeler's rankings; 1 if not named.")
+    labeler_weights: Mapping[str, NonNegative] = Field(
+        {}, description="Weight of a labeler's rankings; 1 if not named."
+    )
     normalize_on: Literal["train", "validation"] = Field(
         "train", description="Responses on which the mean reward is made zero and its spread one."
     )
@@ -130,7 +139,9 @@ class DPORecipe(StageRecipe):
     data: Data = Field(description="Rankings; every ordered pair of one is used.")
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the pairs.")
-    batch_pairs: PositiveInt = Field(16, description="Pairs per optimizer step.")
+    batch_responses: PositiveInt = Field(
+        32, description="Distinct responses per step; those of a prompt stay together."
+    )
     beta: Positive = Field(0.1, description="Strength of the pull to the reference.")
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.0, description="Assumed share of wrong labels.")
     temperature: Positive = Field(0.7, description="Temperature of the policy whose log-probabilities are compared.")
@@ -161,10 +172,12 @@ class RLRecipe(StageRecipe):
     steps: PositiveInt = Field(20, description="Rollouts, each followed by its updates.")
     prompts_per_step: PositiveInt = Field(16, description="Distinct prompts in a rollout.")
     responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")
-    truncation_score: float | None = Field(None, description="Score of a response without a stop token, in place of its own.")
+    truncation_score: float | None = Field(None, description="Score of a response without a stop token.")
     kl_coef: NonNegative = Field(0.05, description="Weight of the per-token KL to the reference inside the reward.")
-    max_negative_kl: Positive = Field(0.5, description="A mean KL estimate below minus this, three steps in a row, ends the run.")
-    min_entropy: NonNegative = Field(0.02, description="Entropy per token (nats) below this, three steps in a row, ends the run.")
+    max_negative_kl: Positive = Field(0.5, description="A KL below minus this, three steps in a row, ends the run.")
+    min_entropy: NonNegative = Field(
+        0.02, description="Entropy per token below this, three steps in a row, ends the run."
+    )
 
 
 class Pretraining(Section):

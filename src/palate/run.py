@@ -137,14 +137,16 @@ class Run:
                 raise RunError(
                     f"{self.directory}: {key} has changed since this run began; put it back, or name another --out"
                 )
-        self._record["inputs"] |= {key: value if isinstance(value, str) else dict(value) for key, value in inputs.items()}
+        self._record["inputs"] |= {
+            key: value if isinstance(value, str) else dict(value) for key, value in inputs.items()
+        }
         self._write_record()
 
     def steps(self, total: int, *, every: int, keep: int, state: Mapping[str, Stateful]) -> Iterator[int]:
         """The steps that are still to be done; after a resume the state is put back first.
 
-        A checkpoint is written after every ``every`` steps and after the last one. On Ctrl-C or SIGTERM the step at hand
-        is finished and a checkpoint written.
+        A checkpoint is written after every ``every`` steps and after the last one. On Ctrl-C or SIGTERM the step at
+        hand is finished and a checkpoint written.
 
         Args:
             total: steps of the whole run.
@@ -172,7 +174,7 @@ class Run:
                     if stopping or (step + 1) % every == 0 or step + 1 == total:
                         self._save(state, keep)
                     if stopping:
-                        raise KeyboardInterrupt(f"stopped at step {step + 1} of {total}; go on with --resume")
+                        raise KeyboardInterrupt(f"stopped at step {step + 1} of {total}")
         finally:
             self._terminal.close()
             for tracker in self._trackers:
@@ -191,7 +193,7 @@ class Run:
         wrong = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         if wrong:
             raise TrainingError(
-                f"step {step}: {', '.join(wrong)}; try a lower learning rate, and look at {self.directory}/metrics.jsonl"
+                f"step {step}: {', '.join(wrong)}; look at {self.directory}/metrics.jsonl, try a lower learning rate"
             )
         self._metrics = {name: float(value) for name, value in metrics.items()}
         disk.append_text(self.directory / "metrics.jsonl", _line({"step": step, **self._metrics}))
@@ -217,7 +219,8 @@ class Run:
     def finish(self, report: Mapping[str, Any]) -> None:
         """Write `report.json` and mark the run as finished; call it last, after the model was written.
 
-        What the stage reports is added to what is known here. Everything is flushed to the disk first; the checkpoints,
+        What the stage reports is added to what is known here and to what a written report holds already. The model is
+        flushed to the disk first; the checkpoints,
         which a finished run has no use for, are deleted last.
         """
         known = {
@@ -230,7 +233,9 @@ class Run:
         }
         with disk.disk_errors(self.directory):
             disk.flush_tree(self.directory / "model")
-            disk.write_text(self.directory / "report.json", json.dumps(known | dict(report), indent=2) + "\n")
+            path = self.directory / "report.json"
+            figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            disk.write_text(path, json.dumps(figures | known | dict(report), indent=2) + "\n")
             self._record["ended"] = lineage.now()
             self._write_record()
             shutil.rmtree(self.directory / "checkpoints")
@@ -252,7 +257,9 @@ class Run:
             rows = _keep_rows(self.directory / name, self._next_step)
             if name == "metrics.jsonl" and rows:
                 self._metrics = {key: value for key, value in rows[-1].items() if key != "step"}
-        self.say(f"going on at step {self._next_step}" if found else "no checkpoint was finished yet: starting at step 0")
+        self.say(
+            f"going on at step {self._next_step}" if found else "no checkpoint was finished yet: starting at step 0"
+        )
 
     def _write_record(self) -> None:
         disk.write_text(self.directory / lineage.FILE, json.dumps(self._record, indent=2) + "\n")

@@ -33,6 +33,6 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint")
+            raise KeyboardInterrupt("stopped at once, after the last checkpoint")
         self.asked = True
         os.write(2, _NOTICE)  # not print: the signal may have come in the middle of one

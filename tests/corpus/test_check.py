@@ -102,8 +102,8 @@ def test_an_error_leaves_no_half_written_file(write: Write, tmp_path: Path) -> N
 
 
 def test_memory_is_a_row_and_a_fingerprint_each(write: Write, tmp_path: Path) -> None:
-    long = "word " * 400
-    rows = [{"prompt": f"{number}", "chosen": long, "rejected": f"{long}{number}"} for number in range(1500)]
+    long = ("wordy" * 100 + " ") * 20
+    rows = [{"prompt": f"{number}", "chosen": long, "rejected": f"{long}{number}"} for number in range(300)]
     path = write("rows.jsonl", rows)
     del rows
     tracemalloc.start()
@@ -112,6 +112,6 @@ def test_memory_is_a_row_and_a_fingerprint_each(write: Write, tmp_path: Path) ->
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert report.counts["rankings"] == 1500
+    assert report.counts["rankings"] == 300
     assert path.stat().st_size > 6_000_000
     assert peak < 1_500_000

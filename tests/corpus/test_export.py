@@ -21,7 +21,7 @@ from palate.records import Candidates, Demonstration, Message, Prompt, Provenanc
 Write = Callable[..., Path]
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda t: t.strip())
-tricky = st.sampled_from(["=1+1", "'=x", "-", "@a", "a\r\nb", "\u2028", '"', ",", "\x00b", "  pad ", "Human: hi"])
+tricky = st.sampled_from(["=1+1", "'=x", "-", "@a", "a\r\nb", "a\u2028b", '"', ",", "\x00b", "  pad ", "Human: hi"])
 texts = texts | tricky
 single_prompts = texts.map(Prompt.from_text)
 

@@ -133,7 +133,7 @@ def test_bad_table_rows_are_problems(write: Write) -> None:
 
 @pytest.mark.parametrize("header", ["a,a", "a,"])
 def test_columns_must_have_distinct_names(write: Write, header: str) -> None:
-    with pytest.raises(DataError, match="rows.csv:1: the first line must name every column once"):
+    with pytest.raises(DataError, match=r"rows\.csv:1: the first line must name every column once"):
         seen(write("rows.csv", header + "\n1,2\n"))
 
 

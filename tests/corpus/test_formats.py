@@ -112,7 +112,6 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
         [ranked(prompt("Name a fruit.", "A pear.", "Another!"), "A plum.", "A wall.")],
     ),
     ("trl-explicit", {"prompt": "Name a fruit.", "chosen": "A pear.", "rejected": "A brick."}, [PAIR]),
-    ("trl-explicit", {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD], "messages": None, "margin": 2}, []),
     (
         "trl-explicit",
         {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD], "margin": 2},
@@ -245,7 +244,6 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
     ("text", {"text": "Once upon a time.", "label": 1}, ["Once upon a time."]),
     ("text", {"title": "a-tale", "sections": ["Once ", "upon."]}, ["Once\n\nupon."]),
 ]
-CASES = [case for case in CASES if case[2]]
 
 
 @pytest.mark.parametrize(("name", "row", "expected"), CASES, ids=[f"{i}-{case[0]}" for i, case in enumerate(CASES)])
@@ -265,7 +263,7 @@ def test_every_format_but_pairs_has_a_case() -> None:
 
 REFUSED = [
     ("messages", {"messages": [GOOD]}, "unusable", "an assistant turn that answers nothing"),
-    ("messages", {"messages": [USER, GOOD, BAD]}, "unusable", "an assistant turn that answers nothing"),
+    ("messages", {"messages": [USER, {**GOOD, "weight": 0}, BAD]}, "unusable", "an assistant turn that answers"),
     ("messages", {"messages": [USER, {"role": "tool", "content": "x"}]}, "unusable", "a turn of 'messages' by a role"),
     ("messages", {"messages": [USER, {"role": "assistant", "content": ["x"]}]}, "malformed", "field 'assistant turn'"),
     ("messages", {"messages": "hello"}, "malformed", "field 'messages' is not a list"),
@@ -278,7 +276,7 @@ REFUSED = [
     ("alpaca", {"instruction": "a", "input": 3, "output": "b"}, "malformed", "field 'input' is not a text"),
     ("alpaca", {"instruction": "a", "input": "", "output": ""}, "unusable", "empty output"),
     ("self-instruct", {"instruction": "a", "instances": []}, "unusable", "holds no record"),
-    ("sharegpt", {"conversations": [GPT, HUMAN, GPT]}, "unusable", "an assistant turn that answers nothing"),
+    ("sharegpt", {"conversations": [GPT, HUMAN]}, "unusable", "an assistant turn that answers nothing"),
     ("hh", {"chosen": HH + "x", "rejected": HH + "x"}, "malformed", "the two responses of a pair are identical"),
     ("hh", {"chosen": HH + "x", "rejected": HH}, "unusable", "empty assistant turn"),
     ("hh", {"chosen": HH + "x\n\nHuman: y", "rejected": HH + "z"}, "unusable", "a dialogue that does not end with the"),
@@ -292,7 +290,7 @@ REFUSED = [
         "hh",
         {"chosen": "Hi" + HH + "x", "rejected": HH + "y"},
         "unusable",
-        "a transcript that does not begin with Human:",
+        "a transcript that does not begin with",
     ),
     (
         "trl-explicit",
@@ -399,10 +397,10 @@ def test_rated_responses_that_stand_together_are_one_ranking(write: Write) -> No
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: a row with the fields foo, bar is of no format that is known; name"),
+        ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields foo, bar; name"),
         ([{"prompt": "a", "chosen": "b", "rejected": "c", "messages": [USER, GOOD]}], "could be messages or trl-expl"),
         (
-            [{"instruction": "a", "response": "b"}, {"instruction": "a", "response": "b", "context": "c"}],
+            [{"question": "a", "answer": "b"}, {"instruction": "a", "response": "b", "context": "c"}],
             r"rows of several formats: prompt-response \(row 1\) and dolly \(row 2\); say which one is meant",
         ),
         ([], "holds no rows"),
@@ -413,6 +411,17 @@ def test_the_user_is_asked_when_the_format_is_unclear(write: Write, rows: list[A
         list(iterate(write("rows.jsonl", rows), rejections=Rejections()))
 
 
+def test_rows_that_lack_a_field_do_not_change_the_format(write: Write) -> None:
+    rows = [
+        {"prompt": "Name a fruit."},
+        {"chosen": "x"},
+        {"prompt": "Name a fruit.", "chosen": "A pear.", "rejected": "A brick."},
+    ]
+    rejections = Rejections()
+    assert [item for _, item in iterate(write("rows.jsonl", rows), rejections=rejections)] == [PAIR]
+    assert dict(rejections.malformed) == {"no field 'chosen'": 1, "no field 'prompt'": 1}
+
+
 def test_the_error_lists_every_format(write: Write) -> None:
     with pytest.raises(DataError) as error:
         list(iterate(write("rows.jsonl", [{"foo": 1}]), rejections=Rejections()))
@@ -420,7 +429,7 @@ def test_the_error_lists_every_format(write: Write) -> None:
 
 
 def test_a_misspelt_format_is_named(write: Write) -> None:
-    with pytest.raises(DataError, match="no format 'alpca'; did you mean 'alpaca'?"):
+    with pytest.raises(DataError, match=r"no format 'alpca'; did you mean 'alpaca'\?"):
         list(iterate(write("rows.jsonl", [{}]), rejections=Rejections(), format="alpca"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -116,4 +117,6 @@ def test_a_larger_limit_keeps_what_a_smaller_one_took() -> None:
 
 def test_importing_the_corpus_is_light() -> None:
     code = "import sys, palate.corpus; print({'torch', 'pandas', 'pyarrow', 'transformers'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "set()\n"

@@ -128,6 +128,7 @@ class Unique:
         self._seen: set[bytes] = set()
 
     def __call__(self, item: Item) -> bool:
+        """Whether no earlier record said this."""
         fingerprint = blake2b(_identity(item).encode(), digest_size=16).digest()
         if fingerprint in self._seen:
             self.rejections.duplicates += 1

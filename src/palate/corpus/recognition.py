@@ -86,29 +86,33 @@ def _recognise(path: Path, rows: Iterator[Row]) -> tuple[str, Iterator[Row]]:
 
 
 def _agreed(path: Path, rows: Sequence[Row]) -> str:
-    found: dict[str, Row] = {}
+    """The format of all rows; one that lacks fields of the others' format is that format's malformed row."""
+    found: dict[str, tuple[frozenset[str], int]] = {}
     for row in rows:
-        found.setdefault(_only_one(path, row), row)
+        for name, keys in _only_one(path, row).items():
+            found[name] = max(found.get(name, (keys, row.line)), (keys, row.line), key=lambda seen: len(seen[0]))
+    if not found:
+        raise DataError(
+            f"no known format has the fields {', '.join(rows[0].fields)}; {_listing()}", path=path, line=rows[0].line
+        )
     if found.keys() == {"palate", "messages"} and all("messages" in row.fields for row in rows):
         return "messages"  # those that await an answer look like our own prompts
-    if len(found) > 1:
-        seen = " and ".join(f"{name} (row {row.line})" for name, row in found.items())
+    richest = max(found, key=lambda name: len(found[name][0]))
+    if any(not found[name][0] < found[richest][0] for name in found if name != richest):
+        seen = " and ".join(f"{name} (row {line})" for name, (_, line) in found.items())
         raise DataError(f"rows of several formats: {seen}; say which one is meant", path=path)
-    return next(iter(found))
+    return richest
 
 
-def _only_one(path: Path, row: Row) -> str:
+def _only_one(path: Path, row: Row) -> dict[str, frozenset[str]]:
+    """The format that fits a row, with the fields that it asked for; empty if there is none."""
     fitting = {found.name: keys for found in FORMATS.values() if (keys := _matched(found, row.fields))}
-    strong = fitting.keys() - _WEAK
-    names = [
-        name
-        for name, keys in fitting.items()
-        if (name in strong or not strong) and not any(keys < other for other in fitting.values())
-    ]
-    if len(names) == 1:
-        return names[0]
-    what = f"could be {' or '.join(names)}" if names else "is of no format that is known"
-    raise DataError(f"a row with the fields {', '.join(row.fields)} {what}; {_listing()}", path=path, line=row.line)
+    strong = {name: keys for name, keys in fitting.items() if name not in _WEAK} or fitting
+    left = {name: keys for name, keys in strong.items() if not any(keys < other for other in strong.values())}
+    if len(left) > 1:
+        message = f"a row with the fields {', '.join(row.fields)} could be {' or '.join(left)}; {_listing()}"
+        raise DataError(message, path=path, line=row.line)
+    return left
 
 
 def _matched(found: Format, row: Fields) -> frozenset[str]:

@@ -71,4 +71,4 @@ def _empty_side(only_train: bool, prompts: list[Prompt], holdout: Holdout) -> st
         shown = ", ".join(map(repr, values[:20])) + (", ..." if len(values) > 20 else "")
         return f"holdout.value = {holdout.value!r} leaves nothing for {side}; values of {holdout.tag!r}: {shown}"
     count = len({conversation_id(prompt) for prompt in prompts})
-    return f"holdout.fraction = {holdout.fraction} of {count} prompts leaves nothing for {side}; change it or use a tag"
+    return f"holdout.fraction = {holdout.fraction} of {count} prompts leaves none for {side}; change it or use a tag"

@@ -39,18 +39,20 @@ class Calibration:
 
     Attributes:
         error: expected calibration error, the mean distance of predicted and observed over pairs.
-        log_loss: mean of -log sigmoid(margin), in nats; log 2 = 0.693 is a coin.
+        log_loss: mean of -log sigmoid(margin), in nats; log 2 = 0.693 is a coin. Both are None without pairs.
     """
 
     bins: tuple[Bin, ...]
-    error: float
-    log_loss: float
+    error: float | None
+    log_loss: float | None
     num_pairs: int
 
 
 def calibration(margins: ArrayLike, *, num_bins: int = 10) -> Calibration:
     """Reliability bins, expected calibration error and log loss of margins [N]; a margin of 0 is half right."""
     margin = _margins(margins)
+    if not len(margin):
+        return Calibration(bins=(), error=None, log_loss=None, num_pairs=0)
     confidence = 0.5 * (1 + np.tanh(np.abs(margin) / 2))
     right = _right(margin)
     edges = np.linspace(0.5, 1, num_bins + 1)
@@ -70,11 +72,10 @@ def calibration(margins: ArrayLike, *, num_bins: int = 10) -> Calibration:
 
 
 def accuracy(margins: ArrayLike, prompt_ids: Sequence[str], *, seed: int) -> Estimate:
-    """Share of pairs [N] with a positive margin, 0 counting half, with an interval bootstrapped by prompt."""
+    """Share of pairs [N] with a positive margin, 0 counting half, and its interval by prompt."""
     margin = _margins(margins)
-    if len(prompt_ids) != len(margin):
-        raise DataError(f"{len(margin)} margins but {len(prompt_ids)} prompt ids")
-    _, prompts = np.unique(np.asarray(prompt_ids), return_inverse=True)
+    assert len(prompt_ids) == len(margin), f"{len(margin)} margins but {len(prompt_ids)} prompt ids"
+    _, prompts = np.unique(np.asarray(prompt_ids, dtype=np.str_), return_inverse=True)
     return ratio_estimate(np.bincount(prompts, weights=_right(margin)), np.bincount(prompts), seed=seed)
 
 
@@ -85,8 +86,7 @@ def longer_wins(pairs: Sequence[tuple[str, str]], prompt_ids: Sequence[str], *, 
 
 def _margins(margins: ArrayLike) -> Floats:
     margin = np.asarray(margins, dtype=np.float64)
-    if margin.ndim != 1 or not len(margin):
-        raise DataError("there are no pairs to measure the reward model on; check the held-out rankings")
+    assert margin.ndim == 1, f"one margin for each pair, not {margin.shape}"
     if not np.isfinite(margin).all():
         raise DataError("the reward model gave a reward that is not finite")
     return margin

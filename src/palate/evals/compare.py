@@ -32,7 +32,7 @@ from palate.rewards.mix import RewardSource, reward_source
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run import Run
-from palate.stages.rollouts import per_token
+from palate.stages.common import per_token
 
 MICROBATCH_TOKENS = 4096
 
@@ -147,7 +147,9 @@ def divergence(rollout: Rollout, reference: LanguageModel) -> float:
 def describe(report: Report, found: Comparison) -> None:
     """The figures, pictures and texts of a comparison."""
     win = found.win_rate
-    report.number("win_rate", win.rate, low=win.low, high=win.high, label="Win rate", note="share of pairs won, ties half")
+    report.number(
+        "win_rate", win.rate, low=win.low, high=win.high, label="Win rate", note="share of pairs won, ties half"
+    )
     report.number("kl", found.kl, label="KL", note="nats per response, model to baseline")
     report.figure(
         "Scores before and after",
@@ -155,7 +157,7 @@ def describe(report: Report, found: Comparison) -> None:
         "The judge's scores of the baseline's responses and of the model's.",
     )
     signals = {"baseline": found.baseline.signals(), "model": found.model.signals()}
-    names = [name for name in signals["model"].__dataclass_fields__]
+    names = list(signals["model"].__dataclass_fields__)
     report.table(
         "Is the text still sound?",
         ["", "baseline", "model"],

@@ -1,7 +1,7 @@
 """Win rate against KL for every method, over seeds, in one picture.
 
 Each seed is a whole demonstration: its own demonstrations, labelers, SFT model and reward model. From there PPO,
-REINFORCE and DPO train on the same prompts and rankings, and best-of-n picks with the same reward model. All of them are
+REINFORCE and DPO train on the same prompts and rankings, and best-of-n picks with the same reward model. Each is
 compared with that seed's SFT model on held-out prompts by the hidden taste. The KL of best-of-n is the analytic bound.
 
 Gao et al. 2022 (arXiv 2210.10760) for the axes. Run it: `palate frontier --seeds 3`.

@@ -26,7 +26,7 @@ from palate.intervals import Estimate
 
 Point = tuple[float, float, float | None, float | None, int]  # KL, win rate, its low and high, seed
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "palate",
     "font.family": "DejaVu Sans",
@@ -55,7 +55,10 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 9,
     "figure.facecolor": "none",
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.08,
 }
+_MARKERS = ("o", "s", "D", "^", "v", "P")
 _NARROW, _WIDE = (6.4, 3.8), (8.4, 4.2)
 
 
@@ -87,10 +90,15 @@ def reward_against_kl(kl: ArrayLike, reward: ArrayLike, labels: Sequence[str] = 
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.plot(x, y, color=SERIES[0], alpha=0.35, linewidth=1.5)
-        axes.scatter(x, y, s=34, color=SERIES[0], edgecolor=LIGHT["paper"], linewidth=0.8, zorder=3)
+        window = len(x) // 20
+        if window < 3:
+            axes.plot(x, y, color=SERIES[0], alpha=0.35, linewidth=1.5)
+            axes.scatter(x, y, s=34, color=SERIES[0], edgecolor=LIGHT["paper"], linewidth=0.8, zorder=3)
+        else:  # too many steps to follow each
+            axes.scatter(x, y, s=12, color=SERIES[0], alpha=0.4, linewidth=0)
+            axes.plot(_running_mean(x, window), _running_mean(y, window), color=SERIES[0])
         for a, b, label in zip(x, y, labels, strict=False):
-            axes.annotate(label, (a, b), (6, 6), textcoords="offset points", fontsize=9, color=LIGHT["muted"])
+            _note(axes, label, (a, b), (6, 6))
         axes.set_xlabel("KL to the reference policy (nats per response)")
         axes.set_ylabel("reward")
         axes.margins(0.08)
@@ -103,23 +111,20 @@ def frontier(series: Mapping[str, Sequence[Point]], bound: Sequence[tuple[float,
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.axhline(0.5, color=LIGHT["muted"], linewidth=1)
-        axes.annotate(
-            "no better than the baseline", (1, 0.5), (0, -4), xycoords=("axes fraction", "data"),
-            textcoords="offset points", ha="right", va="top", fontsize=9, color=LIGHT["muted"],
-        )  # fmt: skip
+        axes.axhline(0.5, color=LIGHT["muted"], linewidth=1.2, linestyle=":", label="no better than the baseline")
         if bound:
             axes.plot(*zip(*bound, strict=True), "--", color=LIGHT["muted"], linewidth=1.5, label="best of n, at most")
-        for (method, points), colour in zip(series.items(), _colours(len(series)), strict=True):
+        for index, (method, points) in enumerate(series.items()):
+            colour, marker = SERIES[index % len(SERIES)], _MARKERS[index % len(_MARKERS)]
             x, y = [point[0] for point in points], [point[1] for point in points]
             errors = _errors([Estimate(rate, low, high) for _, rate, low, high, _ in points])
-            axes.errorbar(x, y, errors, fmt="none", ecolor=colour, elinewidth=1.4, alpha=0.45)
-            axes.scatter(x, y, s=52, color=colour, edgecolor=LIGHT["paper"], linewidth=0.9, zorder=3, label=method)
+            axes.errorbar(x, y, errors, fmt="none", color=colour, elinewidth=1.4, alpha=0.45)
+            axes.scatter(x, y, s=56, marker=marker, color=colour, edgecolor=LIGHT["paper"], zorder=3, label=method)
         axes.set_xlabel("KL to the reference policy (nats per response)")
         axes.set_ylabel("win rate")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlim(left=0)
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 0.02))
+        figure.legend(loc="outside right upper", handletextpad=0.4)
 
     return _render(draw, _WIDE, "Win rate against KL")
 
@@ -132,13 +137,13 @@ def calibration(result: Calibration) -> str:
         axes.plot([0.5, 1], [0.5, 1], "--", color=LIGHT["muted"], linewidth=1.2)
         x = [item.predicted for item in result.bins]
         y = [item.observed.value or 0.0 for item in result.bins]
-        largest = max(item.count for item in result.bins)
+        largest = max((item.count for item in result.bins), default=1)
         sizes = [20 + 200 * item.count / largest for item in result.bins]
         errors = _errors([item.observed for item in result.bins])
-        axes.errorbar(x, y, errors, fmt="none", ecolor=SERIES[0], elinewidth=1.4, alpha=0.45)
+        axes.errorbar(x, y, errors, fmt="none", color=SERIES[0], elinewidth=1.4, alpha=0.45)
         axes.scatter(x, y, s=sizes, color=SERIES[0], edgecolor=LIGHT["paper"], linewidth=0.9, zorder=3)
         for a, b, item in zip(x, y, result.bins, strict=True):
-            axes.annotate(f"{item.count}", (a, b), (9, -11), textcoords="offset points", fontsize=8, color=LIGHT["muted"])
+            _note(axes, str(item.count), (a, b), (9, -11))
         axes.set_xlabel("confidence of the reward model in its favourite")
         axes.set_ylabel("how often it was right")
         for axis in (axes.xaxis, axes.yaxis):
@@ -176,39 +181,41 @@ def agreement_matrix(names: Sequence[str], matrix: Sequence[Sequence[float | Non
 
 def before_after(scores_before: ArrayLike, scores_after: ArrayLike) -> str:
     """Two histograms on one axis; the lines are the means."""
-    sets = {"before": np.ravel(np.asarray(scores_before, dtype=np.float64)), "after": np.ravel(np.asarray(scores_after))}
-    edges = np.histogram_bin_edges(np.concatenate(list(sets.values())), bins=30)
+    before, after = (np.ravel(np.asarray(scores, dtype=np.float64)) for scores in (scores_before, scores_after))
+    edges = np.histogram_bin_edges(np.concatenate([before, after]), bins=30).tolist()
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for (label, scores), colour in zip(sets.items(), (LIGHT["muted"], SERIES[0]), strict=True):
-            weights = np.full(len(scores), 1 / len(scores))
-            axes.hist(scores, edges, weights=weights, color=colour, alpha=0.45, label=f"{label}, mean {scores.mean():.2f}")
+        for name, scores, colour in (("before", before, LIGHT["muted"]), ("after", after, SERIES[0])):
+            shares, label = np.full(len(scores), 1 / len(scores)), f"{name}, mean {scores.mean():.2f}"
+            axes.hist(scores, edges, weights=shares, color=colour, alpha=0.45, label=label)
             axes.axvline(float(scores.mean()), color=colour, linewidth=2)
         axes.set_xlabel("score")
         axes.set_ylabel("share of responses")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(visible=False, axis="x")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 1.14), ncols=2)
+        figure.legend(loc="outside upper left", ncols=2)
 
     return _render(draw, _NARROW, "Scores before and after")
 
 
-def bars_with_intervals(labels: Sequence[str], estimates: Sequence[Estimate], *, unit: str = "", percent: bool = True) -> str:
+def bars_with_intervals(
+    labels: Sequence[str], estimates: Sequence[Estimate], *, unit: str = "", percent: bool = True
+) -> str:
     """One horizontal bar for each estimate, with its interval and its value; an undefined one is said to be so."""
-    values = [estimate.value or 0.0 for estimate in estimates]
+    values = [np.nan if estimate.value is None else estimate.value for estimate in estimates]
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        places = np.arange(len(labels))
+        places, errors = np.arange(len(labels)), _errors(estimates)
         axes.barh(places, values, height=0.62, color=SERIES[0], alpha=0.55)
-        axes.errorbar(values, places, xerr=_errors(estimates), fmt="none", ecolor=LIGHT["ink"], elinewidth=1.4, capsize=3)
+        axes.errorbar(values, places, xerr=errors, fmt="none", color=LIGHT["ink"], elinewidth=1.4, capsize=3)
         for place, estimate in zip(places, estimates, strict=True):
-            text = "undefined" if estimate.value is None else f"{estimate.value:.1%}" if percent else f"{estimate.value:.3g}"
             end = max(0.0, estimate.high or 0.0, estimate.value or 0.0)
-            axes.annotate(text, (end, place), (8, 0), textcoords="offset points", va="center", fontsize=10)
+            text = _value(estimate.value, percent)
+            axes.annotate(text, (end, place), (8, 0), textcoords="offset points", va="center")
         axes.set_yticks(places, labels)
-        axes.invert_yaxis()
+        axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0, colors=LIGHT["ink"])
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
@@ -220,6 +227,17 @@ def bars_with_intervals(labels: Sequence[str], estimates: Sequence[Estimate], *,
     return _render(draw, (7.2, 0.9 + 0.45 * len(labels)), unit or "Estimates")
 
 
+def _value(value: float | None, percent: bool) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.1%}" if percent else f"{value:.3g}"
+
+
+def _note(axes: Axes, text: str, point: tuple[float, float], offset: tuple[float, float]) -> None:
+    if text:
+        axes.annotate(text, point, offset, textcoords="offset points", fontsize=9, color=LIGHT["muted"])
+
+
 def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: str, colour: str) -> None:
     """A line, and for many points a running mean over the faint raw line."""
     window = len(y) // 20
@@ -227,8 +245,13 @@ def _curve(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], label: st
         axes.plot(x, y, color=colour, label=label, marker="o" if len(y) == 1 else None)
         return
     axes.plot(x, y, color=colour, linewidth=1, alpha=0.3)
-    counts = np.convolve(np.ones(len(y)), np.ones(window), "same")
-    axes.plot(x, np.convolve(y, np.ones(window), "same") / counts, color=colour, label=label)
+    axes.plot(x, _running_mean(y, window), color=colour, label=label)
+
+
+def _running_mean(y: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Over the neighbours that there are: fewer at the ends."""
+    sums, counts = (np.convolve(values, np.ones(window), "same") for values in (y, np.ones(len(y))))
+    return np.asarray(sums / counts, dtype=np.float64)
 
 
 def _has(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
@@ -266,12 +289,15 @@ def _render(draw: Callable[[Figure], None], size: tuple[float, float], title: st
 
 
 def _for_page(svg: str, title: str) -> str:
-    """From a file of its own to a part of a page: no header, no metadata, no ids of groups, the page's colours."""
+    """From a file of its own to a part of a page: no header, metadata, style or ids of groups; the page's colours."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<(metadata|style).*?</\1>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = svg.replace("xlink:href=", "href=").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
     svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", svg)
     for name, colour in LIGHT.items():
         svg = re.sub(rf"(?<=[ :]){colour}\b", f"var(--{name}, {colour})", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1).strip()
+    width = 1.5 * float(svg.split('width="', 1)[1].split("pt", 1)[0])  # so that all pictures have type of one size
+    return svg.replace(
+        "<svg ", f'<svg role="img" aria-label="{escape(title)}" style="max-width: {width:.0f}px" ', 1
+    ).strip()

@@ -1,7 +1,7 @@
 """How reports look: one palette for pictures and page, light and dark.
 
-A picture is drawn in the light colours. On the way into the page each of them becomes ``var(--name, #light)``, so that the
-browser can swap the palette when it prefers dark, and the picture still stands alone.
+A picture is drawn in the light colours. On the way into the page each of them becomes ``var(--name, #light)``, so that
+the browser can swap the palette when it prefers dark, and the picture still stands alone.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ p{{margin:.5rem 0;max-width:44rem}}
 .number{{border:1px solid var(--grid);border-radius:.75rem;padding:1rem 1.1rem}}
 .number dt{{font-size:.92rem;color:var(--muted)}}
 .number dd{{margin:0}}
-.value{{font-size:2.2rem;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;letter-spacing:-.02em}}
+.value{{font-size:1.9rem;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;letter-spacing:-.02em}}
 .interval{{font-variant-numeric:tabular-nums}}
 .note{{font-size:.85rem;line-height:1.4;margin-top:.35rem}}
 figure{{margin:0}}
-figure svg{{display:block;width:100%;height:auto;max-height:80vh}}
+figure svg{{display:block;width:100%;height:auto;overflow:visible;min-width:30rem}}
+figure svg *{{stroke-linejoin:round;stroke-linecap:butt}}
 figcaption,caption{{font-size:.92rem;text-align:left;padding:.4rem 0;max-width:44rem}}
 caption{{caption-side:bottom}}
 .wide{{overflow-x:auto}}

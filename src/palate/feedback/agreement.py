@@ -55,7 +55,7 @@ class Agreement:
         alpha_interval: of the ratings, undefined without any.
         tau_b: mean over two labelers' rankings of one prompt's responses.
         labelers: one entry each, by name.
-        matrix: [L, L] percent agreement in the same order; None on the diagonal and where two never met.
+        between: percent agreement of every two labelers who met, their names in alphabetical order.
         num_prompts: prompts on which at least two labelers met.
         num_comparisons: verdicts compared, two labelers and one pair of responses each.
         num_unnamed: rankings left out because they name no labeler.
@@ -73,31 +73,50 @@ class Agreement:
     ac1: Estimate
     tau_b: Estimate
     labelers: tuple[LabelerAgreement, ...]
-    matrix: tuple[tuple[float | None, ...], ...]
+    between: Mapping[tuple[str, str], float]
     num_prompts: int
     num_comparisons: int
     num_unnamed: int
     num_superseded: int
     num_identical: int
 
+    def matrix(self, names: Sequence[str]) -> list[list[float | None]]:
+        """[L, L] percent agreement of these labelers; None on the diagonal and where two never met."""
+        return [[self.between.get((min(a, b), max(a, b))) for b in names] for a in names]
+
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """What each labeler said of each unit: values [N, L] with NaN for nothing, and the prompt of each row, [N]."""
+    """What was said of N units by at most R labelers each.
+
+    Attributes:
+        values: [N, R], NaN where fewer labelers spoke.
+        labelers: [N, R], their indices in increasing order, -1 where there is none.
+        row_prompts: [N], the prompt of each unit.
+    """
 
     values: Floats
+    labelers: Indices
     row_prompts: Indices
     num_prompts: int
     names: tuple[str, ...]
 
-    def by_prompt(self, per_row: Floats) -> Floats:
-        """[N] to [P]: sums over the rows of a prompt."""
-        sums = np.bincount(self.row_prompts, weights=per_row, minlength=self.num_prompts)
-        return sums.astype(np.float64)
 
-    def meetings(self, one: int, other: int) -> Indices:
-        """The rows that both labelers judged."""
-        return np.flatnonzero(~np.isnan(self.values[:, one] + self.values[:, other]))
+@dataclass(frozen=True, slots=True)
+class _Meetings:
+    """Two labelers' verdicts on the same unit, [M] each; ``one`` comes before ``other``."""
+
+    row: Indices
+    prompt: Indices
+    one: Indices
+    other: Indices
+    said_one: Floats
+    said_other: Floats
+
+    @property
+    def agreeing(self) -> Floats:
+        """1, one half or 0."""
+        return 1 - np.abs(self.said_one - self.said_other) / 2
 
 
 def agreement(rankings: Sequence[Ranking], *, seed: int = 0, resamples: int = 1000) -> Agreement:
@@ -106,41 +125,28 @@ def agreement(rankings: Sequence[Ranking], *, seed: int = 0, resamples: int = 10
     verdicts, superseded, identical = _collect(_verdicts(named))
     ratings, superseded_ratings, _ = _collect(_ratings(named))
     judged, rated = _table(verdicts), _table(ratings)
-    counts = np.stack([(judged.values == verdict).sum(axis=1) for verdict in _categories(judged.values)], axis=1)
+    meetings, counts = _meetings(judged), _counts(judged.values)
+    everyone = np.ones(len(meetings.row), dtype=bool)
 
     def by_row(statistic: Callable[[Floats], float | None], table: _Table = judged) -> Estimate:
         """Bootstrap a statistic of row weights by drawing prompts."""
         return bootstrap(lambda w: statistic(w[table.row_prompts]), table.num_prompts, seed=seed, resamples=resamples)
 
-    def by_prompt(above: Floats, below: Floats) -> Estimate:
-        met = below > 0
-        return ratio_estimate(above[met], below[met], seed=seed, resamples=resamples)
-
-    same, met = _pairwise(judged)
-    percent = by_prompt(judged.by_prompt(same.sum(axis=1)), judged.by_prompt(met.sum(axis=1)))
+    percent = _percent(meetings, everyone, seed, resamples)
     return Agreement(
         percent=percent.value,
         low=percent.low,
         high=percent.high,
-        cohen=by_row(_cohen(judged)),
+        cohen=by_row(_cohen(meetings, len(judged.names))),
         fleiss=by_row(lambda w: fleiss_kappa(counts, w)),
         alpha=by_row(lambda w: krippendorff_alpha(judged.values, metric="nominal", weights=w)),
         alpha_interval=by_row(lambda w: krippendorff_alpha(rated.values, metric="interval", weights=w), rated),
         ac1=by_row(lambda w: gwet_ac1(counts, w)),
-        tau_b=by_prompt(*_tau_b(judged)),
-        labelers=tuple(
-            LabelerAgreement(
-                name=name,
-                num_prompts=len(np.unique(judged.row_prompts[~np.isnan(said)])),
-                num_comparisons=int(met[:, index].sum()),
-                tie_share=float((said == 0).sum() / (~np.isnan(said)).sum()),
-                agreement=by_prompt(judged.by_prompt(same[:, index]), judged.by_prompt(met[:, index])),
-            )
-            for index, (name, said) in enumerate(zip(judged.names, judged.values.T, strict=True))
-        ),
-        matrix=_matrix(judged),
-        num_prompts=int((judged.by_prompt(met.sum(axis=1)) > 0).sum()),
-        num_comparisons=int(met.sum()) // 2,
+        tau_b=_tau_b(meetings, seed, resamples),
+        labelers=tuple(_labeler(judged, meetings, index, seed, resamples) for index in range(len(judged.names))),
+        between=_between(meetings, judged.names),
+        num_prompts=len(np.unique(meetings.prompt)),
+        num_comparisons=len(meetings.row),
         num_unnamed=len(rankings) - len(named),
         num_superseded=superseded + superseded_ratings,
         num_identical=identical,
@@ -179,72 +185,84 @@ def _table(judgements: Mapping[Unit, Mapping[str, float]]) -> _Table:
     """Sorted by content, so that nothing depends on the order of the log."""
     names = sorted({name for said in judgements.values() for name in said})
     prompts = {prompt: index for index, prompt in enumerate(sorted({unit[0] for unit in judgements}))}
-    column = {name: index for index, name in enumerate(names)}
-    values = np.full((len(judgements), len(names)), np.nan)
+    number = {name: index for index, name in enumerate(names)}
+    most = max((len(said) for said in judgements.values()), default=0)
+    values, labelers = np.full((len(judgements), most), np.nan), np.full((len(judgements), most), -1, dtype=np.int64)
     units = sorted(judgements)
     for row, unit in enumerate(units):
-        for name, value in judgements[unit].items():
-            values[row, column[name]] = value
+        for place, (name, value) in enumerate(sorted(judgements[unit].items())):
+            values[row, place], labelers[row, place] = value, number[name]
     rows = np.array([prompts[unit[0]] for unit in units], dtype=np.int64)
-    return _Table(values, rows, len(prompts), tuple(names))
+    return _Table(values, labelers, rows, len(prompts), tuple(names))
 
 
-def _categories(values: Floats) -> tuple[float, ...]:
-    """A tie is a category only if somebody used it; the two preferences always are."""
-    return (-1.0, 0.0, 1.0) if (values == 0).any() else (-1.0, 1.0)
+def _meetings(table: _Table) -> _Meetings:
+    places = list(combinations(range(table.values.shape[1]), 2))
+    met = [np.flatnonzero(table.labelers[:, second] >= 0) for _, second in places]  # then the first is there too
+    first = np.repeat([place for place, _ in places], [len(rows) for rows in met]).astype(np.int64)
+    second = np.repeat([place for _, place in places], [len(rows) for rows in met]).astype(np.int64)
+    row = np.concatenate([np.empty(0, dtype=np.int64), *met])
+    return _Meetings(
+        row=row,
+        prompt=table.row_prompts[row],
+        one=table.labelers[row, first],
+        other=table.labelers[row, second],
+        said_one=table.values[row, first],
+        said_other=table.values[row, second],
+    )
 
 
-def _pairwise(table: _Table) -> tuple[Floats, Floats]:
-    """Per row and labeler, [N, L]: the sum of agreements with the others, and how many others there were."""
-    same, met = np.zeros_like(table.values), np.zeros_like(table.values)
-    for one, other in combinations(range(len(table.names)), 2):
-        rows = table.meetings(one, other)
-        agreeing = 1 - np.abs(table.values[rows, one] - table.values[rows, other]) / 2
-        for labeler in (one, other):
-            same[rows, labeler] += agreeing
-            met[rows, labeler] += 1
-    return same, met
+def _counts(values: Floats) -> Floats:
+    """[N, C] how often each verdict was given; a tie is a category only if somebody used it."""
+    categories = (-1, 0, 1) if (values == 0).any() else (-1, 1)
+    return np.stack([(values == verdict).sum(axis=1) for verdict in categories], axis=1).astype(np.float64)
 
 
-def _matrix(table: _Table) -> tuple[tuple[float | None, ...], ...]:
-    size = len(table.names)
-    matrix: list[list[float | None]] = [[None] * size for _ in range(size)]
-    for one, other in combinations(range(size), 2):
-        rows = table.meetings(one, other)
-        if len(rows):
-            differences = np.abs(table.values[rows, one] - table.values[rows, other])
-            matrix[one][other] = matrix[other][one] = float(1 - differences.mean() / 2)
-    return tuple(tuple(row) for row in matrix)
+def _percent(meetings: _Meetings, among: NDArray[np.bool_], seed: int, resamples: int) -> Estimate:
+    """Percent agreement in some of the meetings, bootstrapped over the prompts these were about."""
+    _, prompts = np.unique(meetings.prompt[among], return_inverse=True)
+    above = np.bincount(prompts, weights=meetings.agreeing[among])
+    return ratio_estimate(above, np.bincount(prompts), seed=seed, resamples=resamples)
 
 
-def _cohen(table: _Table) -> Callable[[Floats], float | None]:
-    """The mean kappa as a function of row weights, from all meetings laid out once."""
-    pairs = list(combinations(range(len(table.names)), 2))
-    rows = [table.meetings(one, other) for one, other in pairs]
-    cells = [
-        9 * index + (3 * (table.values[met, one] + 1) + table.values[met, other] + 1).astype(np.int64)
-        for index, ((one, other), met) in enumerate(zip(pairs, rows, strict=True))
-    ]
-    all_rows, all_cells = (np.concatenate([*parts, np.empty(0, np.int64)]) for parts in (rows, cells))
+def _labeler(table: _Table, meetings: _Meetings, index: int, seed: int, resamples: int) -> LabelerAgreement:
+    theirs = table.labelers == index
+    present = (meetings.one == index) | (meetings.other == index)
+    return LabelerAgreement(
+        name=table.names[index],
+        num_prompts=len(np.unique(table.row_prompts[theirs.any(axis=1)])),
+        num_comparisons=int(present.sum()),
+        tie_share=float((table.values[theirs] == 0).mean()),
+        agreement=_percent(meetings, present, seed, resamples),
+    )
+
+
+def _between(meetings: _Meetings, names: Sequence[str]) -> dict[tuple[str, str], float]:
+    pairs, index = np.unique(np.stack([meetings.one, meetings.other]), axis=1, return_inverse=True)
+    shares = np.bincount(index, weights=meetings.agreeing) / np.maximum(np.bincount(index), 1)
+    return {(names[one], names[other]): float(share) for (one, other), share in zip(pairs.T, shares, strict=True)}
+
+
+def _cohen(meetings: _Meetings, num_labelers: int) -> Callable[[Floats], float | None]:
+    """The mean kappa as a function of row weights."""
+    _, pair = np.unique(meetings.one * num_labelers + meetings.other, return_inverse=True)
+    num_pairs = int(pair.max(initial=-1)) + 1
+    cells = 9 * pair + (3 * (meetings.said_one + 1) + meetings.said_other + 1).astype(np.int64)
 
     def kappa(weights: Floats) -> float | None:
-        counts = np.bincount(all_cells, weights=weights[all_rows], minlength=9 * len(pairs))
+        counts = np.bincount(cells, weights=weights[meetings.row], minlength=9 * num_pairs)
         return mean_cohen_kappa(counts.reshape(-1, 3, 3).astype(np.float64))
 
     return kappa
 
 
-def _tau_b(table: _Table) -> tuple[Floats, Floats]:
-    """Per prompt: the sum of tau-b over pairs of labelers, and over how many it is defined.
-
-    Verdicts are the signs of rank differences, and tau-b is their correlation about zero.
-    """
-    total, defined = np.zeros(table.num_prompts), np.zeros(table.num_prompts)
-    for one, other in combinations(range(len(table.names)), 2):
-        x, y = table.values[:, one], table.values[:, other]
-        met = ~np.isnan(x + y)
-        x, y = np.where(met, x, 0), np.where(met, y, 0)
-        scale = np.sqrt(table.by_prompt(x**2) * table.by_prompt(y**2))
-        total += np.divide(table.by_prompt(x * y), scale, out=np.zeros_like(scale), where=scale > 0)
-        defined += scale > 0
-    return total, defined
+def _tau_b(meetings: _Meetings, seed: int, resamples: int) -> Estimate:
+    """Verdicts are the signs of rank differences, and tau-b is their correlation about zero."""
+    keys = np.stack([meetings.prompt, meetings.one, meetings.other])
+    rankings, index = np.unique(keys, axis=1, return_inverse=True)
+    x, y = meetings.said_one, meetings.said_other
+    scale = np.sqrt(np.bincount(index, weights=x**2) * np.bincount(index, weights=y**2))
+    defined = scale > 0
+    taus = np.bincount(index, weights=x * y)[defined] / scale[defined]
+    _, prompts = np.unique(rankings[0, defined], return_inverse=True)
+    return ratio_estimate(np.bincount(prompts, weights=taus), np.bincount(prompts), seed=seed, resamples=resamples)

@@ -105,10 +105,6 @@ class Sequences:
                 part, used = part + unit, used + cost
         yield self.select(torch.tensor(part))
 
-    def regroup(self, group_ids: Tensor) -> Self:
-        """The same sequences as a batch of their own, with other groups [B]; those of one group share a prompt."""
-        return replace(self, group_ids=group_ids.to(self.tokens.device), rows=torch.arange(len(self)))
-
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -125,12 +121,14 @@ class Segments:
 
     Attributes:
         starts, lengths: [S] first row and number of rows of each run; the runs follow each other.
+        first_row: where the first run starts.
         real: [N_s] the places of [S * L] that are not padding, in row order.
         width: L, the longest run.
     """
 
     starts: Tensor
     lengths: Tensor
+    first_row: int
     real: Tensor
     width: int
 
@@ -142,16 +140,23 @@ class Segments:
         offsets = torch.arange(width)
         inside = offsets[None] < lengths[:, None]
         real = inside.flatten().nonzero()[:, 0]
-        return cls(starts=starts, lengths=lengths, real=real, width=width)
+        return cls(starts=starts, lengths=lengths, first_row=first_row, real=real, width=width)
 
     def pad(self, x: Tensor) -> Tensor:
         """[N, ...] flat rows -> [S, L, ...]; padding is zero."""
-        start, count = int(self.starts[0]), len(self.real)
-        return _Pad.apply(x[start : start + count], self).unflatten(0, (len(self.lengths), self.width))
+        rows = x[self.first_row : self.first_row + len(self.real)]
+        places: Tensor = _Pad.apply(rows, self)  # type: ignore[no-untyped-call]
+        return places.view(len(self.lengths), self.width, *x.shape[1:])
 
     def unpad(self, x: Tensor) -> Tensor:
         """[S, L, ...] -> the real rows, in order."""
-        return _Unpad.apply(x.flatten(0, 1), self)
+        rows: Tensor = _Unpad.apply(x.flatten(0, 1), self)  # type: ignore[no-untyped-call]
+        return rows
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        starts, lengths, real = (tensor.to(device) for tensor in (self.starts, self.lengths, self.real))
+        return replace(self, starts=starts, lengths=lengths, real=real)
 
 
 class _Pad(torch.autograd.Function):
@@ -231,7 +236,11 @@ class Layout:
             rows=sequences.rows,
             response_mask=_response_mask(prompt_lengths[prompt_of], prompts.width, responses.width),
         )
-        return layout if device.type == "cpu" else _to(layout, device)
+        return layout if device.type == "cpu" else layout.to(device)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     def row_of(self, sequence: Tensor, position: Tensor, prompt_lengths: Tensor) -> Tensor:
         """[M] flat rows of the tokens at ``position`` [M] of ``sequence`` [M]."""
@@ -253,13 +262,3 @@ def _response_mask(prompt_lengths: Tensor, prompt_width: int, response_width: in
         ],
         dim=-1,
     )
-
-
-def _to(layout: Layout, device: torch.device) -> Layout:
-    moved = {
-        f.name: replace(value, **{g.name: getattr(value, g.name).to(device) for g in fields(value) if g.name != "width"})
-        if isinstance(value := getattr(layout, f.name), Segments)
-        else value.to(device)
-        for f in fields(layout)
-    }
-    return replace(layout, **moved)

@@ -14,11 +14,14 @@ from palate.errors import TemplateError
 from palate.records import Message, Prompt
 
 PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'].capitalize() + ': ' + message['content'] }}"
+    "{% for message in messages %}{{ message['role'].capitalize() + ':\n' + message['content'] }}"
     "{{ eos_token + '\n' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
-"""For base models that have no template of their own; saved with the model, so that others read it the same way."""
+"""For base models that have no template of their own; saved with the model, so that others read it the same way.
+
+A line break and not a space before the response: many tokenizers merge a space with the word after it.
+"""
 
 
 class Chat:
@@ -27,16 +30,18 @@ class Chat:
     Attributes:
         tokenizer: a Hugging Face tokenizer.
         stop_id: the token that ends a response; part of the response.
+        pad_id: another token than that, for those who must tell padding from tokens; None if there is no such token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         if tokenizer.eos_token_id is None:
             raise TemplateError("the tokenizer has no EOS token: a response could never end")
-        if not tokenizer.chat_template:
-            tokenizer.chat_template = PLAIN_TEMPLATE
         self.tokenizer = tokenizer
-        self.stop_id: int = tokenizer.eos_token_id
-        self._check()
+        if not tokenizer.chat_template:
+            starts_with_bos = tokenizer.bos_token and list(tokenizer("").input_ids[:1]) == [tokenizer.bos_token_id]
+            tokenizer.chat_template = ("{{ bos_token }}" if starts_with_bos else "") + PLAIN_TEMPLATE
+        self.stop_id = self._check()
+        self.pad_id = self._set_padding()
 
     def prompt_tokens(self, prompt: Prompt | Sequence[Message]) -> list[int]:
         """The conversation so far and the template's opening of the assistant's turn."""
@@ -77,20 +82,46 @@ class Chat:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))
 
-    def _check(self) -> None:
-        """The template must read: prompt, response, stop token; and must not begin with two BOS tokens."""
+    def _check(self) -> int:
+        """The template must read: prompt, response, stop token; it must not begin with two BOS. Gives the stop token."""
         question, reply = Message(role="user", content="What is red?"), Message(role="assistant", content="Roses are.")
         opened, whole = self._render([question], opened=True), self._render([question, reply], opened=False)
-        expected = opened + reply.content + str(self.tokenizer.eos_token)
+        expected = opened + reply.content
         if not whole.startswith(expected):
             raise TemplateError(
-                "the chat template breaks the prefix rule: a prompt with the assistant's turn opened, then the response "
-                f"and {self.tokenizer.eos_token!r}, must be how the whole conversation begins; it gives {whole!r}, "
-                f"expected a text that begins with {expected!r}"
+                "the chat template breaks the prefix rule: a prompt with the assistant's turn opened, then the response, "
+                f"must be how the whole conversation begins; it gives {whole!r}, expected a text that begins with "
+                f"{expected!r}"
             )
-        prompt = self._tokens(opened)
+        prompt, after = self._tokens(opened), self._tokens(whole[len(expected) :])
+        if not after or not self._is_special(after[0]):
+            raise TemplateError(
+                "the chat template breaks the prefix rule: a special token such as "
+                f"{self.tokenizer.eos_token!r} must follow the response; it gives {whole!r}"
+            )
         if self._tokens(expected)[: len(prompt)] != prompt:
-            raise TemplateError("the tokenizer merges the end of the prompt with the start of the response")
+            raise TemplateError(
+                "the tokenizer merges the end of the prompt with the start of the response: let the chat template end "
+                "the opening of the assistant's turn with a line break or a special token"
+            )
         bos = self.tokenizer.bos_token_id
         if bos is not None and prompt[:2] == [bos, bos]:
-            raise TemplateError("the chat template adds BOS twice")
+            raise TemplateError("the chat template adds BOS twice: remove one")
+        return after[0]
+
+    def _is_special(self, token: int) -> bool:
+        known = self.tokenizer.added_tokens_decoder.get(token)
+        return token in self.tokenizer.all_special_ids or (known is not None and known.special)
+
+    def _set_padding(self) -> int | None:
+        """Let the tokenizer pad with a token that never ends a response."""
+        specials = [
+            self.tokenizer.pad_token_id,
+            self.tokenizer.unk_token_id,
+            *sorted(self.tokenizer.added_tokens_decoder),
+        ]
+        ends = {self.stop_id, self.tokenizer.eos_token_id, None}
+        chosen = next((token for token in specials if token not in ends and self._is_special(token)), None)
+        if chosen is not None:
+            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(chosen)
+        return chosen

@@ -14,28 +14,29 @@ Touvron et al. 2023 (arXiv 2302.13971); grouped-query attention: Ainslie et al. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from palate.lm.batch import Layout
+from palate.lm.backbone import Backbone, Size
+from palate.lm.batch import Layout, Sequences
+from palate.lm.logprobs import chosen_logprobs
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer index, queries [N, H, D], keys [N, G, D], values [N, G, D]) -> [N, H, D]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """Sizes of a decoder, read from a Hugging Face config."""
+class Shape(Size):
+    """Everything a decoder is built from, read from a Hugging Face config."""
 
-    vocab_size: int
-    hidden_size: int
     intermediate_size: int
-    num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -127,7 +128,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, dim=1)
-        return self.out(attend(self.index, rotate(q, rope), rotate(k, rope), v).flatten(1))
+        out: Tensor = self.out(attend(self.index, rotate(q, rope), rotate(k, rope), v).flatten(1))
+        return out
 
 
 class MLP(nn.Module):
@@ -143,7 +145,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        out: Tensor = self.down(F.silu(gate) * up)
+        return out
 
 
 class DecoderLayer(nn.Module):
@@ -158,11 +161,35 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, attend)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x = x + self.mlp(self.post_attention_layernorm(x))
+        return x
 
 
-class Decoder(nn.Module):
+class TokenHead(nn.Linear):
+    """Hidden rows to logits; its weight is the embeddings' when they are tied."""
+
+    def __init__(self, embeddings: nn.Embedding, dtype: torch.dtype, *, tied: bool) -> None:
+        super().__init__(embeddings.embedding_dim, embeddings.num_embeddings, bias=False)
+        if tied:
+            self.weight = embeddings.weight
+        self.product = Products([self], dtype)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """[N, D] -> [N, V] fp32."""
+        logits: Tensor = self.product(rows)
+        return logits.float()
+
+    def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
+        """[N] log p of ``tokens``, without holding [N, V]."""
+        return chosen_logprobs(rows, self.product.weight(), tokens, temperature=temperature)
+
+
+class Decoder(Backbone):
     """Token rows in, hidden rows out."""
+
+    shape: Shape
+    inv_freq: Tensor
+    has_trunk = True
 
     def __init__(self, config: Any, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -180,6 +207,42 @@ class Decoder(nn.Module):
         for layer in list(self.layers)[first:last]:
             x = layer(x, rope, attend)
         return x
+
+    def lower(self, layers: int) -> list[nn.Module]:
+        """As in `Backbone`."""
+        return [self.embed_tokens, *list(self.layers)[:layers]]
+
+    def rows(self, sequences: Sequences, layout: Layout) -> Tensor:
+        """As in `Backbone`."""
+        return self.rows_above(layout, 0, self.embed_tokens(layout.tokens))
+
+    def trunk(self, layout: Layout, layers: int) -> Tensor:
+        """As in `Backbone`."""
+        x = self.embed_tokens(layout.tokens)
+        return self.run(x, layout.positions, packed_attention(layout), last=layers)
+
+    def rows_above(self, layout: Layout, layers: int, below: Tensor) -> Tensor:
+        """As in `Backbone`."""
+        rows: Tensor = self.norm(self.run(below, layout.positions, packed_attention(layout), first=layers))
+        return rows
+
+    def adopt(self, other: Decoder, layers: int) -> None:
+        """As in `Backbone`."""
+        self.embed_tokens = other.embed_tokens
+        for index in range(layers):
+            self.layers[index] = other.layers[index]
+
+    def unembedding(self, *, tied: bool) -> TokenHead:
+        """As in `Backbone`."""
+        return TokenHead(self.embed_tokens, self.dtype, tied=tied)
+
+    def scalar_head(self) -> nn.Linear:
+        """As in `Backbone`."""
+        return nn.Linear(self.shape.hidden_size, 1, bias=False)
+
+    def write(self, directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
+        """As in `Backbone`; our own names are transformers' already."""
+        write_llama(directory, config, state, head)
 
     def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines [N, 1, head_dim / 2]."""
@@ -199,15 +262,13 @@ def packed_attention(layout: Layout) -> Attend:
     def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         parts = []
         if layout.prompts.width:
-            padded = [layout.prompts.pad(x).transpose(1, 2) for x in (q, k, v)]
-            out = F.scaled_dot_product_attention(*padded, is_causal=True, enable_gqa=True)
+            queries, keys, values = (layout.prompts.pad(x).transpose(1, 2) for x in (q, k, v))
+            out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
             parts.append(layout.prompts.unpad(out.transpose(1, 2)))
         if layout.responses.width:
             queries = layout.responses.pad(q).transpose(1, 2)
             keys, values = (_with_prompt(layout, x) for x in (k, v))
-            out = F.scaled_dot_product_attention(
-                queries, keys, values, attn_mask=layout.response_mask, enable_gqa=True
-            )
+            out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=layout.response_mask, enable_gqa=True)
             parts.append(layout.responses.unpad(out.transpose(1, 2)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
@@ -220,3 +281,14 @@ def _with_prompt(layout: Layout, x: Tensor) -> Tensor:
     if layout.prompts.width:
         own = torch.cat([layout.prompts.pad(x).index_select(0, layout.prompt_of), own], dim=1)
     return own.transpose(1, 2)
+
+
+def write_llama(directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
+    """config.json and model.safetensors; a tied unembedding is left out, as transformers leaves it out."""
+    config.architectures = [f"Llama{head}"]
+    config.dtype = torch.float32
+    config.save_pretrained(directory)
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    if config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

@@ -26,7 +26,8 @@ def chosen_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperatu
     Returns:
         [M] fp32, in nats; differentiable in `hidden` and `weight`.
     """
-    return _ChosenLogprobs.apply(hidden, weight, tokens, temperature)
+    logprobs: Tensor = _ChosenLogprobs.apply(hidden, weight, tokens, temperature)  # type: ignore[no-untyped-call]
+    return logprobs
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:

@@ -13,15 +13,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
-from palate.lm.decoder import Decoder, Products, packed_attention
-from palate.lm.logprobs import chosen_logprobs
-
 
 TRUNK_TOKENS = 2_000_000
 """A trunk of more tokens than this is not kept whole (4.6 GB at width 576): the lower layers are then run each time."""
@@ -48,14 +46,25 @@ class Trunk:
 
 
 class Model(nn.Module):
-    """A decoder, how much of it is frozen, and the config it came with."""
+    """A backbone, how much of it is frozen, and the config it came with.
 
-    def __init__(self, config: Any, backbone: Decoder) -> None:
+    Dropout is off in every model of RLHF, so there is no training mode.
+    """
+
+    head: ClassVar[str]
+    """How transformers calls a model with this head, after the name of its family."""
+
+    def __init__(self, config: Any, backbone: Backbone) -> None:
         super().__init__()
         self.config = config
         self.model = backbone
         self.frozen_layers = 0
         self._trunk_key = ""
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode: the policy that is trained is the policy that sampled."""
+        return super().train(False)
 
     @property
     def device(self) -> torch.device:
@@ -65,14 +74,13 @@ class Model(nn.Module):
     def freeze(self, layers: int) -> None:
         """Train only the layers from ``layers`` on (and the head); with 0 everything trains.
 
-        Embeddings are the lowest layer: with ``layers`` above 0 they are frozen too, and with them a tied unembedding.
+        Embeddings are the lowest layer: with ``layers`` above 0 they are frozen too, and with them a tied unembedding;
+        one of its own stays trainable.
         """
         assert 0 <= layers <= self.model.shape.num_layers
         self.requires_grad_(True)
-        if layers:
-            self.model.embed_tokens.requires_grad_(False)
-            for layer in list(self.model.layers)[:layers]:
-                layer.requires_grad_(False)
+        for module in self.model.lower(layers) if layers else []:
+            module.requires_grad_(False)
         self.frozen_layers = layers
         self._trunk_key = ""
 
@@ -81,49 +89,50 @@ class Model(nn.Module):
         self.requires_grad_(False)
 
     @property
+    def trunk_layers(self) -> int:
+        """Layers whose output can be kept: the frozen ones, if the backbone can do that."""
+        return self.frozen_layers if self.model.has_trunk else 0
+
+    @property
     def trunk_key(self) -> str:
-        """Fingerprint of depth, embeddings and frozen layers."""
+        """Fingerprint of embeddings and frozen layers, and of how they are computed."""
         if not self._trunk_key:
-            digest = hashlib.blake2b(f"{self.frozen_layers}".encode(), digest_size=16)
-            parts = [self.model.embed_tokens, *list(self.model.layers)[: self.frozen_layers]]
-            for parameter in (parameter for part in parts for parameter in part.parameters()):
-                digest.update(parameter.detach().cpu().contiguous().numpy().data)
+            about = (self.trunk_layers, self.model.shape, self.model.dtype)
+            digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
+            for module in self.model.lower(self.trunk_layers):
+                for parameter in module.parameters():
+                    digest.update(parameter.detach().cpu().contiguous().numpy().data)
             self._trunk_key = digest.hexdigest()
         return self._trunk_key
 
     def adopt_trunk(self, other: Model) -> bool:
         """Use the other's lower layers if they are the same weights; then both need the memory only once."""
-        if self.frozen_layers != other.frozen_layers or not self.frozen_layers or self.trunk_key != other.trunk_key:
+        if not self.trunk_layers or self.trunk_layers != other.trunk_layers or self.trunk_key != other.trunk_key:
             return False
-        self.model.embed_tokens = other.model.embed_tokens
-        for index in range(self.frozen_layers):
-            self.model.layers[index] = other.model.layers[index]
+        self.model.adopt(other.model, self.trunk_layers)
         return True
 
     @torch.no_grad()
     def trunk(self, sequences: Sequences, *, max_tokens: int = 8192) -> Trunk | None:
         """The frozen part of the forward pass; None when nothing is frozen, or the whole would be too large to keep."""
-        if not self.frozen_layers or int(sequences.lengths.sum()) > TRUNK_TOKENS:
+        if not self.trunk_layers or int(sequences.lengths.sum()) > TRUNK_TOKENS:
             return None
         prompts: dict[int, Tensor] = {}
         responses: dict[int, Tensor] = {}
         for part in sequences.parts(max_tokens):
             layout = Layout.of(part)
-            x = self.model.embed_tokens(layout.tokens)
-            hidden = self.model.run(x, layout.positions, packed_attention(layout), last=self.frozen_layers)
-            spans = hidden.split([*layout.prompts.lengths.tolist(), *layout.responses.lengths.tolist()])
+            lengths = [*layout.prompts.lengths.tolist(), *layout.responses.lengths.tolist()]
+            spans = torch.split(self.model.trunk(layout, self.trunk_layers), lengths)
             prompts |= zip(layout.groups.tolist(), spans, strict=False)
             responses |= zip(layout.rows.tolist(), spans[len(layout.groups) :], strict=True)
         return Trunk(prompts=prompts, responses=responses, key=self.trunk_key)
 
     def hidden(self, sequences: Sequences, trunk: Trunk | None) -> tuple[Tensor, Layout]:
         """[N, D] rows after the last norm, and the layout they are in."""
-        layout, decoder = Layout.of(sequences), self.model
-        if trunk is not None and self.frozen_layers and trunk.key == self.trunk_key:
-            x, first = trunk.take(layout), self.frozen_layers
-        else:
-            x, first = decoder.embed_tokens(layout.tokens), 0
-        return decoder.norm(decoder.run(x, layout.positions, packed_attention(layout), first=first)), layout
+        layout = Layout.of(sequences)
+        if trunk is not None and self.trunk_layers and trunk.key == self.trunk_key:
+            return self.model.rows_above(layout, self.trunk_layers, trunk.take(layout)), layout
+        return self.model.rows(sequences, layout), layout
 
 
 def _before_chosen(sequences: Sequences, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,57 +148,57 @@ def _at_chosen(sequences: Sequences, values: Tensor) -> Tensor:
 
 
 class LanguageModel(Model):
-    """A decoder with an unembedding."""
+    """A backbone with an unembedding."""
 
-    def __init__(self, config: Any, backbone: Decoder) -> None:
+    head = "ForCausalLM"
+
+    def __init__(self, config: Any, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        self.lm_head = nn.Linear(backbone.shape.hidden_size, backbone.shape.vocab_size, bias=False)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = backbone.embed_tokens.weight
-        self.unembedding = Products([self.lm_head], backbone.dtype)
+        self.lm_head = backbone.unembedding(tied=bool(config.tie_word_embeddings))
 
-    def freeze(self, layers: int) -> None:
-        """As in `Model`; an unembedding of its own stays trainable."""
-        super().freeze(layers)
-        if layers and self.config.tie_word_embeddings:
-            assert not self.lm_head.weight.requires_grad
+    @property
+    def unembedding(self) -> Unembedding:
+        """From hidden rows to tokens."""
+        return cast(Unembedding, self.lm_head)
 
     def logprobs(self, sequences: Sequences, *, temperature: float, trunk: Trunk | None = None) -> Tensor:
         """[B, T] log p(tokens[:, t] | tokens[:, :t]) at the masked tokens, zero elsewhere; nats."""
         hidden, layout = self.hidden(sequences, trunk)
         sequence, position, row = _before_chosen(sequences, layout)
         tokens = sequences.tokens[sequence, position]
-        chosen = chosen_logprobs(
-            hidden.index_select(0, row), self.unembedding.weight(), tokens, temperature=temperature
-        )
+        chosen = self.unembedding.logprobs(hidden.index_select(0, row), tokens, temperature=temperature)
         return _at_chosen(sequences, chosen)
 
 
 class ScalarModel(Model):
-    """The same decoder with the unembedding replaced by one number: a reward or a value model.
+    """The same backbone with the unembedding replaced by one number: a reward or a value model."""
 
-    The head starts small and has no bias (Ouyang et al. 2022), so that an untrained one says next to nothing.
-    """
+    head = "ForSequenceClassification"
 
-    def __init__(self, config: Any, backbone: Decoder) -> None:
+    def __init__(self, config: Any, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        self.score = nn.Linear(backbone.shape.hidden_size, 1, bias=False)
+        config.num_labels = 1
+        self.score = backbone.scalar_head()
         self.offset = 0.0
 
     @torch.no_grad()
     def rescale(self, mean: float, scale: float) -> None:
         """Make the output ``(raw - mean) / scale``: what a value model started from a reward model needs."""
         self.score.weight /= scale
-        self.offset = -mean / scale
+        self.offset = (self.offset - mean) / scale
 
     def scores(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
         """[B] the head's output at each sequence's last real token."""
         hidden, layout = self.hidden(sequences, trunk)
-        last = layout.row_of(torch.arange(len(sequences), device=hidden.device), sequences.lengths - 1, sequences.prompt_lengths)
-        return self.score(hidden.index_select(0, last))[:, 0] + self.offset
+        sequence = torch.arange(len(sequences), device=hidden.device)
+        return self._numbers(hidden, layout.row_of(sequence, sequences.lengths - 1, sequences.prompt_lengths))
 
     def values(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
         """[B, T] the head's output before each masked token is chosen, zero elsewhere."""
         hidden, layout = self.hidden(sequences, trunk)
         *_, row = _before_chosen(sequences, layout)
-        return _at_chosen(sequences, self.score(hidden.index_select(0, row))[:, 0] + self.offset)
+        return _at_chosen(sequences, self._numbers(hidden, row))
+
+    def _numbers(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        number: Tensor = self.score(hidden.index_select(0, rows))
+        return number[:, 0] + self.offset

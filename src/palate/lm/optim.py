@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -81,30 +82,30 @@ class Optimizer:
                 return peak * 0.5 * (1 + math.cos(math.pi * progress))
             case "constant":
                 return peak
+            case never:
+                assert_never(never)
 
     def state_dict(self) -> State:
-        """Trained weights, both moments and the number of updates."""
+        """Trained weights, what AdamW knows about each, and the number of updates."""
         state: State = {"updates": self.updates}
         for key, parameter in self.parameters.items():
             state[f"weight/{key}"] = parameter.detach()
-            for moment in ("exp_avg", "exp_avg_sq"):
-                if parameter in self.adamw.state:
-                    state[f"{moment}/{key}"] = self.adamw.state[parameter][moment]
+            # a parameter that has never had a gradient has no such state yet
+            state |= {f"{slot}/{key}": tensor for slot, tensor in self.adamw.state[parameter].items()}
         return state
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor | int | float | str]) -> None:
         """Put everything back in place."""
-        self.updates = int(state["updates"])  # type: ignore[arg-type]
-        for key, parameter in self.parameters.items():
-            parameter.copy_(_tensor(state[f"weight/{key}"]))
-            if f"exp_avg/{key}" in state:
-                slot = self.adamw.state[parameter]
-                slot["step"] = torch.tensor(float(self.updates), device=parameter.device)
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    slot[moment] = _tensor(state[f"{moment}/{key}"]).to(parameter.device).clone()
-
-
-def _tensor(value: Tensor | int | float | str) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
+        for name, value in state.items():
+            slot, _, key = name.partition("/")
+            if slot == "updates":
+                assert isinstance(value, int)
+                self.updates = value
+                continue
+            assert isinstance(value, Tensor)
+            parameter = self.parameters[key]
+            if slot == "weight":
+                parameter.copy_(value)
+            else:
+                self.adamw.state[parameter][slot] = value.to(parameter.device, copy=True)

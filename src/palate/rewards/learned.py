@@ -16,6 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from palate.errors import DataError
 from palate.lm.batch import Sequences
 from palate.lm.encode import encode_responses
 from palate.lm.model import ScalarModel, Trunk
@@ -82,7 +83,8 @@ class LearnedReward:
         if isinstance(responses, Responses):
             return self.score(responses.sequences, responses.trunk)
         encoded = encode_responses(self.loaded.chat, prompts, responses, max_length=self.max_length)
-        assert not encoded.too_long, "a response longer than the reward model's context"
+        if encoded.too_long:
+            raise DataError(f"{encoded.too_long} responses are longer than {self.max_length} tokens: leave them out")
         return self.score(encoded.sequences.to(self.model.device), None)
 
     def score(self, sequences: Sequences, trunk: Trunk | None) -> Tensor:

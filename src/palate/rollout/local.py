@@ -2,16 +2,17 @@
 
 Each prompt is computed once and its keys and values are copied to the slots of its K responses. A fixed number of
 slots is decoded side by side; a slot whose response has ended takes the next one waiting, and when none waits the
-remaining slots close up. One uniform number decides each token, so a response does not depend on its neighbours.
+remaining slots close up. Networks that are transformers' own are decoded in `padded.py` instead.
 
 Left out: speculative decoding, paged caches (responses are short, and a slot's place is reused as it is).
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,53 +22,18 @@ from torch import Tensor
 from palate.errors import DataError
 from palate.lm.batch import Layout, Sequences
 from palate.lm.chat import Chat
-from palate.lm.decoder import Attend, packed_attention
+from palate.lm.decoder import Attend, Decoder, packed_attention
+from palate.lm.foreign import Foreign
 from palate.lm.model import LanguageModel
 from palate.randomness import uniforms
 from palate.recipe import Sampling
 from palate.records import Prompt
+from palate.rollout import padded
+from palate.rollout.drawing import Drawn, draw
 from palate.rollout.engine import Rollout
 
 REFILL_SHARE = 0.25
-"""Slots are refilled or closed up once this share of them is idle: each refill computes prompts, best several at once."""
-
-BLOCK = 128
-
-
-def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """One token per row by the inverse of the cumulative distribution, found in two levels.
-
-    Args:
-        logits: [S, V] fp32, already divided by the temperature; overwritten.
-        uniform: [S] float64 in [0, 1).
-
-    Returns:
-        tokens [S] and their log-probabilities [S].
-    """
-    vocabulary = logits.shape[-1]
-    p = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
-    blocks = F.pad(p, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))
-    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
-    total = cumulative[:, -1:]
-    target = uniform[:, None] * total
-    block = torch.searchsorted(cumulative, target, right=True).clamp_(max=cumulative.shape[-1] - 1)
-    rows = torch.arange(len(p), device=p.device)
-    before = torch.where(block > 0, cumulative.gather(-1, (block - 1).clamp(min=0)), 0.0)
-    inside = blocks[rows, block[:, 0]].double().cumsum(-1)
-    offset = torch.searchsorted(inside, target - before, right=True).clamp_(max=BLOCK - 1)
-    token = (block * BLOCK + offset)[:, 0].clamp_(max=vocabulary - 1)
-    return token, (p[rows, token].double() / total[:, 0]).log().float()
-
-
-@dataclass(slots=True)
-class _Response:
-    """One response being drawn."""
-
-    prompt: int
-    uniform: Tensor
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    ended: bool = False
+"""Slots are refilled or closed up once this share of them is idle: prompts are best computed several at once."""
 
 
 @dataclass(slots=True)
@@ -77,16 +43,15 @@ class _Prefilled:
     keys: Tensor
     values: Tensor
     last: Tensor
-    waiting: int
 
 
 class _Cache:
     """Keys and values [L, S, G, T, D] of S slots, and where each slot stands."""
 
-    def __init__(self, model: LanguageModel, slots: int, width: int) -> None:
-        shape, device = model.model.shape, model.device
+    def __init__(self, decoder: Decoder, slots: int, width: int, device: torch.device) -> None:
+        shape = decoder.shape
         size = (shape.num_layers, slots, shape.num_kv_heads, width, shape.head_dim)
-        self.keys = torch.zeros(size, dtype=model.model.dtype, device=device)
+        self.keys = torch.zeros(size, dtype=decoder.dtype, device=device)
         self.values = torch.zeros_like(self.keys)
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
 
@@ -112,7 +77,7 @@ class _Cache:
             keys[slots, :, self.positions] = k
             values[slots, :, self.positions] = v
             # the heads that share a key are queries of one row: no key is ever repeated
-            queries = q.unflatten(1, (k.shape[1], -1))
+            queries = q.view(len(q), k.shape[1], -1, q.shape[2])
             out = F.scaled_dot_product_attention(queries, keys[:, :, :width], values[:, :, :width], attn_mask=mask)
             return out.flatten(1, 2)
 
@@ -141,15 +106,21 @@ class LocalEngine:
         prompt_tokens = [self.chat.prompt_tokens(prompt) for prompt in prompts]
         self._check_lengths(prompts, prompt_tokens, sampling)
         responses = [
-            _Response(index, torch.from_numpy(uniforms(sampling.max_new_tokens, *key, prompt.id, number)))
+            Drawn(index, uniforms(sampling.max_new_tokens, *key, prompt.id, number).tolist())
             for index, prompt in enumerate(prompts)
             for number in range(num_responses)
         ]
-        _Decoding(self.model, prompt_tokens, responses, sampling, self.chat.stop_id, num_responses).run()
+        network = self.model.model
+        if isinstance(network, Foreign):
+            padded.decode(self.model, network, prompt_tokens, responses, sampling, self.chat.stop_id)
+        else:
+            assert isinstance(network, Decoder)
+            decoding = _Decoding(self.model, network, prompt_tokens, responses, sampling, self.chat.stop_id)
+            decoding.run()
         return self._rollout(prompts, prompt_tokens, responses, sampling)
 
     def _check_lengths(self, prompts: Sequence[Prompt], tokens: list[list[int]], sampling: Sampling) -> None:
-        context = int(self.model.config.max_position_embeddings)
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
         for prompt, ids in zip(prompts, tokens, strict=True):
             if len(ids) + sampling.max_new_tokens > context:
                 raise DataError(
@@ -158,7 +129,7 @@ class LocalEngine:
                 )
 
     def _rollout(
-        self, prompts: Sequence[Prompt], tokens: list[list[int]], responses: list[_Response], sampling: Sampling
+        self, prompts: Sequence[Prompt], tokens: list[list[int]], responses: list[Drawn], sampling: Sampling
     ) -> Rollout:
         sequences = Sequences.pack(
             [tokens[response.prompt] for response in responses],
@@ -182,21 +153,22 @@ class _Decoding:
     def __init__(
         self,
         model: LanguageModel,
+        decoder: Decoder,
         prompt_tokens: list[list[int]],
-        responses: list[_Response],
+        responses: list[Drawn],
         sampling: Sampling,
         stop_id: int,
-        num_responses: int,
     ) -> None:
-        self.model, self.prompt_tokens, self.sampling = model, prompt_tokens, sampling
-        self.stop_id, self.num_responses = stop_id, num_responses
+        self.model, self.decoder, self.prompt_tokens = model, decoder, prompt_tokens
+        self.sampling, self.stop_id = sampling, stop_id
         self.waiting = deque(responses)
+        self.followers = Counter(response.prompt for response in responses)
         self.prefilled: dict[int, _Prefilled] = {}
         slots = min(sampling.num_slots, len(responses))
-        self.slots: list[_Response | None] = [None] * slots
+        self.slots: list[Drawn | None] = [None] * slots
         longest = max(len(tokens) for tokens in prompt_tokens)
-        self.cache = _Cache(model, slots, longest + sampling.max_new_tokens)
-        self.last = torch.zeros(slots, model.model.shape.hidden_size, device=model.device)
+        self.cache = _Cache(decoder, slots, longest + sampling.max_new_tokens, model.device)
+        self.last = torch.zeros(slots, decoder.shape.hidden_size, device=model.device)
 
     def run(self) -> None:
         """Until nothing waits and every slot is idle."""
@@ -211,29 +183,26 @@ class _Decoding:
 
     def _step(self) -> None:
         """Draw a token in every slot, then compute the rows that the next tokens are drawn from."""
-        model, decoder = self.model, self.model.model
-        logits = F.linear(self.last.to(decoder.dtype), model.unembedding.weight()).float()
+        logits = self.model.unembedding.logits(self.last)
         tokens, logprobs = draw(logits.div_(self.sampling.temperature), self._uniforms())
         self._record(tokens.tolist(), logprobs.tolist())
         if any(self.slots):
-            positions = self.cache.positions
+            decoder, positions = self.decoder, self.cache.positions
             rows = decoder.run(decoder.embed_tokens(tokens), positions, self.cache.attend())
             self.last = decoder.norm(rows)
             active = [response is not None for response in self.slots]
             positions += torch.tensor(active, device=positions.device)
 
     def _uniforms(self) -> Tensor:
-        numbers = [0.0 if response is None else response.uniform[len(response.tokens)] for response in self.slots]
+        numbers = [0.0 if response is None else response.next_uniform for response in self.slots]
         return torch.tensor(numbers, dtype=torch.float64, device=self.last.device)
 
     def _record(self, tokens: list[int], logprobs: list[float]) -> None:
         for slot, (response, token, logprob) in enumerate(zip(self.slots, tokens, logprobs, strict=True)):
             if response is None:
                 continue
-            response.tokens.append(token)
-            response.logprobs.append(logprob)
-            response.ended = token == self.stop_id
-            if response.ended or len(response.tokens) == self.sampling.max_new_tokens:
+            response.add(token, logprob, self.stop_id)
+            if response.done:
                 self.slots[slot] = None
 
     def _refill(self, idle: list[int]) -> None:
@@ -244,8 +213,8 @@ class _Decoding:
             self.cache.admit(slot, prompt)
             self.last[slot] = prompt.last
             self.slots[slot] = response
-            prompt.waiting -= 1
-            if not prompt.waiting:
+            self.followers[response.prompt] -= 1
+            if not self.followers[response.prompt]:
                 del self.prefilled[response.prompt]
 
     def _close_up(self) -> None:
@@ -261,7 +230,7 @@ class _Decoding:
             return
         tokens = [self.prompt_tokens[prompt] for prompt in prompts]
         layout = Layout.of(Sequences.pack(tokens, [[] for _ in tokens]).to(self.model.device))
-        decoder, seen = self.model.model, []
+        decoder, seen = self.decoder, []
         packed = packed_attention(layout)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -273,4 +242,4 @@ class _Decoding:
         ends = np.cumsum([len(ids) for ids in tokens])
         for prompt, ids, end in zip(prompts, tokens, ends, strict=True):
             span = slice(end - len(ids), end)
-            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], rows[end - 1], self.num_responses)
+            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], rows[end - 1])

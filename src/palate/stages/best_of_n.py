@@ -46,7 +46,7 @@ def train(recipe: BestOfNRecipe, run: Run) -> None:
             "score_of_one": float(scores.mean()),
             "kl_bound": best_of_n_kl_bound(recipe.n),
             "win_rate_bound": best_of_n_win_rate_bound(recipe.n),
-        }
+        },
     )
 
 

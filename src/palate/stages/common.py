@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from palate.errors import RecipeError
-from palate.evals.report import stage_report
+from palate.evals.report import Report, stage_report
+from palate.lm.batch import Sequences
 from palate.lm.model import Model
 from palate.randomness import permutation
 from palate.recipe import StageRecipe
@@ -38,12 +38,25 @@ def plan(count: int, batch: int, epochs: int, seed: int, stage: str) -> list[Ten
     return [part for order in orders for part in order.split(batch)]
 
 
-def finish_run(run: Run, numbers: Mapping[str, Any]) -> None:
-    """Write the figures, mark the run as finished and draw its report."""
+def finish_run(run: Run, numbers: Mapping[str, float | None], *, extra: Callable[[Report], None] | None = None) -> None:
+    """Write the figures, mark the run as finished and draw its report, with what the stage adds to it."""
     run.finish(numbers)
-    stage_report(run.directory, title=f"{run.stage}: {run.directory.name}")
+    stage_report(run.directory, title=f"{run.stage}: {run.directory.name}", numbers=numbers, extra=extra)
 
 
 def floats(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Plain numbers for the log."""
     return {name: float(value) for name, value in metrics.items()}
+
+
+def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
+    """[B, T] of something computed microbatch by microbatch."""
+    out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
+    for part in sequences.parts(max_tokens):
+        out[part.rows, : part.mask.shape[1]] = compute(part)
+    return out
+
+
+def at(part: Sequences, *tensors: Tensor) -> list[Tensor]:
+    """The rows of [B, T] tensors that belong to a part, as wide as the part."""
+    return [tensor[part.rows, : part.mask.shape[1]] for tensor in tensors]

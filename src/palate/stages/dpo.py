@@ -1,8 +1,8 @@
 """Direct preference optimisation: the policy is its own reward model.
 
-Every strictly ordered pair of a ranking is one comparison; both responses of a pair follow one prompt, which is computed
-once. Log-probabilities are sums over response tokens at one temperature. Both the chosen and the rejected ones are
-logged: the loss only sees their difference, and both often fall.
+Every strictly ordered pair of a ranking is one comparison. The responses of a batch are computed once each, and so are
+their prompts, however many pairs they appear in. Log-probabilities are sums over response tokens at one temperature.
+Both the chosen and the rejected ones are logged: the loss only sees their difference, and both often fall.
 
 Left out: ties (they carry no order), reference-free variants, length normalisation.
 
@@ -17,20 +17,18 @@ import torch
 from torch import Tensor
 
 from palate.corpus import read_rankings
+from palate.corpus.pairs import Judgement, batches
 from palate.corpus.splits import split
 from palate.errors import DataError
 from palate.lm.batch import Sequences
-from palate.lm.chat import Chat
-from palate.lm.encode import encode_responses
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.lm.zoo import load_language_model, save
 from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
-from palate.records import Ranking
 from palate.run import Run
-from palate.stages.common import finish_run, floats, plan, prepare
-from palate.stages.rollouts import per_token
+from palate.stages.common import finish_run, floats, per_token, prepare
+from palate.stages.comparisons import prepare_responses
 
 
 def train(recipe: DPORecipe, run: Run) -> None:
@@ -41,71 +39,78 @@ def train(recipe: DPORecipe, run: Run) -> None:
 
     data = read_rankings(recipe.data)
     run.add_inputs({"data": data.files, "model": loaded.weights})
-    learned, held_out = split(data.records, recipe.holdout)
-    train_pairs, too_long = encode_pairs(chat, learned, recipe.max_length)
-    validation, too_long_held_out = encode_pairs(chat, held_out, recipe.max_length)
-    train_pairs, validation = train_pairs.to(policy.device), validation.to(policy.device)
-    trunk, held_out_trunk = policy.trunk(train_pairs), policy.trunk(validation)
+    learned, held_out = split([ranking for ranking in data.records if ranking.pairs], recipe.holdout)
+    how = {"labeler_weights": {}, "max_length": recipe.max_length, "device": policy.device}
+    train_set, validation = prepare_responses(chat, learned, **how), prepare_responses(chat, held_out, **how)
+    trunk, held_out_trunk = policy.trunk(train_set.sequences), policy.trunk(validation.sequences)
     # before the first step the policy is its own reference
-    reference = response_logprobs(policy, train_pairs, recipe, trunk)
-    held_out_reference = response_logprobs(policy, validation, recipe, held_out_trunk)
+    reference = response_logprobs(policy, train_set.sequences, recipe, trunk)
+    held_out_reference = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)
 
-    batches = plan(len(train_pairs) // 2, recipe.batch_pairs, recipe.epochs, recipe.seed, "dpo")
-    optimizer = Optimizer(policy, recipe.optimizer, len(batches), name="policy")
+    steps = [
+        batch
+        for epoch in range(recipe.epochs)
+        for batch in batches(train_set.sets, max_responses=recipe.batch_responses, key=(recipe.seed, "dpo", epoch))
+    ]
+    optimizer = Optimizer(policy, recipe.optimizer, len(steps), name="policy")
 
     for step in run.steps(
-        len(batches), every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"policy": optimizer}
+        len(steps), every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"policy": optimizer}
     ):
-        pairs = batches[step]
-        batch = train_pairs.select(torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten())
+        batch = train_set.select(steps[step])
+        num_pairs = len(ordered_pairs(train_set.judgements_in(batch, steps[step]))[0])
         parts = []
         for part in batch.parts(recipe.microbatch_tokens, whole_groups=True):
+            chosen, rejected = ordered_pairs(train_set.judgements_in(part, steps[step]))
             logprobs = policy.logprobs(part, temperature=recipe.temperature, trunk=trunk).sum(1)
+            before = reference[part.rows]
             loss, metrics = dpo_loss(
-                *chosen_and_rejected(logprobs),
-                *chosen_and_rejected(reference[part.rows]),
+                logprobs[chosen],
+                logprobs[rejected],
+                before[chosen],
+                before[rejected],
                 beta=recipe.beta,
                 label_smoothing=recipe.label_smoothing,
-                denominator=len(pairs),
+                denominator=num_pairs,
             )
             loss.backward()
             parts.append(metrics)
         run.log(step, floats(combine_metrics(parts)) | optimizer.step(step))
 
+    chosen, rejected = ordered_pairs(validation.judgements_in(validation.sequences, validation.sets))
+    after = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)
     _, metrics = dpo_loss(
-        *chosen_and_rejected(response_logprobs(policy, validation, recipe, held_out_trunk)),
-        *chosen_and_rejected(held_out_reference),
-        beta=recipe.beta,
+        after[chosen], after[rejected], held_out_reference[chosen], held_out_reference[rejected], beta=recipe.beta
     )
     save(policy, chat, run.directory / "model")
     finish_run(
         run,
         {
-            "pairs": len(train_pairs) // 2,
-            "too_long": too_long + too_long_held_out,
+            "pairs": sum(len(ranking.pairs) for ranking in train_set.rankings),
+            "too_long": train_set.too_long + validation.too_long,
             "rejected": data.rejected.total,
             "held_out_accuracy": float(metrics["dpo/accuracy"]),
-        }
+        },
     )
 
 
-def encode_pairs(chat: Chat, rankings: Sequence[Ranking], max_length: int) -> tuple[Sequences, int]:
-    """Chosen and rejected responses in turn, the pair as a group; and the pairs left out for their length."""
-    pairs = [(ranking, better, worse) for ranking in rankings for better, worse in ranking.pairs]
+def ordered_pairs(judged: Sequence[tuple[list[int], Judgement]]) -> tuple[Tensor, Tensor]:
+    """Places of the chosen and of the rejected response of every strictly ordered pair, [N] each.
+
+    Raises:
+        DataError: nothing is ordered.
+    """
+    pairs = [
+        (better, worse)
+        for places, judgement in judged
+        for better, rank in zip(places, judgement.ranks, strict=True)
+        for worse, other in zip(places, judgement.ranks, strict=True)
+        if rank < other
+    ]
     if not pairs:
-        raise DataError("no ranking orders two responses: DPO needs pairs of chosen and rejected ones")
-    prompts = [ranking.prompt for ranking, *_ in pairs for _ in range(2)]
-    texts = [ranking.responses[index].text for ranking, *both in pairs for index in both]
-    encoded = encode_responses(chat, prompts, texts, max_length=max_length)
-    kept = set(encoded.kept)
-    whole = [place for place, item in enumerate(encoded.kept) if item ^ 1 in kept]
-    sequences = encoded.sequences.select(torch.tensor(whole))
-    return sequences.regroup(torch.arange(len(whole)) // 2), len(pairs) - len(whole) // 2
-
-
-def chosen_and_rejected(logprobs: Tensor) -> tuple[Tensor, Tensor]:
-    """[2 N] in turn -> two of [N]."""
-    return logprobs[0::2], logprobs[1::2]
+        raise DataError("no ranking orders two responses: DPO needs chosen and rejected ones")
+    chosen, rejected = zip(*pairs, strict=True)
+    return torch.tensor(chosen), torch.tensor(rejected)
 
 
 @torch.no_grad()

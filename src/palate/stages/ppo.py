@@ -36,16 +36,14 @@ from palate.recipe import PPORecipe
 from palate.rewards.learned import Normalization
 from palate.rollout.local import LocalEngine
 from palate.run import Run
-from palate.stages.common import finish_run, floats
+from palate.stages.common import at, finish_run, floats, per_token
 from palate.stages.rollouts import (
     Actors,
     Scored,
     Watch,
-    at,
     check_on_policy,
     collect,
     load_actors,
-    per_token,
     sample_rows,
 )
 

@@ -3,7 +3,7 @@
 The whole response is one action. Its reward is the score minus the price of diverging from the reference; its advantage
 is that minus the mean of the other responses to the same prompt. No value model, no clipping, one update per rollout.
 
-Left out: off-policy corrections (the local engine samples with the very weights that are updated; the ratio is asserted).
+Left out: off-policy corrections (the local engine samples with the very weights that learn; this is asserted).
 
 Kool et al. 2019 ("Buy 4 REINFORCE samples, get a baseline for free"); Ahmadian et al. 2024 (arXiv 2402.14740).
 Run it: `palate reinforce recipes/reinforce.toml`.
@@ -22,8 +22,8 @@ from palate.objectives.losses import combine_metrics, policy_loss
 from palate.recipe import ReinforceRecipe
 from palate.rollout.local import LocalEngine
 from palate.run import Run
-from palate.stages.common import finish_run, floats
-from palate.stages.rollouts import Watch, at, check_on_policy, collect, load_actors, sample_rows
+from palate.stages.common import at, finish_run, floats
+from palate.stages.rollouts import Watch, check_on_policy, collect, load_actors, sample_rows
 
 
 def train(recipe: ReinforceRecipe, run: Run) -> None:
@@ -44,9 +44,9 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         scored, metrics = collect(actors, engine, recipe, step)
         watch.check(step, metrics)
         rollout, mask = scored.rollout, scored.mask
-        rewards = shape_rewards(
-            scored.scores, rollout.logprobs, scored.ref_logprobs, mask, kl_coef=recipe.kl_coef
-        ).sum(1)
+        rewards = shape_rewards(scored.scores, rollout.logprobs, scored.ref_logprobs, mask, kl_coef=recipe.kl_coef).sum(
+            1
+        )
         advantages = leave_one_out(rewards, scored.sequences.group_ids)[:, None].expand(mask.shape)
 
         num_tokens, parts = int(mask.sum()), []

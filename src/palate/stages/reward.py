@@ -15,22 +15,19 @@ Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Run it: `palate reward recip
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from palate.corpus import read_rankings
-from palate.corpus.pairs import ComparisonSet, Judgement, batches, comparison_sets
+from palate.corpus.pairs import Judgement, batches
 from palate.corpus.splits import split
-from palate.evals.calibration import accuracy, calibration, longer_wins
-from palate.feedback.agreement import agreement
-from palate.lm.batch import Sequences
+from palate.evals import plots
+from palate.evals.calibration import Calibration, accuracy, calibration, longer_wins
+from palate.evals.report import Report
+from palate.feedback.agreement import Agreement, agreement
 from palate.lm.chat import Chat
-from palate.lm.encode import encode_responses
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.lm.zoo import load_scalar_model, save
@@ -40,29 +37,7 @@ from palate.records import Ranking
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
 from palate.run import Run
 from palate.stages.common import finish_run, floats, prepare
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Responses:
-    """Every distinct response of a set of rankings, computed once wherever it appears.
-
-    Attributes:
-        rankings: as people gave them, without those that have a response that is too long.
-        sets: the same, grouped by prompt.
-        sequences: one for each distinct response.
-        row_of: (prompt id, text) -> row of the sequences.
-        too_long: rankings left out.
-    """
-
-    rankings: list[Ranking]
-    sets: list[ComparisonSet]
-    sequences: Sequences
-    row_of: Mapping[tuple[str, str], int]
-    too_long: int
-
-    def rows(self, comparisons: ComparisonSet) -> list[int]:
-        """Rows of a set's responses."""
-        return [self.row_of[comparisons.prompt.id, text] for text in comparisons.responses]
+from palate.stages.comparisons import Responses, prepare_responses
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:
@@ -74,8 +49,9 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     data = read_rankings(recipe.data)
     run.add_inputs({"data": data.files, "model": loaded.weights})
     learned, held_out = split(data.records, recipe.holdout)
-    train_set = prepare_responses(chat, learned, recipe, model.device)
-    validation = prepare_responses(chat, held_out, recipe, model.device)
+    how = {"labeler_weights": recipe.labeler_weights, "max_length": recipe.max_length, "device": model.device}
+    train_set = prepare_responses(chat, learned, **how)
+    validation = prepare_responses(chat, held_out, **how)
     trunk = model.trunk(train_set.sequences)
 
     steps = [
@@ -88,12 +64,13 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     for step in run.steps(
         len(steps), every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"reward": optimizer}
     ):
-        rows = sorted({row for comparisons in steps[step] for row in train_set.rows(comparisons)})
-        judgements = sum(weights(comparisons).sum() for comparisons in steps[step])
+        batch = train_set.select(steps[step])
+        total_weight = sum(judgement.weight for comparisons in steps[step] for judgement in comparisons.judgements)
         parts = []
-        for part in train_set.sequences.select(torch.tensor(rows)).parts(recipe.microbatch_tokens, whole_groups=True):
+        for part in batch.parts(recipe.microbatch_tokens, whole_groups=True):
             rewards = model.scores(part, trunk=trunk)
-            loss, metrics = comparison_loss(rewards, part, train_set, steps[step], recipe, denominator=judgements)
+            judged = train_set.judgements_in(part, steps[step])
+            loss, metrics = comparison_loss(rewards, judged, recipe, denominator=total_weight)
             loss.backward()
             parts.append(metrics)
         run.log(step, floats(combine_metrics(parts)) | optimizer.step(step))
@@ -101,53 +78,21 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     finish(model, chat, recipe, run, train_set, validation, trunk, rejected=data.rejected.total)
 
 
-def prepare_responses(chat: Chat, rankings: Sequence[Ranking], recipe: RewardRecipe, device: torch.device) -> Responses:
-    """Group by prompt, tokenise every distinct response once; rankings with one that is too long are counted."""
-    items = list({(r.prompt.id, response.text): (r.prompt, response.text) for r in rankings for response in r.responses}.values())
-    encoded = encode_responses(chat, *zip(*items, strict=True), max_length=recipe.max_length)
-    row_of = {(items[item][0].id, items[item][1]): row for row, item in enumerate(encoded.kept)}
-    usable = [r for r in rankings if all((r.prompt.id, response.text) in row_of for response in r.responses)]
-    return Responses(
-        rankings=usable,
-        sets=comparison_sets(usable, labeler_weights=recipe.labeler_weights),
-        sequences=encoded.sequences.to(device),
-        row_of=row_of,
-        too_long=len(rankings) - len(usable),
-    )
-
-
-def weights(comparisons: ComparisonSet) -> NDArray[np.float64]:
-    """[J] weight of each judgement."""
-    return np.array([judgement.weight for judgement in comparisons.judgements])
-
-
 def comparison_loss(
-    rewards: Tensor,
-    part: Sequences,
-    responses: Responses,
-    batch: Sequence[ComparisonSet],
-    recipe: RewardRecipe,
-    *,
-    denominator: float,
+    rewards: Tensor, judged: Sequence[tuple[list[int], Judgement]], recipe: RewardRecipe, *, denominator: float
 ) -> tuple[Tensor, Metrics]:
-    """The ranking loss of the judgements whose responses are in this part; rewards [B] in its order."""
-    place = {row: index for index, row in enumerate(part.rows.tolist())}
-    inside: list[tuple[list[int], Judgement]] = []
-    for comparisons in batch:
-        rows = responses.rows(comparisons)
-        if rows[0] in place:
-            inside += [([place[rows[i]] for i in judgement.indices], judgement) for judgement in comparisons.judgements]
-    sizes = torch.tensor([len(index) for index, _ in inside])
+    """The ranking loss of judgements about rewards [B]; each names the places of its responses."""
+    sizes = torch.tensor([len(places) for places, _ in judged])
 
     def each(values: Sequence[float]) -> Tensor:
         return torch.repeat_interleave(torch.tensor(values, dtype=torch.float32), sizes).to(rewards.device)
 
     return ranking_loss(
-        rewards[torch.tensor([i for index, _ in inside for i in index], device=rewards.device)],
-        torch.tensor([rank for _, judgement in inside for rank in judgement.ranks], device=rewards.device),
-        each(range(len(inside))),
-        margins=each([recipe.margin_scale * judgement.strength for _, judgement in inside]),
-        weights=each([judgement.weight for _, judgement in inside]),
+        rewards[torch.tensor([place for places, _ in judged for place in places], device=rewards.device)],
+        torch.tensor([rank for _, judgement in judged for rank in judgement.ranks], device=rewards.device),
+        each(range(len(judged))),
+        margins=each([recipe.margin_scale * judgement.strength for _, judgement in judged]),
+        weights=each([judgement.weight for _, judgement in judged]),
         tie=recipe.tie,
         denominator=denominator,
     )
@@ -174,11 +119,21 @@ def finish(
     normalization = Normalization.of(reference, f"distinct {recipe.normalize_on} responses")
     save(model, chat, run.directory / "model", extra_files={NORMALIZATION_FILE: normalization.to_json()})
     too_long = train_set.too_long + validation.too_long
-    numbers = {"rankings": len(train_set.rankings), "rejected": rejected, "too_long": too_long}
-    finish_run(run, measure(held_out, validation, seed=recipe.seed) | numbers)
+    counts = {"rankings": len(train_set.rankings), "rejected": rejected, "too_long": too_long}
+    numbers, reliability, agreed = measure(held_out, validation, seed=recipe.seed)
+
+    def pictures(report: Report) -> None:
+        report.figure("Does it know how sure it is?", plots.calibration(reliability), "Held-out pairs.")
+        if len(agreed.labelers) > 1:
+            names = [labeler.name for labeler in agreed.labelers]
+            report.figure("Do the labelers agree?", plots.agreement_matrix(names, agreed.matrix(names)), "Held-out prompts.")
+
+    finish_run(run, numbers | counts, extra=pictures)
 
 
-def measure(scores: Tensor, responses: Responses, *, seed: int) -> dict[str, float | None]:
+def measure(
+    scores: Tensor, responses: Responses, *, seed: int
+) -> tuple[dict[str, float | None], Calibration, Agreement]:
     """Accuracy on every strictly ordered pair, beside the longer response's and the labelers' agreement."""
     pairs = [(ranking, *pair) for ranking in responses.rankings for pair in ranking.pairs]
     raw = scores.tolist()
@@ -191,7 +146,7 @@ def measure(scores: Tensor, responses: Responses, *, seed: int) -> dict[str, flo
     texts = [(ranking.responses[better].text, ranking.responses[worse].text) for ranking, better, worse in pairs]
     right, longer = accuracy(margins, prompts, seed=seed), longer_wins(texts, prompts, seed=seed)
     reliability, agreed = calibration(margins), agreement(responses.rankings, seed=seed)
-    return {
+    numbers = {
         "accuracy": right.value,
         "accuracy_low": right.low,
         "accuracy_high": right.high,
@@ -204,3 +159,4 @@ def measure(scores: Tensor, responses: Responses, *, seed: int) -> dict[str, flo
         "held_out_pairs": len(pairs),
         "held_out_prompts": len(set(prompts)),
     }
+    return numbers, reliability, agreed

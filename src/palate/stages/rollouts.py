@@ -1,13 +1,13 @@
 """The half of a step that PPO and REINFORCE share: sample, score, compare with the reference.
 
-Nothing here knows which of them called. What is measured here is watched here: a negative KL or a collapsed entropy ends
-the run with its cause.
+Nothing here knows which of them called. What is measured here is watched here: a negative KL or a collapsed entropy
+ends the run with its cause.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.rollout.engine import Responses, Rollout, RolloutEngine
 from palate.run import Run
-from palate.stages.common import prepare
+from palate.stages.common import per_token, prepare
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token: fp32 stays below 1e-4; bf16 products round differently for different batches."""
@@ -123,19 +123,6 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
     return scored, _measure(scored) | {"time/rollout_s": seconds, "time/tokens_per_s": tokens / seconds}
 
 
-def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
-    """[B, T] of something computed microbatch by microbatch."""
-    out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
-    for part in sequences.parts(max_tokens):
-        out[part.rows, : part.mask.shape[1]] = compute(part)
-    return out
-
-
-def at(part: Sequences, *tensors: Tensor) -> list[Tensor]:
-    """The rows of [B, T] tensors that belong to a part, as wide as the part."""
-    return [tensor[part.rows, : part.mask.shape[1]] for tensor in tensors]
-
-
 def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor) -> None:
     """Before the first update, training and sampling must agree about every token, up to rounding."""
     gap = float((new_logprobs.detach() - logprobs)[mask].abs().mean())
@@ -187,12 +174,12 @@ class Watch:
         self.low_entropy = self.low_entropy + 1 if entropy < self.recipe.min_entropy else 0
         if self.negative_kl == self.PATIENCE:
             raise TrainingError(
-                f"step {step}: the KL to the reference has been negative for {self.PATIENCE} steps (now {kl:.3f} nats): "
+                f"step {step}: the KL to the reference stays negative (now {kl:.3f} nats a response): "
                 "policy and reference do not score the same tokens at the same temperature"
             )
         if self.low_entropy == self.PATIENCE:
             raise TrainingError(
-                f"step {step}: the policy's entropy has collapsed ({entropy:.4f} nats a token for {self.PATIENCE} steps): "
+                f"step {step}: the policy's entropy has collapsed (now {entropy:.4f} nats a token): "
                 "raise kl_coef or lower the learning rate"
             )
 

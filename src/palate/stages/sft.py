@@ -67,14 +67,12 @@ def train(recipe: SFTRecipe, run: Run) -> None:
             "rejected": data.rejected.total,
             "perplexity_before": before,
             "perplexity": after,
-        }
+        },
     )
 
 
 @torch.no_grad()
 def perplexity(model: LanguageModel, sequences: Sequences, max_tokens: int, trunk: Trunk | None = None) -> float:
     """exp of the mean negative log-likelihood per masked token, at temperature 1."""
-    total = sum(
-        float(model.logprobs(part, temperature=1.0, trunk=trunk).sum()) for part in sequences.parts(max_tokens)
-    )
+    total = sum(float(model.logprobs(part, temperature=1.0, trunk=trunk).sum()) for part in sequences.parts(max_tokens))
     return float(torch.tensor(-total / int(sequences.mask.sum())).exp())

@@ -1,0 +1,99 @@
+"""What a model has below its head: the one interface of the two kinds of network we run.
+
+`decoder.Decoder` is our own, for the Llama family; `foreign.Foreign` is transformers' code for everything else. The
+stages and the heads in `model.py` see a `Backbone` and never ask which of the two it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from palate.lm.batch import Layout, Sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What others need to know of a network's dimensions."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+
+
+class Unembedding(Protocol):
+    """From hidden rows to tokens."""
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """[N, D] -> [N, V] fp32, newly made."""
+        ...
+
+    def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
+        """[N] log p of ``tokens`` [N], each predicted by one row of [N, D]; fp32, differentiable."""
+        ...
+
+
+class Backbone(nn.Module):
+    """Tokens in, hidden rows out.
+
+    Attributes:
+        shape: its dimensions.
+        dtype: of matrix products; weights are fp32.
+        has_trunk: the lower layers can be computed once and their output kept.
+    """
+
+    shape: Size
+    dtype: torch.dtype
+    has_trunk = False
+
+    def lower(self, layers: int) -> list[nn.Module]:
+        """The embeddings and the lowest ``layers`` layers."""
+        raise NotImplementedError
+
+    def rows(self, sequences: Sequences, layout: Layout) -> Tensor:
+        """[N, D] fp32 hidden rows after the last norm, in the order of the layout."""
+        raise NotImplementedError
+
+    def trunk(self, layout: Layout, layers: int) -> Tensor:
+        """[N, D] the output of the lowest ``layers`` layers; only if it `has_trunk`."""
+        raise NotImplementedError
+
+    def rows_above(self, layout: Layout, layers: int, below: Tensor) -> Tensor:
+        """As `rows`, started from what `trunk` gave."""
+        raise NotImplementedError
+
+    def adopt(self, other: Any, layers: int) -> None:
+        """Use the embeddings and lowest layers of another backbone of the same class."""
+        raise NotImplementedError
+
+    def unembedding(self, *, tied: bool) -> nn.Module:
+        """The head of a language model: an `Unembedding`."""
+        raise NotImplementedError
+
+    def scalar_head(self) -> nn.Linear:
+        """The head of a reward or value model: one number, no bias."""
+        raise NotImplementedError
+
+    def write(self, directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
+        """Config and weights in the Hugging Face layout.
+
+        Args:
+            directory: exists already.
+            config: of the model.
+            state: the state dict of the whole model.
+            head: how transformers calls such a model, ``ForCausalLM`` or ``ForSequenceClassification``.
+        """
+        raise NotImplementedError
+
+
+def draw_scalar_head(head: nn.Linear, seed: int) -> None:
+    """Small random weights (Ouyang et al. 2022), so that an untrained reward model says next to nothing."""
+    size = head.in_features
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(1, size, generator=generator) / (size + 1) ** 0.5 * 0.1)
