@@ -77,9 +77,6 @@ example:
 _FRONTIER = """\
 How much reward for how much divergence from the reference, over several seeds and with best-of-n on the same axes."""
 
-_RUNS = """\
-Every run below a directory, the newest first: is it finished, running or stopped, at which step, its last metrics."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -375,7 +372,8 @@ def _runs(commands: _Group) -> None:
     def call(args: argparse.Namespace) -> None:
         _import("palate.listing", "print_runs")(args.root)
 
-    parser = commands.add("runs", call, "what was run, and how far it got", _RUNS, "palate runs")
+    text = "Every run below a directory, the newest first: is it finished, running or stopped, and its last metrics."
+    parser = commands.add("runs", call, "what was run, and how far it got", text, "palate runs")
     parser.add_argument("root", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
 
 

@@ -209,7 +209,7 @@ class Loop:
         report.figure(
             "Do the labelers agree?", plots.agreement_matrix(names, agreed.matrix(names)), "Share of equal verdicts."
         )
-        lines = (self.out / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (self.out / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
         rows = [json.loads(line) for line in lines]
         report.figure("PPO, step by step", plots.learning_curves(rows, PPO_CURVES), "Faint: every step.")
         report.figure(
@@ -255,7 +255,7 @@ class Loop:
 
     def read(self, name: str, kind: type[Any]) -> list[Any]:
         """What `write` wrote."""
-        lines = (self.out / name).read_text(encoding="utf-8").splitlines()
+        lines = (self.out / name).read_text(encoding="utf-8").split("\n")[:-1]
         return [kind.model_validate_json(line) for line in lines]
 
 

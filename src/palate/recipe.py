@@ -195,7 +195,7 @@ class PPORecipe(RLRecipe):
     stage: Literal["ppo"] = "ppo"
     value_model: str = Field("", description="Model the value model starts from; empty: the first reward model.")
     kl_target: float | None = Field(None, description="Adapt `kl_coef` towards this KL per sequence (nats).")
-    kl_horizon: Positive = Field(500.0, description="Sequences over which the adaptation works.")
+    kl_horizon: PositiveInt = Field(500, description="Sequences over which the adaptation works.")
     whiten_rewards: bool = Field(False, description="Scale rewards to unit variance, keeping their mean.")
     epochs: PositiveInt = Field(1, description="Passes over a rollout.")
     minibatches: PositiveInt = Field(1, description="Optimizer steps in a pass.")

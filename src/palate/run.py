@@ -121,6 +121,11 @@ class Run:
         return self._record["ended"] is not None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was dropped, skipped or assumed so far."""
+        return tuple(self._notes)
+
+    @property
     def seconds(self) -> float:
         """Time spent on what the run is now; time lost when it was killed is not counted."""
         return self._seconds_before + time.monotonic() - self._clock
@@ -220,8 +225,7 @@ class Run:
         """Write `report.json` and mark the run as finished; call it last, after the model was written.
 
         What the stage reports is added to what is known here and to what a written report holds already. The model is
-        flushed to the disk first; the checkpoints,
-        which a finished run has no use for, are deleted last.
+        flushed to the disk first; the checkpoints, which a finished run has no use for, are deleted last.
         """
         known = {
             "stage": self.stage,
@@ -331,7 +335,7 @@ def _keep_rows(path: Path, before: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
         try:
             row = json.loads(line)
         except ValueError:  # the process was killed while it wrote

@@ -85,10 +85,10 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         "win_rate_high": found.win_rate.high,
         "kl": found.kl,
     }
-    run.finish(figures)
     report = Report(f"{recipe.model} against {recipe.baseline}", f"{found.win_rate.num_prompts} held-out prompts")
     describe(report, found)
     report.write(run.directory)
+    run.finish(figures)
 
 
 def compare(

@@ -21,7 +21,7 @@ from palate.evals.compare import Answers, answers, contrast
 from palate.evals.report import Report
 from palate.evals.winrate import WinRate, win_rate
 from palate.lm.zoo import load_language_model
-from palate.objectives.divergence import best_of_n_kl_bound
+from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
 from palate.recipe import DPORecipe, ReinforceRecipe
 from palate.records import Prompt
 from palate.rewards.learned import LearnedReward
@@ -54,9 +54,9 @@ def frontier(out: Path, *, seeds: int = 3, scale: Scale = FULL) -> None:
     report = Report("Win rate against KL", f"{scale.model}, {seeds} seeds")
     report.figure(
         "Every method, every seed",
-        plots.frontier(series),
+        plots.frontier(series, bound=[(best_of_n_kl_bound(n), best_of_n_win_rate_bound(n)) for n in range(1, 17)]),
         "Win rate over that seed's SFT model on held-out prompts by the hidden taste; KL per response in nats. "
-        "Best-of-n stands at its analytic upper bound.",
+        "Best-of-n stands at its analytic upper bound of KL.",
     )
     header = ["method", "seed", "KL", "win rate", "95% interval"]
     report.table("The points", header, [_row(point) for point in points])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -119,7 +120,9 @@ def frontier(series: Mapping[str, Sequence[Point]], bound: Sequence[tuple[float,
             x, y = [point[0] for point in points], [point[1] for point in points]
             errors = _errors([Estimate(rate, low, high) for _, rate, low, high, _ in points])
             axes.errorbar(x, y, errors, fmt="none", color=colour, elinewidth=1.4, alpha=0.45)
-            axes.scatter(x, y, s=56, marker=marker, color=colour, edgecolor=LIGHT["paper"], zorder=3, label=method)
+            axes.scatter(
+                x, y, s=56, marker=marker, color=colour, edgecolor=LIGHT["paper"], zorder=3, label=_shorten(method)
+            )
         axes.set_xlabel("KL to the reference policy (nats per response)")
         axes.set_ylabel("win rate")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -169,8 +172,9 @@ def agreement_matrix(names: Sequence[str], matrix: Sequence[Sequence[float | Non
             depth = float(np.clip((value - 0.4) / 0.6, 0.05, 1))
             axes.add_patch(Rectangle(corner, 0.94, 0.94, facecolor=SERIES[0], alpha=0.6 * depth, linewidth=0))
             axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=10 if size < 9 else 8)
-        axes.set_xticks(range(size), names, rotation=0 if size < 6 else 60, ha="center" if size < 6 else "right")
-        axes.set_yticks(range(size), names)
+        shown = [_shorten(name) for name in names]
+        axes.set_xticks(range(size), shown, rotation=0 if size < 6 else 60, ha="center" if size < 6 else "right")
+        axes.set_yticks(range(size), shown)
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
@@ -214,7 +218,7 @@ def bars_with_intervals(
             end = max(0.0, estimate.high or 0.0, estimate.value or 0.0)
             text = _value(estimate.value, percent)
             axes.annotate(text, (end, place), (8, 0), textcoords="offset points", va="center")
-        axes.set_yticks(places, labels)
+        axes.set_yticks(places, [_shorten(label, 40) for label in labels])
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0, colors=LIGHT["ink"])
         axes.grid(visible=False, axis="y")
@@ -225,6 +229,10 @@ def bars_with_intervals(
         axes.set_xlabel(unit)
 
     return _render(draw, (7.2, 0.9 + 0.45 * len(labels)), unit or "Estimates")
+
+
+def _shorten(label: str, length: int = 24) -> str:
+    return label if len(label) <= length else label[: length - 1] + "…"
 
 
 def _value(value: float | None, percent: bool) -> str:
@@ -280,7 +288,8 @@ def _errors(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
 
 
 def _render(draw: Callable[[Figure], None], size: tuple[float, float], title: str) -> str:
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text: the reader's browser has the glyph
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         buffer = io.StringIO()

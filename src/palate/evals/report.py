@@ -50,6 +50,7 @@ def stage_report(
     *,
     title: str,
     numbers: Mapping[str, float | None] | None = None,
+    notes: Sequence[str] = (),
     extra: Callable[[Report], None] | None = None,
 ) -> Report:
     """Write ``report.html`` and ``report.json`` for a run directory and return the report.
@@ -58,6 +59,7 @@ def stage_report(
         directory: with ``metrics.jsonl``, ``samples.jsonl`` and ``lineage.json`` as far as there are any.
         title: what a person would call the run.
         numbers: the headline; ``x_low`` and ``x_high`` are the interval of ``x``. Absent: what the stage reported.
+        notes: what was dropped, skipped or assumed, besides what ``report.json`` says of that already.
         extra: adds figures, tables and texts of the stage's own.
 
     Raises:
@@ -76,11 +78,11 @@ def stage_report(
         extra(report)
     _add_samples(report, samples)
     _add_metrics(report, metrics)
-    notes = list(known.get("notes", []))
+    lines = [*known.get("notes", []), *notes]
     if torn := torn_metrics + torn_samples:
-        notes.append(f"Torn lines of metrics.jsonl and samples.jsonl that were skipped: {torn}")
-    if notes:
-        report.text("Dropped, skipped, assumed", "\n\n".join(map(str, notes)))
+        lines.append(f"Torn lines of metrics.jsonl and samples.jsonl that were skipped: {torn}")
+    if lines:
+        report.text("Dropped, skipped, assumed", "\n\n".join(map(str, lines)))
     _add_origin(report, lineage)
     report.write(directory)
     return report

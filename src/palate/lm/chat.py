@@ -1,7 +1,7 @@
 """Messages to tokens and back, through the model's own chat template.
 
-Prompt and response are tokenised apart, so the prompt's tokens are always an exact prefix of the whole and the sampler's
-tokens are exactly the ones that training sees. That is only right for templates that lay a conversation out as
+Prompt and response are tokenised apart, so the prompt's tokens are always an exact prefix of the whole and the tokens
+of the sampler are exactly the ones that training sees. That is only right for templates that lay a conversation out as
 prompt, response, stop token; `Chat` checks this once, when it is made, and refuses the others.
 """
 
@@ -79,19 +79,25 @@ class Chat:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _render(self, messages: Sequence[Message], *, opened: bool) -> str:
+        from jinja2 import TemplateError as TemplateRefusal
+
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))
+        except TemplateRefusal as error:
+            roles = ", ".join(message.role for message in messages)
+            raise TemplateError(f"the chat template refuses a conversation of {roles}: {error}") from None
 
     def _check(self) -> int:
-        """The template must read: prompt, response, stop token; it must not begin with two BOS. Gives the stop token."""
+        """The template must read prompt, response, stop token, and not begin with two BOS; returns the stop token."""
         question, reply = Message(role="user", content="What is red?"), Message(role="assistant", content="Roses are.")
         opened, whole = self._render([question], opened=True), self._render([question, reply], opened=False)
         expected = opened + reply.content
         if not whole.startswith(expected):
             raise TemplateError(
-                "the chat template breaks the prefix rule: a prompt with the assistant's turn opened, then the response, "
-                f"must be how the whole conversation begins; it gives {whole!r}, expected a text that begins with "
-                f"{expected!r}"
+                "the chat template breaks the prefix rule: a prompt with the assistant's turn opened, then the "
+                f"response, must be how the whole conversation begins; it gives {whole!r}, expected a text that "
+                f"begins with {expected!r}"
             )
         prompt, after = self._tokens(opened), self._tokens(whole[len(expected) :])
         if not after or not self._is_special(after[0]):

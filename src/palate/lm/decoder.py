@@ -80,6 +80,7 @@ class Products(nn.Module):
         self._kept: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs] -> [N, sum of outputs] in `dtype`."""
         return F.linear(x.to(self.dtype), self.weight())
 
     def weight(self) -> Tensor:
@@ -108,6 +109,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, size] -> [N, size]."""
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -127,6 +129,7 @@ class Attention(nn.Module):
         self.out = Products([self.o_proj], dtype)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """[N, hidden] -> [N, hidden] in the products' dtype."""
         q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, dim=1)
         out: Tensor = self.out(attend(self.index, rotate(q, rope), rotate(k, rope), v).flatten(1))
         return out
@@ -144,6 +147,7 @@ class MLP(nn.Module):
         self.down = Products([self.down_proj], dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[N, hidden] -> [N, hidden] in the products' dtype."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         out: Tensor = self.down(F.silu(gate) * up)
         return out
@@ -160,6 +164,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        """[N, hidden] fp32 -> the same."""
         x = x + self.self_attn(self.input_layernorm(x), rope, attend)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x

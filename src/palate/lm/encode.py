@@ -85,6 +85,8 @@ def encode_texts(chat: Chat, texts: Sequence[str], *, length: int) -> Sequences:
 
 
 def _fitting(lengths: Sequence[int], max_length: int) -> list[int]:
+    if not lengths:
+        raise DataError("nothing to encode: no rows")
     kept = [index for index, length in enumerate(lengths) if length <= max_length]
     if not kept:
         raise DataError(

@@ -58,12 +58,14 @@ class Optimizer:
         if not math.isfinite(norm):
             raise TrainingError(
                 f"step {step}: the gradient of the {self.name} is not finite; "
-                "lower the learning rate, or resume from the last checkpoint with precision = 'fp32'"
+                "lower the learning rate (in a run of its own: --out)"
             )
         rate = self.learning_rate(self.updates)
         for group in self.adamw.param_groups:
             group["lr"] = rate
         self.adamw.step()
+        # the fused kernel does not say that it changed the weights, and casts of them are kept until they change
+        torch.autograd.graph.increment_version(list(self.parameters.values()))
         self.adamw.zero_grad(set_to_none=True)
         self.updates += 1
         return {f"{self.name}/grad_norm": norm, f"{self.name}/learning_rate": rate}

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Nothing of transformers' on stderr; exceptions still come through."""
-    from transformers.utils import logging
+    import transformers
 
+    logging: Any = transformers.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

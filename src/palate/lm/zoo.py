@@ -148,7 +148,7 @@ def _read(directory: Path, name: str) -> tuple[Any, Chat]:
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a torn tokenizer.json raises that very class
         raise ModelError(f"{name}: not a Hugging Face model directory: {_line(error)}") from None
     chat = Chat(tokenizer)
     # what transformers and vLLM go by when they pad, and when they stop

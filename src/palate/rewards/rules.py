@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from palate.errors import RecipeError
+from palate.feedback.tastes import load_judge
 from palate.records import Prompt
-
-
-def resolve(reference: str) -> Callable[[Sequence[Prompt], Sequence[str]], Any]:
-    """The function that ``package.module:name`` names.
-
-    Raises:
-        RecipeError: it cannot be imported or is not there.
-    """
-    module, colon, name = reference.partition(":")
-    if not colon:
-        raise RecipeError(f"{reference!r}: write a function as package.module:name")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"{reference!r} cannot be used as a reward: {error}") from None
-    return function  # type: ignore[no-any-return]
+from palate.words import count_words
 
 
 class FunctionReward:
     """A user's own function of (prompts, responses) to one number each."""
 
     def __init__(self, reference: str) -> None:
-        self.reference, self.function = reference, resolve(reference)
+        self.reference, self.judge = reference, load_judge(reference)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """[B]; a function that returns another number of scores is refused."""
-        scores = torch.as_tensor(self.function(prompts, responses), dtype=torch.float32)
+        scores = torch.as_tensor(self.judge(prompts, responses), dtype=torch.float32)
         if scores.shape != (len(responses),):
             raise RecipeError(f"{self.reference!r} gave {tuple(scores.shape)} scores for {len(responses)} responses")
         return scores
@@ -51,5 +35,5 @@ class LengthReward:
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """[B], zero for responses within the limit."""
-        words = torch.tensor([float(len(response.split())) for response in responses])
+        words = torch.tensor([float(count_words(response)) for response in responses])
         return -(words - self.limit).clamp(min=0) / 10

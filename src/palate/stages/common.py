@@ -29,7 +29,7 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
 def deterministic() -> None:
     """Same machine, same numbers: a resumed run must end with the same bits."""
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def plan(count: int, batch: int, epochs: int, seed: int, stage: str) -> list[Tensor]:
@@ -39,9 +39,10 @@ def plan(count: int, batch: int, epochs: int, seed: int, stage: str) -> list[Ten
 
 
 def finish_run(run: Run, numbers: Mapping[str, float | None], *, extra: Callable[[Report], None] | None = None) -> None:
-    """Write the figures, mark the run as finished and draw its report, with what the stage adds to it."""
+    """Draw the report, with what the stage adds to it; then write the figures and mark the run as finished."""
+    title = f"{run.stage}: {run.directory.name}"
+    stage_report(run.directory, title=title, numbers=numbers, notes=run.notes, extra=extra)
     run.finish(numbers)
-    stage_report(run.directory, title=f"{run.stage}: {run.directory.name}", numbers=numbers, extra=extra)
 
 
 def floats(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ Rafailov et al. 2023 (arXiv 2305.18290). Run it: `palate dpo recipes/dpo.toml`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -40,8 +41,8 @@ def train(recipe: DPORecipe, run: Run) -> None:
     data = read_rankings(recipe.data)
     run.add_inputs({"data": data.files, "model": loaded.weights})
     learned, held_out = split([ranking for ranking in data.records if ranking.pairs], recipe.holdout)
-    how = {"labeler_weights": {}, "max_length": recipe.max_length, "device": policy.device}
-    train_set, validation = prepare_responses(chat, learned, **how), prepare_responses(chat, held_out, **how)
+    prepared = partial(prepare_responses, chat, labeler_weights={}, max_length=recipe.max_length, device=policy.device)
+    train_set, validation = prepared(learned), prepared(held_out)
     trunk, held_out_trunk = policy.trunk(train_set.sequences), policy.trunk(validation.sequences)
     # before the first step the policy is its own reference
     reference = response_logprobs(policy, train_set.sequences, recipe, trunk)

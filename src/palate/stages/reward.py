@@ -15,7 +15,9 @@ Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Run it: `palate reward recip
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,9 +51,14 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     data = read_rankings(recipe.data)
     run.add_inputs({"data": data.files, "model": loaded.weights})
     learned, held_out = split(data.records, recipe.holdout)
-    how = {"labeler_weights": recipe.labeler_weights, "max_length": recipe.max_length, "device": model.device}
-    train_set = prepare_responses(chat, learned, **how)
-    validation = prepare_responses(chat, held_out, **how)
+    prepared = partial(
+        prepare_responses,
+        chat,
+        labeler_weights=recipe.labeler_weights,
+        max_length=recipe.max_length,
+        device=model.device,
+    )
+    train_set, validation = prepared(learned), prepared(held_out)
     trunk = model.trunk(train_set.sequences)
 
     steps = [
@@ -70,10 +77,13 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         for part in batch.parts(recipe.microbatch_tokens, whole_groups=True):
             rewards = model.scores(part, trunk=trunk)
             judged = train_set.judgements_in(part, steps[step])
-            loss, metrics = comparison_loss(rewards, judged, recipe, denominator=total_weight)
+            loss, part_metrics = comparison_loss(rewards, judged, recipe, denominator=total_weight)
             loss.backward()
-            parts.append(metrics)
-        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step))
+            parts.append(part_metrics)
+        metrics = floats(combine_metrics(parts))
+        if math.isnan(metrics["reward/accuracy"]):  # nothing but ties: undefined
+            del metrics["reward/accuracy"], metrics["reward/margin"]
+        run.log(step, metrics | optimizer.step(step))
 
     finish(model, chat, recipe, run, train_set, validation, trunk, rejected=data.rejected.total)
 
@@ -126,7 +136,8 @@ def finish(
         report.figure("Does it know how sure it is?", plots.calibration(reliability), "Held-out pairs.")
         if len(agreed.labelers) > 1:
             names = [labeler.name for labeler in agreed.labelers]
-            report.figure("Do the labelers agree?", plots.agreement_matrix(names, agreed.matrix(names)), "Held-out prompts.")
+            matrix = plots.agreement_matrix(names, agreed.matrix(names))
+            report.figure("Do the labelers agree?", matrix, "Held-out prompts.")
 
     finish_run(run, numbers | counts, extra=pictures)
 

@@ -192,7 +192,7 @@ class Watch:
         self.negative_kl, self.low_entropy = int(state["negative_kl"]), int(state["low_entropy"])
 
 
-def sample_rows(scored: Scored, count: int = 4) -> list[dict[str, str | float]]:
+def sample_rows(scored: Scored, count: int = 4) -> list[dict[str, object]]:
     """A few responses for a person to read: the first of the first prompts."""
     every = max(1, len(scored.scores) // count)
     return [

@@ -1,0 +1,23 @@
+"""Every test on one thread, with a cache of its own and the same examples every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("palate", derandomize=True, deadline=None)
+settings.load_profile("palate")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _repeatable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PALATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield

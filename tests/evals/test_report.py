@@ -1,0 +1,235 @@
+"""Reports: what goes in comes out, nothing is loaded from anywhere, and what models wrote cannot act."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from palate.errors import RunError
+from palate.evals import plots
+from palate.evals.calibration import calibration
+from palate.evals.page import format_number
+from palate.evals.report import Report, stage_report
+from palate.intervals import Estimate
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"quotes\" 'and' $x_1$"
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and keeps what is there."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@cache
+def drawings(label: str = "PPO") -> dict[str, str]:
+    rng = np.random.default_rng(0)
+    rows = [{"step": i, "objective/score": i / 10, "objective/kl": float(i % 3)} for i in range(80)]
+    return {
+        "curves": plots.learning_curves(rows, {label: ["objective/score", "objective/kl"], "absent": ["no/metric"]}),
+        "path": plots.reward_against_kl([0, 1, 2], [0, 1, 1.5], [label, "", "end"]),
+        "frontier": plots.frontier({label: [(1.0, 0.6, 0.5, 0.7, 0), (2.0, 0.7, None, None, 1)]}, [(0, 0.5), (1, 0.8)]),
+        "calibration": plots.calibration(calibration(rng.normal(1, 1, 100))),
+        "matrix": plots.agreement_matrix(["a", label], [[None, 0.7], [0.7, None]]),
+        "histogram": plots.before_after(rng.normal(size=50), rng.normal(size=40)),
+        "bars": plots.bars_with_intervals(["x", label], [Estimate(0.7, 0.6, 0.8), Estimate(None)], unit="accuracy"),
+    }
+
+
+@cache
+def full_page() -> str:
+    report = Report(f"Title {EVIL}", f"subtitle {EVIL}")
+    report.number("win_rate", 0.82, low=0.74, high=0.89, label=f"Win rate {EVIL}", note=EVIL)
+    report.number("undefined", None)
+    for name, svg in drawings(EVIL).items():
+        report.figure(name, svg, EVIL)
+    report.table(EVIL, ["name", "value"], [[EVIL, 0.5], ["b", None]], EVIL)
+    report.side_by_side(EVIL, [{"prompt": EVIL, "before": EVIL, "after": "fine"}, {"prompt": "two", "score": 1.5}])
+    report.text(EVIL, f"{EVIL}\n\nsecond")
+    return report.html()
+
+
+def test_numbers_come_back(tmp_path: Path) -> None:
+    report = Report("Title")
+    report.number("win_rate", 0.82, low=0.74, high=0.89, label="Win rate")
+    report.number("kl", 6.0)
+    report.number("nothing", float("nan"))
+    report.data("points", [1, 2])
+    report.write(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "report.json").read_text()) == {
+        "title": "Title",
+        "win_rate": 0.82,
+        "win_rate_low": 0.74,
+        "win_rate_high": 0.89,
+        "kl": 6.0,
+        "nothing": None,
+        "points": [1, 2],
+    }
+    page = Page((tmp_path / "new" / "report.html").read_text())
+    for text in ("Win rate", "0.82", "0.74 to 0.89", "undefined"):
+        assert text in page.text
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["report.html", "report.json"]
+
+
+def test_what_the_run_wrote_stays(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text('{"stage": "ppo", "score": 1}')
+    report = Report("Title")
+    report.number("score", 2.0)
+    report.write(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == {"stage": "ppo", "score": 2.0, "title": "Title"}
+
+
+def test_what_was_written_by_others_is_inert() -> None:
+    page = Page(full_page())
+    assert not {"script", "img", "iframe", "object", "link", "foreignobject"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert page.text.count("<script>alert(1)</script>") >= 15  # everywhere, as text
+
+
+def test_nothing_is_loaded_from_anywhere() -> None:
+    html = full_page()
+    assert set(re.findall(r"https?://[^\s\"'<>]+", html)) == {"http://www.w3.org/2000/svg"}
+    page = Page(html)
+    links = [value for name, value in page.attributes if name in ("href", "src", "xlink:href")]
+    assert links
+    assert all(value.startswith("#") for value in links)
+    assert "@import" not in html
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+
+
+def test_pictures_follow_the_palette_and_keep_text_as_text() -> None:
+    for name, svg in drawings().items():
+        Page(svg)
+        bare = re.sub(r"var\(--\w+, #[0-9a-f]{6}\)", "", svg)
+        assert not re.findall(r"#[0-9a-f]{6}\b(?!\d)", re.sub(r"(?:url\(#|href=\"#|id=\")[^\")]*", "", bare)), name
+        assert "<text" in svg
+        assert 'role="img"' in svg
+    assert "PPO" in drawings()["frontier"]
+
+
+def test_equal_data_give_equal_bytes() -> None:
+    once, again = (plots.reward_against_kl([0, 1, 2], [0, 1, 1.5]) for _ in range(2))
+    assert once == again
+
+
+def test_names_in_any_script_and_of_any_length_can_be_drawn() -> None:
+    names = ["\u597d" * 5, "x" * 300]
+    svg = plots.agreement_matrix(names, [[None, 0.5], [0.5, None]])
+    assert names[0] in svg
+    assert "x" * 23 + "\u2026" in svg
+
+
+def test_numeric_columns_are_flush_right() -> None:
+    report = Report("t")
+    report.table("t", ["name", "value"], [["a", "0.50"], ["b", None]])
+    assert '<td>a</td><td class="figure">0.50</td>' in report.html()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.8235, "0.824"), (12.345, "12.35"), (12345.6, "12,346"), (3, "3"), (None, "undefined"), (1e-5, "1e-05")],
+)
+def test_format_number(value: float | None, text: str) -> None:
+    assert format_number(value) == text
+
+
+def write_run(directory: Path, *, steps: int = 30) -> None:
+    metrics = [
+        {"step": i, "objective/score": i / 10, "objective/kl": i / 20, "policy/entropy": 2 - i / 40, "sft/loss": 1.0}
+        for i in range(steps)
+    ]
+    samples = [
+        {"step": i, "prompt": f"prompt {p}", "response": f"answer at\u2028{i} {EVIL}", "score": 0.5}
+        for i in (0, 10, steps - 1)
+        for p in range(2)
+    ]
+    for name, rows in (("metrics.jsonl", metrics), ("samples.jsonl", samples)):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (directory / name).write_text(text + '{"step": 3', encoding="utf-8")
+    (directory / "lineage.json").write_text(
+        json.dumps({"stage": "ppo", "started": "today", "parents": [{"path": "runs/sft", "stage": "sft"}]})
+    )
+
+
+def test_stage_report_shows_what_is_there(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({"steps": 30, "notes": ["2 rows were too long"], "stage": "ppo"}))
+    stage_report(
+        tmp_path,
+        title="A run",
+        numbers={"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8},
+        notes=["and one note more"],
+        extra=lambda report: report.text("More", "of the stage's own"),
+    )
+    page = Page((tmp_path / "report.html").read_text())
+    for text in (
+        "A run",
+        "0.6 to 0.8",
+        "Learning curves",
+        "Reward against KL",
+        "answer at\u20280",
+        "answer at\u202829",
+        "More",
+        "2 rows were too long",
+        "and one note more",
+        "skipped: 2",
+        "runs/sft",
+        "Entropy of the next-token distribution",
+    ):
+        assert text in page.text
+    assert "answer at\u202810" not in page.text
+    known = json.loads((tmp_path / "report.json").read_text())
+    assert (known["accuracy_high"], known["steps"]) == (0.8, 30)
+
+
+def test_stage_report_takes_the_numbers_of_a_finished_run(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(
+        json.dumps({"stage": "reward", "steps": 3, "seconds": 9.5, "metrics": {}, "notes": [], "accuracy": 0.7})
+    )
+    report = stage_report(tmp_path, title="t")
+    assert report.numbers == {"accuracy": 0.7}
+    again = stage_report(tmp_path, title="t")
+    assert again.html() == report.html()
+
+
+def test_samples_of_different_prompts_are_shown_one_after_the_other(tmp_path: Path) -> None:
+    rows = [{"step": 0, "prompt": "p", "response": "first"}, {"step": 9, "prompt": "q", "response": "last"}]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = Page(stage_report(tmp_path, title="t").html()).text
+    assert text.index("Responses at step 0") < text.index("first") < text.index("Responses at step 9")
+
+
+def test_no_directory_no_report(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run directory"):
+        stage_report(tmp_path / "absent", title="t")

@@ -1,0 +1,33 @@
+"""Fluency signals by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from palate.errors import DataError
+from palate.evals.text import is_clean, text_signals
+
+
+def test_signals_by_hand() -> None:
+    signals = text_signals(["The cat sat.", "The cat sat.", "go go go go", ""])
+    assert signals.mean_words == pytest.approx(10 / 4)
+    assert signals.distinct_1 == pytest.approx(4 / 10)  # the cat sat go
+    assert signals.distinct_2 == pytest.approx(3 / 7)  # the cat, cat sat, go go of 2 + 2 + 3
+    assert signals.repeated_3 == pytest.approx((1 / 2) / 4)  # "go go go" twice
+    assert signals.finished == 0.5
+    assert signals.empty == 0.25
+    assert signals.duplicates == 0.5
+
+
+def test_as_metrics() -> None:
+    metrics = text_signals(["Yes."]).as_metrics()
+    assert metrics["text/mean_words"] == 1
+    assert metrics["text/duplicates"] == 0
+    with pytest.raises(DataError, match="no responses"):
+        text_signals([])
+
+
+def test_is_clean() -> None:
+    assert is_clean("Water boils at 100 degrees.")
+    for text in ("Water boils at", "Ok.", "It is is hot.", "I like it. I like it.", "## {} [] hot day."):
+        assert not is_clean(text)

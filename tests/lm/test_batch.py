@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from palate.lm.batch import Layout, Segments, Sequences
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Sequences:
+    """One to five prompts with one to four responses each, in any order."""
+    ids = st.lists(st.integers(1, 99), min_size=1, max_size=6)
+    prompts = draw(st.lists(ids, min_size=1, max_size=5))
+    names = draw(st.permutations(range(10, 10 + len(prompts))))
+    rows = [
+        (prompt, draw(ids), name)
+        for prompt, name in zip(prompts, names, strict=True)
+        for _ in range(draw(st.integers(1, 4)))
+    ]
+    rows = draw(st.permutations(rows))
+    return Sequences.pack([p for p, _, _ in rows], [r for _, r, _ in rows], group_ids=[name for *_, name in rows])
+
+
+def computed_tokens(part: Sequences) -> int:
+    """Every response, and each distinct prompt once."""
+    prompts = dict(zip(part.group_ids.tolist(), part.prompt_lengths.tolist(), strict=True))
+    return int((part.lengths - part.prompt_lengths).sum()) + sum(prompts.values())
+
+
+def same(part: Sequences, whole: Sequences) -> bool:
+    """Every row of the part is that row of the whole."""
+    for place, row in enumerate(part.rows.tolist()):
+        length = int(whole.lengths[row])
+        equal = all(
+            torch.equal(getattr(part, f.name)[place], getattr(whole, f.name)[row])
+            for f in fields(part)
+            if f.name not in ("tokens", "mask")
+        )
+        if not (
+            equal
+            and torch.equal(part.tokens[place, :length], whole.tokens[row, :length])
+            and torch.equal(part.mask[place, :length], whole.mask[row, :length])
+            and not part.mask[place, length:].any()
+        ):
+            return False
+    return part.tokens.shape[1] == int(part.lengths.max())
+
+
+def test_packed_by_hand() -> None:
+    got = Sequences.pack([[5, 6], [7]], [[1], [2, 3, 4]], masks=[[True], [True, False, True]])
+    assert got.tokens.tolist() == [[5, 6, 1, 0], [7, 2, 3, 4]]
+    assert got.mask.tolist() == [[False, False, True, False], [False, True, False, True]]
+    assert got.prompt_lengths.tolist() == [2, 1]
+    assert got.lengths.tolist() == [3, 4]
+    assert got.group_ids.tolist() == got.rows.tolist() == [0, 1]
+    assert got.responses() == [[1], [2, 3, 4]]
+
+
+@given(batches(), st.data())
+def test_selected_rows_are_trimmed_and_remember_where_they_were(batch: Sequences, data: st.DataObject) -> None:
+    index = data.draw(st.lists(st.integers(0, len(batch) - 1), min_size=1, max_size=6))
+    part = batch.select(torch.tensor(index))
+    assert part.rows.tolist() == index
+    assert same(part, batch)
+    again = part.select(torch.tensor([len(index) - 1]))
+    assert again.rows.tolist() == index[-1:]
+    assert same(again, batch)
+
+
+@given(batches(), st.integers(1, 60), st.booleans())
+def test_parts_hold_every_row_once_and_keep_to_the_budget(batch: Sequences, budget: int, whole_groups: bool) -> None:
+    parts = list(batch.parts(budget, whole_groups=whole_groups))
+    assert sorted(row for part in parts for row in part.rows.tolist()) == list(range(len(batch)))
+    for part in parts:
+        assert same(part, batch)
+        unit = len(set(part.group_ids.tolist())) if whole_groups else len(part)
+        assert computed_tokens(part) <= budget or unit == 1
+    if whole_groups:
+        seen = [group for part in parts for group in set(part.group_ids.tolist())]
+        assert len(seen) == len(set(seen))
+
+
+@given(batches(), st.integers(1, 60))
+def test_parts_are_as_few_as_filling_in_order_gives(batch: Sequences, budget: int) -> None:
+    parts = list(batch.parts(budget))
+    for part, following in zip(parts, parts[1:], strict=False):
+        rows = torch.cat([part.rows, following.rows[:1]])
+        assert computed_tokens(batch.select(rows)) > budget
+
+
+def test_parts_by_hand() -> None:
+    batch = Sequences.pack([[1, 1, 1]] * 2 + [[2]], [[5, 5], [6], [7, 7]], group_ids=[1, 1, 0])
+    assert [part.rows.tolist() for part in batch.parts(9)] == [[2, 0, 1]]
+    assert [part.rows.tolist() for part in batch.parts(8)] == [[2, 0], [1]]
+    assert [part.rows.tolist() for part in batch.parts(8, whole_groups=True)] == [[2], [0, 1]]
+    assert [part.rows.tolist() for part in batch.parts(1)] == [[2], [0], [1]]
+
+
+@given(batches())
+def test_a_layout_has_a_row_for_every_token_and_each_prompt_once(batch: Sequences) -> None:
+    layout = Layout.of(batch)
+    assert len(layout.tokens) == computed_tokens(batch)
+    sequence, position = (torch.arange(batch.tokens.shape[1]) < batch.lengths[:, None]).nonzero(as_tuple=True)
+    rows = layout.row_of(sequence, position, batch.prompt_lengths)
+    assert torch.equal(layout.tokens[rows], batch.tokens[sequence, position])
+    assert torch.equal(layout.positions[rows], position)
+    assert set(rows.tolist()) == set(range(len(layout.tokens)))
+    for group in set(batch.group_ids.tolist()):
+        shared = (batch.group_ids == group)[sequence] & (position < batch.prompt_lengths[sequence])
+        assert len(set(rows[shared].tolist())) == len(set(position[shared].tolist()))
+    assert torch.equal(layout.groups[layout.prompt_of], batch.group_ids)
+
+
+@given(batches())
+def test_a_response_sees_its_prompt_and_itself_so_far(batch: Sequences) -> None:
+    layout = Layout.of(batch)
+    width = layout.prompts.width
+    for row, (prompt, length) in enumerate(zip(batch.prompt_lengths.tolist(), batch.lengths.tolist(), strict=True)):
+        for place in range(length - prompt):
+            seen = layout.response_mask[row, 0, place].nonzero()[:, 0].tolist()
+            assert seen == [*range(prompt), *range(width, width + place + 1)]
+
+
+runs = st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any)
+
+
+@given(runs, st.integers(0, 4))
+def test_unpadding_undoes_padding(lengths: list[int], first: int) -> None:
+    segments = Segments.of(torch.tensor(lengths), first)
+    total = sum(lengths)
+    x = torch.randn(first + total + 3, 2, 3)
+    padded = segments.pad(x)
+    assert padded.shape == (len(lengths), max(lengths), 2, 3)
+    assert torch.equal(segments.unpad(padded), x[first : first + total])
+    real = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    assert not padded[~real].any()
+    assert segments.starts.tolist() == [first + sum(lengths[:place]) for place in range(len(lengths))]
+
+
+def test_gradients_of_padding_and_unpadding() -> None:
+    segments = Segments.of(torch.tensor([2, 0, 3]), 1)
+    rows = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
+    places = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
+
+    def pad(x: Tensor) -> Tensor:
+        return segments.pad(x)
+
+    def unpad(x: Tensor) -> Tensor:
+        return segments.unpad(x)
+
+    assert torch.autograd.gradcheck(pad, rows)
+    assert torch.autograd.gradcheck(unpad, places)

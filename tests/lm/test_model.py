@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from palate.lm.batch import Sequences
+from palate.lm.model import LanguageModel, ScalarModel
+from palate.lm.zoo import Loaded, load_scalar_model, save
+
+FreshScalar = Callable[[], ScalarModel]
+
+
+@torch.no_grad()
+def raw_by_hand(loaded: Loaded[ScalarModel], sequences: Sequences) -> list[Tensor]:
+    """The head's output after every token of every sequence alone."""
+    model, out = loaded.model, []
+    for row in range(len(sequences)):
+        alone = sequences.select(torch.tensor([row]))
+        hidden, layout = model.hidden(alone, None)
+        assert layout.tokens.tolist() == alone.tokens[0].tolist()
+        out.append(model.score(hidden)[:, 0])
+    return out
+
+
+def test_a_score_is_read_at_the_last_real_token(tiny_scalar: Loaded[ScalarModel], sequences: Sequences) -> None:
+    expected = torch.stack([raw[-1] for raw in raw_by_hand(tiny_scalar, sequences)])
+    torch.testing.assert_close(tiny_scalar.model.scores(sequences).detach(), expected, atol=1e-6, rtol=1e-5)
+    assert len(set(expected.tolist())) == len(sequences)
+
+
+def test_a_score_depends_on_its_sequence_alone(tiny_scalar: Loaded[ScalarModel], sequences: Sequences) -> None:
+    model = tiny_scalar.model
+    together = model.scores(sequences).detach()
+    for row in range(len(sequences)):
+        alone = model.scores(sequences.select(torch.tensor([row])))
+        torch.testing.assert_close(alone[0].detach(), together[row], atol=1e-6, rtol=1e-5)
+    padded = torch.nn.functional.pad(sequences.tokens, (0, 5), value=2)  # padding that looks like EOS
+    widened = Sequences(
+        tokens=padded,
+        mask=torch.nn.functional.pad(sequences.mask, (0, 5)),
+        prompt_lengths=sequences.prompt_lengths,
+        lengths=sequences.lengths,
+        group_ids=sequences.group_ids,
+        rows=sequences.rows,
+    )
+    torch.testing.assert_close(model.scores(widened).detach(), together, atol=1e-6, rtol=1e-5)
+
+
+def test_values_are_read_before_each_token(tiny_scalar: Loaded[ScalarModel], sequences: Sequences) -> None:
+    values = tiny_scalar.model.values(sequences).detach()
+    for row, raw in enumerate(raw_by_hand(tiny_scalar, sequences)):
+        for t in range(sequences.tokens.shape[1]):
+            expected = float(raw[t - 1]) if sequences.mask[row, t] else 0.0
+            assert float(values[row, t]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_trunk_changes_no_score_and_no_value(fresh_scalar: FreshScalar, sequences: Sequences, layers: int) -> None:
+    model = fresh_scalar()
+    scores, values = model.scores(sequences), model.values(sequences)
+    model.freeze(layers)
+    trunk = model.trunk(sequences)
+    torch.testing.assert_close(model.scores(sequences, trunk=trunk), scores, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(model.values(sequences, trunk=trunk), values, atol=1e-6, rtol=1e-5)
+
+
+def test_a_policys_trunk_serves_a_value_model(
+    tiny: Loaded[LanguageModel], fresh_scalar: FreshScalar, sequences: Sequences
+) -> None:
+    policy, value_model = copy.deepcopy(tiny.model), fresh_scalar()
+    policy.freeze(2)
+    value_model.freeze(2)
+    assert policy.trunk_key == value_model.trunk_key
+    plain = value_model.values(sequences)
+    torch.testing.assert_close(value_model.values(sequences, trunk=policy.trunk(sequences)), plain)
+
+
+def test_rescaled_models_give_normalised_numbers(fresh_scalar: FreshScalar, sequences: Sequences) -> None:
+    model = fresh_scalar()
+    raw = model.scores(sequences).detach()
+    model.rescale(0.3, 0.02)
+    torch.testing.assert_close(model.scores(sequences).detach(), (raw - 0.3) / 0.02, atol=1e-4, rtol=1e-4)
+    with pytest.raises(AssertionError):
+        save(model, None, Path("nowhere"))  # type: ignore[arg-type]
+
+
+def test_a_new_head_is_small_seeded_and_has_no_bias(sequences: Sequences) -> None:
+    first, same, other = (load_scalar_model("tiny", precision="fp32", seed=seed).model for seed in (1, 1, 2))
+    assert torch.equal(first.score.weight, same.score.weight)
+    assert not torch.equal(first.score.weight, other.score.weight)
+    assert first.score.bias is None
+    assert (first.scores(sequences).detach().abs() < 0.5).all()
+
+
+def padded(sequences: Sequences, pad: int, side: str) -> dict[str, Tensor]:
+    """What transformers is given: ids padded with the pad token, and a mask."""
+    width = sequences.tokens.shape[1]
+    rows, masks = [], []
+    for tokens, length in zip(sequences.tokens.tolist(), sequences.lengths.tolist(), strict=True):
+        fill, real = [pad] * (width - length), tokens[:length]
+        rows.append(fill + real if side == "left" else real + fill)
+        absent, present = [0] * len(fill), [1] * length
+        masks.append(absent + present if side == "left" else present + absent)
+    mask = torch.tensor(masks)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {"input_ids": torch.tensor(rows), "attention_mask": mask, "position_ids": positions}
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_saved_reward_model_gives_transformers_the_same_scores(
+    tiny_scalar: Loaded[ScalarModel], sequences: Sequences, tmp_path: Path, side: str
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    save(tiny_scalar.model, tiny_scalar.chat, tmp_path / "model")
+    network: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert network.config.num_labels == 1
+    assert network.dtype == torch.float32
+    assert network.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    with torch.no_grad():
+        theirs = network(**padded(sequences, network.config.pad_token_id, side)).logits[:, 0]
+    torch.testing.assert_close(theirs, tiny_scalar.model.scores(sequences).detach(), atol=1e-5, rtol=0)
+    again = load_scalar_model(str(tmp_path / "model"), precision="fp32", seed=99)
+    assert torch.equal(again.model.scores(sequences), tiny_scalar.model.scores(sequences))
+
+
+def test_a_saved_policy_gives_transformers_the_same_logprobs(
+    tiny: Loaded[LanguageModel], sequences: Sequences, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.05)
+    save(model, tiny.chat, tmp_path / "model")
+    network: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        logits = network(**padded(sequences, 0, "right")).logits
+    theirs = logits[:, :-1].log_softmax(-1).gather(-1, sequences.tokens[:, 1:, None])[..., 0]
+    ours = model.logprobs(sequences, temperature=1.0).detach()[:, 1:]
+    mask = sequences.mask[:, 1:]
+    torch.testing.assert_close(theirs[mask], ours[mask], atol=1e-4, rtol=0)
+    assert network.config.eos_token_id == tiny.chat.stop_id
