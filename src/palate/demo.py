@@ -62,9 +62,9 @@ class Scale:
     model: str = "smollm2-135m"
     frozen_layers: int = 22
     max_new_tokens: int = 32
-    demonstration_prompts: int = 128
+    demonstration_prompts: int = 96
     ranked_prompts: int = 160
-    steps: int = 24
+    steps: int = 16
     prompts_per_step: int = 8
     evaluation_prompts: int = 64
 
@@ -91,6 +91,7 @@ TINY = Scale(
     prompts_per_step=2,
     evaluation_prompts=6,
 )
+SCALES = {"full": FULL, "tiny": TINY}
 
 
 def demo(out: Path, *, seed: int = 0, scale: Scale = FULL) -> None:
@@ -155,7 +156,7 @@ class Loop:
 
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""
-        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), epochs=2, value_optimizer={"learning_rate": 5e-5})
+        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), minibatches=2, value_optimizer=FAST["optimizer"])
 
     def rl(self) -> dict[str, Any]:
         """What PPO and REINFORCE have in common."""
@@ -168,7 +169,7 @@ class Loop:
             "prompts_per_step": self.scale.prompts_per_step,
             "kl_coef": 0.03,
             "truncation_score": -2.0,
-            "optimizer": {"learning_rate": 5e-5},
+            **FAST,
         }
 
     def evaluate(self) -> None:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import pairwise
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -60,6 +61,7 @@ def test_packed_by_hand() -> None:
     assert got.responses() == [[1], [2, 3, 4]]
 
 
+@settings(max_examples=20)
 @given(batches(), st.data())
 def test_selected_rows_are_trimmed_and_remember_where_they_were(batch: Sequences, data: st.DataObject) -> None:
     index = data.draw(st.lists(st.integers(0, len(batch) - 1), min_size=1, max_size=6))
@@ -71,6 +73,7 @@ def test_selected_rows_are_trimmed_and_remember_where_they_were(batch: Sequences
     assert same(again, batch)
 
 
+@settings(max_examples=20)
 @given(batches(), st.integers(1, 60), st.booleans())
 def test_parts_hold_every_row_once_and_keep_to_the_budget(batch: Sequences, budget: int, whole_groups: bool) -> None:
     parts = list(batch.parts(budget, whole_groups=whole_groups))
@@ -84,10 +87,11 @@ def test_parts_hold_every_row_once_and_keep_to_the_budget(batch: Sequences, budg
         assert len(seen) == len(set(seen))
 
 
+@settings(max_examples=20)
 @given(batches(), st.integers(1, 60))
 def test_parts_are_as_few_as_filling_in_order_gives(batch: Sequences, budget: int) -> None:
     parts = list(batch.parts(budget))
-    for part, following in zip(parts, parts[1:], strict=False):
+    for part, following in pairwise(parts):
         rows = torch.cat([part.rows, following.rows[:1]])
         assert computed_tokens(batch.select(rows)) > budget
 
@@ -100,6 +104,7 @@ def test_parts_by_hand() -> None:
     assert [part.rows.tolist() for part in batch.parts(1)] == [[2], [0], [1]]
 
 
+@settings(max_examples=20)
 @given(batches())
 def test_a_layout_has_a_row_for_every_token_and_each_prompt_once(batch: Sequences) -> None:
     layout = Layout.of(batch)
@@ -115,6 +120,7 @@ def test_a_layout_has_a_row_for_every_token_and_each_prompt_once(batch: Sequence
     assert torch.equal(layout.groups[layout.prompt_of], batch.group_ids)
 
 
+@settings(max_examples=20)
 @given(batches())
 def test_a_response_sees_its_prompt_and_itself_so_far(batch: Sequences) -> None:
     layout = Layout.of(batch)
@@ -128,6 +134,7 @@ def test_a_response_sees_its_prompt_and_itself_so_far(batch: Sequences) -> None:
 runs = st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any)
 
 
+@settings(max_examples=20)
 @given(runs, st.integers(0, 4))
 def test_unpadding_undoes_padding(lengths: list[int], first: int) -> None:
     segments = Segments.of(torch.tensor(lengths), first)

@@ -22,7 +22,7 @@ from palate.corpus import read_prompts
 from palate.evals.plots import before_after
 from palate.evals.report import Report
 from palate.evals.text import TextSignals, text_signals
-from palate.evals.winrate import WinRate, win_rate
+from palate.evals.winrate import WinRate, length_controlled, win_rate
 from palate.lm.model import LanguageModel
 from palate.lm.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1
@@ -33,6 +33,7 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run import Run
 from palate.stages.common import per_token
+from palate.words import count_words
 
 MICROBATCH_TOKENS = 4096
 
@@ -49,6 +50,10 @@ class Answers:
         """[P * M], the responses of a prompt side by side."""
         return self.rollout.texts
 
+    def num_words(self) -> NDArray[np.float64]:
+        """[P, M] words of each response."""
+        return np.array([float(count_words(text)) for text in self.texts]).reshape(self.scores.shape)
+
     def signals(self) -> TextSignals:
         """Cheap signs of decay."""
         return text_signals(self.texts)
@@ -62,6 +67,7 @@ class Comparison:
     baseline: Answers
     win_rate: WinRate
     kl: float
+    seed: int
 
 
 def train(recipe: WinRateRecipe, run: Run) -> None:
@@ -114,6 +120,7 @@ def contrast(ours: Answers, theirs: Answers, reference: LanguageModel, *, seed: 
         baseline=theirs,
         win_rate=win_rate(ours.scores, theirs.scores, seed=seed),
         kl=divergence(ours.rollout, reference),
+        seed=seed,
     )
 
 
@@ -149,6 +156,21 @@ def describe(report: Report, found: Comparison) -> None:
     win = found.win_rate
     report.number(
         "win_rate", win.rate, low=win.low, high=win.high, label="Win rate", note="share of pairs won, ties half"
+    )
+    fair = length_controlled(
+        found.model.scores,
+        found.baseline.scores,
+        found.model.num_words(),
+        found.baseline.num_words(),
+        seed=found.seed,
+    )
+    report.number(
+        "win_rate_length_controlled",
+        fair.value,
+        low=fair.low,
+        high=fair.high,
+        label="At equal length",
+        note="win rate with the length difference regressed out",
     )
     report.number("kl", found.kl, label="KL", note="nats per response, model to baseline")
     report.figure(

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, cast
@@ -62,6 +64,8 @@ def load_judge(reference: str) -> Judge:
     module_name, colon, name = reference.partition(":")
     if not colon or not name:
         raise RecipeError(f"{reference!r}: write a judge as package.module:name")
+    if os.getcwd() not in sys.path:  # a function of the user's own, beside the recipe; never before installed packages
+        sys.path.append(os.getcwd())
     try:
         judge = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:

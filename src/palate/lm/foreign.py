@@ -284,4 +284,4 @@ def check(network: Any, name: str) -> None:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs().max() <= 1e-3 * (1 + a.abs().max()))
+    return bool((a - b).abs().max() <= 1e-4 * (1 + a.abs().max()))

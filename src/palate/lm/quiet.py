@@ -14,11 +14,14 @@ def quiet() -> Iterator[None]:
     import transformers
 
     logging: Any = transformers.logging
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        # its bars write to whatever stderr is when they are made
+        # the bars it does not know how to disable write to whatever stderr is when they are made
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

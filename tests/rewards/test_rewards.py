@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from palate.errors import DataError, RecipeError
+from palate.lm.batch import Sequences
+from palate.lm.encode import encode_responses
+from palate.lm.zoo import load_scalar_model, save
+from palate.recipe import Reward
+from palate.records import Prompt
+from palate.rewards.learned import NORMALIZATION_FILE, LearnedReward, Normalization, raw_scores
+from palate.rewards.mix import Mix, RewardSource, reward_source
+from palate.rewards.rules import FunctionReward, LengthReward
+from palate.rollout.engine import Responses
+
+PROMPTS = [Prompt.from_text(text) for text in ("a", "b", "a", "c")]
+TEXTS = ["one", "two words", "three words now", ""]
+
+
+def letters(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[int]:
+    """Named by its import path in the tests."""
+    return [len(response) for response in responses]
+
+
+def constant(prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+    return torch.zeros(len(responses), 1)
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This file as a module that a recipe can name."""
+    import sys
+    import types
+
+    module = types.ModuleType("my_rewards")
+    module.letters, module.constant = letters, constant  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_rewards", module)
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model normalised on the four responses."""
+    loaded = load_scalar_model("tiny", precision="fp32", seed=4)
+    sequences = encode_responses(loaded.chat, PROMPTS, TEXTS, max_length=100).sequences
+    normalization = Normalization.of(raw_scores(loaded.model, sequences, 40), "four responses")
+    directory = tmp_path_factory.mktemp("run") / "model"
+    save(loaded.model, loaded.chat, directory, extra_files={NORMALIZATION_FILE: normalization.to_json()})
+    return directory
+
+
+def test_normalised_scores_have_mean_zero_and_spread_one_on_their_reference_set(model_directory: Path) -> None:
+    reward = LearnedReward(str(model_directory.parent), precision="fp32")
+    scores = reward(PROMPTS, TEXTS)
+    assert float(scores.mean()) == pytest.approx(0.0, abs=1e-4)
+    assert float(scores.std(correction=0)) == pytest.approx(1.0, abs=1e-4)
+    assert (reward.normalization.reference, reward.normalization.count) == ("four responses", 4)
+    assert not any(parameter.requires_grad for parameter in reward.model.parameters())
+
+
+def test_the_raw_score_is_what_transformers_computes(model_directory: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    reward = LearnedReward(str(model_directory), precision="fp32")
+    network: Any = AutoModelForSequenceClassification.from_pretrained(model_directory)
+    chat, norm = reward.loaded.chat, Normalization.read(model_directory)
+    for prompt, text, score in zip(PROMPTS, TEXTS, reward(PROMPTS, TEXTS).tolist(), strict=True):
+        tokens = torch.tensor([chat.prompt_tokens(prompt) + chat.response_tokens(text)])
+        with torch.no_grad():
+            raw = float(network(input_ids=tokens).logits)
+        assert (raw - norm.mean) / norm.scale == pytest.approx(score, abs=1e-3)
+
+
+def test_normalization_by_hand(tmp_path: Path) -> None:
+    normalization = Normalization.of(torch.tensor([1.0, 3.0]), "two")
+    assert normalization == Normalization(mean=2.0, scale=1.0, reference="two", count=2)
+    (tmp_path / NORMALIZATION_FILE).write_text(normalization.to_json(), encoding="utf-8")
+    assert Normalization.read(tmp_path) == normalization
+    assert Normalization.read(tmp_path / "none") == Normalization(mean=0.0, scale=1.0)
+    assert Normalization.of(torch.tensor([2.0, 2.0]), "").scale == 1.0
+
+
+def test_sampled_tokens_are_scored_and_not_their_text(model_directory: Path) -> None:
+    reward = LearnedReward(str(model_directory), precision="fp32")
+    chat = reward.loaded.chat
+    sequences = Sequences.pack(
+        [chat.prompt_tokens(prompt) for prompt in PROMPTS],
+        [chat.response_tokens(text) for text in TEXTS],
+        group_ids=[0, 1, 0, 2],
+    )
+    misleading = Responses(["other"] * 4, sequences, None)
+    torch.testing.assert_close(reward(PROMPTS, misleading), reward(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
+    reward.model.freeze(2)
+    with_trunk = Responses(["other"] * 4, sequences, reward.model.trunk(sequences))
+    torch.testing.assert_close(reward(PROMPTS, with_trunk), reward(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
+
+
+def test_raw_scores_come_in_the_order_of_the_sequences(model_directory: Path) -> None:
+    loaded = load_scalar_model(str(model_directory), precision="fp32")
+    sequences = encode_responses(loaded.chat, PROMPTS, TEXTS, max_length=100).sequences
+    together = raw_scores(loaded.model, sequences, 1000)
+    picked = sequences.select(torch.tensor([3, 0, 2]))
+    torch.testing.assert_close(raw_scores(loaded.model, picked, 1), together[[3, 0, 2]], atol=1e-6, rtol=1e-5)
+
+
+def test_a_text_that_is_too_long_for_the_reward_model(model_directory: Path) -> None:
+    reward = LearnedReward(str(model_directory), precision="fp32", max_length=40)
+    with pytest.raises(DataError, match="1 responses are longer than 40 tokens"):
+        reward(PROMPTS[:2], ["short", "long " * 20])
+
+
+def test_length_reward_by_hand() -> None:
+    texts = ["", "a b c", "a b c d", "a  b\nc d e f g h", "x " * 23]
+    assert LengthReward(3.0)([], texts).tolist() == pytest.approx([0.0, 0.0, -0.1, -0.5, -2.0])
+
+
+@pytest.mark.usefixtures("importable")
+def test_function_rewards() -> None:
+    scores = FunctionReward("my_rewards:letters")(PROMPTS, TEXTS)
+    assert scores.tolist() == [3.0, 9.0, 15.0, 0.0]
+    assert scores.dtype == torch.float32
+    with pytest.raises(RecipeError, match=r"'my_rewards:constant' gave \(4, 1\) scores for 4 responses"):
+        FunctionReward("my_rewards:constant")(PROMPTS, TEXTS)
+
+
+@pytest.mark.parametrize(
+    "reference", ["nonsense", "my_rewards", "no_such_module:f", "json:no_such_name", ":", "a:", ""]
+)
+@pytest.mark.usefixtures("importable")
+def test_functions_that_are_not_there(reference: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        FunctionReward(reference)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_mix_is_the_weighted_sum(model_directory: Path) -> None:
+    terms = [
+        Reward(model=str(model_directory), weight=2.0),
+        Reward(function="my_rewards:letters", weight=-0.5),
+        Reward(length=1.0),
+    ]
+    mix = Mix(terms, precision="fp32")
+    each = [source(PROMPTS, TEXTS) for source in mix.sources]
+    torch.testing.assert_close(mix(PROMPTS, TEXTS), 2.0 * each[0] - 0.5 * each[1] + each[2])
+    assert [type(source) for source in mix.sources] == [LearnedReward, FunctionReward, LengthReward]
+    assert mix.learned == [mix.sources[0]]
+
+
+def test_a_term_names_its_source() -> None:
+    source: RewardSource = reward_source(Reward(length=2.0))
+    assert isinstance(source, LengthReward)
+    assert source.limit == 2.0
+    assert math.isclose(float(source([], ["a b c d"])[0]), -0.2, rel_tol=1e-6)

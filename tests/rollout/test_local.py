@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from palate.errors import DataError
+from palate.lm.model import LanguageModel
+from palate.lm.zoo import Loaded, load_language_model
+from palate.recipe import Sampling
+from palate.records import Message, Prompt
+from palate.rollout.engine import Responses, Rollout
+from palate.rollout.local import LocalEngine
+
+PROMPTS = [
+    Prompt.from_text(text)
+    for text in ("Hi", "What is the tallest mountain on Mars?", "Name a bird.", "", "Tell me about rivers, briefly.")
+]
+
+
+def sample(
+    loaded: Loaded[LanguageModel], prompts: list[Prompt] = PROMPTS, *, slots: int = 64, key: int = 1, count: int = 4
+) -> Rollout:
+    sampling = Sampling(max_new_tokens=10, temperature=0.8, num_slots=slots)
+    return LocalEngine(loaded.model, loaded.chat).generate(prompts, sampling, num_responses=count, key=("test", key))
+
+
+@pytest.fixture(scope="module")
+def rollout(stopping: Loaded[LanguageModel]) -> Rollout:
+    return sample(stopping)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_response_does_not_depend_on_how_many_are_decoded_at_once(
+    stopping: Loaded[LanguageModel], rollout: Rollout, slots: int
+) -> None:
+    other = sample(stopping, slots=slots)
+    assert torch.equal(other.sequences.tokens, rollout.sequences.tokens)
+    assert other.texts == rollout.texts
+    assert torch.equal(other.ended, rollout.ended)
+    torch.testing.assert_close(other.logprobs, rollout.logprobs, atol=1e-5, rtol=0)
+
+
+def test_a_response_does_not_depend_on_the_other_prompts(stopping: Loaded[LanguageModel], rollout: Rollout) -> None:
+    alone = sample(stopping, [PROMPTS[1]], count=6)
+    assert alone.texts[:4] == rollout.texts[4:8]
+    reversed_ = sample(stopping, PROMPTS[::-1])
+    assert reversed_.texts[12:16] == rollout.texts[4:8]
+
+
+def test_another_key_gives_other_responses(tiny: Loaded[LanguageModel]) -> None:
+    first, again, other = (sample(tiny, key=key).texts for key in (1, 1, 2))
+    assert first == again
+    assert not set(first) & set(other)
+
+
+def test_sampling_samples(tiny: Loaded[LanguageModel]) -> None:
+    rollout = sample(tiny, PROMPTS[:1], count=32)
+    assert len(set(rollout.texts)) == 32
+    entropy = float(-rollout.logprobs.sum() / rollout.sequences.mask.sum())
+    assert 4.5 < entropy < math.log(259)
+
+
+def test_logprobs_are_the_trainers(stopping: Loaded[LanguageModel], rollout: Rollout) -> None:
+    computed = stopping.model.logprobs(rollout.sequences, temperature=0.8).detach()
+    torch.testing.assert_close(rollout.logprobs, computed, atol=1e-5, rtol=0)
+    ratio = (computed - rollout.logprobs).exp()
+    assert (ratio - 1).abs().max() < 1e-5
+    assert not rollout.logprobs[~rollout.sequences.mask].any()
+    other = stopping.model.logprobs(rollout.sequences, temperature=1.0).detach()
+    assert (other - rollout.logprobs).abs().max() > 0.1  # one temperature everywhere, or the ratio is not 1
+
+
+def test_every_response_ends_with_the_stop_token_or_is_full(stopping: Loaded[LanguageModel], rollout: Rollout) -> None:
+    stop = stopping.chat.stop_id
+    assert set(rollout.ended.tolist()) == {True, False}
+    for tokens, ended in zip(rollout.sequences.responses(), rollout.ended.tolist(), strict=True):
+        assert stop not in tokens[:-1]
+        assert ended == (tokens[-1] == stop)
+        assert ended or len(tokens) == 10
+    assert len({len(tokens) for tokens in rollout.sequences.responses()}) > 3
+
+
+def test_tokens_are_what_was_drawn(stopping: Loaded[LanguageModel], rollout: Rollout) -> None:
+    sequences = rollout.sequences
+    assert sequences.group_ids.tolist() == [index for index in range(5) for _ in range(4)]
+    assert rollout.prompts == tuple(prompt for prompt in PROMPTS for _ in range(4))
+    for row, (prompt, text) in enumerate(zip(rollout.prompts, rollout.texts, strict=True)):
+        prompt_tokens = stopping.chat.prompt_tokens(prompt)
+        assert sequences.tokens[row, : len(prompt_tokens)].tolist() == prompt_tokens
+        assert text == stopping.chat.text(sequences.responses()[row])
+    expected = torch.zeros_like(sequences.mask)
+    for row, (start, end) in enumerate(zip(sequences.prompt_lengths.tolist(), sequences.lengths.tolist(), strict=True)):
+        expected[row, start:end] = True
+    assert torch.equal(sequences.mask, expected)
+
+
+def test_the_distribution_is_the_full_one(tiny: Loaded[LanguageModel]) -> None:
+    prompt = Prompt.from_text("Hi")
+    sampling = Sampling(max_new_tokens=1, temperature=0.5, num_slots=512)
+    rollout = LocalEngine(tiny.model, tiny.chat).generate([prompt], sampling, num_responses=1000, key=("many",))
+    counts = Counter(tokens[0] for tokens in rollout.sequences.responses())
+    tokens = torch.tensor([tiny.chat.prompt_tokens(prompt)])
+    with torch.no_grad():
+        rows, _ = tiny.model.hidden(rollout.sequences.select(torch.tensor([0])), None)
+        p = (tiny.model.unembedding.logits(rows[tokens.shape[1] - 1][None])[0] / 0.5).softmax(0).double()
+    expected = 1000 * p
+    drawn = torch.tensor([counts[token] for token in range(259)]).double()
+    chi_square = float(((drawn - expected) ** 2 / expected).sum())
+    assert chi_square < 258 + 4 * math.sqrt(2 * 258)
+
+
+def test_there_is_no_way_to_cut_the_distribution() -> None:
+    for setting in ("top_p", "top_k", "min_tokens", "repetition_penalty"):
+        with pytest.raises(ValidationError):
+            Sampling.model_validate({setting: 1})
+
+
+def test_a_prompt_that_does_not_fit_is_refused(tiny: Loaded[LanguageModel]) -> None:
+    long = Prompt.from_text("river " * 400)
+    with pytest.raises(DataError, match=r"a prompt of 24\d\d tokens and 10 new ones do not fit .* context of 2048"):
+        sample(tiny, [PROMPTS[0], long])
+
+
+def test_new_weights_are_sampled_from(tiny: Loaded[LanguageModel], stopping: Loaded[LanguageModel]) -> None:
+    engine = LocalEngine(tiny.model, tiny.chat)
+    sampling = Sampling(max_new_tokens=10, temperature=0.8)
+    before = engine.generate(PROMPTS, sampling, num_responses=4, key=("test", 1))
+    engine.load_weights(stopping.model)
+    after = engine.generate(PROMPTS, sampling, num_responses=4, key=("test", 1))
+    assert before.texts == sample(tiny).texts
+    assert after.texts == sample(stopping).texts
+    changed = load_language_model("tiny", precision="fp32")
+    engine.load_weights(changed.model)
+    with torch.no_grad():
+        for parameter in changed.model.parameters():
+            parameter.mul_(1.2)
+    moved = engine.generate(PROMPTS, sampling, num_responses=4, key=("test", 1))
+    computed = changed.model.logprobs(moved.sequences, temperature=0.8).detach()
+    torch.testing.assert_close(moved.logprobs, computed, atol=1e-5, rtol=0)
+
+
+def test_conversations_are_prompts_too(tiny: Loaded[LanguageModel]) -> None:
+    turns = (Message(role="user", content="Hi"), Message(role="assistant", content="Hello"))
+    prompt = Prompt(messages=(*turns, Message(role="user", content="And?")))
+    assert sample(tiny, [prompt], count=1).sequences.responses()
+
+
+def test_responses_are_a_sequence_of_texts(rollout: Rollout) -> None:
+    responses = rollout.responses
+    assert isinstance(responses, Responses)
+    assert list(responses) == list(rollout.texts)
+    assert len(responses) == 20
+    assert responses[3] == rollout.texts[3]
+    assert responses[1:3] == rollout.texts[1:3]
+    assert responses.sequences is rollout.sequences
