@@ -42,11 +42,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    auto: Any = AutoModelForCausalLM
     out = {}
     for family, settings in FAMILIES.items():
         torch.manual_seed(0)
         out[family] = tmp_path_factory.mktemp("models") / family
-        network: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
+        network = auto.from_config(AutoConfig.for_model(family, **settings))
         network.save_pretrained(out[family])
         byte_tokenizer().save_pretrained(out[family])
     return out
@@ -81,7 +82,7 @@ def test_logprobs_and_gradients_are_those_of_transformers(
         expected = logprobs.gather(1, tokens[1:, None])[:, 0] * sequences.mask[row, 1 : len(tokens)]
         torch.testing.assert_close(got[row, 1 : len(tokens)].detach(), expected.detach(), atol=1e-5, rtol=0)
         expected.sum().backward()
-    got.sum().backward()  # type: ignore[no-untyped-call]
+    got.sum().backward()
     theirs = dict(network.named_parameters())
     for name, parameter in model.named_parameters():
         expected = theirs[name.removeprefix("model.network.")].grad
@@ -110,7 +111,7 @@ def test_what_is_saved_loads_in_transformers(
     model = loaded.model
     model.freeze(1)
     optimizer = Optimizer(model, recipe.Optimizer(learning_rate=0.01), 1, name="policy")
-    model.logprobs(sequences, temperature=1.0).sum().backward()  # type: ignore[no-untyped-call]
+    model.logprobs(sequences, temperature=1.0).sum().backward()
     optimizer.step(0)
     save(model, loaded.chat, tmp_path / "model")
     network, before = plain(tmp_path / "model"), plain(homes[family])
@@ -180,7 +181,7 @@ def test_what_is_no_causal_language_model_is_refused(tmp_path: Path, homes: dict
     from transformers import AutoModel, BertConfig, CohereConfig, T5Config
     from transformers import AutoModelForCausalLM as Causal
 
-    sizes = {"vocab_size": 259, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"vocab_size": 259, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     bert = save_network(
         BertConfig(**sizes, intermediate_size=16, is_decoder=True, initializer_range=0.2), Causal, tmp_path / "bert"
     )

@@ -82,7 +82,7 @@ def weighted_gradients(model: LanguageModel, sequences: Sequences, *, trunk: boo
     kept = model.trunk(sequences, max_tokens=12) if trunk else None
     for part in sequences.parts(12):
         logprobs = model.logprobs(part, temperature=0.7, trunk=kept)
-        (logprobs * weights[part.rows, : logprobs.shape[1]]).sum().backward()  # type: ignore[no-untyped-call]
+        (logprobs * weights[part.rows, : logprobs.shape[1]]).sum().backward()
         total[part.rows, : logprobs.shape[1]] = logprobs.detach()
     return total, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -105,7 +105,7 @@ def test_gradients_are_those_of_transformers(fresh: Fresh, sequences: Sequences)
     from transformers import AutoModelForCausalLM
 
     model, network = fresh(), AutoModelForCausalLM.from_pretrained(locate("tiny"), dtype=torch.float32)
-    model.logprobs(sequences, temperature=0.7).sum().backward()  # type: ignore[no-untyped-call]
+    model.logprobs(sequences, temperature=0.7).sum().backward()
     for row in range(len(sequences)):
         tokens = sequences.tokens[row, : sequences.lengths[row]]
         logprobs = (network(input_ids=tokens[None]).logits[0, :-1] / 0.7).log_softmax(-1)
@@ -121,7 +121,7 @@ def test_no_trunk_without_frozen_layers_or_of_other_weights(fresh: Fresh, sequen
     assert model.trunk(sequences) is None
     model.freeze(2)
     with torch.no_grad():
-        other.model.layers[0].mlp.down_proj.weight *= 2  # type: ignore[union-attr, operator]
+        dict(other.named_parameters())["model.layers.0.mlp.down_proj.weight"].mul_(2)
     other.freeze(2)
     assert model.trunk_key != other.trunk_key
     expected = other.logprobs(sequences, temperature=1.0)
@@ -137,8 +137,8 @@ def test_adopted_layers_are_held_once(fresh: Fresh, sequences: Sequences) -> Non
     expected = reference.logprobs(sequences, temperature=1.0)
     assert reference.adopt_trunk(policy)
     reference.freeze_all()
-    assert reference.model.layers[1] is policy.model.layers[1]  # type: ignore[index]
-    assert reference.model.layers[2] is not policy.model.layers[2]  # type: ignore[index]
+    assert reference.model.lower(3)[:3] == policy.model.lower(3)[:3]
+    assert reference.model.lower(3)[3] is not policy.model.lower(3)[3]
     assert torch.equal(reference.logprobs(sequences, temperature=1.0, trunk=policy.trunk(sequences)), expected)
     assert any(parameter.requires_grad for parameter in policy.parameters())
 
@@ -154,7 +154,7 @@ def test_kept_products_follow_the_weights(fresh: Fresh, sequences: Sequences) ->
     with torch.no_grad():
         before = model.logprobs(sequences, temperature=1.0)
     optimizer = Optimizer(model, recipe.Optimizer(learning_rate=0.1), 10, name="policy")
-    model.logprobs(sequences, temperature=1.0).sum().backward()  # type: ignore[no-untyped-call]
+    model.logprobs(sequences, temperature=1.0).sum().backward()
     with torch.no_grad():
         assert torch.equal(model.logprobs(sequences, temperature=1.0), before)
     optimizer.step(0)
@@ -192,7 +192,7 @@ def test_chosen_logprobs_when_only_one_side_learns() -> None:
     hidden, weight, tokens = torch.randn(4, 3), torch.randn(5, 3), torch.tensor([0, 4, 2, 2])
     for learns in (hidden, weight):
         learns.requires_grad_(True)
-        chosen_logprobs(hidden, weight, tokens, temperature=1.0).sum().backward()  # type: ignore[no-untyped-call]
+        chosen_logprobs(hidden, weight, tokens, temperature=1.0).sum().backward()
         assert learns.grad is not None
         learns.requires_grad_(False)
     assert chosen_logprobs(hidden, weight, tokens, temperature=1.0).grad_fn is None
@@ -202,7 +202,7 @@ def test_chosen_logprobs_of_bf16_products_are_fp32() -> None:
     hidden = torch.randn(4, 3)
     weight = torch.randn(5, 3).bfloat16().requires_grad_(True)
     got = chosen_logprobs(hidden, weight, torch.tensor([0, 1, 2, 3]), temperature=1.0)
-    got.sum().backward()  # type: ignore[no-untyped-call]
+    got.sum().backward()
     assert got.dtype == torch.float32
     assert weight.grad is not None
     assert weight.grad.dtype == torch.bfloat16

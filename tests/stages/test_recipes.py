@@ -58,7 +58,7 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         "ppo": [f"prompts.path={data['prompts']}", *LEARNED],
         "ppo_ptx": [f"prompts.path={data['prompts']}", f"pretraining.data.path={data['texts']}", *LEARNED],
         "reinforce": [f"prompts.path={data['prompts']}", *LEARNED],
-        "dpo": [f"data.path={data['rankings']}", "data.limit=12"],
+        "dpo": [f"data.path={data['rankings']}"],
         "best_of_n": [f"prompts.path={data['prompts']}", "rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6"],
         "win_rate": [f"prompts.path={data['prompts']}", "baseline=tiny", "sampling.max_new_tokens=6"],
     }[recipe.stem] + ["model=tiny", "precision=fp32"]

@@ -6,8 +6,10 @@ Run it: `palate sample recipes/sample.toml`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from palate.corpus import read_prompts
+from palate.disk import append_text, write_text
 from palate.lm.model import LanguageModel
 from palate.lm.zoo import Loaded, load_language_model
 from palate.recipe import SampleRecipe, Sampling
@@ -16,20 +18,53 @@ from palate.rollout.local import LocalEngine
 from palate.run import Run
 from palate.stages.common import finish_run
 
+PROMPTS_PER_STEP = 32
+"""Prompts sampled between two lines of progress; what is sampled does not depend on it."""
+
 
 def train(recipe: SampleRecipe, run: Run) -> None:
     """Write ``candidates.jsonl``, one line per prompt."""
     loaded = load_language_model(recipe.model, precision=recipe.precision)
     prompts = read_prompts(recipe.prompts)
     run.add_inputs({"prompts": prompts.files, "model": loaded.weights})
-    candidates = sample(
-        loaded, prompts.records, recipe.sampling, num_responses=recipe.responses_per_prompt, seed=recipe.seed
+    starts = range(0, len(prompts.records), PROMPTS_PER_STEP)
+    path = run.directory / "candidates.jsonl"
+
+    beginning = True
+    for step in run.steps(len(starts), every=1, keep=1, state={}):
+        if beginning:  # after a resume, the lines of a step that was cut short are written again
+            write_text(path, "".join(read_lines(path)[: starts[step]]))
+            beginning = False
+        candidates = sample(
+            loaded,
+            prompts.records[starts[step] :][:PROMPTS_PER_STEP],
+            recipe.sampling,
+            num_responses=recipe.responses_per_prompt,
+            seed=recipe.seed,
+        )
+        append_text(path, "".join(item.to_json() + "\n" for item in candidates))
+        run.log(step, {"tokens/truncated": cut_off(candidates)})
+
+    written = [Candidates.model_validate_json(line) for line in read_lines(path)]
+    finish_run(
+        run,
+        {
+            "prompts": len(written),
+            "responses": sum(len(item.responses) for item in written),
+            "truncated": cut_off(written),
+        },
     )
-    lines = "".join(item.to_json() + "\n" for item in candidates)
-    (run.directory / "candidates.jsonl").write_text(lines, encoding="utf-8")
-    responses = [response for item in candidates for response in item.responses]
-    cut_off = sum(not response.provenance.ended for response in responses if response.provenance)
-    finish_run(run, {"prompts": len(candidates), "responses": len(responses), "truncated": cut_off / len(responses)})
+
+
+def read_lines(path: Path) -> list[str]:
+    """The file's lines with their ends, none if there is no file."""
+    return [line + "\n" for line in path.read_text(encoding="utf-8").split("\n")[:-1]] if path.exists() else []
+
+
+def cut_off(candidates: Sequence[Candidates]) -> float:
+    """Share of responses without a stop token."""
+    ended = [r.provenance.ended for item in candidates for r in item.responses if r.provenance]
+    return 1 - sum(ended) / len(ended)
 
 
 def sample(
