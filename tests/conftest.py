@@ -17,6 +17,7 @@ def _repeatable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PALATE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")

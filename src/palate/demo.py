@@ -104,7 +104,7 @@ class Loop:
 
     def __init__(self, out: Path, seed: int, scale: Scale) -> None:
         self.out, self.seed, self.scale = out, seed, scale
-        self.taste = Taste()
+        self.taste = Taste(labels_per_prompt=5)
         self.sampling = Sampling(max_new_tokens=scale.max_new_tokens)
         self.parts: list[str] = []
 
@@ -151,8 +151,17 @@ class Loop:
 
     def reward(self) -> None:
         """The reward model, from the rankings alone."""
-        ranked = {"data": self.data("rankings.jsonl"), "holdout": {"fraction": 0.2}}
-        self.stage("reward", RewardRecipe, reward.train, model=str(self.out / "sft"), epochs=2, **ranked, **FAST)
+        self.stage(
+            "reward",
+            RewardRecipe,
+            reward.train,
+            model=str(self.out / "sft"),
+            data=self.data("rankings.jsonl"),
+            holdout={"fraction": 0.2},
+            epochs=3,
+            batch_responses=16,
+            optimizer={"learning_rate": 2e-4, "warmup": 0.1},
+        )
 
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""

@@ -141,6 +141,8 @@ def test_saving_replaces_the_whole_directory(tiny: Loaded[LanguageModel], tmp_pa
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE((tmp_path / "runs" / "model").stat().st_mode) == 0o777 & ~umask
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "runs" / "model").iterdir()}
+    assert modes == {0o666 & ~umask}
 
 
 def test_a_failed_write_leaves_what_was_there(

@@ -26,7 +26,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
     prompts = demo_prompts(held_out=False)[:40]
     texts = directory / "texts.txt"
-    texts.write_text("Once there was a mill by a river.\n\nIt turned all day, and nobody knew why. " * 20, encoding="utf-8")
+    texts.write_text(
+        "Once there was a mill by a river.\n\nIt turned all day, and nobody knew why. " * 20, encoding="utf-8"
+    )
     return {
         "prompts": write("prompts.jsonl", prompts),
         "demonstrations": write(

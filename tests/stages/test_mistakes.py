@@ -56,9 +56,7 @@ def test_bad_file(
     assert expected in line
 
 
-def test_identical_answers(
-    settings: Settings, toml: Toml, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_identical_answers(settings: Settings, toml: Toml, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "pairs.jsonl"
     rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": "same", "rejected": "same"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -85,7 +83,8 @@ def test_template_that_breaks_the_prefix_rule(
     model = tmp_path / "model"
     shutil.copytree(locate("tiny"), model)
     (model / "chat_template.jinja").write_text(
-        "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] | upper }}{{ eos_token }}{% endfor %}"
+        "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] | upper }}{{ eos_token }}"
+        "{% endfor %}"
         "{% if add_generation_prompt %}[go]{% endif %}",
         encoding="utf-8",
     )

@@ -29,7 +29,7 @@ LEARNED = ["rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6", "steps=2
 def pairs(path: Path) -> str:
     """Rows as in the convincing-arguments data: two topics."""
     rows = [
-        {"topic": topic, "stance": "yes", "label": f"a{1 + n % 2}", "a1": f"Because of {n}.", "a2": f"It is {n} {topic}."}
+        {"topic": topic, "stance": "yes", "label": f"a{1 + n % 2}", "a1": f"Because {n}.", "a2": f"It is {n} {topic}."}
         for topic in ("evolution vs creation", "tea")
         for n in range(12)
     ]
@@ -40,7 +40,10 @@ def pairs(path: Path) -> str:
 def transcripts(path: Path) -> str:
     """Rows as in the HH data."""
     rows = [
-        {name: f"\n\nHuman: What about {n}?\n\nAssistant: {answer} {n}." for name, answer in (("chosen", "Fine"), ("rejected", "No"))}
+        {
+            name: f"\n\nHuman: What about {n}?\n\nAssistant: {answer} {n}."
+            for name, answer in (("chosen", "Fine"), ("rejected", "No"))
+        }
         for n in range(40)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -65,7 +68,8 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
     if "frozen_layers" in recipe.read_text(encoding="utf-8"):
         overrides.append("frozen_layers=1")
     out = tmp_path / "run"
-    assert main([COMMAND[recipe.stem], str(recipe), "--out", str(out), *[x for o in overrides for x in ("--set", o)]]) == 0
+    changes = [word for override in overrides for word in ("--set", override)]
+    assert main([COMMAND[recipe.stem], str(recipe), "--out", str(out), *changes]) == 0
     assert (out / "report.json").exists()
     assert (out / "report.html").exists()
     if COMMAND[recipe.stem] in ("sft", "reward", "ppo", "reinforce", "dpo"):

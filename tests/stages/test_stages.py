@@ -128,7 +128,10 @@ def test_value_model_starts_from_the_reward_model(settings: dict[str, dict[str, 
 
 @pytest.mark.parametrize(
     ("metrics", "cause"),
-    [({"objective/kl": -1.0, "policy/entropy": 1.0}, "negative"), ({"objective/kl": 1.0, "policy/entropy": 0.001}, "entropy")],
+    [
+        ({"objective/kl": -1.0, "policy/entropy": 1.0}, "negative"),
+        ({"objective/kl": 1.0, "policy/entropy": 0.001}, "entropy"),
+    ],
 )
 def test_a_run_gone_wrong_ends_and_says_why(
     metrics: dict[str, float], cause: str, settings: dict[str, dict[str, Any]]

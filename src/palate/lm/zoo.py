@@ -252,6 +252,8 @@ def _write_whole(directory: Path, write: Callable[[Path], None], *, replace: boo
             temporary = outer / "new"
             temporary.mkdir()  # unlike the outer one, with everybody's usual permissions
             write(temporary)
+            for path in temporary.iterdir():  # safetensors makes files that nobody else may read
+                path.chmod(temporary.stat().st_mode & 0o666)
             disk.flush_tree(temporary)
             if replace and directory.exists():
                 directory.rename(outer / "old")
