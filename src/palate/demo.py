@@ -72,7 +72,6 @@ class Scale:
 PERSONA = re.compile(r"\b(AI|assistant|language model|SmolLM|Hugging Face)\b")
 
 FULL = Scale()
-FAST = {"optimizer": {"learning_rate": 1e-4}}
 PPO_CURVES = {
     "Score": ["objective/score"],
     "KL": ["objective/kl"],
@@ -142,7 +141,9 @@ class Loop:
     def sft(self) -> None:
         """Behaviour cloning on the demonstrations."""
         data = self.data("demonstrations.jsonl")
-        self.stage("sft", SFTRecipe, sft.train, model=self.scale.model, data=data, epochs=2, **FAST)
+        self.stage(
+            "sft", SFTRecipe, sft.train, model=self.scale.model, data=data, epochs=2, optimizer={"learning_rate": 1e-4}
+        )
 
     def rankings(self) -> None:
         """K = 4 answers of the SFT model, ranked by labelers who share a hidden taste more or less."""
@@ -158,14 +159,15 @@ class Loop:
             model=str(self.out / "sft"),
             data=self.data("rankings.jsonl"),
             holdout={"fraction": 0.2},
-            epochs=3,
+            epochs=6,
             batch_responses=16,
+            checkpoint_every=60,
             optimizer={"learning_rate": 2e-4, "warmup": 0.1},
         )
 
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""
-        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), minibatches=2, value_optimizer=FAST["optimizer"])
+        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), minibatches=2, value_optimizer={"learning_rate": 2e-4})
 
     def rl(self) -> dict[str, Any]:
         """What PPO and REINFORCE have in common."""
@@ -176,9 +178,9 @@ class Loop:
             "sampling": self.sampling.model_dump(),
             "steps": self.scale.steps,
             "prompts_per_step": self.scale.prompts_per_step,
-            "kl_coef": 0.03,
+            "kl_coef": 0.02,
             "truncation_score": -2.0,
-            **FAST,
+            "optimizer": {"learning_rate": 2e-4},
         }
 
     def evaluate(self) -> None:
