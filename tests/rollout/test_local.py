@@ -157,3 +157,12 @@ def test_responses_are_a_sequence_of_texts(rollout: Rollout) -> None:
     assert responses[3] == rollout.texts[3]
     assert responses[1:3] == rollout.texts[1:3]
     assert responses.sequences is rollout.sequences
+
+
+def test_a_prompt_given_twice_gets_other_responses(tiny: Loaded[LanguageModel]) -> None:
+    engine = LocalEngine(tiny.model, tiny.chat)
+    prompt, sampling = Prompt.from_text("Hello?"), Sampling(max_new_tokens=8)
+    twice = engine.generate([prompt, prompt], sampling, num_responses=2, key=(0,))
+    once = engine.generate([prompt], sampling, num_responses=4, key=(0,))
+    assert twice.texts == once.texts
+    assert len(set(twice.texts)) == 4

@@ -62,7 +62,7 @@ def load_judge(reference: str) -> Judge:
         RecipeError: it does not have that form, or there is no such function.
     """
     module_name, colon, name = reference.partition(":")
-    if not colon or not name:
+    if not (module_name and colon and name):
         raise RecipeError(f"{reference!r}: write a judge as package.module:name")
     if os.getcwd() not in sys.path:  # a function of the user's own, beside the recipe; never before installed packages
         sys.path.append(os.getcwd())

@@ -105,11 +105,13 @@ class LocalEngine:
         """
         prompt_tokens = [self.chat.prompt_tokens(prompt) for prompt in prompts]
         self._check_lengths(prompts, prompt_tokens, sampling)
-        responses = [
-            Drawn(index, uniforms(sampling.max_new_tokens, *key, prompt.id, number).tolist())
-            for index, prompt in enumerate(prompts)
-            for number in range(num_responses)
-        ]
+        responses = []
+        drawn_before: Counter[str] = Counter()  # a prompt that is given twice gets other responses the second time
+        for index, prompt in enumerate(prompts):
+            first = drawn_before[prompt.id]
+            drawn_before[prompt.id] += num_responses
+            for number in range(first, first + num_responses):
+                responses.append(Drawn(index, uniforms(sampling.max_new_tokens, *key, prompt.id, number).tolist()))
         network = self.model.model
         if isinstance(network, Foreign):
             padded.decode(self.model, network, prompt_tokens, responses, sampling, self.chat.stop_id)

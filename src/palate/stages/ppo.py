@@ -213,7 +213,7 @@ def load_value_model(recipe: PPORecipe, actors: Actors) -> ScalarModel:
     value_model = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed).model
     normalization = Normalization.read(locate(name))
     value_model.rescale(normalization.mean, normalization.scale)
-    value_model.freeze(recipe.frozen_layers)
+    value_model.freeze(min(recipe.frozen_layers, value_model.model.shape.num_layers))
     value_model.adopt_trunk(actors.policy.model)
     return value_model
 

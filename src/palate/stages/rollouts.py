@@ -76,7 +76,7 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
     reference = load_language_model(recipe.model, precision=recipe.precision).model
     rewards = Mix(recipe.rewards, precision=recipe.precision)
     for other in (reference, *(source.model for source in rewards.learned)):
-        other.freeze(recipe.frozen_layers)
+        other.freeze(min(recipe.frozen_layers, other.model.shape.num_layers))
         other.adopt_trunk(policy.model)
         other.freeze_all()
     if any(source.loaded.chat.tokenizer.get_vocab() != policy.chat.tokenizer.get_vocab() for source in rewards.learned):
@@ -133,11 +133,13 @@ def _measure(scored: Scored) -> dict[str, float]:
     rollout, mask = scored.rollout, scored.mask
     lengths = mask.sum(1).double()
     tokens = float(lengths.sum())
+    by_prompt = scored.scores.view(len(torch.unique(scored.sequences.group_ids)), -1)
     return {
         "objective/score": float(scored.scores.mean()),
         "objective/score_std": float(scored.scores.std(correction=0)),
         "objective/kl": float(k1(rollout.logprobs, scored.ref_logprobs).sum() / len(lengths)),
         "objective/kl_k3": float(k3(rollout.logprobs, scored.ref_logprobs).sum() / len(lengths)),
+        "objective/groups_without_signal": float((by_prompt.amax(1) == by_prompt.amin(1)).double().mean()),
         "objective/length_correlation": _correlation(lengths, scored.scores.double()),
         # the mean of -log p over samples of p is an unbiased estimate of its entropy
         "policy/entropy": float(-rollout.logprobs.sum() / tokens),
