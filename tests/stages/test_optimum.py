@@ -1,0 +1,258 @@
+"""The stages themselves arrive where their mathematics says.
+
+A random Llama that knows seven tokens and may say two of them has 43 responses. All of them can be enumerated, and with
+them the policy that maximises E[reward] - kl_coef * KL(policy || reference): pi_ref * exp(reward / kl_coef) / Z. Whole
+stages, run directory, engine and sampling included, have to get there, and best of n has to earn what order statistics
+say. `tests/objectives/test_optimum.py` asks the same of the bare objectives.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from palate.lm.batch import Sequences
+from palate.lm.zoo import load_language_model
+from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
+from palate.recipe import BestOfNRecipe, DPORecipe, PPORecipe, ReinforceRecipe, parse_recipe
+from palate.records import Demonstration, Prompt, Ranking, Record, Response
+from palate.run import Run
+from palate.stages import best_of_n, dpo, ppo, reinforce
+
+STAGES: dict[str, tuple[Any, Any]] = {
+    "reinforce": (ReinforceRecipe, reinforce.train),
+    "ppo": (PPORecipe, ppo.train),
+    "dpo": (DPORecipe, dpo.train),
+    "best_of_n": (BestOfNRecipe, best_of_n.train),
+}
+PROMPT = Prompt.from_text("cab")
+TEMPERATURE, KL_COEF, BETA = 0.7, 0.6, 0.5
+SAMPLING = {"temperature": TEMPERATURE, "max_new_tokens": 2, "num_slots": 512}
+REWARDS = [{"function": "tests.stages.test_optimum:reward"}]
+NUM_RESPONSES = 192
+OPTIMIZER = {"learning_rate": 0.01}  # decays to zero, and so does the noise of sampling
+
+LETTERS = {"a": 1.0, "b": -0.5, "c": 0.5, "d": 0.0}
+STRENGTHS = {"a": 1, "b": 2, "ab": 3, "ba": 1, "cd": 4, "dcb": 2}  # preferences are then fractions
+
+
+def reward(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    """What the letters are worth, less one for a repetition."""
+    return [sum(LETTERS[letter] for letter in text) - len(text) + len(set(text)) for text in responses]
+
+
+def write_model(directory: Path) -> None:
+    """Seven tokens: padding, the beginning and the end of a turn, four letters. Other characters are not seen."""
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<turn>", "<end>", *LETTERS])}
+    letters = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    letters.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=letters, eos_token="<end>", pad_token="<pad>", additional_special_tokens=["<turn>"]
+    )
+    tokenizer.chat_template = (
+        "{% for message in messages %}<turn>{{ message['content'] }}<end>{% endfor %}"
+        "{% if add_generation_prompt %}<turn>{% endif %}"
+    )
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(10)
+        LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+@dataclass(frozen=True)
+class Language:
+    """A model and everything it can say to the prompt.
+
+    Attributes:
+        directory: of the model.
+        responses: [S] token ids, ended or cut off.
+        rewards, ref_logprobs: [S].
+    """
+
+    directory: str
+    responses: list[list[int]]
+    rewards: Tensor
+    ref_logprobs: Tensor
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Language:
+    directory = tmp_path_factory.mktemp("language")
+    write_model(directory)
+    loaded = load_language_model(str(directory), precision="fp32")
+    end, tokens = loaded.chat.stop_id, range(loaded.model.config.vocab_size)
+    responses = [[end], *([first, second] for first, second in itertools.product(tokens, tokens) if first != end)]
+    scores = reward([], [loaded.chat.text(response) for response in responses])
+    ref_logprobs = response_logprobs(directory, responses)
+    assert len(responses) == 43
+    assert ref_logprobs.exp().sum().item() == pytest.approx(1, abs=1e-6)
+    return Language(str(directory), responses, torch.tensor(scores, dtype=torch.float64), ref_logprobs)
+
+
+def response_logprobs(model: Path, responses: Sequence[Sequence[int]]) -> Tensor:
+    """[S] under a model or a run's model."""
+    loaded = load_language_model(str(model), precision="fp32")
+    prompt = loaded.chat.prompt_tokens(PROMPT)
+    sequences = Sequences.pack([prompt] * len(responses), responses, group_ids=[0] * len(responses))
+    with torch.no_grad():
+        return loaded.model.logprobs(sequences, temperature=TEMPERATURE).sum(1).double()
+
+
+def divergence(logprobs: Tensor, other: Tensor) -> float:
+    """KL(one || other), by summation."""
+    return (logprobs.exp() * (logprobs - other)).sum().item()
+
+
+def moments(probabilities: Tensor, numbers: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation."""
+    mean = (probabilities * numbers).sum()
+    return mean.item(), (probabilities * (numbers - mean).square()).sum().sqrt().item()
+
+
+def trained(stage: str, tree: dict[str, Any], directory: Path) -> Path:
+    kind, train = STAGES[stage]
+    recipe = parse_recipe(kind, {"precision": "fp32", **tree})
+    train(recipe, Run.open(directory / "run", recipe))
+    return directory / "run"
+
+
+def written(path: Path, records: Sequence[Record]) -> dict[str, str]:
+    path.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+    return {"path": str(path)}
+
+
+def check_arrival(language: Language, run: Path) -> None:
+    """The policy of a run is the optimum, which is far from where it began; and what it logged is so."""
+    optimum = (language.ref_logprobs + language.rewards / KL_COEF).log_softmax(0)
+    logprobs = response_logprobs(run, language.responses)
+    assert divergence(language.ref_logprobs, optimum) > 0.3
+    assert divergence(logprobs, optimum) < 0.01
+
+    last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    exact = {"objective/score": language.rewards, "objective/kl": logprobs - language.ref_logprobs}
+    for name, number in exact.items():
+        mean, deviation = moments(logprobs.exp(), number)
+        assert last[name] == pytest.approx(mean, abs=4 * deviation / NUM_RESPONSES**0.5)
+
+
+def rl(language: Language, directory: Path) -> dict[str, Any]:
+    return {
+        "model": language.directory,
+        "prompts": written(directory / "prompts.jsonl", [PROMPT]),
+        "prompts_per_step": 1,
+        "responses_per_prompt": NUM_RESPONSES,
+        "rewards": REWARDS,
+        "sampling": SAMPLING,
+        "kl_coef": KL_COEF,
+        "checkpoint_every": 1000,
+        "optimizer": OPTIMIZER,
+    }
+
+
+def test_reinforce(language: Language, tmp_path: Path) -> None:
+    check_arrival(language, trained("reinforce", rl(language, tmp_path) | {"steps": 80}, tmp_path))
+
+
+@pytest.mark.parametrize(("gae_lambda", "epochs", "steps"), [(1.0, 1, 80), (0.95, 2, 60)])
+def test_ppo(gae_lambda: float, epochs: int, steps: int, language: Language, tmp_path: Path) -> None:
+    """Whitened advantages, as always: a positive factor and a constant do not move the optimum."""
+    tree = {
+        "value_model": language.directory,
+        "value_optimizer": OPTIMIZER,
+        "gae_lambda": gae_lambda,
+        "epochs": epochs,
+        "steps": steps,
+    }
+    check_arrival(language, trained("ppo", rl(language, tmp_path) | tree, tmp_path))
+
+
+@pytest.mark.parametrize(("batch_responses", "epochs"), [(6, 60), (4, 30)])
+def test_dpo(batch_responses: int, epochs: int, language: Language, tmp_path: Path) -> None:
+    """In every pair, a is chosen `strength[a]` times and b `strength[b]` times: Bradley-Terry to the last digit.
+
+    That holds for a part of the pairs too, so that even small batches agree on the optimum.
+    """
+    judgements = [
+        Ranking(prompt=PROMPT, responses=(Response(text=a), Response(text=b)), ranks=(1, 2), labeler=str(number))
+        for a, b in itertools.permutations(STRENGTHS, 2)
+        for number in range(STRENGTHS[a])
+    ]
+    held_out = judgements[0].model_copy(update={"prompt": Prompt.from_text("d", tags={"split": "held out"})})
+    tree = {
+        "model": language.directory,
+        "data": written(tmp_path / "rankings.jsonl", [*judgements, held_out]),
+        "holdout": {"tag": "split", "value": "held out"},
+        "epochs": epochs,
+        "batch_responses": batch_responses,
+        "beta": BETA,
+        "temperature": TEMPERATURE,
+        "checkpoint_every": 1000,
+        "optimizer": OPTIMIZER,
+    }
+    run = trained("dpo", tree, tmp_path)
+    assert json.loads((run / "report.json").read_text(encoding="utf-8"))["pairs"] == len(judgements) == 65
+
+    # preferences between some responses say nothing of the probability of all of them together
+    chat = load_language_model(language.directory).chat
+    compared = [chat.response_tokens(text) for text in STRENGTHS]
+    reference = response_logprobs(Path(language.directory), compared).log_softmax(0)
+    optimum = (reference + torch.tensor([*STRENGTHS.values()]).double().log() / BETA).log_softmax(0)
+    assert divergence(reference, optimum) > 0.1
+    assert divergence(response_logprobs(run, compared).log_softmax(0), optimum) < 0.001
+
+
+@pytest.mark.parametrize("n", [2, 8])
+def test_best_of_n(n: int, language: Language, tmp_path: Path) -> None:
+    """The best of n earns at most v with probability P(reward <= v) ** n; among equals it is as likely as before."""
+    prompts = [Prompt.from_text(f"{PROMPT.text} {number}") for number in range(300)]  # to this model, all the same
+    tree = {
+        "model": language.directory,
+        "prompts": written(tmp_path / "prompts.jsonl", prompts),
+        "rewards": REWARDS,
+        "sampling": SAMPLING,
+        "n": n,
+    }
+    run = trained("best_of_n", tree, tmp_path)
+    lines = (run / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    picked = torch.tensor(reward([], [Demonstration.model_validate_json(line).response.text for line in lines]))
+
+    levels, level_of = language.rewards.unique(return_inverse=True)
+    once = torch.zeros_like(levels).index_add_(0, level_of, language.ref_logprobs.exp())
+    at_most = once.cumsum(0).clamp(max=1)
+    best = at_most**n - (at_most - once).clamp(min=0) ** n
+    report = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    assert len(picked) == len(prompts)
+    assert report["score"] == pytest.approx(picked.mean().item())
+    for score, chances, num_scores in (("score", best, 300), ("score_of_one", once, 300 * n)):
+        mean, deviation = moments(chances, levels)
+        assert report[score] == pytest.approx(mean, abs=3 * deviation / num_scores**0.5)
+
+    logprobs = language.ref_logprobs + (best / once).log()[level_of]
+    assert logprobs.exp().sum().item() == pytest.approx(1)
+    assert 0.5 * best_of_n_kl_bound(n) < divergence(logprobs, language.ref_logprobs) < best_of_n_kl_bound(n)
+    wins = (best * (at_most - once / 2)).sum().item()
+    assert 0.5 < wins < best_of_n_win_rate_bound(n)
