@@ -170,7 +170,9 @@ class RLRecipe(StageRecipe):
     rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     steps: PositiveInt = Field(20, description="Rollouts, each followed by its updates.")
-    prompts_per_step: PositiveInt = Field(16, description="Distinct prompts in a rollout.")
+    prompts_per_step: PositiveInt = Field(
+        16, description="Prompts in a rollout; different ones, but where a pass over them ends."
+    )
     responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")
     truncation_score: float | None = Field(None, description="Score of a response without a stop token.")
     kl_coef: NonNegative = Field(0.05, description="Weight of the per-token KL to the reference inside the reward.")
@@ -207,6 +209,12 @@ class PPORecipe(RLRecipe):
     pretraining: Pretraining | None = Field(None, description="Pretraining gradient; absent: plain PPO.")
     optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the policy.")
     value_optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the value model.")
+
+    @model_validator(mode="after")
+    def _no_empty_minibatch(self) -> PPORecipe:
+        if self.minibatches > self.prompts_per_step:
+            raise ValueError("minibatches are made of whole prompts: at most prompts_per_step of them")
+        return self
 
 
 class ReinforceRecipe(RLRecipe):

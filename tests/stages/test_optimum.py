@@ -37,7 +37,7 @@ PROMPT = Prompt.from_text("cab")
 TEMPERATURE, KL_COEF, BETA = 0.7, 0.6, 0.5
 SAMPLING = {"temperature": TEMPERATURE, "max_new_tokens": 2, "num_slots": 512}
 REWARDS = [{"function": "tests.stages.test_optimum:reward"}]
-NUM_RESPONSES = 192
+NUM_RESPONSES = 128
 OPTIMIZER = {"learning_rate": 0.01}  # decays to zero, and so does the noise of sampling
 
 LETTERS = {"a": 1.0, "b": -0.5, "c": 0.5, "d": 0.0}
