@@ -6,10 +6,15 @@
     ├── ModelError                 a model or tokenizer that cannot be loaded or used
     │   └── TemplateError          a chat template that breaks the prefix rule or doubles BOS
     ├── MissingExtraError          an optional package is needed; says what to install
-    └── RunError                   a run directory that cannot be used
-        ├── CheckpointError        no readable checkpoint where one was expected
-        ├── DiskFullError          the disk filled up; what was finished is kept
-        └── TrainingError          the run itself went wrong: non-finite, negative KL, collapsed entropy
+    ├── RunError                   a run directory that cannot be used
+    │   ├── CheckpointError        no readable checkpoint where one was expected
+    │   ├── DiskFullError          the disk filled up; what was finished is kept
+    │   └── TrainingError          the run itself went wrong: non-finite, negative KL, collapsed entropy
+    └── RequestError               something a person asked of the app and cannot have
+        ├── NotFoundError          it is not there, or not theirs: the two look alike
+        ├── ForbiddenError         their role does not allow it
+        ├── ConflictError          it is no longer (or not yet) possible
+        └── TooManyError           not now: a limit on how often or how many
 
 A user's mistake raises one of these; `assert` is for our own invariants only.
 """
@@ -76,3 +81,32 @@ class DiskFullError(RunError):
 
 class TrainingError(RunError):
     """A run that must not go on: names the step and the cause."""
+
+
+class RequestError(PalateError):
+    """Something a person asked of the app and cannot have."""
+
+
+class NotFoundError(RequestError):
+    """It is not there, or it is not theirs; whoever asks cannot tell which."""
+
+
+class ForbiddenError(RequestError):
+    """Their role does not allow it."""
+
+
+class ConflictError(RequestError):
+    """It is no longer, or not yet, possible."""
+
+
+class TooManyError(RequestError):
+    """Not now: a limit on how often or how many.
+
+    Args:
+        message: what is limited.
+        retry_after: seconds until it is worth asking again.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
