@@ -5,7 +5,7 @@ One uniform number decides each token, so a response does not depend on how or b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 128
+
+Pick = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(logits [S, V], uniform [S]) -> tokens [S] and their log-probabilities [S]: `draw`, or `most_likely`."""
 
 
 def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,6 +38,11 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     offset, _ = _invert(blocks[rows, block].double().cumsum(-1), target)
     token = block * BLOCK + offset
     return token, (p[rows, token].double() / total[:, 0]).log().float()
+
+
+def most_likely(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """The most likely token per row, with certainty: what temperature 0 means. Only for serving; RL has to sample."""
+    return logits.argmax(-1), torch.zeros(len(logits), device=logits.device)
 
 
 def _invert(cumulative: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from palate.randomness import uniforms
 from palate.recipe import Sampling
 from palate.records import Prompt
 from palate.rollout import padded
-from palate.rollout.drawing import Drawn, draw
+from palate.rollout.drawing import Drawn, Pick, draw
 from palate.rollout.engine import Rollout
 
 REFILL_SHARE = 0.25
@@ -104,31 +105,20 @@ class LocalEngine:
             DataError: a prompt longer than the model's context leaves room for.
         """
         prompt_tokens = [self.chat.prompt_tokens(prompt) for prompt in prompts]
-        self._check_lengths(prompts, prompt_tokens, sampling)
+        check_lengths(self.model, prompts, prompt_tokens, sampling)
         responses = []
         drawn_before: Counter[str] = Counter()  # a prompt that is given twice gets other responses the second time
         for index, prompt in enumerate(prompts):
             first = drawn_before[prompt.id]
             drawn_before[prompt.id] += num_responses
             for number in range(first, first + num_responses):
-                responses.append(Drawn(index, uniforms(sampling.max_new_tokens, *key, prompt.id, number).tolist()))
+                responses.append(undrawn(index, prompt, number, sampling, key))
         network = self.model.model
-        if isinstance(network, Foreign):
-            padded.decode(self.model, network, prompt_tokens, responses, sampling, self.chat.stop_id)
-        else:
-            assert isinstance(network, Decoder)
-            decoding = _Decoding(self.model, network, prompt_tokens, responses, sampling, self.chat.stop_id)
-            decoding.run()
+        # one context around all steps, so that transformers' weights are cast once
+        with network.autocast() if isinstance(network, Foreign) else nullcontext():
+            for _ in steps(self.model, prompt_tokens, responses, sampling, self.chat.stop_id):
+                pass
         return self._rollout(prompts, prompt_tokens, responses, sampling)
-
-    def _check_lengths(self, prompts: Sequence[Prompt], tokens: list[list[int]], sampling: Sampling) -> None:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-        for prompt, ids in zip(prompts, tokens, strict=True):
-            if len(ids) + sampling.max_new_tokens > context:
-                raise DataError(
-                    f"a prompt of {len(ids)} tokens and {sampling.max_new_tokens} new ones do not fit the model's "
-                    f"context of {context}: shorten it or leave it out ({prompt.text[:60]!r}...)"
-                )
 
     def _rollout(
         self, prompts: Sequence[Prompt], tokens: list[list[int]], responses: list[Drawn], sampling: Sampling
@@ -149,6 +139,42 @@ class LocalEngine:
         )
 
 
+def check_lengths(
+    model: LanguageModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], sampling: Sampling
+) -> None:
+    """Raises:
+    DataError: a prompt and its response may be longer than the model's context.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        if len(ids) + sampling.max_new_tokens > context:
+            raise DataError(
+                f"a prompt of {len(ids)} tokens and {sampling.max_new_tokens} new ones do not fit the model's "
+                f"context of {context}: shorten it or leave it out ({prompt.text[:60]!r}...)"
+            )
+
+
+def undrawn(index: int, prompt: Prompt, number: int, sampling: Sampling, key: tuple[int | str, ...]) -> Drawn:
+    """Response ``number`` to a prompt with its random numbers; ``index`` is the prompt's place in the call."""
+    return Drawn(index, uniforms(sampling.max_new_tokens, *key, prompt.id, number).tolist())
+
+
+def steps(
+    model: LanguageModel,
+    prompt_tokens: list[list[int]],
+    responses: list[Drawn],
+    sampling: Sampling,
+    stop_id: int,
+    pick: Pick = draw,
+) -> Iterator[None]:
+    """Fill in the responses: between two yields every slot gets a token. Gradients must be off at every step."""
+    network = model.model
+    if isinstance(network, Foreign):
+        return padded.steps(model, network, prompt_tokens, responses, sampling, stop_id, pick)
+    assert isinstance(network, Decoder)
+    return _Decoding(model, network, prompt_tokens, responses, sampling, stop_id, pick).steps()
+
+
 class _Decoding:
     """One call's worth of slots."""
 
@@ -160,9 +186,10 @@ class _Decoding:
         responses: list[Drawn],
         sampling: Sampling,
         stop_id: int,
+        pick: Pick,
     ) -> None:
         self.model, self.decoder, self.prompt_tokens = model, decoder, prompt_tokens
-        self.sampling, self.stop_id = sampling, stop_id
+        self.sampling, self.stop_id, self.pick = sampling, stop_id, pick
         self.waiting = deque(responses)
         self.followers = Counter(response.prompt for response in responses)
         self.prefilled: dict[int, _Prefilled] = {}
@@ -172,7 +199,7 @@ class _Decoding:
         self.cache = _Cache(decoder, slots, longest + sampling.max_new_tokens, model.device)
         self.last = torch.zeros(slots, decoder.shape.hidden_size, device=model.device)
 
-    def run(self) -> None:
+    def steps(self) -> Iterator[None]:
         """Until nothing waits and every slot is idle."""
         while self.waiting or any(self.slots):
             idle = [slot for slot, response in enumerate(self.slots) if response is None]
@@ -182,11 +209,12 @@ class _Decoding:
                 else:
                     self._close_up()
             self._step()
+            yield
 
     def _step(self) -> None:
         """Draw a token in every slot, then compute the rows that the next tokens are drawn from."""
         logits = self.model.unembedding.logits(self.last)
-        tokens, logprobs = draw(logits.div_(self.sampling.temperature), self._uniforms())
+        tokens, logprobs = self.pick(logits.div_(self.sampling.temperature), self._uniforms())
         self._record(tokens.tolist(), logprobs.tolist())
         if any(self.slots):
             decoder, positions = self.decoder, self.cache.positions

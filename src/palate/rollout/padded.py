@@ -6,29 +6,30 @@ should; positions come from the mask. A response that has ended is carried along
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from palate.lm.foreign import Foreign
 from palate.lm.model import LanguageModel
 from palate.recipe import Sampling
-from palate.rollout.drawing import Drawn, draw
+from palate.rollout.drawing import Drawn, Pick
 
 
-def decode(
+def steps(
     model: LanguageModel,
     network: Foreign,
     prompt_tokens: Sequence[Sequence[int]],
     responses: Sequence[Drawn],
     sampling: Sampling,
     stop_id: int,
-) -> None:
-    """Fill in every response, ``num_slots`` of them at a time."""
+    pick: Pick,
+) -> Iterator[None]:
+    """Fill in every response, ``num_slots`` of them at a time; they get a token each between two yields."""
     for start in range(0, len(responses), sampling.num_slots):
         batch = responses[start : start + sampling.num_slots]
-        with network.autocast():  # one context, so that weights are cast once
-            _lockstep(model, network, [prompt_tokens[response.prompt] for response in batch], batch, sampling, stop_id)
+        prompts = [prompt_tokens[response.prompt] for response in batch]
+        yield from _lockstep(model, network, prompts, batch, sampling, stop_id, pick)
 
 
 def _lockstep(
@@ -38,20 +39,23 @@ def _lockstep(
     batch: Sequence[Drawn],
     sampling: Sampling,
     stop_id: int,
-) -> None:
+    pick: Pick,
+) -> Iterator[None]:
     width = max(len(prompt) for prompt in prompts)
     tokens = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
     seen = torch.arange(width, device=model.device) >= width - lengths[:, None]
     past = network.past()
     while True:
-        rows = network.extend(tokens, seen, past)
         uniform = torch.tensor([0.0 if response.done else response.next_uniform for response in batch])
-        logits = model.unembedding.logits(rows).div_(sampling.temperature)
-        drawn, logprobs = draw(logits, uniform.double().to(model.device))
+        with network.autocast():  # not around the yield: two generators that take turns would leave it on
+            rows = network.extend(tokens, seen, past)
+            logits = model.unembedding.logits(rows).div_(sampling.temperature)
+            drawn, logprobs = pick(logits, uniform.double().to(model.device))
         for response, token, logprob in zip(batch, drawn.tolist(), logprobs.tolist(), strict=True):
             if not response.done:
                 response.add(token, logprob, stop_id)
+        yield
         if all(response.done for response in batch):
             return
         tokens = drawn[:, None]

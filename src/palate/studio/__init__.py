@@ -1,0 +1,1 @@
+"""The web app in which people give, check and use their preferences."""

@@ -1,0 +1,145 @@
+"""What the web process and the worker that holds the models say to each other: one line of JSON each.
+
+    Load, Unload, Generate, Cancel      from the web process
+    Piece, Done, Loaded, Unloaded,
+    Cancelled, Failed                   from the worker, each with the id of the request it is about
+
+A generation gives pieces, then one `Done` for each of its responses; or one `Failed` and nothing after it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+
+from palate.recipe import Section
+from palate.records import Prompt, Record, Response
+
+
+class Serving(Section):
+    """How a response is drawn for someone who reads it; unlike in training the temperature may be 0."""
+
+    temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="0 gives the most likely token each time.")
+    max_new_tokens: int = Field(256, gt=0, description="Longest response.")
+
+
+class Load(Record):
+    """Have a model ready."""
+
+    op: Literal["load"] = "load"
+    id: str
+    model: str
+
+
+class Unload(Record):
+    """Forget a model; generations under way still end."""
+
+    op: Literal["unload"] = "unload"
+    id: str
+    model: str
+
+
+class Generate(Record):
+    """Respond to a prompt.
+
+    Attributes:
+        model: path or name; loaded first if need be.
+        seed, sample_index: with the prompt they determine the random numbers, as in `Provenance`.
+        num_responses: with sample indices from ``sample_index`` on, decoded side by side.
+    """
+
+    op: Literal["generate"] = "generate"
+    id: str
+    model: str
+    prompt: Prompt
+    sampling: Serving = Serving()
+    seed: int = 0
+    sample_index: Annotated[int, Field(ge=0)] = 0
+    num_responses: Annotated[int, Field(ge=1, le=16)] = 1
+
+
+class Cancel(Record):
+    """End the generation with this id; one that has ended already is no error."""
+
+    op: Literal["cancel"] = "cancel"
+    id: str
+
+
+class Piece(Record):
+    """More text of one response; the pieces joined are its text."""
+
+    type: Literal["piece"] = "piece"
+    id: str
+    index: int
+    text: str
+
+
+class Done(Record):
+    """The end of one response.
+
+    Attributes:
+        index: which one, from 0.
+        response: its whole text and its provenance.
+        finish_reason: a stop token was drawn, or ``max_new_tokens`` were.
+        prompt_tokens, response_tokens: how many; a stop token counts.
+    """
+
+    type: Literal["done"] = "done"
+    id: str
+    index: int
+    response: Response
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    response_tokens: int
+
+
+class Loaded(Record):
+    """A model is ready; ``weights`` is the hash of its files."""
+
+    type: Literal["loaded"] = "loaded"
+    id: str
+    model: str
+    weights: str
+
+
+class Unloaded(Record):
+    """A model is forgotten, or was not there."""
+
+    type: Literal["unloaded"] = "unloaded"
+    id: str
+    model: str
+
+
+class Cancelled(Record):
+    """A generation was under way and has ended; nothing more follows."""
+
+    type: Literal["cancelled"] = "cancelled"
+    id: str
+
+
+class Failed(Record):
+    """A request that came to nothing.
+
+    Attributes:
+        kind: name of the exception: ``DataError`` (the prompt does not fit), ``TemplateError`` (roles that the model
+            does not know), ``ModelError`` (no such model, or one that cannot be used), ``WorkerDied``; others are bugs.
+        message: one line.
+    """
+
+    type: Literal["error"] = "error"
+    id: str
+    kind: str
+    message: str
+
+
+Request: TypeAlias = Load | Unload | Generate | Cancel
+Event: TypeAlias = Piece | Done | Loaded | Unloaded | Cancelled | Failed
+
+REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+
+
+def line(message: Request | Event) -> bytes:
+    """One line; empty fields are written too, for the kind of a message is one of them."""
+    return message.model_dump_json().encode() + b"\n"
