@@ -1,0 +1,129 @@
+"""The web app: routers, what holds for all of them, and how errors look."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.routing import APIRoute
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+import palate
+from palate.errors import ConflictError, ForbiddenError, NotFoundError, PalateError, TooManyError
+from palate.studio.access import ANYONE, Db, SignInNeeded, allow, guard, roles_of
+from palate.studio.rendering import STATIC, page, wants_json
+from palate.studio.security import SecurityHeaders
+from palate.studio.workspace import Workspace
+
+ROUTERS = ("entry",)
+"""Modules of this package with a ``router``; one with ``start`` and ``stop`` has something running beside it."""
+
+BODY_BYTES = 1 << 20
+"""Largest form; routes that take a file say so themselves (``max_body_size``)."""
+
+_STATUS = {NotFoundError: 404, ForbiddenError: 403, ConflictError: 409, TooManyError: 429}
+
+health = APIRouter()
+
+
+@health.get("/healthz", tags=["health"])
+@allow(ANYONE)
+def healthz(store: Db) -> dict[str, str]:
+    """Whether the app and its database answer."""
+    with store.read() as session:
+        session.execute(text("SELECT 1"))
+    return {"status": "ok", "version": palate.__version__}
+
+
+def create_app(workspace: Workspace, *, secure_cookies: bool = False) -> FastAPI:
+    """The app of a workspace.
+
+    Args:
+        workspace: its database is brought to this version.
+        secure_cookies: for HTTPS; a browser then never sends the session over plain HTTP.
+    """
+    workspace.store.upgrade()
+    modules = [import_module(f"palate.studio.{name}") for name in ROUTERS]
+    app = FastAPI(
+        title="Palate Studio",
+        version=palate.__version__,
+        dependencies=[Depends(guard)],
+        lifespan=_lifespan(modules),
+        max_body_size=BODY_BYTES,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.state.workspace, app.state.secure_cookies = workspace, secure_cookies
+    app.state.routers = [health, *(module.router for module in modules)]
+    for router in app.state.routers:
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    closed = [route.path for route in routes_of(app) if not roles_of(route)]
+    assert not closed, f"routes that name no roles: {closed}"
+    app.add_middleware(SecurityHeaders)
+    _handle_errors(app)
+    return app
+
+
+def routes_of(app: FastAPI) -> list[APIRoute]:
+    """Every endpoint of the app, pages and API alike."""
+    return [route for router in app.state.routers for route in router.routes if isinstance(route, APIRoute)]
+
+
+def _lifespan(modules: Sequence[Any]) -> Any:
+    running = [module for module in modules if hasattr(module, "start")]
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for module in running:
+            await module.start(app)
+        yield
+        for module in reversed(running):
+            await module.stop(app)
+        app.state.workspace.store.close()
+
+    return lifespan
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(SignInNeeded)
+    def sign_in(request: Request, error: SignInNeeded) -> Response:
+        if wants_json(request):
+            return JSONResponse({"error": "sign in first"}, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        return RedirectResponse(f"/sign-in?next={request.url.path}", status_code=303)
+
+    @app.exception_handler(PalateError)
+    def ours(request: Request, error: PalateError) -> Response:
+        headers = {"Retry-After": str(int(error.retry_after))} if isinstance(error, TooManyError) else {}
+        return _error(request, _STATUS.get(type(error), 400), str(error), headers)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        return _error(request, 422, f"{where}: {first['msg']}" if where else str(first["msg"]))
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> Response:
+        return _error(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(OperationalError)
+    def busy(request: Request, error: OperationalError) -> Response:
+        return _error(request, 503, "the database is busy: try again", {"Retry-After": "2"})
+
+
+def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    if wants_json(request):
+        return JSONResponse({"error": message}, status_code=status, headers=headers)
+    response = page(request, "error.html", status=status, code=status, message=message)
+    response.headers.update(headers or {})
+    return response
