@@ -1,0 +1,102 @@
+"""An app with an empty workspace, people of every role, and a model that talks without end."""
+
+from __future__ import annotations
+
+import shutil
+import string
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+from argon2 import PasswordHasher
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from palate.feedback import people
+from palate.feedback.store import Store
+from palate.feedback.tables import User
+from palate.studio.access import COOKIE
+from palate.studio.app import create_app
+from palate.studio.workspace import Workspace, create
+
+PASSWORD = "a long password"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Studio:
+    """The app and the workspace that it serves."""
+
+    app: FastAPI
+    workspace: Workspace
+
+    @property
+    def store(self) -> Store:
+        return self.workspace.store
+
+
+class Client(TestClient):
+    """A browser in which somebody is signed in: it sends their cookie and, for changes, their CSRF token."""
+
+    def __init__(self, app: FastAPI, signed_in: people.SignedIn) -> None:
+        super().__init__(app, cookies={COOKIE: signed_in.token}, headers={"X-CSRF-Token": signed_in.csrf})
+        self.user: User = signed_in.user
+
+
+ClientOf = Callable[..., Client]
+
+
+@pytest.fixture(scope="session")
+def _empty_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once and copied for every test: the migrations take longer than most tests."""
+    directory = tmp_path_factory.mktemp("workspaces") / "empty"
+    create(directory).store.close()
+    return directory
+
+
+@pytest.fixture
+def studio(_empty_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Studio]:
+    """The app of an empty workspace; passwords are hashed in no time."""
+    monkeypatch.setattr(people, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    shutil.copytree(_empty_workspace, tmp_path / "workspace")
+    workspace = Workspace(tmp_path / "workspace")
+    yield Studio(app=create_app(workspace), workspace=workspace)
+    workspace.store.close()
+
+
+@pytest.fixture
+def client_of(studio: Studio) -> ClientOf:
+    """``client_of(role, name=...)``: makes a person of that role and signs them in; they are ``client.user``."""
+    numbers = count(1)
+
+    def make(role: str, name: str | None = None) -> Client:
+        with studio.store.write() as session:
+            user = people.create_user(session, name or f"{role} {next(numbers)}", PASSWORD, role)
+            signed_in = people.open_session(session, user)
+        return Client(studio.app, signed_in)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with an unembedding that knows letters only: every token is a piece, and none ends a response."""
+    import torch
+
+    from palate.lm.batch import Sequences
+    from palate.lm.model import LanguageModel
+    from palate.lm.zoo import load_language_model, save
+
+    loaded = load_language_model("tiny", precision="fp32")
+    loaded.model.config.tie_word_embeddings = False
+    model = LanguageModel(loaded.model.config, loaded.model.model)
+    letters = set(loaded.chat.response_tokens(string.ascii_letters)[:-1])
+    with torch.no_grad():
+        rows, _ = model.hidden(Sequences.pack([list(range(259))], [[]]), None)
+        common = rows.mean(0)  # the others point away from where all rows lie
+        model.lm_head.weight.copy_(loaded.model.lm_head.weight)
+        model.lm_head.weight[[token for token in range(259) if token not in letters]] = -100 * common / common.norm()
+    directory = tmp_path_factory.mktemp("models") / "talker"
+    save(model, loaded.chat, directory)
+    return directory
