@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import palate
 from palate.disk import is_full
-from palate.errors import PalateError
+from palate.errors import MissingExtraError, PalateError
 
 Call: TypeAlias = Callable[[argparse.Namespace], int | None]
 
@@ -39,6 +39,11 @@ Or walk it with data of your own, a recipe for each step:
   palate ppo recipes/ppo.toml                  improve the model on that
   palate eval recipes/win_rate.toml            would people now prefer it?
   palate runs                                  what was run, and how far it got
+
+Or with people, in the browser:
+
+  palate init taste                            a workspace for their prompts, judgements and models
+  palate studio --workspace taste              label, train, measure, chat
 """
 
 _RUN_DIRECTORY = """\
@@ -76,6 +81,14 @@ example:
 
 _FRONTIER = """\
 How much reward for how much divergence from the reference, over several seeds and with best-of-n on the same axes."""
+
+_INIT = """\
+Makes a workspace: the directory in which a team's prompts, judgements, models and runs live, with a database (SQLite,
+or PostgreSQL by URL) and recipes to start from."""
+
+_STUDIO = """\
+Serves a workspace to browsers: people write and rank answers, see how far they agree, train the next model from what
+they said and chat with it. The first start prints a link that makes the first admin; it works once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +267,8 @@ def build_parsers() -> dict[str, Parser]:
         _stage(commands, stage)
     _frontier(commands)
     _runs(commands)
+    _init(commands)
+    _studio(commands)
     return parsers
 
 
@@ -377,9 +392,43 @@ def _runs(commands: _Group) -> None:
     parser.add_argument("root", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
 
 
+def _init(commands: _Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        init = _import_extra("palate.studio.serve", "init", extra="studio")
+        init(args.directory, database=args.database, name=args.name, model=args.model)
+
+    parser = commands.add("init", call, "make a workspace for the web app", _INIT, "palate init taste")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="is made if it is not there")
+    parser.add_argument("--database", metavar="URL", help="default: sqlite:///palate.db, in the workspace")
+    parser.add_argument("--model", metavar="NAME", help="what the first round starts from; default: smollm2-135m")
+    parser.add_argument("--name", metavar="TEXT", help="shown on every page")
+
+
+def _studio(commands: _Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        serve = _import_extra("palate.studio.serve", "serve", extra="studio")
+        serve(args.workspace, host=args.host, port=args.port, https=args.https)
+
+    parser = commands.add("studio", call, "the web app: label, train, chat", _STUDIO, "palate studio --workspace taste")
+    parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: this directory")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="0 finds a free one; default: %(default)s")
+    parser.add_argument("--https", action="store_true", help="there is HTTPS before it: cookies are for HTTPS alone")
+
+
 def _import(module: str, name: str) -> Any:
     """What a command needs, imported when it is called."""
     return getattr(import_module(module), name)
+
+
+def _import_extra(module: str, name: str, *, extra: str) -> Any:
+    """The same of a part whose packages are an extra."""
+    try:
+        return _import(module, name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("palate"):
+            raise
+        raise MissingExtraError(error.name, extra) from None
 
 
 def _pair(text: str) -> tuple[str, str]:
