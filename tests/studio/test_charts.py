@@ -88,13 +88,13 @@ def test_bars_are_as_long_as_their_values_and_whiskers_span_the_interval() -> No
     tree = parse(
         charts.bars("T", [Bar(label="ann", value=0.5, low=0.25, high=0.75), Bar(label="bob", value=None)], high=1)
     )
-    # 560 wide, 150 for labels, 64 for figures: 346 for 0..1
+    # 480 wide, 132 for labels, 60 for figures: 288 for 0..1
     rect = tree.find(".//rect")
     assert rect is not None
-    assert (rect.get("x"), rect.get("width")) == ("150", "173")
+    assert (rect.get("x"), rect.get("width")) == ("132", "144")
     whisker = tree.find(".//path[@class='whisker']")
     assert whisker is not None
-    assert whisker.attrib["d"].startswith("M236.5 17H409.5")
+    assert whisker.attrib["d"].startswith("M204 17H348")
     assert "not known yet" in "".join(tree.itertext())
 
 

@@ -27,7 +27,8 @@ Formatter = Callable[[float], str]
 Value = float | None
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 10.0, 40.0
-_ROW, _LABEL, _VALUE = 30.0, 150.0, 64.0
+_ROW, _LABEL, _VALUE = 30.0, 132.0, 60.0
+_HEADROOM = 18.0  # for a label above the vertical axis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,7 @@ def lines(
     Args:
         title: what a person would call the picture.
         series: drawn in the colours c1, c2, ...
-        x_label, y_label: below and above the axes.
+        x_label, y_label: right below the one axis, and above the other.
         y_low, y_high: the axis reaches at least so far.
         reference: a dotted level.
         x_format, y_format: of ticks and the table; by default plain numbers.
@@ -141,7 +142,7 @@ def lines(
     whole = all(x == int(x) for x in xs)
     x_axis = _tight(min(xs), max(xs), whole=whole)
     y_axis = nice_axis(min(ys), max(ys))
-    frame = _Frame(x_axis, y_axis, size)
+    frame = _Frame(x_axis, y_axis, size, _TOP + (_HEADROOM if y_label else 0))
     grid = frame.grid(x_format or _ticked(x_axis), y_format or _ticked(y_axis), x_label, y_label)
     level = "" if reference is None else frame.level(reference)
     drawn = Markup("").join(_line(frame, line, index, smooth) for index, line in enumerate(series))
@@ -165,7 +166,7 @@ def bars(
     high: Value = None,
     reference: Value = None,
     format: Formatter = plain,
-    width: int = 560,
+    width: int = 480,
 ) -> Markup:
     """Horizontal bars from ``low``, each with its interval as a whisker; ``reference`` is a dotted level."""
     if not entries:
@@ -238,8 +239,8 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
 class _Frame:
     """Axes on a sheet: data in, places out."""
 
-    def __init__(self, x_axis: Axis, y_axis: Axis, size: tuple[int, int]) -> None:
-        self.x_axis, self.y_axis = x_axis, y_axis
+    def __init__(self, x_axis: Axis, y_axis: Axis, size: tuple[int, int], top: float) -> None:
+        self.x_axis, self.y_axis, self.top = x_axis, y_axis, top
         self.width, self.height = size
 
     def x(self, value: float) -> float:
@@ -248,7 +249,7 @@ class _Frame:
 
     def y(self, value: float) -> float:
         """From the bottom up."""
-        return self.height - _BOTTOM - self.y_axis.share(value) * (self.height - _TOP - _BOTTOM)
+        return self.height - _BOTTOM - self.y_axis.share(value) * (self.height - self.top - _BOTTOM)
 
     def grid(self, x_format: Formatter, y_format: Formatter, x_label: str, y_label: str) -> Markup:
         """Lines, ticks and labels."""
@@ -261,7 +262,7 @@ class _Frame:
         if x_label:
             parts.append(_text(self.width - _RIGHT, self.height - 4.0, x_label, "end"))
         if y_label:
-            parts.append(_text(2.0, self.height - 4.0, y_label, "start"))
+            parts.append(_text(2.0, _HEADROOM - 5, y_label, "start"))
         return Markup("").join(parts)
 
     def level(self, value: float) -> Markup:
@@ -315,7 +316,7 @@ def _dot(frame: _Frame, point: tuple[float, float], colour: int) -> Markup:
 
 
 def _bar(bar: Bar, y: float, x: Callable[[float], float], base: float, width: int, format: Formatter) -> list[Markup]:
-    parts = [_text(_LABEL - 10, y + 4, _shorten(bar.label, 20), "end")]
+    parts = [_text(_LABEL - 10, y + 4, _shorten(bar.label, 18), "end")]
     if bar.value is None:
         return [*parts, _text(_LABEL + 6, y + 4, "not known yet", "start")]
     start, end = sorted((x(base), x(bar.value)))
