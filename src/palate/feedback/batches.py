@@ -73,10 +73,14 @@ def create_batch(session: Session, plan: BatchPlan, *, by: User | None, now: flo
     """An open batch without items.
 
     Raises:
-        ConflictError: a screening batch without a threshold.
+        ConflictError: no overlap, or a screening test that cannot be marked.
     """
+    if plan.overlap < 1:
+        raise ConflictError("at least one person judges each item: set an overlap of 1 or more")
     if plan.is_screening and plan.threshold is None:
         raise ConflictError("a screening test needs the share of agreement that passes it")
+    if plan.is_screening and plan.kind not in ("ranking", "pair"):
+        raise ConflictError("a screening test is made of rankings or pairs, whose answers are known")
     batch = Batch(
         name=plan.name,
         kind=plan.kind,
@@ -107,9 +111,10 @@ def add_item(
     """One item at the end of a batch.
 
     Raises:
-        ConflictError: a number of responses or known ranks that does not fit the batch.
+        ConflictError: responses or known ranks that do not fit the batch or the prompt.
     """
     _check_item(batch, len(response_ids), gold)
+    authors = _authors(session, prompt_id, response_ids)
     position = session.scalar(select(func.count()).where(Item.batch_id == batch.id)) or 0
     item = Item(
         batch_id=batch.id,
@@ -122,10 +127,7 @@ def add_item(
     )
     session.add(item)
     session.flush()
-    authors = select(ResponseRow.author_id).where(
-        ResponseRow.id.in_(item.response_ids), ResponseRow.author_id.is_not(None)
-    )
-    session.add_all(ItemAuthor(item_id=item.id, user_id=author) for author in set(session.scalars(authors)) if author)
+    session.add_all(ItemAuthor(item_id=item.id, user_id=author) for author in authors)
     session.flush()
     return item
 
@@ -149,6 +151,16 @@ def add_candidates(
     return count
 
 
+def _authors(session: Session, prompt_id: str, response_ids: Sequence[str]) -> set[str]:
+    """Who wrote these responses to this prompt."""
+    rows = session.scalars(
+        select(ResponseRow).where(ResponseRow.id.in_(response_ids), ResponseRow.prompt_id == prompt_id)
+    ).all()
+    if len(rows) != len(response_ids):
+        raise ConflictError("an item has different responses, all to its own prompt")
+    return {row.author_id for row in rows if row.author_id is not None}
+
+
 def _check_item(batch: Batch, count: int, gold: Sequence[int] | None) -> None:
     if batch.kind == "demonstration" and count:
         raise ConflictError("items of a demonstration batch have a prompt and no responses")
@@ -156,7 +168,7 @@ def _check_item(batch: Batch, count: int, gold: Sequence[int] | None) -> None:
         raise ConflictError(f"items of this batch have two responses, not {count}")
     if batch.kind == "ranking" and not 1 <= count <= 9:
         raise ConflictError(f"between 1 and 9 responses can be ranked on one screen, not {count}")
-    if gold is not None and (len(gold) != count or min(gold) != 1):
+    if gold is not None and (len(gold) != count or min(gold, default=0) != 1):
         raise ConflictError(f"known ranks must be {count} numbers, the best of them 1")
-    if batch.is_screening and gold is None:
-        raise ConflictError("an item of a screening test needs its known ranks")
+    if batch.is_screening and len(set(gold or ())) < 2:
+        raise ConflictError("an item of a screening test needs known ranks that prefer one response to another")

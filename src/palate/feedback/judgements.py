@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Select, exists, select
 from sqlalchemy.orm import Session, aliased
 
-from palate.errors import ConflictError
+from palate.errors import ConflictError, NotFoundError
 from palate.feedback import queue
 from palate.feedback.tables import Batch, Guideline, Item, Judgement, PromptRow, ResponseRow, Review, Task, User
 from palate.records import Demonstration, Prompt, Ranking, Response
@@ -110,9 +110,7 @@ def submit_ranking(session: Session, user: User, task: Task, form: RankingForm, 
     Raises:
         ConflictError: the task was handed in before, or the form is for another number of responses.
     """
-    item = session.get_one(Item, task.item_id)
-    if len(form.ranks) != len(item.response_ids):
-        raise ConflictError(f"{len(form.ranks)} ranks for {len(item.response_ids)} responses: reload the page")
+    item = _item_for(session, task, form)
     nudges = nudges_of(form)
     if nudges and not form.confirmed:
         return Handed(judgement=None, nudges=nudges)
@@ -127,11 +125,13 @@ def submit_demonstration(
     """Hand in a demonstration.
 
     Raises:
-        ConflictError: the task was handed in before, or the text is blank.
+        ConflictError: the task was handed in before, the text is blank, or a ranking is wanted.
     """
     if not form.text.strip():
         raise ConflictError("write an answer first")
     item = session.get_one(Item, task.item_id)
+    if item.response_ids:
+        raise ConflictError("this task asks for a ranking: reload the page")
     prompt = prompt_of(session, item)
     record = Demonstration(prompt=prompt, response=Response(text=form.text), author=user.name)
     return Handed(judgement=_hand_in(session, user, task, "demonstration", record, form, {}, now))
@@ -159,16 +159,16 @@ def withdraw(session: Session, user: User, judgement: Judgement, *, now: float |
     """Take a judgement back; its task can be done again.
 
     Raises:
+        NotFoundError: it is somebody else's.
         ConflictError: it was replaced or withdrawn already.
     """
-    now = time.time() if now is None else now
+    _check_own(user, judgement)
+    task = session.get_one(Task, judgement.task_id) if judgement.task_id is not None else None
+    if task is not None:
+        queue.hold(session, task)
     line = append(session, "withdrawal", {}, user, like=judgement, supersedes=judgement, now=now)
-    if judgement.task_id is not None:
-        task = session.get_one(Task, judgement.task_id)
-        if task.is_surplus:
-            task.is_surplus, task.state = False, "released"
-        else:
-            queue.reopen(session, task, now=now)
+    if task is not None:
+        queue.unfinish(session, task, now=now)
     return line
 
 
@@ -178,16 +178,18 @@ def correct_ranking(
     """Replace a ranking that was handed in.
 
     Raises:
-        ConflictError: it was replaced or withdrawn already.
+        NotFoundError: it is somebody else's.
+        ConflictError: it was replaced or withdrawn already, or it is no ranking of a task.
     """
+    _check_own(user, judgement)
+    if judgement.task_id is None or judgement.kind != "ranking":
+        raise ConflictError("only a ranking can be corrected: take this back and do it again")
+    task = session.get_one(Task, judgement.task_id)
+    item = _item_for(session, task, form)
     nudges = nudges_of(form)
     if nudges and not form.confirmed:
         return Handed(judgement=None, nudges=nudges)
-    assert judgement.task_id is not None
-    task = session.get_one(Task, judgement.task_id)
-    item = session.get_one(Item, task.item_id)
-    if len(form.ranks) != len(item.response_ids):
-        raise ConflictError(f"{len(form.ranks)} ranks for {len(item.response_ids)} responses: reload the page")
+    queue.hold(session, task)
     quality = {**({"nudges": list(nudges)} if nudges else {}), "edited": True}
     record = _ranking(session, user, task, item, form).model_dump(mode="json", exclude_defaults=True)
     line = append(
@@ -227,8 +229,8 @@ def append(
     Raises:
         ConflictError: what it supersedes is superseded already.
     """
-    if supersedes is not None and session.scalar(select(exists().where(Judgement.supersedes == supersedes.id))):
-        raise ConflictError("this judgement was changed meanwhile: reload the page")
+    if supersedes is not None:
+        _check_latest(session, supersedes)
     line = Judgement(
         kind=kind,
         record=record,
@@ -264,10 +266,15 @@ def current_of_task(session: Session, task: Task) -> Judgement | None:
 def for_training() -> Select[Judgement]:
     """What may teach a model: consented, not surplus, not from a test or an arena, not by held-out people.
 
-    Items that a reviewer discarded are left out, and where a reviewer has settled one only the settlement counts.
+    The latest review of an item decides: a discarded one is left out, of a settled one only the settlement counts.
     """
+    later = aliased(Review)
+    is_later = (later.created_at > Review.created_at) | (
+        (later.created_at == Review.created_at) & (later.id > Review.id)
+    )
     settled = exists().where(
         Review.item_id == Judgement.item_id,
+        ~exists().where(later.item_id == Review.item_id, is_later),
         Review.decision != "keep",
         (Review.judgement_id.is_(None)) | (Review.judgement_id != Judgement.id),
     )
@@ -334,6 +341,26 @@ def by_place(order: Sequence[int], by_response: Sequence[Any]) -> tuple[Any, ...
     return tuple(by_response[response] for response in order)
 
 
+def _check_own(user: User, judgement: Judgement) -> None:
+    if judgement.user_id != user.id:
+        raise NotFoundError("no such judgement")
+
+
+def _check_latest(session: Session, judgement: Judgement) -> None:
+    """Whoever changes a judgement first wins; another who does it at the same time waits here and sees the change."""
+    session.execute(select(Judgement.id).where(Judgement.id == judgement.id).with_for_update(key_share=True))
+    changed = session.scalar(select(exists().where(Judgement.supersedes == judgement.id)))
+    if changed or judgement.kind == "withdrawal":
+        raise ConflictError("this judgement was changed meanwhile: reload the page")
+
+
+def _item_for(session: Session, task: Task, form: RankingForm) -> Item:
+    item = session.get_one(Item, task.item_id)
+    if len(form.ranks) != len(item.response_ids):
+        raise ConflictError(f"{len(form.ranks)} ranks for {len(item.response_ids)} responses: reload the page")
+    return item
+
+
 def _ranking(session: Session, user: User, task: Task, item: Item, form: RankingForm) -> Ranking:
     order = task.shown_order
     rated = form.ratings is not None and None not in form.ratings
@@ -364,9 +391,10 @@ def _hand_in(
 ) -> Judgement:
     """One line, and the task is done; handing the same in again, as after a lost reply, changes nothing."""
     said = record.model_dump(mode="json", exclude_defaults=True)
+    queue.hold(session, task)
     if task.state == "submitted":
         before = current_of_task(session, task)
-        if before is not None and before.record == said:
+        if before is not None and before.comment == form.comment and _gist(before.record) == _gist(said):
             return before
     queue.finish(session, task, now=now)
     if task.is_surplus:
@@ -374,3 +402,8 @@ def _hand_in(
     return append(
         session, kind, said, user, task=task, seconds=form.seconds, comment=form.comment, quality=quality, now=now
     )
+
+
+def _gist(record: dict[str, Any]) -> dict[str, Any]:
+    """What was said, without what goes on changing while a page is open."""
+    return {key: value for key, value in record.items() if key not in ("seconds", "guideline_version")}

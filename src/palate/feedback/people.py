@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError, ForbiddenError, NotFoundError, TooManyError
-from palate.feedback.tables import Attempt, Event, Invitation, Login, Token, User
+from palate.feedback.tables import Attempt, Event, Invitation, Login, Token, User, fold_name
 
 IDLE_SECONDS = 12 * 3600.0
 ABSOLUTE_SECONDS = 7 * 86400.0
@@ -35,6 +37,8 @@ SEEN_EVERY = 60.0
 _HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type=Type.ID)
 _NOBODY = _HASHER.hash(secrets.token_hex(16))  # verified when the name is unknown, so that both cases take as long
 _WRONG = "name or password is wrong"
+_TAKEN = "that name is taken: choose another"
+_USED = "this invitation has been used or has expired: ask for a new one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +70,16 @@ def create_user(session: Session, name: str, password: str, role: str, *, now: f
     if not 1 <= len(name) <= 60 or not name.isprintable():
         raise ConflictError("a name has 1 to 60 printable characters")
     check_password(password)
-    if session.scalar(select(func.count()).where(func.lower(User.name) == name.lower())):
-        raise ConflictError("that name is taken: choose another")
+    if _named(session, name) is not None:
+        raise ConflictError(_TAKEN)
     user = User(
         name=name, password_hash=_HASHER.hash(password), role=role, created_at=time.time() if now is None else now
     )
-    session.add(user)
-    session.flush()
+    try:
+        with session.begin_nested():
+            session.add(user)
+    except IntegrityError:  # somebody else took it at the same moment
+        raise ConflictError(_TAKEN) from None
     return user
 
 
@@ -93,12 +100,12 @@ def sign_in(session: Session, name: str, password: str, address: str, *, now: fl
         TooManyError: too many wrong attempts for this account or from this address.
     """
     now = time.time() if now is None else now
-    keys = {f"name:{name.lower()[:60]}": ATTEMPTS_PER_ACCOUNT, f"address:{address}": ATTEMPTS_PER_ADDRESS}
+    keys = {f"name:{fold_name(name)[:60]}": ATTEMPTS_PER_ACCOUNT, f"address:{address}": ATTEMPTS_PER_ADDRESS}
+    user = _named(session, name)
     session.execute(delete(Attempt).where(Attempt.at < now - ATTEMPT_SECONDS))
     for key, limit in keys.items():
         if (session.scalar(select(func.count()).where(Attempt.key == key)) or 0) >= limit:
             raise TooManyError("too many attempts: wait a quarter of an hour", retry_after=ATTEMPT_SECONDS)
-    user = session.scalars(select(User).where(func.lower(User.name) == " ".join(name.split()).lower())).first()
     if not _verify(user.password_hash if user else _NOBODY, password) or user is None:
         session.add_all(Attempt(key=key, at=now) for key in keys)
         return None
@@ -153,10 +160,8 @@ def change_role(session: Session, user: User, role: str, *, by: User) -> None:
     Raises:
         ForbiddenError: the last admin would be gone.
     """
-    if user.role == "admin" and role != "admin":
-        others = session.scalar(select(func.count()).where(User.role == "admin", User.id != user.id))
-        if not others:
-            raise ForbiddenError("this is the only admin: make somebody else one first")
+    if role != "admin" and _admins(session) == [user.id]:
+        raise ForbiddenError("this is the only admin: make somebody else one first")
     record(session, by.id, "changed role", user=user.name, old=user.role, new=role)
     user.role = role
     end_sessions(session, user)
@@ -213,7 +218,7 @@ def invitation_of(session: Session, secret: str, *, now: float | None = None) ->
     now = time.time() if now is None else now
     found = session.scalars(select(Invitation).where(Invitation.token_hash == hash_secret(secret))).first()
     if found is None or found.used_at is not None or found.revoked_at is not None or now > found.expires_at:
-        raise NotFoundError("this invitation has been used or has expired: ask for a new one")
+        raise NotFoundError(_USED)
     return found
 
 
@@ -229,12 +234,12 @@ def accept(session: Session, secret: str, name: str, password: str, *, now: floa
     user = create_user(session, name, password, invitation.role, now=now)
     used = session.execute(
         update(Invitation)
-        .where(Invitation.id == invitation.id, Invitation.used_at.is_(None))
+        .where(Invitation.id == invitation.id, Invitation.used_at.is_(None), Invitation.revoked_at.is_(None))
         .values(used_by=user.id, used_at=now)
         .returning(Invitation.id)
     )
     if used.scalar() is None:
-        raise NotFoundError("this invitation has been used or has expired: ask for a new one")
+        raise NotFoundError(_USED)
     return open_session(session, user, now=now)
 
 
@@ -271,6 +276,18 @@ def holder_of(session: Session, secret: str) -> User | None:
 def wrong_sign_in() -> ForbiddenError:
     """The one message for an unknown name and a wrong password."""
     return ForbiddenError(_WRONG)
+
+
+def _named(session: Session, name: str) -> User | None:
+    """The account of this name; what others do with it waits, so that attempts are counted one by one."""
+    return session.scalars(select(User).where(User.name_key == fold_name(name)).with_for_update(key_share=True)).first()
+
+
+def _admins(session: Session) -> Sequence[str]:
+    """Ids of all admins; nobody else changes one of them until this transaction ends."""
+    return session.scalars(
+        select(User.id).where(User.role == "admin").order_by(User.id).with_for_update(key_share=True)
+    ).all()
 
 
 def _verify(password_hash: str, password: str) -> bool:

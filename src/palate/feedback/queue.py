@@ -30,7 +30,7 @@ UNLIMITED_PLACES = 1_000_000
 """Of a screening item: everyone answers it."""
 
 _TRIES = 8
-_COUNTED = ("leased", "submitted")
+_RELEASE_LOCK = 0x70616C02  # any number
 _WORKING = ("leased", "submitted", "skipped")
 
 
@@ -42,36 +42,47 @@ def claim(session: Session, user: User, *, batch_id: str | None = None, now: flo
         TooManyError: their share for today is done.
     """
     now = time.time() if now is None else now
+    person = _alone(session, user.id)
+    _check_allowed(person)
     release_expired(session, now)
-    in_hand = _in_hand(session, user, batch_id)
+    in_hand = _in_hand(session, person, batch_id)
     if in_hand is not None:
         in_hand.leased_until = now + _batch_of(session, in_hand).lease_seconds
         return in_hand
-    _check_allowed(session, user, now)
-    wanted = _next_items(session, user, batch_id)
+    _check_share(session, person, now)
+    wanted = _next_items(session, person, batch_id)
     while items := session.scalars(wanted).all():
         for item in items:  # others are after the same ones; whoever comes late looks again
             if take_place(session, item.id):
-                return _task(session, user, item, now)
+                return _task(session, person, item, now)
     return None
 
 
 def release_expired(session: Session, now: float) -> int:
-    """Give back the places of leases that have run out; returns how many."""
+    """Give back the places of leases that have run out; returns how many.
+
+    One transaction does it at a time, so that no two wait for each other's items; others go on without.
+    """
     late = select(Task.id).where(Task.state == "leased", Task.leased_until < now)
-    released = 0
-    for task_id in session.scalars(late).all():
-        freed = session.execute(
-            update(Task)
-            .where(Task.id == task_id, Task.state == "leased", Task.leased_until < now)
-            .values(state="released")
-            .returning(Task.item_id)
-            .execution_options(synchronize_session="fetch")
-        ).scalar()
-        if freed is not None:
-            give_place(session, freed)
-            released += 1
-    return released
+    if not session.scalar(select(late.exists())) or not _is_only_releaser(session):
+        return 0
+    ids = session.scalars(late.with_for_update(skip_locked=True)).all()
+    freed = session.scalars(
+        update(Task)
+        .where(Task.id.in_(ids))
+        .values(state="released")
+        .returning(Task.item_id)
+        .execution_options(synchronize_session="fetch")
+    ).all()
+    for item_id in freed:
+        give_place(session, item_id)
+    return len(freed)
+
+
+def hold(session: Session, task: Task) -> None:
+    """Bring a task up to date, and keep its owner's other requests waiting until this transaction ends."""
+    _alone(session, task.user_id)
+    session.refresh(task, with_for_update=True)
 
 
 def take_place(session: Session, item_id: str) -> bool:
@@ -109,10 +120,13 @@ def task_of(session: Session, user: User, task_id: str) -> Task:
 
 
 def save_draft(session: Session, task: Task, draft: dict[str, Any], *, now: float | None = None) -> None:
-    """Keep what the screen holds, and renew the lease (or take a place again, if one is left)."""
+    """Keep what the screen holds, and renew the lease (or take a place again, if one is left).
+
+    Raises:
+        ConflictError: it has been submitted or skipped already.
+    """
     now = time.time() if now is None else now
-    if task.state not in ("leased", "released"):
-        raise ConflictError(f"this task is already {task.state}")
+    _hold_unfinished(session, task)
     task.draft, task.draft_at = draft, now
     if task.state == "released" and take_place(session, task.item_id):
         task.state = "leased"
@@ -125,34 +139,50 @@ def finish(session: Session, task: Task, *, now: float | None = None) -> None:
     Raises:
         ConflictError: it has been submitted or skipped already.
     """
-    _move(session, task, ("leased", "released"), "submitted", now)
+    _hold_unfinished(session, task)
+    if task.state == "released":
+        task.is_surplus = not take_place(session, task.item_id)
+    task.state, task.ended_at = "submitted", time.time() if now is None else now
+    session.flush()
 
 
 def skip(session: Session, task: Task, reason: str, *, now: float | None = None) -> None:
     """Leave the item to others, for a reason that is kept.
 
     Raises:
-        ConflictError: it has been submitted or skipped already.
+        ConflictError: it has been submitted or skipped already, or it belongs to a screening test.
     """
-    held = task.state == "leased"
-    _move(session, task, ("leased", "released"), "skipped", now)
-    task.skip_reason = reason
-    if held:
+    _hold_unfinished(session, task)
+    if _batch_of(session, task).is_screening:
+        raise ConflictError("every item of the screening test counts: answer it as well as you can")
+    if task.state == "leased":
         give_place(session, task.item_id)
+    task.state, task.skip_reason, task.ended_at = "skipped", reason, time.time() if now is None else now
+    session.flush()
 
 
 def reopen(session: Session, task: Task, *, now: float | None = None) -> None:
-    """Take up a skipped, released or submitted task again (a submitted one keeps its place).
+    """Take up a skipped or released task again.
 
     Raises:
-        ConflictError: others have taken all places meanwhile.
+        ConflictError: others have taken all places meanwhile, or it was submitted (see `judgements.withdraw`).
     """
-    now = time.time() if now is None else now
-    if task.state in ("skipped", "released") and not take_place(session, task.item_id):
+    hold(session, task)
+    if task.state == "submitted":
+        raise ConflictError("this task is already submitted: take back what you handed in, or correct it")
+    if task.state != "leased" and not take_place(session, task.item_id):
         raise ConflictError("others have finished this item meanwhile")
-    task.state, task.skip_reason = "leased", None
-    task.ended_at = None
-    task.leased_until = now + _batch_of(session, task).lease_seconds
+    _lease(session, task, now)
+
+
+def unfinish(session: Session, task: Task, *, now: float | None = None) -> None:
+    """A submitted task is in hand again: with the place it has kept, or without one if it was surplus."""
+    assert task.state == "submitted", "only what was handed in is taken back"
+    if task.is_surplus:
+        task.is_surplus, task.state, task.ended_at = False, "released", None
+    else:
+        _lease(session, task, now)
+    session.flush()
 
 
 def shown_order(item: Item, user_id: str) -> list[int]:
@@ -174,28 +204,41 @@ def must_be_screened(session: Session, user: User) -> bool:
     return bool(session.scalar(select(exists().where(Batch.is_screening, Batch.state == "open"))))
 
 
-def _move(session: Session, task: Task, sources: tuple[str, ...], target: str, now: float | None) -> None:
-    """From one state to another, once, also when two requests come together."""
-    was = task.state
-    moved = session.execute(
-        update(Task)
-        .where(Task.id == task.id, Task.state.in_(sources))
-        .values(state=target, ended_at=time.time() if now is None else now)
-        .returning(Task.id)
-        .execution_options(synchronize_session="fetch")
-    ).scalar()
-    if moved is None:
-        session.refresh(task)
+def _alone(session: Session, user_id: str) -> User:
+    """A person as they are now, whose other requests wait for this transaction: two tabs claim one after the other."""
+    found = select(User).where(User.id == user_id).with_for_update(key_share=True)
+    return session.scalars(found.execution_options(populate_existing=True)).one()
+
+
+def _is_only_releaser(session: Session) -> bool:
+    if session.get_bind().dialect.name != "postgresql":
+        return True
+    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(_RELEASE_LOCK))))
+
+
+def _hold_unfinished(session: Session, task: Task) -> None:
+    hold(session, task)
+    if task.state not in ("leased", "released"):
         raise ConflictError(f"this task is already {task.state}")
-    if target == "submitted" and was == "released":
-        task.is_surplus = not take_place(session, task.item_id)
+
+
+def _lease(session: Session, task: Task, now: float | None) -> None:
+    task.state, task.skip_reason, task.ended_at = "leased", None, None
+    task.leased_until = (time.time() if now is None else now) + _batch_of(session, task).lease_seconds
+    session.flush()
 
 
 def _in_hand(session: Session, user: User, batch_id: str | None) -> Task | None:
-    mine = select(Task).where(Task.user_id == user.id, Task.state == "leased").order_by(Task.created_at)
-    if batch_id is not None:
-        mine = mine.join(Item, Item.id == Task.item_id).where(Item.batch_id == batch_id)
-    return session.scalars(mine).first()
+    mine = (
+        select(Task)
+        .join(Item, Item.id == Task.item_id)
+        .join(Batch, Batch.id == Item.batch_id)
+        .where(Task.user_id == user.id, Task.state == "leased", Batch.state == "open")
+        .order_by(Task.created_at)
+        .with_for_update(of=Task)
+        .execution_options(populate_existing=True)
+    )
+    return session.scalars(mine if batch_id is None else mine.where(Batch.id == batch_id)).first()
 
 
 def _batch_of(session: Session, task: Task) -> Batch:
@@ -203,17 +246,21 @@ def _batch_of(session: Session, task: Task) -> Batch:
     return session.get_one(Batch, item.batch_id)
 
 
-def _check_allowed(session: Session, user: User, now: float) -> None:
+def _check_allowed(user: User) -> None:
     if user.is_paused:
         raise ForbiddenError("your account is paused; ask whoever invited you")
     if user.screening == "failed":
         raise ForbiddenError("the screening test was not passed; ask whoever invited you")
-    if user.tasks_per_day is not None:
-        done = session.scalar(
-            select(func.count()).where(Task.user_id == user.id, Task.state == "submitted", Task.ended_at > now - DAY)
-        )
-        if (done or 0) >= user.tasks_per_day:
-            raise TooManyError(f"your {user.tasks_per_day} tasks for today are done", retry_after=3600.0)
+
+
+def _check_share(session: Session, user: User, now: float) -> None:
+    if user.tasks_per_day is None:
+        return
+    today = select(Task.ended_at).where(Task.user_id == user.id, Task.state == "submitted", Task.ended_at > now - DAY)
+    done = session.scalars(today.order_by(Task.ended_at.desc()).limit(user.tasks_per_day)).all()
+    if len(done) >= user.tasks_per_day:
+        wait = (done[-1] or now) + DAY - now if done else DAY
+        raise TooManyError(f"your {user.tasks_per_day} tasks for today are done", retry_after=wait)
 
 
 def _suits(session: Session, user: User) -> ColumnElement[bool]:
@@ -252,7 +299,8 @@ def _next_items(session: Session, user: User, batch_id: str | None) -> Any:
 def _task(session: Session, user: User, item: Item, now: float) -> Task:
     """A new task, or this person's earlier one whose lease had run out."""
     batch = session.get_one(Batch, item.batch_id)
-    task = session.scalars(select(Task).where(Task.item_id == item.id, Task.user_id == user.id)).first()
+    earlier = select(Task).where(Task.item_id == item.id, Task.user_id == user.id)
+    task = session.scalars(earlier.execution_options(populate_existing=True)).first()
     if task is None:
         order = shown_order(item, user.id)
         task = Task(item_id=item.id, user_id=user.id, shown_order=order, created_at=now, leased_until=now)

@@ -17,9 +17,22 @@ what people may do with them is the business of `queue`, `people` and `judgement
 from __future__ import annotations
 
 import secrets
+import unicodedata
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, CheckConstraint, Double, ForeignKey, Index, MetaData, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ROLES = ("admin", "researcher", "reviewer", "labeler", "chat")
@@ -35,9 +48,32 @@ def new_id() -> str:
     return secrets.token_urlsafe(12)
 
 
+def fold_name(name: str) -> str:
+    """What two spellings of one name have in common: case, width and spaces do not make another person."""
+    return unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
+
+
+def _folded(context: DefaultExecutionContext) -> str:
+    return fold_name(context.get_current_parameters()["name"])  # type: ignore[no-untyped-call]
+
+
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+class PlainText(TypeDecorator[str]):
+    """Text without NUL, which PostgreSQL cannot hold and a model may well write."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Replace NUL by the character for what cannot be shown."""
+        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+_JSON = JSON(none_as_null=True)
 
 
 class Table(DeclarativeBase):
@@ -53,12 +89,11 @@ class Table(DeclarativeBase):
         }
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
-        str: Text,
+        str: PlainText,
         float: Double,
-        dict[str, Any]: JSON,
-        list[Any]: JSON,
-        list[str]: JSON,
-        list[int]: JSON,
+        dict[str, Any]: _JSON,
+        list[str]: _JSON,
+        list[int]: _JSON,
     }
 
 
@@ -66,6 +101,7 @@ class User(Table):
     """A person with a role.
 
     Attributes:
+        name_key: what makes the name unique; see `fold_name`.
         is_paused: may sign in and read, is given no work.
         is_held_out: their judgements are kept for evaluation and train nothing.
         screening: None before it, then "passed" or "failed".
@@ -77,7 +113,8 @@ class User(Table):
     __table_args__ = (_one_of("role", ROLES),)
 
     id: Mapped[str] = mapped_column(primary_key=True, default=new_id)
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    name_key: Mapped[str] = mapped_column(unique=True, default=_folded)
     password_hash: Mapped[str]
     role: Mapped[str]
     created_at: Mapped[float]

@@ -54,6 +54,7 @@ def upgrade() -> None:
         "users",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("name_key", sa.Text(), nullable=False),
         sa.Column("password_hash", sa.Text(), nullable=False),
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
@@ -66,7 +67,7 @@ def upgrade() -> None:
             "role IN ('admin', 'researcher', 'reviewer', 'labeler', 'chat')", name=op.f("ck_users_role_known")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
-        sa.UniqueConstraint("name", name=op.f("uq_users_name")),
+        sa.UniqueConstraint("name_key", name=op.f("uq_users_name_key")),
     )
     op.create_table(
         "batches",
@@ -353,17 +354,22 @@ def upgrade() -> None:
 def _protect_the_log() -> None:
     """Judgements are added, never changed or deleted: the database itself refuses."""
     if op.get_bind().dialect.name == "sqlite":
+        refuse = "BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END"
         for event in ("UPDATE", "DELETE"):
-            op.execute(
-                f"CREATE TRIGGER judgements_no_{event.lower()} BEFORE {event} ON judgements "
-                "BEGIN SELECT RAISE(ABORT, 'judgements are append-only'); END"
-            )
+            op.execute(f"CREATE TRIGGER judgements_no_{event.lower()} BEFORE {event} ON judgements {refuse}")
+        # INSERT OR REPLACE deletes what is in its way, and no trigger for DELETE hears of it
+        taken = "number = NEW.number OR id = NEW.id OR supersedes = NEW.supersedes"
+        op.execute(
+            "CREATE TRIGGER judgements_no_replace BEFORE INSERT ON judgements "
+            f"WHEN EXISTS (SELECT 1 FROM judgements WHERE {taken}) {refuse}"
+        )
         return
     op.execute(
         "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE EXCEPTION 'judgements are append-only'; END $$"
     )
-    op.execute(
-        "CREATE TRIGGER judgements_append_only BEFORE UPDATE OR DELETE ON judgements "
-        "FOR EACH ROW EXECUTE FUNCTION refuse_change()"
-    )
+    for event, scope in (("UPDATE OR DELETE", "ROW"), ("TRUNCATE", "STATEMENT")):
+        op.execute(
+            f"CREATE TRIGGER judgements_no_{event.split()[0].lower()} BEFORE {event} ON judgements "
+            f"FOR EACH {scope} EXECUTE FUNCTION refuse_change()"
+        )
