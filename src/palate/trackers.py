@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,11 +48,12 @@ class Terminal:
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._first = self._total = 0
+        self._unit = "step"
         self._started = self._printed = 0.0
 
-    def start(self, stage: str, first: int, total: int) -> None:
+    def start(self, stage: str, first: int, total: int, *, unit: str = "step") -> None:
         """Steps ``first`` to ``total - 1`` are about to be done."""
-        self._first, self._total, self._started = first, total, time.monotonic()
+        self._first, self._total, self._unit, self._started = first, total, unit, time.monotonic()
         if self.console.is_terminal:
             columns = ("[bold]{task.description}", "{task.completed}/{task.total}", "{task.fields[metrics]}")
             text = [TextColumn(column) for column in columns]
@@ -69,7 +71,11 @@ class Terminal:
         if now - self._printed >= 1 or step + 1 == self._total:
             self._printed = now
             rest = (now - self._started) / (step + 1 - self._first) * (self._total - step - 1)
-            self.say(f"step {step + 1}/{self._total}  {duration(rest)} left  {shown}".rstrip())
+            self.say(f"{self._unit} {step + 1}/{self._total}  {duration(rest)} left  {shown}".rstrip())
+
+    def since(self, started: float) -> None:
+        """The work began earlier than it was first shown."""
+        self._started = started
 
     def say(self, message: str) -> None:
         """A line that stays."""
@@ -80,6 +86,31 @@ class Terminal:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+@contextmanager
+def showing(what: str, *, quiet_seconds: float = 3.0) -> Iterator[Callable[[int, int], None]]:
+    """Progress of long work that is no run of steps: call what you are given with (done, total).
+
+    Nothing is shown of work that is over within ``quiet_seconds``.
+    """
+    terminal, began, started = Terminal(), time.monotonic(), False
+
+    def show(done: int, total: int) -> None:
+        nonlocal started
+        if not started and time.monotonic() - began < quiet_seconds:
+            return
+        if not started:
+            terminal.start(what, 0, total, unit=what)
+            terminal.since(began)
+            started = True
+        if done:
+            terminal.step(done - 1, {})
+
+    try:
+        yield show
+    finally:
+        terminal.close()
 
 
 class TensorBoard:

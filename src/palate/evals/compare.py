@@ -33,6 +33,7 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run import Run
 from palate.stages.common import per_token
+from palate.trackers import showing
 from palate.words import count_words
 
 MICROBATCH_TOKENS = 4096
@@ -135,7 +136,9 @@ def answers(
 ) -> Answers:
     """Sampled and judged."""
     engine = LocalEngine(loaded.model, loaded.chat)
-    rollout = engine.generate(prompts, sampling, num_responses=num_responses, key=(seed, "evaluation"))
+    key = (seed, "evaluation")
+    with showing(f"responses of {loaded.name}") as show:
+        rollout = engine.generate(prompts, sampling, num_responses=num_responses, key=key, show=show)
     scores = judge(rollout.prompts, rollout.responses).double().numpy()
     return Answers(rollout=rollout, scores=scores.reshape(len(prompts), num_responses))
 

@@ -11,7 +11,7 @@ All of them obey the one alignment rule: index t speaks about ``tokens[:, t]``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
@@ -113,18 +113,27 @@ class Model(nn.Module):
         return True
 
     @torch.no_grad()
-    def trunk(self, sequences: Sequences, *, max_tokens: int = 8192) -> Trunk | None:
-        """The frozen part of the forward pass; None when nothing is frozen, or the whole would be too large to keep."""
+    def trunk(
+        self, sequences: Sequences, *, max_tokens: int = 8192, show: Callable[[int, int], None] | None = None
+    ) -> Trunk | None:
+        """The frozen part of the forward pass; None when nothing is frozen, or the whole would be too large to keep.
+
+        ``show`` is told how many of how many tokens are done.
+        """
         if not self.trunk_layers or int(sequences.lengths.sum()) > TRUNK_TOKENS:
             return None
         prompts: dict[int, Tensor] = {}
         responses: dict[int, Tensor] = {}
+        done, total = 0, int(sequences.lengths.sum())
         for part in sequences.parts(max_tokens):
             layout = Layout.of(part)
             lengths = [*layout.prompts.lengths.tolist(), *layout.responses.lengths.tolist()]
             spans = torch.split(self.model.trunk(layout, self.trunk_layers), lengths)
             prompts |= zip(layout.groups.tolist(), spans, strict=False)
             responses |= zip(layout.rows.tolist(), spans[len(layout.groups) :], strict=True)
+            done += int(part.lengths.sum())
+            if show is not None:
+                show(done, total)
         return Trunk(prompts=prompts, responses=responses, key=self.trunk_key)
 
     def hidden(self, sequences: Sequences, trunk: Trunk | None) -> tuple[Tensor, Layout]:

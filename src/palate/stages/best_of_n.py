@@ -23,6 +23,7 @@ from palate.rewards.mix import Mix
 from palate.rollout.local import LocalEngine
 from palate.run import Run
 from palate.stages.common import finish_run
+from palate.trackers import showing
 
 
 def train(recipe: BestOfNRecipe, run: Run) -> None:
@@ -33,7 +34,9 @@ def train(recipe: BestOfNRecipe, run: Run) -> None:
     run.add_inputs({"prompts": prompts.files, "model": loaded.weights})
 
     engine = LocalEngine(loaded.model, loaded.chat)
-    rollout = engine.generate(prompts.records, recipe.sampling, num_responses=recipe.n, key=(recipe.seed, "best_of_n"))
+    key = (recipe.seed, "best_of_n")
+    with showing("responses") as show:
+        rollout = engine.generate(prompts.records, recipe.sampling, num_responses=recipe.n, key=key, show=show)
     scores = rewards(rollout.prompts, rollout.responses).view(-1, recipe.n)
     best = [rollout.texts[row] for row in best_rows(scores)]
 

@@ -30,6 +30,7 @@ from palate.recipe import DPORecipe
 from palate.run import Run
 from palate.stages.common import finish_run, floats, per_token, prepare
 from palate.stages.comparisons import prepare_responses
+from palate.trackers import showing
 
 
 def train(recipe: DPORecipe, run: Run) -> None:
@@ -43,7 +44,9 @@ def train(recipe: DPORecipe, run: Run) -> None:
     learned, held_out = split([ranking for ranking in data.records if ranking.pairs], recipe.holdout)
     prepared = partial(prepare_responses, chat, labeler_weights={}, max_length=recipe.max_length, device=policy.device)
     train_set, validation = prepared(learned), prepared(held_out)
-    trunk, held_out_trunk = policy.trunk(train_set.sequences), policy.trunk(validation.sequences)
+    with showing("frozen layers") as show:
+        trunk = policy.trunk(train_set.sequences, show=show)
+    held_out_trunk = policy.trunk(validation.sequences)
     # before the first step the policy is its own reference
     reference = response_logprobs(policy, train_set.sequences, recipe, trunk)
     held_out_reference = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)

@@ -40,6 +40,7 @@ from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
 from palate.run import Run
 from palate.stages.common import finish_run, floats, prepare
 from palate.stages.comparisons import Responses, prepare_responses
+from palate.trackers import showing
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:
@@ -59,7 +60,8 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         device=model.device,
     )
     train_set, validation = prepared(learned), prepared(held_out)
-    trunk = model.trunk(train_set.sequences)
+    with showing("frozen layers") as show:
+        trunk = model.trunk(train_set.sequences, show=show)
 
     steps = [
         batch

@@ -24,6 +24,7 @@ from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run import Run
 from palate.stages.common import finish_run, floats, plan, prepare
+from palate.trackers import showing
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:
@@ -38,7 +39,8 @@ def train(recipe: SFTRecipe, run: Run) -> None:
     train_set = encode_demonstrations(chat, learned, max_length=recipe.max_length)
     validation = encode_demonstrations(chat, held_out, max_length=recipe.max_length)
     sequences = train_set.sequences.to(model.device)
-    trunk = model.trunk(sequences)
+    with showing("frozen layers") as show:
+        trunk = model.trunk(sequences, show=show)
 
     before = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
     batches = plan(len(sequences), recipe.batch_size, recipe.epochs, recipe.seed, "sft")
