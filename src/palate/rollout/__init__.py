@@ -1,1 +1,1 @@
-"""Text out of a model: the protocol in `engine.py`, our own engine in `local.py`."""
+"""Text out of a model: the protocol in `engine.py`, our own engine in `local.py`, token by token in `stream.py`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -97,9 +97,15 @@ class LocalEngine:
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, num_responses: int, key: tuple[int | str, ...]
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        num_responses: int,
+        key: tuple[int | str, ...],
+        show: Callable[[int, int], None] | None = None,
     ) -> Rollout:
-        """As in `RolloutEngine`.
+        """As in `RolloutEngine`; ``show`` is told how many of how many responses are done.
 
         Raises:
             DataError: a prompt longer than the model's context leaves room for.
@@ -117,7 +123,8 @@ class LocalEngine:
         # one context around all steps, so that transformers' weights are cast once
         with network.autocast() if isinstance(network, Foreign) else nullcontext():
             for _ in steps(self.model, prompt_tokens, responses, sampling, self.chat.stop_id):
-                pass
+                if show is not None:
+                    show(sum(response.done for response in responses), len(responses))
         return self._rollout(prompts, prompt_tokens, responses, sampling)
 
     def _rollout(
