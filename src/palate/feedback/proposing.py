@@ -164,7 +164,7 @@ def _records(session: Session, table: type[PromptRow] | type[ResponseRow], ids: 
     """Records by id, asked for some hundreds at a time, which every database takes."""
     wanted = sorted(ids)
     parts = (wanted[start : start + 500] for start in range(0, len(wanted), 500))
-    found = (session.execute(select(table.id, table.record).where(table.id.in_(part))).tuples() for part in parts)
+    found = (session.execute(select(table.id, table.record).where(table.id.in_(part))) for part in parts)
     return {row_id: record for rows in found for row_id, record in rows}
 
 
