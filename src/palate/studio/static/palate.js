@@ -9,10 +9,10 @@ export class RequestFailed extends Error {
   }
 }
 
-// fetch that speaks JSON, sends the session's proof, and turns an error into its one clear line
-export async function call(method, path, body) {
+// fetch that speaks JSON, sends the session's proof, and turns an error into its one clear line; `more` goes to fetch
+export async function call(method, path, body, more = {}) {
   const headers = { Accept: "application/json", "X-CSRF-Token": csrf };
-  const options = { method, headers, credentials: "same-origin" };
+  const options = { method, headers, credentials: "same-origin", ...more };
   if (body instanceof FormData) options.body = body;
   else if (body !== undefined) {
     headers["Content-Type"] = "application/json";
