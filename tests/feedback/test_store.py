@@ -108,31 +108,33 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_the_database_refuses_to_change_a_judgement(change: str, store: Store, world: World) -> None:
-    if change == ("truncate" if store.is_sqlite else "replace"):
-        pytest.skip("this database does not know the statement")
+def test_the_database_refuses_to_change_a_judgement(store: Store, world: World) -> None:
     ann = world.user("ann")
     world.add(Judgement(id="first", kind="ranking", record={}, user_id=ann.id, comment="as it was", created_at=NOW))
-    with pytest.raises(DBAPIError, match="judgements are append-only"), store.write() as session:
-        session.execute(text(CHANGES[change]))
-    with store.read() as session:
-        assert session.scalars(select(Judgement.comment)).all() == ["as it was"]
+    for change in CHANGES.keys() - {"truncate" if store.is_sqlite else "replace"}:  # which the other one knows
+        with pytest.raises(DBAPIError, match="judgements are append-only"), store.write() as session:
+            session.execute(text(CHANGES[change]))
+        with store.read() as session:
+            assert session.scalars(select(Judgement.comment)).all() == ["as it was"]
 
 
 def test_everything_or_nothing(store: Store) -> None:
-    with pytest.raises(ZeroDivisionError), store.write() as session:
-        session.add(Setting(key="half", value={}))
-        session.flush()
-        _ = 1 / 0
+    def half() -> None:
+        with store.write() as session:
+            session.add(Setting(key="half", value={}))
+            session.flush()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
     with store.read() as session:
         assert session.get(Setting, "half") is None
 
 
 def test_reading_cannot_write_and_does_not_spoil_the_connection(store: Store) -> None:
-    with pytest.raises(DBAPIError, match="read-?only"), store.read() as session:
-        session.add(Setting(key="sneaked in", value={}))
-        session.flush()
+    sneaked_in = text("INSERT INTO settings (key, value) VALUES ('sneaked in', '{}')")
+    with store.read() as session, pytest.raises(DBAPIError, match=r"read-?only"):
+        session.execute(sneaked_in)
     with store.write() as session:
         assert session.get(Setting, "sneaked in") is None
         session.add(Setting(key="written", value={}))

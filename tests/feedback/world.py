@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
@@ -79,6 +80,10 @@ class World:
         with self.store.write() as session:
             queue.skip(session, session.get_one(Task, task.id), "no idea", now=now)
 
+    def expire(self, now: float) -> None:
+        with self.store.write() as session:
+            queue.release_expired(session, now)
+
     def reopen(self, task: Task, now: float = NOW) -> None:
         with self.store.write() as session:
             queue.reopen(session, session.get_one(Task, task.id), now=now)
@@ -120,3 +125,25 @@ class World:
                 places = UNLIMITED_PLACES if batch.is_screening else batch.overlap
                 assert item.open_places + len(taken) == places, (item.open_places, [t.state for t in tasks])
                 assert len({task.user_id for task in tasks}) == len(tasks)
+
+
+def together(work: Sequence[Callable[[], object]]) -> list[object]:
+    """Run each in a thread of its own, at the same moment; any exception fails the test."""
+    barrier = threading.Barrier(len(work))
+    results: list[object] = [None] * len(work)
+    errors: list[BaseException] = []
+
+    def run(index: int) -> None:
+        barrier.wait()
+        try:
+            results[index] = work[index]()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(work))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert errors == []
+    return results
