@@ -26,7 +26,7 @@ import contextlib
 import itertools
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Self
 
 from palate.errors import ModelError, TooManyError
@@ -91,7 +91,7 @@ class Generator:
         *,
         user: str,
         num_responses: int = 1,
-    ) -> AsyncIterator[Piece | Done | Failed]:
+    ) -> AsyncGenerator[Piece | Done | Failed]:
         """The events of one generation, as they come; nothing is asked of the worker before the first step.
 
         Stop by closing the iterator (`contextlib.aclosing`) or by cancelling the task that reads it.
@@ -239,10 +239,11 @@ class _Worker:
                 event = wire.EVENT.validate_json(line)
                 if inbox := self._inboxes.get(event.id):
                     inbox.put_nowait(event)
+        except ValueError:  # a line that cannot be read: what it was about would never end
+            self.process.kill()
+            raise
         finally:
             self.alive = False
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()  # it may have closed its output and live
             await self.process.wait()
             for id, inbox in self._inboxes.items():
                 inbox.put_nowait(self._died(id))

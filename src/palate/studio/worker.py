@@ -5,6 +5,8 @@ under way and nothing else. Everything is computed in one thread. The generation
 turn; one that draws several responses gets a token of one of them in its turn. Loading a model and reading a prompt are
 done in one go, and the others wait meanwhile.
 
+Left out: keeping a conversation's keys and values between its turns, and decoding different requests in one batch.
+
 The worker ends when its standard input does, so it never outlives the process that started it, however that one ended.
 
 Run it: `python -m palate.studio.worker --models 2`, then for example
