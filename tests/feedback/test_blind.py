@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.feedback.world import NOW, World
 
 from palate.feedback import batches, blind
 from palate.feedback.blind import BLOT, hide_names
 from palate.feedback.tables import Batch, Item, Model
 from palate.records import Provenance, Response
-from tests.feedback.world import NOW, World
 
 
 @pytest.mark.parametrize(

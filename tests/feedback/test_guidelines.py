@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tests.feedback.world import World, together
 
 from palate.errors import ConflictError, NotFoundError
 from palate.feedback import guidelines
 from palate.feedback.tables import Judgement, User
-from tests.feedback.world import World, together
 
 
 def write(world: World, user: User, text: str, after: int) -> int:

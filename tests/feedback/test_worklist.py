@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.feedback.world import NOW, World
 
 from palate.errors import ConflictError
 from palate.feedback import batches, judgements, queue, worklist
@@ -10,7 +11,6 @@ from palate.feedback.judgements import DemonstrationForm, RankingForm
 from palate.feedback.tables import Batch, Item, Judgement, Task, User
 from palate.feedback.worklist import Draft, Pile, Tally
 from palate.records import Demonstration, Ranking
-from tests.feedback.world import NOW, World
 
 
 def pile_of(world: World, user: User, batch: Batch) -> Pile:
@@ -33,6 +33,11 @@ def said_of(world: World, task: Task) -> Draft | None:
 def undo(world: World, user: User, task: Task, now: float = NOW) -> None:
     with world.store.write() as session:
         worklist.undo(session, session.get_one(User, user.id), session.get_one(Task, task.id), now=now)
+
+
+def reopen(world: World, user: User, task: Task) -> None:
+    with world.store.write() as session:
+        worklist.reopen(session, session.get_one(User, user.id), session.get_one(Task, task.id))
 
 
 def correct(
@@ -238,14 +243,13 @@ def test_a_closed_batch_stays_as_it_is(world: World, change: str) -> None:
     task = world.claimed(lea)
     world.skip(task) if change == "reopen" else world.submit(task)
     set_columns(world, batch, state="closed")
-    with pytest.raises(ConflictError, match="closed"), world.store.write() as session:
-        user, found = session.get_one(User, lea.id), session.get_one(Task, task.id)
-        if change == "undo":
-            worklist.undo(session, user, found)
-        elif change == "correct":
-            worklist.correct(session, user, found, RankingForm(ranks=(1, 2, 2), seconds=60))
-        else:
-            worklist.reopen(session, user, found)
+    changes = {
+        "undo": lambda: undo(world, lea, task),
+        "correct": lambda: correct(world, lea, task, RankingForm(ranks=(1, 2, 2), seconds=60)),
+        "reopen": lambda: reopen(world, lea, task),
+    }
+    with pytest.raises(ConflictError, match="closed"):
+        changes[change]()
     assert world.task(task).state == ("skipped" if change == "reopen" else "submitted")
 
 
