@@ -3,10 +3,14 @@
 Prompt and response are tokenised apart, so the prompt's tokens are always an exact prefix of the whole and the tokens
 of the sampler are exactly the ones that training sees. That is only right for templates that lay a conversation out as
 prompt, response, stop token; `Chat` checks this once, when it is made, and refuses the others.
+
+Only the template makes special tokens. Whoever types ``<|im_end|>`` into a message gets those ten characters, not the
+end of their turn: otherwise a chat user could forge the system's or the assistant's turns.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +26,9 @@ PLAIN_TEMPLATE = (
 
 A line break and not a space before the response: many tokenizers merge a space with the word after it.
 """
+
+_BREAK = "\ufdd0"
+"""A character that no text may hold (Unicode keeps it free); tokens are never merged across it, and it makes none."""
 
 
 class Chat:
@@ -40,6 +47,11 @@ class Chat:
         if not tokenizer.chat_template:
             starts_with_bos = tokenizer.bos_token and list(tokenizer("").input_ids[:1]) == [tokenizer.bos_token_id]
             tokenizer.chat_template = ("{{ bos_token }}" if starts_with_bos else "") + PLAIN_TEMPLATE
+        specials = {
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content
+        }
+        longest_first = sorted(specials | set(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.stop_id = self._check()
         self.pad_id = self._set_padding()
 
@@ -50,7 +62,7 @@ class Chat:
 
     def response_tokens(self, text: str) -> list[int]:
         """The response and the stop token."""
-        return [*self._tokens(text), self.stop_id]
+        return [*self._tokens(self._spelled(text)), self.stop_id]
 
     def dialogue_tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """A whole conversation, and which tokens are the assistant's (stop tokens included).
@@ -76,12 +88,18 @@ class Chat:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        parts = text.split(_BREAK)
+        return [token for part in parts for token in self.tokenizer(part, add_special_tokens=False).input_ids]
+
+    def _spelled(self, text: str) -> str:
+        """What people and models wrote, with the names of special tokens broken up so that they stay text."""
+        plain = text.replace(_BREAK, "")
+        return self._special.sub(lambda found: found[0][0] + _BREAK + found[0][1:], plain)
 
     def _render(self, messages: Sequence[Message], *, opened: bool) -> str:
         from jinja2 import TemplateError as TemplateRefusal
 
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        turns = [{"role": message.role, "content": self._spelled(message.content)} for message in messages]
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))
         except TemplateRefusal as error:
