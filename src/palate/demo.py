@@ -60,12 +60,12 @@ class Scale:
     """
 
     model: str = "smollm2-135m"
-    frozen_layers: int = 22
+    frozen_layers: int = 26
     max_new_tokens: int = 32
     demonstration_prompts: int = 96
     ranked_prompts: int = 160
-    steps: int = 16
-    prompts_per_step: int = 8
+    steps: int = 22
+    prompts_per_step: int = 16
     evaluation_prompts: int = 64
 
 
@@ -104,7 +104,7 @@ class Loop:
     def __init__(self, out: Path, seed: int, scale: Scale) -> None:
         self.out, self.seed, self.scale = out, seed, scale
         self.taste = Taste(labels_per_prompt=5)
-        self.sampling = Sampling(max_new_tokens=scale.max_new_tokens)
+        self.sampling = Sampling(max_new_tokens=scale.max_new_tokens, num_slots=128)
         self.parts: list[str] = []
 
     def run(self) -> None:
@@ -167,7 +167,8 @@ class Loop:
 
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""
-        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), minibatches=2, value_optimizer={"learning_rate": 2e-4})
+        how = {"minibatches": 2, "gae_lambda": 1.0, "value_optimizer": {"learning_rate": 2e-4}}
+        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), **how)
 
     def rl(self) -> dict[str, Any]:
         """What PPO and REINFORCE have in common."""
