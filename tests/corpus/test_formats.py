@@ -107,6 +107,11 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
         [shown(prompt("Name a fruit.", system="Be brief."), "A pear.")],
     ),
     (
+        "sharegpt",
+        {"conversations": [HUMAN, {**GPT, "weight": 0}, HUMAN, GPT]},
+        [shown(prompt("Name a fruit.", "A pear.", "Name a fruit."), "A pear.")],
+    ),
+    (
         "hh",
         {"chosen": HH + "A plum.", "rejected": HH + " A wall.\n"},
         [ranked(prompt("Name a fruit.", "A pear.", "Another!"), "A plum.", "A wall.")],
@@ -227,6 +232,20 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
         ],
     ),
     (
+        "stiennon",
+        {
+            "info": {"id": "x", "post": None, "title": None, "subreddit": None, "article": "A pear fell."},
+            "summaries": [{"text": "Fruit."}, {"text": "A pear."}],
+            "choice": 0,
+        },
+        [ranked(prompt("POST: A pear fell.\n\nTL;DR:"), "Fruit.", "A pear.")],
+    ),
+    (
+        "stiennon",
+        {"info": {"post": "Name a fruit."}, "summaries": [{"text": "A pear."}, {"text": "A brick."}], "choice": 0},
+        [PAIR],
+    ),
+    (
         "arena",
         {
             "model_a": "one",
@@ -237,6 +256,37 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
             "conversation_b": [USER, BAD],
         },
         [by_models(ranked(FRUIT, "A pear.", "A brick.", ranks=(1, 1), labeler="arena_user_1"), "one", "two")],
+    ),
+    (
+        "argilla",
+        {
+            "fields": {"prompt": "Name a fruit.", "r1": "A brick.", "r2": "A pear."},
+            "responses": [
+                {
+                    "user_id": "u1",
+                    "status": "submitted",
+                    "values": {
+                        "quality": {"value": 4},
+                        "order": {"value": [{"value": "r2", "rank": 1}, {"value": "r1", "rank": 2}]},
+                    },
+                }
+            ],
+        },
+        [ranked(FRUIT, "A brick.", "A pear.", ranks=(2, 1), labeler="u1")],
+    ),
+    (
+        "label-studio",
+        {
+            "data": {"prompt": "Name a fruit.", "items": [{"id": 1, "body": "A brick."}, {"id": 2, "body": "A pear."}]},
+            "annotations": [
+                {
+                    "completed_by": 7,
+                    "lead_time": 3.5,
+                    "result": [{"type": "choices"}, {"type": "ranker", "value": {"ranker": {"rank": [2, 1]}}}],
+                }
+            ],
+        },
+        [ranked(FRUIT, "A brick.", "A pear.", ranks=(2, 1), labeler="7", seconds=3.5)],
     ),
     ("prompt", {"prompt": "Name a fruit.", "id": 3}, [FRUIT]),
     ("prompt", {"question_id": 81, "category": "food", "turns": ["Name a fruit.", "Another!"]}, [FRUIT]),
@@ -392,6 +442,15 @@ def test_rated_responses_that_stand_together_are_one_ranking(write: Write) -> No
         (4, ranked(prompt("r"), "d", "e", ranks=(1, 1))),
     ]
     assert rejections.examples == {"a single response: nothing to compare": [f"{path}:3"]}
+
+
+def test_a_rated_response_that_comes_again_begins_another_ranking(write: Write) -> None:
+    rows = [
+        {"prompt": "p", "response": text, "helpfulness": score}
+        for text, score in zip("abba", (4, 1, 3, 2), strict=True)
+    ]
+    found = [item for _, item in iterate(write("rated.jsonl", rows), rejections=Rejections())]
+    assert found == [ranked(prompt("p"), "a", "b"), ranked(prompt("p"), "b", "a")]
 
 
 @pytest.mark.parametrize(

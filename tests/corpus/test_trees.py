@@ -113,3 +113,19 @@ def test_answers_by_a_model_say_so(write: Write) -> None:
     assert isinstance(item, Demonstration)
     assert item.response.provenance is not None
     assert item.response.provenance.model == "parrot"
+
+
+def test_what_reviewers_said_of_the_answers(write: Write) -> None:
+    """Both ways in which labels are published; the quality is a rating if all answers have one."""
+    by_list = {"name": ["quality", "spam", "humor"], "value": [0.5, 0.6, 1.0], "count": [3, 3, 3]}
+    by_name = {"quality": {"value": 1.0, "count": 3}, "spam": {"value": 0.4, "count": 3}}
+    root = with_roles(node("q", node("a", rank=1, labels=by_list), node("b", rank=0, labels=by_name, user_id="u1")))
+    shown, ranking = (item for _, item in iterate(write("rows.jsonl", [root]), rejections=Rejections()))
+    assert isinstance(ranking, Ranking)
+    assert isinstance(shown, Demonstration)
+    assert (ranking.ratings, ranking.flags, shown.author) == ((4.0, 7.0), (("spam",), ()), "u1")
+    for unknown in (None, {}, {"quality": {"value": 3}}, {"quality": {"value": None}}, {"name": ["quality"]}, "x"):
+        root["replies"][0]["labels"] = unknown
+        _, ranking = (item for _, item in iterate(write("rows.jsonl", [root]), rejections=Rejections()))
+        assert isinstance(ranking, Ranking)
+        assert (ranking.ratings, ranking.flags) == (None, None)

@@ -3,7 +3,7 @@
     files       rows out of JSON lines, JSON arrays, CSV, TSV, Parquet, plain text, each optionally gzipped; streamed
     formats     the table of all formats
     recognition which of them a file is in
-    values, columns, demonstrations, rankings, trees
+    values, columns, demonstrations, rankings, labeling_tools, trees
                 one small function per format: a row in, records out
     rejections  malformed and unusable rows, counted
     reading     the records of a file, or of a recipe's data section

@@ -78,7 +78,7 @@ def self_instruct(row: Fields) -> Demonstrations:
 
 def messages(row: Fields) -> Demonstrations:
     """messages of {role, content}."""
-    yield from _every_assistant_turn(messages_of(list_of(row, "messages"), "messages"), _context_only(row))
+    yield from _every_assistant_turn(messages_of(list_of(row, "messages"), "messages"), _context_only(row, "messages"))
 
 
 def messages_prompt(row: Fields) -> Iterator[Prompt]:
@@ -92,7 +92,8 @@ def messages_prompt(row: Fields) -> Iterator[Prompt]:
 def sharegpt(row: Fields) -> Demonstrations:
     """conversations of {from, value}; `system` where given."""
     turns = messages_of(list_of(row, "conversations"), "conversations")
-    yield from _every_assistant_turn(with_system(optional_text(row, "system"), turns), frozenset())
+    context_only = _context_only(row, "conversations")
+    yield from _every_assistant_turn(with_system(optional_text(row, "system"), turns), context_only)
 
 
 def prompt(row: Fields) -> Iterator[Prompt]:
@@ -114,9 +115,9 @@ def text(row: Fields) -> Iterator[str]:
     yield said("\n\n".join(section.strip() for section in sections if section.strip()), "text")
 
 
-def _context_only(row: Fields) -> frozenset[int]:
+def _context_only(row: Fields, key: str) -> frozenset[int]:
     """Places of the assistant's turns that are not to be learned, counted among the assistant's turns."""
-    turns = [turn for turn in row["messages"] if role_of(turn) == "assistant"]
+    turns = [turn for turn in row[key] if role_of(turn) == "assistant"]
     return frozenset(place for place, turn in enumerate(turns) if turn.get("weight") == 0)
 
 

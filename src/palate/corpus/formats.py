@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from palate.corpus import columns, demonstrations, rankings, trees
+from palate.corpus import columns, demonstrations, labeling_tools, rankings, trees
 from palate.corpus.files import Row
 from palate.corpus.rejections import Malformed
 from palate.corpus.values import Fields
@@ -244,6 +244,18 @@ _ALL = (
         "model_a, model_b, winner, conversation_a, conversation_b",
         "winner conversation_a conversation_b",
         parsers={Ranking: rankings.arena},
+    ),
+    _format(
+        "argilla",
+        "fields, responses [{user_id, values {ranking {value [{value, rank}]}}}]",
+        "fields responses",
+        parsers={Ranking: labeling_tools.argilla},
+    ),
+    _format(
+        "label-studio",
+        "data {prompt, items [{id, body}]}, annotations [{result [{type: ranker, value {ranker}}]}]",
+        "data annotations",
+        parsers={Ranking: labeling_tools.label_studio},
     ),
     _format(
         "pairs",

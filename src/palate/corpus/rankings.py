@@ -191,12 +191,12 @@ def helpsteer2(row: Fields) -> Rankings:
 
 
 def helpsteer2_groups(rows: Iterator[Row]) -> Iterator[Row]:
-    """Rated responses to one prompt stand one below the other: make one row of them."""
+    """Rated responses to one prompt stand one below the other: make one row of them, until one comes again."""
     open_row: Row | None = None
     for row in rows:
         if row.problem or "helpfulness" not in row.fields:
             yield row
-        elif open_row is not None and open_row.fields["prompt"] == row.fields.get("prompt"):
+        elif open_row is not None and _belongs(row.fields, open_row.fields):
             open_row.fields["rated"].append(row.fields)
         else:
             if open_row is not None:
@@ -204,6 +204,11 @@ def helpsteer2_groups(rows: Iterator[Row]) -> Iterator[Row]:
             open_row = Row(row.line, {**row.fields, "prompt": row.fields.get("prompt"), "rated": [row.fields]})
     if open_row is not None:
         yield open_row
+
+
+def _belongs(rated: Fields, group: Fields) -> bool:
+    same_prompt = group["prompt"] == rated.get("prompt")
+    return same_prompt and all(rated.get("response") != other.get("response") for other in group["rated"])
 
 
 def shp(row: Fields) -> Rankings:
@@ -226,19 +231,22 @@ def webgpt(row: Fields) -> Rankings:
 
 
 def stiennon(row: Fields) -> Rankings:
-    """info {subreddit, title, post} or {article}, summaries of {text, policy}, choice (0 or 1), worker."""
+    """info {subreddit, title, post} or {article}, summaries of {text, policy}, choice (0 or 1), worker.
+
+    A post without subreddit and title is no request for a summary: it is the prompt itself.
+    """
     info, summaries = value_of(row, "info"), list_of(row, "summaries")
     if not isinstance(info, Mapping) or len(summaries) != 2 or not all(isinstance(s, Mapping) for s in summaries):
         raise Malformed("not an info object with two summaries")
     responses = [response_of_value(value_of(s, "text"), "text", model=optional_text(s, "policy")) for s in summaries]
     second = truth_of(value_of(row, "choice"), "choice")
-    prompt = Prompt.from_text(_summary_request(info))
+    prompt = Prompt.from_text(text_of(info, "post") if info.keys() == {"post"} else summary_request(info))
     yield _scored(prompt, responses, (not second, second), labeler=optional_text(row, "worker"))
 
 
-def _summary_request(info: Fields) -> str:
+def summary_request(info: Fields) -> str:
     """The post as the paper showed it to its models (Stiennon et al. 2020, appendix B)."""
-    body = text_of(info, "post" if "post" in info else "article")
+    body = text_of(info, "article" if info.get("post") is None and "article" in info else "post")
     named = (("SUBREDDIT: r/", "subreddit"), ("TITLE: ", "title"))
     head = [name + optional_text(info, key) for name, key in named if optional_text(info, key)]
     return "\n\n".join([*head, f"POST: {body}", "TL;DR:"])

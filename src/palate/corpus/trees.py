@@ -4,7 +4,8 @@ A tree alternates people's turns and answers to them; answers to the same turn w
 the best). Three ways of writing one are read: a root message with nested `replies`, the same inside `prompt`, and one
 message per row with the rows of a tree one below the other.
 
-A ranking is made of every turn with at least two ranked answers. A demonstration is the best answer to a turn, as long
+A ranking is made of every turn with at least two ranked answers, with ratings if the reviewers gave all of them a
+`quality`, and flags where they agreed on another label. A demonstration is the best answer to a turn, as long
 as every earlier answer in the dialogue is the best one too: nobody is shown how to go on after a poor answer.
 """
 
@@ -18,6 +19,8 @@ from palate.corpus.files import Row
 from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.values import Fields, number_of, optional_text, ranks_by, text_of
 from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response
+
+_SCALES = frozenset({"quality", "helpfulness", "creativity", "humor"})  # labels that are no complaint
 
 _Node: TypeAlias = Fields
 _Turn: TypeAlias = tuple[Prompt, list[_Node], bool]  # a dialogue, the answers to it, whether it was the best all along
@@ -34,7 +37,8 @@ def oasst(row: Fields) -> Iterator[Demonstration | Unusable]:
         if answers and best is None and best_so_far:
             yield Unusable("several answers and none of them ranked")
         elif best is not None and best_so_far:
-            yield Demonstration(prompt=prompt, response=_response(best))
+            author = optional_text(best, "user_id")
+            yield Demonstration(prompt=prompt, response=_response(best), author=author)
 
 
 def oasst_rankings(row: Fields) -> Iterator[Ranking | Unusable]:
@@ -49,7 +53,14 @@ def oasst_rankings(row: Fields) -> Iterator[Ranking | Unusable]:
             yield from [Unusable("an answer without a rank among others")] * (len(answers) - len(ranked))
         if len(ranked) > 1:
             ranks = ranks_by([number_of(answer["rank"], "rank") for answer in ranked], lowest_first=True)
-            yield Ranking(prompt=prompt, responses=tuple(map(_response, ranked)), ranks=ranks)
+            labels = [_labels(answer) for answer in ranked]
+            yield Ranking(
+                prompt=prompt,
+                responses=tuple(map(_response, ranked)),
+                ranks=ranks,
+                ratings=_ratings(labels),
+                flags=_flags(labels),
+            )
 
 
 def oasst_trees(rows: Iterator[Row]) -> Iterator[Row]:
@@ -126,3 +137,35 @@ def _best(answers: list[_Node]) -> _Node | None:
 def _response(answer: _Node) -> Response:
     model = optional_text(answer, "model_name") if answer.get("synthetic") else ""
     return Response(text=text_of(answer, "text"), provenance=Provenance(model=model) if model else None)
+
+
+def _labels(answer: _Node) -> dict[str, float]:
+    """Labels written {name: [...], value: [...]} or {name: {value}}; those that are neither are nobody's loss."""
+    labels = answer.get("labels")
+    if not isinstance(labels, dict):
+        return {}
+    if isinstance(labels.get("name"), list) and isinstance(labels.get("value"), list):
+        named = dict(zip(labels["name"], labels["value"], strict=False))
+    else:
+        named = {name: label.get("value") for name, label in labels.items() if isinstance(label, dict)}
+    return {str(name): float(value) for name, value in named.items() if isinstance(value, int | float)}
+
+
+def _ratings(labels: list[dict[str, float]]) -> tuple[float, ...] | None:
+    qualities = [named.get("quality", -1.0) for named in labels]
+    return tuple(rating_of_label(each) for each in qualities) if all(0 <= each <= 1 for each in qualities) else None
+
+
+def _flags(labels: list[dict[str, float]]) -> tuple[tuple[str, ...], ...] | None:
+    flags = [tuple(name for name, value in named.items() if name not in _SCALES and value >= 0.5) for named in labels]
+    return tuple(flags) if any(flags) else None
+
+
+def rating_of_label(quality: float) -> float:
+    """0 to 1 -> 1 to 7."""
+    return 1 + 6 * quality
+
+
+def label_of_rating(rating: float) -> float:
+    """1 to 7 -> 0 to 1."""
+    return (rating - 1) / 6

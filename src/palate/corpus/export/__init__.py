@@ -1,0 +1,32 @@
+"""Records written in other people's formats. What is exported here reads back here, to the same texts and preferences.
+
+    table           every format: what it keeps, and how it is read back
+    pairs           a row for every pair, or for every thumb
+    whole           all K responses of a ranking at once
+    demonstrations  how to answer
+    parts           what they share
+    lines           rows as JSON lines, as one array, as a table
+    pseudonyms      labelers' names replaced
+    stream          records in, text out
+
+A ranking of K responses becomes a row for each of its pairs where a format knows pairs only. What a format cannot say
+(a tie, several turns in a table cell, a thumb among pairs) is counted, never bent.
+
+Texts that go to `hh` lose blanks at their ends, as they do when such a file is read.
+"""
+
+from __future__ import annotations
+
+from palate.corpus.export.pseudonyms import Pseudonyms
+from palate.corpus.export.stream import ExportReport, export_data, export_lines, export_records
+from palate.corpus.export.table import EXPORTERS, Target
+
+__all__ = [
+    "EXPORTERS",
+    "ExportReport",
+    "Pseudonyms",
+    "Target",
+    "export_data",
+    "export_lines",
+    "export_records",
+]

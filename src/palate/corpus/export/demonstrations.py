@@ -1,0 +1,64 @@
+"""One small function per format that shows how to answer: a demonstration in, a row out.
+
+Where a format takes every turn of the assistant's for a demonstration, the earlier ones have weight 0: they are
+context, and what was demonstrated is the last one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from palate.corpus.export.parts import Exported, Row, answer, demonstration_of, single_turn, trl_turns, turns
+from palate.corpus.formats import Item
+from palate.corpus.rejections import Unusable
+from palate.records import Prompt
+
+
+def messages(item: Item) -> Exported:
+    """messages of {role, content}; a prompt alone ends where the assistant is to answer."""
+    if isinstance(item, Prompt):
+        yield {"messages": _weightless(item)}
+    else:
+        shown = demonstration_of(item)
+        yield {"messages": [*_weightless(shown.prompt), answer(shown.response)]}
+
+
+def sharegpt(item: Item) -> Exported:
+    """conversations of {from, value}."""
+    shown = demonstration_of(item)
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    said = [*_weightless(shown.prompt), answer(shown.response)]
+    yield {
+        "conversations": [
+            {"from": names[turn.pop("role")], "value": turn.pop("content"), **turn}
+            for turn in said  # and the weight
+        ]
+    }
+
+
+def _weightless(prompt: Prompt) -> list[Row]:
+    return [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in turns(prompt)]
+
+
+def trl_prompt_completion(item: Item) -> Exported:
+    """prompt, completion as turns."""
+    shown = demonstration_of(item)
+    yield {"prompt": trl_turns(shown.prompt), "completion": [answer(shown.response)]}
+
+
+def trl_prompt_completion_text(item: Item) -> Exported:
+    """prompt, completion as texts."""
+    shown = demonstration_of(item)
+    yield {"prompt": single_turn(shown.prompt), "completion": shown.response.text}
+
+
+def alpaca(item: Item) -> Exported:
+    """instruction, input, output; earlier turns go into `history`, a system turn into `system`."""
+    shown = demonstration_of(item)
+    asked = list(shown.prompt.messages)
+    system = asked.pop(0).content if asked[0].role == "system" else ""
+    if [turn.role for turn in asked] != (["user", "assistant"] * len(asked))[: len(asked)] or not len(asked) % 2:
+        raise Unusable("turns that do not alternate between user and assistant")
+    history = [[asked[place].content, asked[place + 1].content] for place in range(0, len(asked) - 1, 2)]
+    row: dict[str, Any] = {"instruction": asked[-1].content, "input": "", "output": shown.response.text}
+    yield row | ({"system": system} if system else {}) | ({"history": history} if history else {})
