@@ -263,10 +263,13 @@ def current_of_task(session: Session, task: Task) -> Judgement | None:
     return session.scalars(current().where(Judgement.task_id == task.id)).first()
 
 
-def for_training() -> Select[Judgement]:
+def for_training(*, held_out: bool = False) -> Select[Judgement]:
     """What may teach a model: consented, not surplus, not from a test or an arena, not by held-out people.
 
     The latest review of an item decides: a discarded one is left out, of a settled one only the settlement counts.
+
+    Args:
+        held_out: the same of held-out people, which may only test one.
     """
     later = aliased(Review)
     is_later = (later.created_at > Review.created_at) | (
@@ -284,8 +287,8 @@ def for_training() -> Select[Judgement]:
         Batch.is_screening | (Batch.kind == "arena"),
     )
     surplus = exists().where(Task.id == Judgement.task_id, Task.is_surplus)
-    held_out = exists().where(User.id == Judgement.user_id, User.is_held_out)
-    return current().where(Judgement.consent, ~settled, ~not_teaching, ~surplus, ~held_out)
+    judge = exists().where(User.id == Judgement.user_id, User.is_held_out == held_out)
+    return current().where(Judgement.consent, ~settled, ~not_teaching, ~surplus, judge)
 
 
 def rankings(session: Session, view: Select[Judgement]) -> Iterator[Ranking]:

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from palate.errors import DataError
 from palate.feedback.store import Store
 from palate.recipe import Section
+from palate.studio.recipebook import write_starters
 
 CONFIG = "palate.toml"
 _FOLDERS = ("recipes", "runs", "data")
@@ -91,6 +92,7 @@ def create(directory: Path, settings: Settings | None = None) -> Workspace:
     lines = [f"# {field.description}\n{name} = {_toml(given[name])}\n" for name, field in Settings.model_fields.items()]
     (directory / CONFIG).write_text("\n".join(lines), encoding="utf-8")
     workspace = Workspace(directory)
+    write_starters(workspace.recipes, workspace.settings.model)
     workspace.store.upgrade()
     return workspace
 
