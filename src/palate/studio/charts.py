@@ -316,7 +316,7 @@ def _dot(frame: _Frame, point: tuple[float, float], colour: int) -> Markup:
 
 
 def _bar(bar: Bar, y: float, x: Callable[[float], float], base: float, width: int, format: Formatter) -> list[Markup]:
-    parts = [_text(_LABEL - 10, y + 4, _shorten(bar.label, 18), "end")]
+    parts = [_text(_LABEL - 10, y + 4, _shorten(bar.label, 16), "end")]
     if bar.value is None:
         return [*parts, _text(_LABEL + 6, y + 4, "not known yet", "start")]
     start, end = sorted((x(base), x(bar.value)))
