@@ -159,7 +159,7 @@ def weights_of(skill: Floats) -> Floats:
 
 
 def _minimize(loss: Callable[[Floats], tuple[float, Floats]], size: int) -> Floats:
-    options = {"maxiter": 2000, "maxcor": 20, "ftol": 1e-12, "gtol": 1e-6}
+    options = {"maxiter": 2000, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-6}
     result = minimize(loss, np.zeros(size), jac=True, method="L-BFGS-B", options=options)
     return np.asarray(result.x, dtype=np.float64)
 

@@ -7,7 +7,8 @@ into a sum over J values of d::
     log p(pair) = log sum_j w_j exp(sum_c log p(verdict_c | d_j))
 
 The gradient is the mean of the verdicts' own gradients under the posterior of d (Fisher's identity), the curvature the
-mean of their curvatures less the covariance of their gradients (Louis 1982).
+mean of their curvatures less the covariance of their gradients (Louis 1982). A pair that was judged within rankings of
+K counts 2 / K, outside of the logarithm: inside it would be another model.
 
 Parameters are one flat vector of D = 3 L + 3 numbers: of each labeler the log skill, bias and log tie, [L] each, then
 the common bias, the common log tie and log spread. Where nobody called a tie, its logarithms stay out of everything;
@@ -16,15 +17,17 @@ the same holds for the biases where no order is known.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from palate.feedback.aggregate import Comparisons, Floats
+from palate.feedback.aggregate import Comparisons, Floats, Indices
 
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
 _LOG_WEIGHTS = np.log(_NODE_WEIGHTS / _NODE_WEIGHTS.sum())
+_PAIRS = 400  # at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +73,29 @@ class Parameters:
         return cls(np.exp(log_skill), bias + flat[-3], tie, float(np.exp(flat[-1])))
 
 
-@dataclass(frozen=True, slots=True)
-class _AtNodes:
-    """Every verdict at every value of its pair's difference in quality.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """Some of the pairs, n with c verdicts, at every value of the difference in quality.
 
     Attributes:
-        slope: [C, J], of x in log skill, and in log spread: skill times difference.
-        mean: [C, J], P(first) - P(second).
-        tie: [C, J], P(tie).
-        log_evidence: [N].
-        posterior: [N, J], of the difference.
+        pair: [c], counted from 0.
+        share: [n], what each pair counts.
+        slope: [c, J], of x in log skill, and in log spread: skill times difference.
+        mean, tie: [c, J], P(first) - P(second) and P(tie).
+        push, tie_push: [c, J], derivatives of the log-likelihood in x and in log tie.
+        log_evidence: [n].
+        posterior: [n, J], of the difference.
     """
 
+    pair: Indices
+    labeler: Indices
+    lead: Floats
+    share: Floats
     slope: Floats
     mean: Floats
     tie: Floats
+    push: Floats
+    tie_push: Floats
     log_evidence: Floats
     posterior: Floats
 
@@ -98,77 +109,88 @@ def outcome(x: Floats, tie: Floats) -> tuple[Floats, Floats, Floats]:
 
 def marginal_loss(flat: Floats, table: Comparisons, priors: Priors) -> tuple[float, Floats]:
     """Minus the log of marginal likelihood times prior, and its gradient."""
-    at = _at_nodes(flat, table)
-    share = _share(table)
-    posterior = (share[:, None] * at.posterior)[table.pair]
-    push, tie_push = _pushes(table, at)
-    push, tie_push = push * posterior, tie_push * posterior
-    by_skill, by_bias, by_tie = (push * at.slope).sum(axis=1), push.sum(axis=1) * table.lead, tie_push.sum(axis=1)
-    num_labelers = len(table.labelers)
-    own = [np.bincount(table.labeler, weights=by, minlength=num_labelers) for by in (by_skill, by_bias, by_tie)]
-    gradient = np.concatenate([*own, [by_bias.sum(), by_tie.sum(), by_skill.sum()]])
-    precision = priors.precision(num_labelers)
-    loss = float(flat**2 @ precision) / 2 - float(share @ at.log_evidence)
-    return loss, flat * precision - gradient
+    num_labelers, precision = len(table.labelers), priors.precision(len(table.labelers))
+    loss, gradient = float(flat**2 @ precision) / 2, flat * precision
+    for block in _blocks(flat, table):
+        posterior = (block.share[:, None] * block.posterior)[block.pair]
+        push = block.push * posterior
+        by_skill, by_bias = (push * block.slope).sum(axis=1), push.sum(axis=1) * block.lead
+        by_tie = (block.tie_push * posterior).sum(axis=1)
+        own = [np.bincount(block.labeler, weights=by, minlength=num_labelers) for by in (by_skill, by_bias, by_tie)]
+        gradient -= np.concatenate([*own, [by_bias.sum(), by_tie.sum(), by_skill.sum()]])
+        loss -= float(block.share @ block.log_evidence)
+    return loss, gradient
 
 
 def marginal_curvature(flat: Floats, table: Comparisons, priors: Priors) -> Floats:
     """[D, D] second derivatives of the loss."""
-    at = _at_nodes(flat, table)
-    num_labelers, size = len(table.labelers), len(flat)
-    own = table.labeler[:, None] + num_labelers * np.arange(3)
-    common = np.broadcast_to(3 * num_labelers + np.arange(3), (len(table), 3))
-    columns = np.concatenate([own, common], axis=1)  # [C, 6], what a verdict touches
-    push, tie_push = _pushes(table, at)
-    lead, nothing = np.broadcast_to(table.lead[:, None], push.shape), np.zeros_like(push)
-    of_x = np.stack([at.slope, lead, nothing, lead, nothing, at.slope])  # [6, C, J]
+    total = csr_array((len(flat), len(flat)))
+    for block in _blocks(flat, table):
+        total += _curvature(block, len(table.labelers))
+    return np.asarray(total.todense()) + np.diag(priors.precision(len(table.labelers)))
+
+
+def _curvature(block: _Block, num_labelers: int) -> csr_array:
+    """[D, D] mean curvature less the covariance of gradients; six parameters bear on a verdict."""
+    shape, size = block.push.shape, 3 * num_labelers + 3
+    own = block.labeler[:, None] + num_labelers * np.arange(3)
+    common = np.broadcast_to(3 * num_labelers + np.arange(3), (shape[0], 3))
+    columns = np.concatenate([own, common], axis=1)  # [c, 6]
+    lead, nothing = np.broadcast_to(block.lead[:, None], shape), np.zeros(shape)
+    of_x = np.stack([block.slope, lead, nothing, lead, nothing, block.slope])  # [6, c, J]
     of_tie = np.array([0.0, 0.0, 1.0, 0.0, 1.0, 0.0])
-    shared = _share(table)[:, None] * at.posterior  # [N, J]
-    posterior = shared[table.pair]
+    shared = block.share[:, None] * block.posterior  # [n, J]
+    posterior = shared[block.pair]
 
-    curved = np.einsum("pcj,qcj,cj->cpq", of_x, of_x, posterior / 4 * (1 - at.tie - at.mean**2))
-    mixed = np.einsum("pcj,cj,q->cpq", of_x, posterior / 2 * at.mean * at.tie, of_tie)
+    curved = np.einsum("pcj,qcj,cj->cpq", of_x, of_x, posterior / 4 * (1 - block.tie - block.mean**2))
+    mixed = np.einsum("pcj,cj,q->cpq", of_x, posterior / 2 * block.mean * block.tie, of_tie)
     curved -= mixed + mixed.transpose(0, 2, 1)
-    curved += (posterior * at.tie * (1 - at.tie)).sum(axis=1)[:, None, None] * np.outer(of_tie, of_tie)
-    curved[:, [[0], [5]], [0, 5]] -= (posterior * push * at.slope).sum(axis=1)[
-        :, None, None
-    ]  # x is exponential in both
-    rows = np.repeat(columns, 6, axis=1)
-    total = csr_array((curved.ravel(), (rows.ravel(), np.tile(columns, 6).ravel())), shape=(size, size))
+    curved += (posterior * block.tie * (1 - block.tie)).sum(axis=1)[:, None, None] * np.outer(of_tie, of_tie)
+    bent = (posterior * block.push * block.slope).sum(axis=1)[:, None, None]  # x is exponential in log skill and spread
+    curved[:, [[0], [5]], [0, 5]] -= bent
+    where = (np.repeat(columns, 6, axis=1).ravel(), np.tile(columns, 6).ravel())
+    total = csr_array((curved.ravel(), where), shape=(size, size))
 
-    gradients = of_x * push + of_tie[:, None, None] * tie_push  # [6, C, J]
-    expected = csr_array((len(table.pairs), size))
+    gradients = of_x * block.push + of_tie[:, None, None] * block.tie_push  # [6, c, J]
+    where = (np.repeat(block.pair, 6), columns.ravel())
+    expected = csr_array((len(block.share), size))
     for node, share in enumerate(shared.T):
-        data = gradients[:, :, node].T.ravel()
-        gradient = csr_array((data, (np.repeat(table.pair, 6), columns.ravel())), shape=expected.shape)
+        gradient = csr_array((gradients[:, :, node].T.ravel(), where), shape=expected.shape)
         weighted = gradient.multiply(share[:, None]).tocsr()
         total -= gradient.T @ weighted
         expected += weighted
-    squared = expected.T @ expected.multiply(1 / _share(table)[:, None]).tocsr()
-    return np.asarray((total + squared).todense()) + np.diag(priors.precision(num_labelers))
+    return total + expected.T @ expected.multiply(1 / block.share[:, None]).tocsr()
 
 
-def _at_nodes(flat: Floats, table: Comparisons) -> _AtNodes:
+def _blocks(flat: Floats, table: Comparisons) -> Iterator[_Block]:
+    """A few hundred pairs at a time, which the processor's cache can hold."""
     theta = Parameters.unpack(flat, table)
-    slope = theta.skill[table.labeler, None] * (np.sqrt(2) * theta.spread * _NODES)
-    x = slope + (theta.bias[table.labeler] * table.lead)[:, None]
-    mean, tie, log_total = outcome(x, theta.tie[table.labeler, None])
-    tied = table.verdict == 0
-    constant = np.zeros(len(table))
-    constant[tied] = np.log(theta.tie[table.labeler[tied]])
-    log_likelihood = table.verdict[:, None] * x / 2 + constant[:, None] - log_total
-    starts = np.searchsorted(table.pair, np.arange(len(table.pairs)))
-    joint = np.add.reduceat(log_likelihood, starts, axis=0) + _LOG_WEIGHTS
+    starts = np.searchsorted(table.pair, np.arange(len(table.pairs) + 1))
+    for first in range(0, len(table.pairs), _PAIRS):
+        bounds = starts[first : first + _PAIRS + 1]
+        yield _block(theta, table, slice(bounds[0], bounds[-1]), bounds[:-1] - bounds[0])
+
+
+def _block(theta: Parameters, table: Comparisons, among: slice, starts: Indices) -> _Block:
+    pair = table.pair[among] - table.pair[among.start]
+    labeler, lead, verdict = table.labeler[among], table.lead[among], table.verdict[among, None]
+    slope = theta.skill[labeler, None] * (np.sqrt(2) * theta.spread * _NODES)
+    x = slope + (theta.bias[labeler] * lead)[:, None]
+    taste = theta.tie[labeler, None]
+    mean, tie, log_total = outcome(x, taste)
+    constant = np.log(np.where(verdict == 0, taste, 1.0))
+    joint = np.add.reduceat(verdict * x / 2 + constant - log_total, starts, axis=0) + _LOG_WEIGHTS
     log_evidence = np.logaddexp.reduce(joint, axis=1)
-    return _AtNodes(slope, mean, tie, log_evidence, np.exp(joint - log_evidence[:, None]))
-
-
-def _pushes(table: Comparisons, at: _AtNodes) -> tuple[Floats, Floats]:
-    """[C, J] derivatives of the log-likelihood in x and in log tie."""
-    verdict = table.verdict[:, None]
-    return (verdict - at.mean) / 2, (verdict == 0) - at.tie
-
-
-def _share(table: Comparisons) -> Floats:
-    """[N] what a pair counts: the mean weight of its verdicts; outside of the integral, lest it be another model's."""
-    return np.bincount(table.pair, weights=table.weight) / np.bincount(table.pair)
+    return _Block(
+        pair=pair,
+        labeler=labeler,
+        lead=lead,
+        share=np.bincount(pair, weights=table.weight[among]) / np.bincount(pair),
+        slope=slope,
+        mean=mean,
+        tie=tie,
+        push=(verdict - mean) / 2,
+        tie_push=(verdict == 0) - tie,
+        log_evidence=log_evidence,
+        posterior=np.exp(joint - log_evidence[:, None]),
+    )
