@@ -509,6 +509,16 @@ def test_details_that_a_format_has_no_place_for_are_noted(format: str) -> None:
     assert {name for name, mark in marks.items() if mark in text} == set(marks) - missing
 
 
+def test_a_model_is_all_that_is_known_of_some_responses() -> None:
+    assert exported("arena", TALK)[2] == {}
+    assert exported("shp", PAIR)[2] == {
+        "model left out": 1,
+        "labeler left out": 1,
+        "strength left out": 1,
+        "ratings left out": 1,
+    }
+
+
 def test_a_demonstration_loses_its_author_where_nobody_is_named() -> None:
     assert exported("alpaca", SHOWN)[2] == {"author left out": 1}
     assert exported("oasst", SHOWN)[2] == {}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from palate.corpus.export import demonstrations, pairs, whole
-from palate.corpus.export.parts import Comparison, Exported, Exporter, in_comparisons, in_pairs
+from palate.corpus.export.parts import Comparison, Exported, Exporter, in_comparisons, in_pairs, model_of
 from palate.corpus.formats import Item
 from palate.corpus.rejections import Unusable
-from palate.records import Candidates, Demonstration, Prompt, Ranking, Response
+from palate.records import Candidates, Demonstration, Prompt, Provenance, Ranking, Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,10 @@ def _responses(item: Item) -> tuple[Response, ...]:
     return item.responses if isinstance(item, Ranking | Candidates) else ()
 
 
+def _only_model(response: Response) -> Provenance:
+    return Provenance(model=model_of(response))
+
+
 def _tags(item: Item) -> bool:
     return bool((item if isinstance(item, Prompt) else item.prompt).tags) if not isinstance(item, str) else False
 
@@ -60,8 +64,8 @@ DETAILS: Mapping[str, Callable[[Item], bool]] = {
     "shown order": _of_ranking(lambda ranking: ranking.shown_order is not None),
     "seconds": _of_ranking(lambda ranking: ranking.seconds is not None),
     "guideline version": _of_ranking(lambda ranking: bool(ranking.guideline_version)),
-    "model": lambda item: any(response.provenance is not None for response in _responses(item)),
-    "sampling": lambda item: any(response.provenance is not None for response in _responses(item)),
+    "model": lambda item: any(each.provenance is not None for each in _responses(item)),
+    "sampling": lambda item: any(each.provenance not in (None, _only_model(each)) for each in _responses(item)),
     "tags": _tags,
 }
 
