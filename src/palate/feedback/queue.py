@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
+from sqlalchemy import Boolean, Select, Text, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from palate.errors import ConflictError, ForbiddenError, NotFoundError, TooManyError
@@ -50,8 +51,8 @@ def claim(session: Session, user: User, *, batch_id: str | None = None, now: flo
         in_hand.leased_until = now + _batch_of(session, in_hand).lease_seconds
         return in_hand
     _check_share(session, person, now)
-    wanted = _next_items(session, person, batch_id)
-    while items := session.scalars(wanted).all():
+    wanted, who = next_items(in_batch=batch_id is not None), wishes(session, person, batch_id)
+    while items := session.scalars(wanted, who).all():
         for item in items:  # others are after the same ones; whoever comes late looks again
             if take_place(session, item.id):
                 return _task(session, person, item, now)
@@ -193,7 +194,9 @@ def shown_order(item: Item, user_id: str) -> list[int]:
 def batches_for(session: Session, user: User) -> Sequence[Batch]:
     """Open batches, screening first."""
     return session.scalars(
-        select(Batch).where(Batch.state == "open", _suits(session, user)).order_by(Batch.is_screening.desc())
+        select(Batch)
+        .where(Batch.state == "open", Batch.is_screening == must_be_screened(session, user))
+        .order_by(Batch.is_screening.desc())
     ).all()
 
 
@@ -202,6 +205,33 @@ def must_be_screened(session: Session, user: User) -> bool:
     if user.role != "labeler" or user.screening is not None:
         return False
     return bool(session.scalar(select(exists().where(Batch.is_screening, Batch.state == "open"))))
+
+
+def next_items(*, in_batch: bool) -> Select[Any]:
+    """A few items with an open place for somebody (see `wishes`), the most wanted first; built once, asked often."""
+    user_id, screening = bindparam("user_id", type_=Text), bindparam("screening", type_=Boolean)
+    mine, counted, counted_item = aliased(Task), aliased(Task), aliased(Item)
+    seen = exists().where(mine.item_id == Item.id, mine.user_id == user_id, mine.state.in_(_WORKING))
+    wrote = exists().where(ItemAuthor.item_id == Item.id, ItemAuthor.user_id == user_id)
+    share = (
+        select(func.count())
+        .select_from(counted)
+        .join(counted_item, counted_item.id == counted.item_id)
+        .where(
+            counted_item.batch_id == Batch.id, counted.user_id == user_id, counted.state.in_(("leased", "submitted"))
+        )
+        .correlate(Batch)
+        .scalar_subquery()
+    )
+    wanted = and_(Batch.state == "open", Item.open_places > 0, ~seen, ~wrote, Batch.is_screening == screening)
+    query = (
+        select(Item)
+        .join(Batch, Batch.id == Item.batch_id)
+        .where(wanted, or_(Batch.per_labeler.is_(None), share < Batch.per_labeler))
+        .order_by(Item.priority.desc(), Batch.created_at, Item.position)
+        .limit(_TRIES)
+    )
+    return query.where(Item.batch_id == bindparam("batch_id", type_=Text)) if in_batch else query
 
 
 def _alone(session: Session, user_id: str) -> User:
@@ -263,39 +293,12 @@ def _check_share(session: Session, user: User, now: float) -> None:
         raise TooManyError(f"your {user.tasks_per_day} tasks for today are done", retry_after=wait)
 
 
-def _suits(session: Session, user: User) -> ColumnElement[bool]:
-    """Screening first and alone for those who need it; never again for those who had it."""
-    if must_be_screened(session, user):
-        return Batch.is_screening.is_(True)
-    return Batch.is_screening.is_(False)
+def wishes(session: Session, user: User, batch_id: str | None) -> dict[str, Any]:
+    """The parameters of `next_items` for a person; screening is first and alone for those who need it."""
+    return {"user_id": user.id, "screening": must_be_screened(session, user), "batch_id": batch_id}
 
 
-def _next_items(session: Session, user: User, batch_id: str | None) -> Any:
-    """A few items with an open place for this person, the most wanted first."""
-    mine, counted, counted_item = aliased(Task), aliased(Task), aliased(Item)
-    seen = exists().where(mine.item_id == Item.id, mine.user_id == user.id, mine.state.in_(_WORKING))
-    wrote = exists().where(ItemAuthor.item_id == Item.id, ItemAuthor.user_id == user.id)
-    share = (
-        select(func.count())
-        .select_from(counted)
-        .join(counted_item, counted_item.id == counted.item_id)
-        .where(
-            counted_item.batch_id == Batch.id, counted.user_id == user.id, counted.state.in_(("leased", "submitted"))
-        )
-        .correlate(Batch)
-        .scalar_subquery()
-    )
-    wanted = and_(Batch.state == "open", Item.open_places > 0, ~seen, ~wrote, _suits(session, user))
-    query = (
-        select(Item)
-        .join(Batch, Batch.id == Item.batch_id)
-        .where(wanted, or_(Batch.per_labeler.is_(None), share < Batch.per_labeler))
-        .order_by(Item.priority.desc(), Batch.created_at, Item.position)
-        .limit(_TRIES)
-    )
-    return query if batch_id is None else query.where(Item.batch_id == batch_id)
-
-
+@cache
 def _task(session: Session, user: User, item: Item, now: float) -> Task:
     """A new task, or this person's earlier one whose lease had run out."""
     batch = session.get_one(Batch, item.batch_id)

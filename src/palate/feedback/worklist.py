@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError
@@ -100,11 +101,17 @@ def pile(session: Session, user: User, batch: Batch) -> Pile:
     mine = mine.where(Item.batch_id == batch.id, Task.user_id == user.id)
     done = session.scalar(mine.where(Task.state == "submitted")) or 0
     in_hand = session.scalar(mine.where(Task.state == "leased")) or 0
-    wanted = queue._next_items(session, user, batch.id).order_by(None).limit(None)
-    left = session.scalar(select(func.count()).select_from(wanted.subquery())) or 0
+    left = session.scalar(_left(), queue.wishes(session, user, batch.id)) or 0
     if batch.per_labeler is not None:
         left = max(min(left, batch.per_labeler - done - in_hand), 0)
     return Pile(batch=batch, done=done, in_hand=in_hand, left=left, pace=_pace(session, user, batch))
+
+
+@cache
+def _left() -> Select[Any]:
+    """How many items of a batch have an open place for somebody."""
+    wanted = queue.next_items(in_batch=True).order_by(None).limit(None).with_only_columns(Item.id)
+    return select(func.count()).select_from(wanted.subquery())
 
 
 def piles(session: Session, user: User) -> list[Pile]:
