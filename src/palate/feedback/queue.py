@@ -207,6 +207,7 @@ def must_be_screened(session: Session, user: User) -> bool:
     return bool(session.scalar(select(exists().where(Batch.is_screening, Batch.state == "open"))))
 
 
+@cache
 def next_items(*, in_batch: bool) -> Select[Any]:
     """A few items with an open place for somebody (see `wishes`), the most wanted first; built once, asked often."""
     user_id, screening = bindparam("user_id", type_=Text), bindparam("screening", type_=Boolean)
@@ -232,6 +233,11 @@ def next_items(*, in_batch: bool) -> Select[Any]:
         .limit(_TRIES)
     )
     return query.where(Item.batch_id == bindparam("batch_id", type_=Text)) if in_batch else query
+
+
+def wishes(session: Session, user: User, batch_id: str | None) -> dict[str, Any]:
+    """The parameters of `next_items` for a person; screening is first and alone for those who need it."""
+    return {"user_id": user.id, "screening": must_be_screened(session, user), "batch_id": batch_id}
 
 
 def _alone(session: Session, user_id: str) -> User:
@@ -293,12 +299,6 @@ def _check_share(session: Session, user: User, now: float) -> None:
         raise TooManyError(f"your {user.tasks_per_day} tasks for today are done", retry_after=wait)
 
 
-def wishes(session: Session, user: User, batch_id: str | None) -> dict[str, Any]:
-    """The parameters of `next_items` for a person; screening is first and alone for those who need it."""
-    return {"user_id": user.id, "screening": must_be_screened(session, user), "batch_id": batch_id}
-
-
-@cache
 def _task(session: Session, user: User, item: Item, now: float) -> Task:
     """A new task, or this person's earlier one whose lease had run out."""
     batch = session.get_one(Batch, item.batch_id)
