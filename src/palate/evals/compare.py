@@ -189,14 +189,13 @@ def describe(report: Report, found: Comparison) -> None:
         [[name.replace("_", " "), *(f"{getattr(signals[who], name):.3f}" for who in signals)] for name in names],
     )
     each = len(found.model.texts) // win.num_prompts
-    report.side_by_side(
-        "The same prompts, before and after",
-        [
-            {
-                "prompt": found.model.rollout.prompts[row].text,
-                "before": found.baseline.texts[row],
-                "after": found.model.texts[row],
-            }
-            for row in range(0, len(found.model.texts), each)
-        ][:24],
-    )
+    texts = [
+        {
+            "prompt": found.model.rollout.prompts[row].text,
+            "before": found.baseline.texts[row],
+            "after": found.model.texts[row],
+        }
+        for row in range(0, len(found.model.texts), each)
+    ][:24]
+    report.data("texts", texts)
+    report.side_by_side("The same prompts, before and after", texts)
