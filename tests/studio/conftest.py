@@ -13,15 +13,14 @@ import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from tests.studio.live import PASSWORD, Live, serving
 
 from palate.feedback import people
 from palate.feedback.store import Store
-from palate.feedback.tables import User
+from palate.feedback.tables import Model, User
 from palate.studio.access import COOKIE
 from palate.studio.app import create_app
 from palate.studio.workspace import Workspace, create
-
-PASSWORD = "a long password"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +76,30 @@ def client_of(studio: Studio) -> ClientOf:
         return Client(studio.app, signed_in)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def live(_empty_workspace: Path, talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A real server with a real process for its models, "tiny" and "talker"; one for all tests that need it."""
+    directory = tmp_path_factory.mktemp("live") / "workspace"
+    shutil.copytree(_empty_workspace, directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(people, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+        workspace = Workspace(directory)
+        studio = Studio(app=create_app(workspace), workspace=workspace)
+        with workspace.store.write() as session:
+            rows = [
+                Model(name=name, path=path, created_at=1.0)
+                for name, path in (("tiny", "tiny"), ("talker", str(talker)))
+            ]
+            session.add_all(rows)
+            session.flush()
+            models = {row.name: row.id for row in rows}
+        with serving(studio) as url:
+            live = Live(studio=studio, url=url, models=models)
+            live.warm_up()
+            yield live
 
 
 @pytest.fixture(scope="session")

@@ -104,22 +104,32 @@ def length_controlled(
 ) -> Estimate:
     """The win rate to expect if both were equally long; shapes as in ``win_rate``, words with the scores.
 
+    See `length_controlled_of_outcomes`.
+    """
+    outcomes = _outcomes(scores_model, scores_baseline, tie_margin)
+    differences = _against_each(words_model, words_baseline)
+    return length_controlled_of_outcomes(outcomes, differences, seed=seed, resamples=resamples)
+
+
+def length_controlled_of_outcomes(
+    outcomes: ArrayLike, differences: ArrayLike, *, seed: int, resamples: int = 500
+) -> Estimate:
+    """The same from verdicts that are there already: [P, ...] from 0 to 1, and [P, ...] words more than the baseline.
+
     ``logit P(win) = a + b x`` with x the difference in words over its spread; the rate is sigmoid(a). A slight pull of
     b to zero (a unit normal prior) keeps the fit finite when length and winning go together without exception; then
     the interval is wide, as it should be.
     """
-    outcomes = _outcomes(scores_model, scores_baseline, tie_margin)
-    differences = _against_each(words_model, words_baseline)
-    if differences.shape != outcomes.shape:
+    verdicts, words = np.asarray(outcomes, dtype=np.float64), np.asarray(differences, dtype=np.float64)
+    if words.shape != verdicts.shape:
         raise DataError("there must be one number of words for each score")
-    x = differences / (float(np.sqrt((differences**2).mean())) or 1.0)
-    per_pair = 1 / outcomes[0].size
+    x = words / (float(np.sqrt((words**2).mean())) or 1.0)
+    each = verdicts[0].size
 
     def rate_at_equal_length(counts: Floats) -> float:
-        weights = np.repeat(counts * per_pair, outcomes[0].size)
-        return _sigmoid_at_zero(x.ravel(), outcomes.ravel(), weights)
+        return _sigmoid_at_zero(x.ravel(), verdicts.ravel(), np.repeat(counts / each, each))
 
-    return bootstrap(rate_at_equal_length, len(outcomes), seed=seed, resamples=resamples)
+    return bootstrap(rate_at_equal_length, len(verdicts), seed=seed, resamples=resamples)
 
 
 def both_orders(judge: PairJudge, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]) -> BothOrders:

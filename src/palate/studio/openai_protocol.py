@@ -180,9 +180,9 @@ class UntilStop:
         if self.ended:
             return ""
         self.text += piece
-        found = [at for stop in self.stops if (at := self.text.find(stop)) >= 0]
-        if found:
-            self.ended, self.text = True, self.text[: min(found)]
+        found = [(at + len(stop), at) for stop in self.stops if (at := self.text.find(stop)) >= 0]
+        if found:  # the one that was whole first, however the text was cut into pieces
+            self.ended, self.text = True, self.text[: min(found)[1]]
         return self._say(len(self.text) if found else len(self.text) - self._held())
 
     def finish(self) -> str:

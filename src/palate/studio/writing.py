@@ -88,9 +88,8 @@ class Writing:
             yield bit
 
     async def _write(self) -> None:
-        models = groupby(range(len(self.ask.answers)), key=lambda index: self.ask.answers[index].model)
-        drawing = asyncio.gather(*(self._draw(model, list(indices)) for model, indices in models))
-        stopping = asyncio.ensure_future(self._stopped.wait())
+        drawing = asyncio.create_task(self._draw_all())
+        stopping = asyncio.create_task(self._stopped.wait())
         either: set[asyncio.Future[Any]] = {drawing, stopping}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -100,6 +99,12 @@ class Writing:
         finally:
             await asyncio.to_thread(self._end)
             self._bits.put_nowait(None)
+        if not drawing.cancelled():
+            drawing.result()
+
+    async def _draw_all(self) -> None:
+        models = groupby(range(len(self.ask.answers)), key=lambda index: self.ask.answers[index].model)
+        await asyncio.gather(*(self._draw(model, list(indices)) for model, indices in models))
 
     async def _draw(self, model: str, indices: list[int]) -> None:
         """The answers of one model, side by side."""

@@ -1,0 +1,84 @@
+"""A generator of given texts, so that tests of the chat need no model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from palate.records import Message, Provenance, Response
+from palate.studio.generation import Busy
+from palate.studio.wire import Done, Failed, Piece, Serving
+
+PIECE = 3
+
+
+class Fake:
+    """Says the given texts in turn, in pieces of three characters.
+
+    Attributes:
+        texts: what is said next; an error is said as a failure, None goes on without end.
+        asked: what the model was told each time.
+        open: generations under way.
+    """
+
+    def __init__(self, *texts: str | Failed | Busy | None) -> None:
+        self.texts = list(texts)
+        self.asked: list[tuple[str, list[tuple[str, str]]]] = []
+        self.sampling: list[Serving] = []
+        self.open = 0
+
+    async def stream(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        sampling: Serving,
+        seed: int,
+        sample_index: int = 0,
+        *,
+        user: str,
+        num_responses: int = 1,
+    ) -> AsyncGenerator[Piece | Done | Failed]:
+        self.asked.append((model, [(message.role, message.content) for message in messages]))
+        self.sampling.append(sampling)
+        texts = [self.texts.pop(0) for _ in range(num_responses)]
+        self.open += 1
+        try:
+            for start in range(0, 10**9 if None in texts else 1000, PIECE):
+                for index, text in enumerate(texts):
+                    if isinstance(text, Busy):
+                        raise text
+                    if isinstance(text, Failed):
+                        yield text
+                        return
+                    piece = "ab " if text is None else text[start : start + PIECE]
+                    if piece:
+                        yield Piece(id="1", index=index, text=piece)
+                await asyncio.sleep(0)
+            for index, text in enumerate(texts):
+                yield done(index, str(text), model=f"/somewhere/{model}", seed=seed, sample_index=sample_index + index)
+        finally:
+            self.open -= 1
+
+
+def done(index: int, text: str, **provenance: Any) -> Done:
+    response = Response(text=text, provenance=Provenance(checkpoint="c0ffee", **provenance))
+    return Done(
+        id="1", index=index, response=response, finish_reason="stop", prompt_tokens=7, response_tokens=len(text)
+    )
+
+
+def failed(kind: str = "ModelError", message: str = "no such model") -> Failed:
+    return Failed(id="1", kind=kind, message=message)
+
+
+def events_of(text: str) -> list[tuple[str, Any]]:
+    """The events of a stream that has ended."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if "data" in lines:
+            data = None if lines["data"] == "[DONE]" else json.loads(lines["data"])
+            found.append((lines.get("event", "message"), data))
+    return found
