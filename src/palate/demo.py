@@ -64,8 +64,8 @@ class Scale:
     max_new_tokens: int = 32
     demonstration_prompts: int = 96
     ranked_prompts: int = 160
-    steps: int = 22
-    prompts_per_step: int = 16
+    steps: int = 16
+    prompts_per_step: int = 8
     evaluation_prompts: int = 64
 
 
@@ -167,8 +167,7 @@ class Loop:
 
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""
-        how = {"minibatches": 2, "gae_lambda": 1.0, "value_optimizer": {"learning_rate": 2e-4}}
-        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), **how)
+        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), minibatches=2, value_optimizer={"learning_rate": 2e-4})
 
     def rl(self) -> dict[str, Any]:
         """What PPO and REINFORCE have in common."""
