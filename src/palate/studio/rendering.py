@@ -104,8 +104,13 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(at: float | None) -> str:
-    """How long since a time: "5 min ago"."""
-    return "never" if at is None else f"{duration(max(time.time() - at, 0))} ago"
+    """How long since a time: "5 min ago", "3 days ago"."""
+    if at is None:
+        return "never"
+    seconds = max(time.time() - at, 0)
+    if seconds >= 2 * 86400:
+        return f"{seconds // 86400:.0f} days ago"
+    return f"{duration(seconds if seconds < 60 else seconds // 60 * 60)} ago"
 
 
 def day(at: float | None) -> str:
