@@ -23,7 +23,23 @@ from palate.studio.rendering import STATIC, page, wants_json
 from palate.studio.security import SecurityHeaders
 from palate.studio.workspace import Workspace
 
-ROUTERS = ("entry", "label", "tasks", "guidelines", "chat", "tokens", "openai_api")
+ROUTERS = (
+    "entry",
+    "label",
+    "tasks",
+    "guidelines",
+    "chat",
+    "tokens",
+    "openai_api",
+    "labelers",
+    "screening",
+    "review",
+    "agreement",
+    "exports",
+    "dashboard",
+    "log",
+    "description",
+)
 """Modules of this package with a ``router``; one with ``start`` and ``stop`` has something running beside it."""
 
 BODY_BYTES = 1 << 20
