@@ -22,6 +22,7 @@ ENTRIES = (
     Entry("/review", "Review", REVIEWERS),
     Entry("/batches", "Batches", RESEARCHERS),
     Entry("/people", "People", ADMINS),
+    Entry("/screening", "Screening", RESEARCHERS - ADMINS),  # an admin comes from People
     Entry("/agreement", "Agreement", REVIEWERS),
     Entry("/dashboard", "Dashboard", RESEARCHERS),
     Entry("/rounds", "Rounds", RESEARCHERS),
