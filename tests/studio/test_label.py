@@ -331,6 +331,18 @@ def test_the_first_page_undoes_and_reopens_by_form(studio: Studio, client_of: Cl
         assert lea.get(f"/api/tasks/{task['id']}").json()["state"] == "leased"
 
 
+def test_scripts_of_different_versions_never_meet(studio: Studio, client_of: ClientOf) -> None:
+    """A page names the version of its script; what that imports by its plain name is asked for again each time."""
+    add_batch(studio, items=1)
+    lea = client_of("labeler")
+    page = lea.get(f"/label/{claim(lea)['id']}")
+    script = re.search(r"/static/label\.js\?v=\w+", page.text)
+    assert script is not None
+    assert lea.get(script.group()).headers["cache-control"] == "max-age=86400"
+    assert lea.get("/static/label_ranking.js").headers["cache-control"] == "no-cache"
+    assert page.headers["cache-control"] == "no-store"
+
+
 # ---- what there is to do
 
 

@@ -20,7 +20,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """Adds `HEADERS` to every response; pages and data are never cached."""
+    """Adds `HEADERS` to every response, and how long a browser may keep it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -36,8 +36,14 @@ class SecurityHeaders:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                kept = "max-age=86400" if scope["path"].startswith("/static/") else "no-store"
-                headers.setdefault("Cache-Control", kept)
+                headers.setdefault("Cache-Control", _kept(scope))
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+def _kept(scope: Scope) -> str:
+    """Pages and data: never. Files: a day if their address names their version, else as long as they are unchanged."""
+    if not scope["path"].startswith("/static/"):
+        return "no-store"
+    return "max-age=86400" if b"v=" in scope["query_string"] else "no-cache"
