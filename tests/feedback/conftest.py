@@ -24,16 +24,22 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def sqlite_url(migrated: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{shutil.copy(migrated, tmp_path / 'palate.db')}"
+
+
+@pytest.fixture
+def postgresql_url(postgres: Server) -> Iterator[str]:
+    with postgres.database() as url:
+        yield url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def url(request: pytest.FixtureRequest) -> str:
     """Of a database with all tables and nothing in them."""
-    if request.param == "sqlite":
-        migrated = request.getfixturevalue("migrated")
-        yield f"sqlite:///{shutil.copy(migrated, tmp_path / 'palate.db')}"
-    else:
-        server: Server = request.getfixturevalue("postgres")
-        with server.database() as url:
-            yield url
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -65,3 +71,15 @@ def store(url: str) -> Iterator[Store]:
 @pytest.fixture
 def world(store: Store) -> World:
     return World(store)
+
+
+@pytest.fixture
+def sqlite_world(sqlite_url: str) -> Iterator[World]:
+    with _opened(sqlite_url) as store:
+        yield World(store)
+
+
+@pytest.fixture
+def postgresql_world(postgresql_url: str) -> Iterator[World]:
+    with _opened(postgresql_url) as store:
+        yield World(store)

@@ -60,14 +60,14 @@ def test_candidates_become_items(world: World) -> None:
 
 def test_authors_are_kept_with_the_item(world: World) -> None:
     ann, bob = world.user("ann"), world.user("bob")
-    prompt = world.prompt("why?")
+    batch, prompt = world.batch(), world.prompt("why?")
     rows = [
         *world.responses(prompt, "one", "two", author=ann),
         *world.responses(prompt, "three", author=bob),
         *world.responses(prompt, "four"),
     ]
     with world.store.write() as session:
-        item = batches.add_item(session, world.batch(), prompt.id, [row.id for row in rows])
+        item = batches.add_item(session, batch, prompt.id, [row.id for row in rows])
         authors = session.scalars(select(ItemAuthor.user_id).where(ItemAuthor.item_id == item.id)).all()
     assert sorted(authors) == sorted([ann.id, bob.id])
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import CheckConstraint, event, inspect, select, text
+from sqlalchemy import CheckConstraint, event, inspect, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from tests.feedback.world import NOW, World
+from tests.feedback.world import NOW, World, together
 
-from palate.errors import DataError
+from palate.errors import DataError, TooManyError
 from palate.feedback.store import Store
 from palate.feedback.tables import Guideline, Item, Judgement, Setting, Table, User, fold_name
 
@@ -156,6 +157,29 @@ def test_sqlite_writes_through_to_the_disk(tmp_path: Path) -> None:
         values = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous")]
         assert values == ["wal", 2]
     store.close()
+
+
+def test_sqlite_writers_stand_in_line(sqlite_world: World) -> None:
+    """SQLite itself refuses at once here: whoever waits has waited in our line."""
+    store = sqlite_world.store
+    event.listen(store.engine, "begin", lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout=0"))
+
+    def write() -> None:
+        for _ in range(3):
+            with store.write() as session:
+                session.execute(update(Setting).values(value={}))
+                time.sleep(0.003)
+
+    together([write] * 10)
+
+
+def test_the_line_is_not_endless(sqlite_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palate.feedback.store.BUSY_SECONDS", 0.01)
+    store = sqlite_world.store
+    with store.write(), pytest.raises(TooManyError, match="busy"), store.write():
+        pass
+    with store.write() as session:
+        session.add(Setting(key="free again", value={}))
 
 
 def test_references_and_checks_hold(store: Store) -> None:

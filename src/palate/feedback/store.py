@@ -5,12 +5,16 @@ its first statement, so that what it has read cannot change before it writes. Po
 and those that `queue` and `people` ask it to lock because a decision hangs on them. One thing a person does is one
 transaction; two people's in one could wait for each other.
 
+SQLite lets one write at a time and has the others ask again and again, which starves some of them when there are many.
+Within a process they therefore stand in line for a lock of ours; only other processes poll.
+
 A judgement is on disk when `write` has ended: SQLite runs in WAL mode with `synchronous=FULL`.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +30,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from palate.errors import DataError, MissingExtraError
+from palate.errors import DataError, MissingExtraError, TooManyError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30
@@ -46,6 +50,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = _parsed(url)
         self.engine = _sqlite(self.url) if self.is_sqlite else _postgres(self.url)
+        self._line = threading.Lock()
         self._reading = self.engine.execution_options(**(_SQLITE_READS if self.is_sqlite else _POSTGRES_READS))
 
     @property
@@ -61,8 +66,12 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A transaction: everything in it happens, or nothing if an exception leaves it."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """A transaction: everything in it happens, or nothing if an exception leaves it.
+
+        Raises:
+            TooManyError: others have been writing for too long.
+        """
+        with self._turn(), Session(self.engine, expire_on_commit=False) as session:
             yield session
             session.commit()
 
@@ -88,6 +97,18 @@ class Store:
     def close(self) -> None:
         """Return every connection."""
         self.engine.dispose()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._line.acquire(timeout=BUSY_SECONDS):
+            raise TooManyError("the database is busy: try again in a moment")
+        try:
+            yield
+        finally:
+            self._line.release()
 
     def _config(self) -> Config:
         config = Config()
