@@ -24,7 +24,7 @@ from palate.feedback import batches, datasets, identity, proposing
 from palate.feedback.batches import BatchPlan
 from palate.feedback.tables import Batch, Job, Model, User
 from palate.records import Candidates, Ranking
-from palate.studio import plans
+from palate.studio import arena_jobs, plans
 from palate.studio.recipebook import Plan
 from palate.studio.workspace import Workspace
 
@@ -157,6 +157,7 @@ _ACTIONS: Mapping[str, Callable[[Workspace, Job, Path], Apply]] = {
     "register": _register,
     "accuracy": _accuracy,
     "priorities": _priorities,
+    "arena": arena_jobs.collect,
 }
 
 
@@ -168,9 +169,9 @@ def _sampled(screened: identity.Screened) -> str:
     responses = sum(len(item.responses) for item in screened.candidates)
     message = f"{responses} responses to {len(screened.candidates)} prompts"
     if screened.dropped:
-        message += f"; {screened.dropped} left out because they name their model or its maker"
+        message += f"; left out because they name their model or its maker: {screened.dropped}"
     if screened.items_dropped:
-        message += f", and with them {screened.items_dropped} prompts that had fewer than two left"
+        message += f", and prompts of which fewer than two were left: {screened.items_dropped}"
     return message
 
 
