@@ -17,6 +17,8 @@ from palate.errors import DiskFullError, PalateError
 
 COMMANDS = (
     "demo",
+    "init",
+    "studio",
     "data",
     "data check",
     "data import",

@@ -169,7 +169,10 @@ def definitions(module: str) -> set[str]:
 @by_page
 def test_source_files_named_in_prose_exist(page: str) -> None:
     ours = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py")}
-    names = ours | {Path(name).name for name in ours} | {"rank.py", "tastes.py", "scripts/reference.py"}
+    beside = {
+        path.relative_to(ROOT).as_posix() for name in ("scripts", "benchmarks") for path in (ROOT / name).glob("*.py")
+    }
+    names = ours | {Path(name).name for name in ours} | {"rank.py", "tastes.py"} | beside
     for span in re.findall(r"`((?:\w+/)*\w+\.py)`", prose(page)):
         assert span in names, f"{page} names {span}, which is not there"
 
@@ -184,7 +187,6 @@ def test_file_tree_is_complete() -> None:
         if not name.endswith("/"):
             named.append("".join(folders))
         assert len(line.split()) > 1 or depth == 0, f"say what {name} is"
-    there = [
-        path.relative_to(ROOT).as_posix() for path in SOURCE.rglob("*") if path.is_file() and path.suffix != ".pyc"
-    ]
+    there = [path for path in SOURCE.rglob("*") if path.suffix == ".py" or path.name == "py.typed"]
+    there = [path.relative_to(ROOT).as_posix() for path in there if path.parent.name != "versions"]
     assert sorted(named) == sorted(there)

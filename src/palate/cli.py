@@ -335,7 +335,9 @@ def _data(commands: _Group) -> None:
     parser = group.add("export", export, "write records in another tool's format", _EXPORT, more=_export_formats)
     parser.add_argument("file", metavar="FILE", help="records in any format that can be read")
     parser.add_argument("--format", required=True, metavar="NAME", help="one of those below")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl, or in .csv for csv")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .json, or in .csv for csv"
+    )
 
 
 def _add_reading(parser: Parser) -> None:
@@ -444,4 +446,5 @@ def _formats() -> str:
 
 
 def _export_formats() -> str:
-    return "formats:\n  " + ", ".join(_import("palate.corpus.export", "EXPORTERS"))
+    formats = _import("palate.corpus.export", "EXPORTERS")
+    return "formats:\n" + "\n".join(f"  {name:<27} {format.shape}" for name, format in formats.items())
