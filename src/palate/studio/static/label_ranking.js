@@ -60,7 +60,7 @@ export function open(task, changed, announce) {
     scrolling = false;
     const card = cards[current];
     card.focus({ preventScroll: true });
-    card.scrollIntoView({ block: card.offsetHeight > innerHeight * 0.6 ? "start" : "nearest" });
+    card.scrollIntoView({ behavior: "instant", block: card.offsetHeight > innerHeight * 0.6 ? "start" : "nearest" });
     render();
   }
 
