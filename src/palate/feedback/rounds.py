@@ -81,6 +81,8 @@ def change_policy(session: Session, number: int, policy: Model) -> None:
     Raises:
         ConflictError: something was.
     """
+    if policy.kind != "policy":
+        raise ConflictError("a round starts from a model that answers, not from a reward model")
     made = session.scalar(select(func.count()).select_from(Job).where(Job.round_number == number))
     if made or session.scalar(select(func.count()).select_from(Batch).where(Batch.round_number == number)):
         raise ConflictError("this round is under way: start the next one from that model")

@@ -16,7 +16,6 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
@@ -88,9 +87,7 @@ def identify(request: Request) -> Visitor | None:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     store = the_store(request)
     if scheme.lower() == "bearer" and secret:
-        with store.read() as session:
-            user = people.holder_of(session, secret.strip())
-        return None if user is None else Visitor(user=user, csrf=None)
+        return _program(store, secret.strip())
     cookie = request.cookies.get(COOKIE)
     if not cookie:
         return None
@@ -103,6 +100,18 @@ def identify(request: Request) -> Visitor | None:
         with store.write() as session:
             people.note_seen(session, login.token_hash)
     return Visitor(user=user, csrf=login.csrf)
+
+
+def _program(store: Store, secret: str) -> Visitor | None:
+    with store.read() as session:
+        token = people.token_of(session, secret)
+        user = None if token is None else session.get_one(User, token.user_id)
+    if token is None or user is None:
+        return None
+    if people.is_worth_noting(token):
+        with store.write() as session:
+            people.note_used(session, token.id)
+    return Visitor(user=user, csrf=None)
 
 
 async def guard(request: Request, visitor: Annotated[Visitor | None, Depends(identify)]) -> None:
@@ -130,7 +139,8 @@ def person(request: Request) -> User:
 
 async def _check_csrf(request: Request, expected: str) -> None:
     given = request.headers.get("x-csrf-token")
-    if given is None and "form" in request.headers.get("content-type", ""):
+    # not multipart: a file would be read whole before anybody knew that it may be sent
+    if given is None and request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         given = str((await request.form()).get("csrf", ""))
     if not hmac.compare_digest((given or "").encode(), expected.encode()):
         raise ForbiddenError("the page was open too long or the form is not ours: reload the page and send it again")
@@ -139,7 +149,7 @@ async def _check_csrf(request: Request, expected: str) -> None:
 def _check_origin(request: Request) -> None:
     """Forms that need no session (sign-in, invitation) are at least not sent by another site."""
     origin = request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
     if foreign or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
         raise ForbiddenError("this form was sent from another site")
 

@@ -6,19 +6,20 @@ fills in the recipe. Paths in recipes are relative to the workspace, where jobs 
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tomli_w
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from palate.corpus.splits import split
 from palate.errors import ConflictError, DataError, NotFoundError
 from palate.feedback import datasets, rounds
-from palate.feedback.datasets import Collected, Kind
-from palate.feedback.tables import Model, PromptRow, ResponseRow
+from palate.feedback.datasets import Collected, Dataset, Kind
+from palate.feedback.tables import Job, Model, PromptRow, ResponseRow
 from palate.recipe import Holdout, RewardRecipe, parse_recipe
 from palate.records import Candidates, Prompt
 from palate.studio import recipebook
@@ -171,6 +172,12 @@ def unanswered(session: Session, *, limit: int | None = None) -> list[Prompt]:
     return [Prompt.model_validate(record) for record in session.scalars(rows.limit(limit))]
 
 
+def count_unanswered(session: Session) -> int:
+    """How many those are."""
+    answered = select(ResponseRow.prompt_id)
+    return session.scalar(select(func.count()).select_from(PromptRow).where(PromptRow.id.not_in(answered))) or 0
+
+
 def model_of(session: Session, model_id: str, kind: str) -> Model:
     """A model of this kind.
 
@@ -181,6 +188,14 @@ def model_of(session: Session, model_id: str, kind: str) -> Model:
     if model is None or model.kind != kind:
         raise NotFoundError("no such reward model" if kind == "reward" else "no such model")
     return model
+
+
+def dataset_of(workspace: Workspace, job: Job) -> Dataset | None:
+    """The card of what a job learned from or answered."""
+    tree = tomllib.loads(job.recipe)
+    data = tree.get("data", tree.get("prompts"))
+    path = data.get("path") if isinstance(data, dict) else data
+    return datasets.read_card(workspace.directory, path) if isinstance(path, str) else None
 
 
 def newest_reward_models(session: Session) -> list[Model]:

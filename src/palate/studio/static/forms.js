@@ -1,0 +1,52 @@
+// Forms that speak to the API: <form data-api="/api/things" data-then="/things/{id}">. Field names are the keys of the
+// JSON that is sent; data-as="list" gathers checked boxes of one name, data-as="number" makes a number (nothing: null).
+// A form with a file is sent as it is. What comes back fills in data-then, or goes to whoever listens to "sent".
+
+import { call, notice } from "./palate.js";
+
+export function values(form) {
+  const body = {};
+  for (const field of form.elements) {
+    if (!field.name || field.disabled || field.name === "csrf") continue;
+    const kind = field.dataset.as ?? field.type;
+    if (kind === "list") {
+      body[field.name] ??= [];
+      if (field.checked || field.selected) body[field.name].push(field.value);
+    } else if (kind === "checkbox") body[field.name] = field.checked;
+    else if (kind === "radio") {
+      if (field.checked) body[field.name] = field.value;
+    } else if (kind === "number") body[field.name] = field.value === "" ? null : Number(field.value);
+    else body[field.name] = field.value;
+  }
+  return body;
+}
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.matches("form[data-api]")) return;
+  event.preventDefault();
+  if (form.dataset.confirm && !window.confirm(form.dataset.confirm)) return;
+  const error = form.querySelector(".form-error");
+  const button = event.submitter ?? form.querySelector("button");
+  if (error) error.hidden = true;
+  button.disabled = true;
+  button.setAttribute("aria-busy", "true");
+  try {
+    const body = form.querySelector("input[type=file]") ? new FormData(form) : values(form);
+    const answer = await call("POST", form.dataset.api, body);
+    form.dispatchEvent(new CustomEvent("sent", { bubbles: true, detail: answer }));
+    if (form.dataset.then) {
+      const next = form.dataset.then.replace("{id}", answer?.id ?? "");
+      if (next === "reload") window.location.reload();
+      else window.location.assign(next);
+    }
+  } catch (failure) {
+    if (error) {
+      error.textContent = failure.message;
+      error.hidden = false;
+    } else notice(failure.message);
+  } finally {
+    button.disabled = false;
+    button.removeAttribute("aria-busy");
+  }
+});
