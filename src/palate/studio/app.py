@@ -31,6 +31,7 @@ ROUTERS = (
     "chat",
     "tokens",
     "openai_api",
+    "arena",
     "labelers",
     "screening",
     "review",
@@ -39,6 +40,10 @@ ROUTERS = (
     "dashboard",
     "log",
     "description",
+    "start",
+    "batches",
+    "runs",
+    "rounds",
 )
 """Modules of this package with a ``router``; one with ``start`` and ``stop`` has something running beside it."""
 
@@ -120,7 +125,8 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(PalateError)
     def ours(request: Request, error: PalateError) -> Response:
         headers = {"Retry-After": str(int(error.retry_after))} if isinstance(error, TooManyError) else {}
-        return _error(request, _STATUS.get(type(error), 400), str(error), headers)
+        status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 400)
+        return _error(request, status, str(error), headers)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
