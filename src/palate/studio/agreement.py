@@ -322,7 +322,7 @@ def _over_time(periods: Sequence[Period], view: View, level: float | None) -> Ma
         x = [float((index + 1) * view.every) for index in range(len(periods))]
         label, shown = "meetings of two people on an item", None
     else:
-        x, label, shown = [period.start // DAY for period in periods], "day", day_label
+        x, label, shown = [period.start // DAY for period in periods], "", day_label
     found = [period.agreement for period in periods]
     line = Series(
         name="agreement", x=x, y=[e.value for e in found], low=[e.low for e in found], high=[e.high for e in found]
