@@ -25,7 +25,10 @@ def test_a_token_lets_a_program_in_until_it_is_revoked(studio: Studio, ada: Clie
     (listed,) = ada.get("/api/tokens").json()
     assert listed == {key: made[key] for key in ("id", "name", "created_at", "seen_at")}
     with program(studio, made["secret"]) as notebook:
+        assert made["seen_at"] is None
         assert notebook.get("/api/chat/conversations").status_code == 200
+        (used,) = ada.get("/api/tokens").json()
+        assert used["seen_at"] >= used["created_at"]
         assert ada.delete(f"/api/tokens/{made['id']}").status_code == 204
         assert notebook.get("/api/chat/conversations").status_code == 401
     assert ada.get("/api/tokens").json() == []

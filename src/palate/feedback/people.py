@@ -133,9 +133,9 @@ def session_of(session: Session, token: str, *, now: float | None = None) -> tup
     return (user, login) if user.role == login.role else None
 
 
-def is_worth_noting(login: Login, *, now: float | None = None) -> bool:
-    """Whether the session was last noted as seen so long ago that it should be again."""
-    return (time.time() if now is None else now) > login.seen_at + SEEN_EVERY
+def is_worth_noting(key: Login | Token, *, now: float | None = None) -> bool:
+    """Whether a session or token was last noted as used so long ago that it should be again."""
+    return key.seen_at is None or (time.time() if now is None else now) > key.seen_at + SEEN_EVERY
 
 
 def note_seen(session: Session, token_hash: str, *, now: float | None = None) -> None:
@@ -267,10 +267,21 @@ def issue_token(session: Session, user: User, name: str, *, now: float | None = 
     return token, secret
 
 
+def token_of(session: Session, secret: str) -> Token | None:
+    """The token with this secret, unless it was revoked."""
+    token = session.scalars(select(Token).where(Token.token_hash == hash_secret(secret))).first()
+    return None if token is None or token.revoked_at is not None else token
+
+
 def holder_of(session: Session, secret: str) -> User | None:
     """Whose token this is, unless it was revoked."""
-    token = session.scalars(select(Token).where(Token.token_hash == hash_secret(secret))).first()
-    return None if token is None or token.revoked_at is not None else session.get_one(User, token.user_id)
+    token = token_of(session, secret)
+    return None if token is None else session.get_one(User, token.user_id)
+
+
+def note_used(session: Session, token_id: str, *, now: float | None = None) -> None:
+    """The token was used now."""
+    session.execute(update(Token).where(Token.id == token_id).values(seen_at=time.time() if now is None else now))
 
 
 def wrong_sign_in() -> ForbiddenError:
