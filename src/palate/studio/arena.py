@@ -266,7 +266,7 @@ def _pictures(shown: ArenaOut) -> list[Markup]:
     first, result = shown.models[0], shown.result
     entries = [_bar("wins", result.rate, 1)]
     if result.at_equal_length:
-        entries.append(_bar("… at equal length", result.at_equal_length, 1))
+        entries.append(_bar("at equal length", result.at_equal_length, 1))
     entries.append(_bar("left preferred", result.left, 3))
     settings: dict[str, Any] = {"low": 0.0, "high": 1.0, "reference": 0.5, "format": charts.percent}
     pictures = [charts.bars(f"How often {first} wins, and how often the left answer does", entries, **settings)]
