@@ -38,7 +38,7 @@ def add_batch(
                 batches.add_response(
                     session,
                     asked.id,
-                    Response(text=text, provenance=Provenance(model=MODEL, checkpoint=CHECKPOINT, temperature=0.77)),
+                    Response(text=text, provenance=Provenance(model=MODEL, checkpoint=CHECKPOINT, temperature=0.7654)),
                     model_id="secretmodelid",
                 )
                 for text in texts[: 0 if batch.kind == "demonstration" else k]
@@ -546,7 +546,7 @@ def secrets_of(studio: Studio) -> set[str]:
         MODEL,
         "secretmodelid",
         CHECKPOINT,
-        "0.77",
+        "0.7654",
         "secret source",
         "secret",
         "provenance",
