@@ -34,6 +34,7 @@ function show(next) {
   const turns = conversation?.turns ?? [];
   const lastOfMine = turns.findLast((turn) => turn.role === "user");
   const isQuiet = !isWriting() && !reading;
+  const focused = whereFocusIs();
   $("turns").replaceChildren(...turns.map((turn) => turnOf(turn, { isLast: turn === turns.at(-1), isLastOfMine: turn === lastOfMine, isQuiet }, acts)));
   $("welcome").hidden = Boolean(conversation);
   $("title").textContent = conversation?.title || "New conversation";
@@ -41,6 +42,23 @@ function show(next) {
   $("conversation-list").replaceChildren(...lines.map((line) => listItem(line, conversation?.id)));
   showState();
   if (atEnd) scroll.scrollTop = scroll.scrollHeight;
+  if (focused) focusOn(focused);
+}
+
+// turns are made anew each time, and whoever uses the keyboard must not lose their place
+function whereFocusIs() {
+  const button = document.activeElement?.closest("#turns button");
+  return button && { turn: [...$("turns").children].indexOf(button.closest("#turns > li")), label: labelOf(button) };
+}
+
+function focusOn({ turn, label }) {
+  const buttons = [...($("turns").children[turn]?.querySelectorAll("button:enabled") ?? [])];
+  const same = buttons.find((button) => labelOf(button) === label) ?? buttons[0] ?? $("message");
+  same.focus({ preventScroll: true });
+}
+
+function labelOf(button) {
+  return button.getAttribute("aria-label") ?? button.textContent;
 }
 
 function showState() {

@@ -32,8 +32,10 @@ function iconButton(name, label, onclick, attributes = {}) {
 // the text of an answer: safe HTML from the server once it is finished, plain text while it is being written
 export function textOf(answer) {
   const box = make("div", { class: answer.html ? "text" : "text plain" });
-  if (answer.html) box.innerHTML = answer.html; // sanitised by the server
-  else if (answer.state === "streaming") {
+  if (answer.html) {
+    box.innerHTML = answer.html; // sanitised by the server
+    for (const code of box.querySelectorAll("pre")) code.tabIndex = 0; // scrolled with the keyboard, too
+  } else if (answer.state === "streaming") {
     box.classList.add("cursor");
     box.append(answer.text);
   } else if (answer.state === "failed") box.append(make("p", { class: "alert warn" }, answer.text || "This answer failed."));
@@ -93,7 +95,7 @@ function answerOf(turn, answer, canChange, acts) {
   if (about.length) item.append(make("p", { class: "note" }, ...about));
   item.append(textOf(answer));
   if (answer.state !== "streaming") item.append(toolsOf(turn, answer, canChange, acts));
-  if (canChange && answer.can_compare && !answer.reaction.verdict) item.append(comparison(answer, acts));
+  if (canChange && answer.can_compare && answer.state === "done" && !answer.reaction.verdict) item.append(comparison(answer, acts));
   return item;
 }
 
