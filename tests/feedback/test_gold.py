@@ -236,10 +236,10 @@ def test_an_ended_test_is_asked_of_nobody(world: World) -> None:
 
 def test_whoever_wrote_a_response_is_not_asked_about_it(world: World) -> None:
     ann, eve = world.user("ann"), world.user("eve")
-    prompt = world.prompt("who wrote this?")
+    batch, prompt = world.batch(), world.prompt("who wrote this?")
     rows = [*world.responses(prompt, "a person", author=ann), *world.responses(prompt, "somebody else")]
     with world.store.write() as session:
-        item = batches.add_item(session, session.merge(world.batch()), prompt.id, [row.id for row in rows])
+        item = batches.add_item(session, batch, prompt.id, [row.id for row in rows])
     test = make(world, {item.id: (1, 2)})
     assert world.claim(ann, batch=test) is None
     assert world.claim(eve, batch=test) is not None
