@@ -41,7 +41,14 @@ def collect(store: Store, people: Sequence[User], *, texts: Sequence[str] = ()) 
 
 
 def _batch(
-    store: Store, texts: Sequence[str], kind: str, *, items: int, k: int, gold: tuple[int, ...] | None = None, **plan: object
+    store: Store,
+    texts: Sequence[str],
+    kind: str,
+    *,
+    items: int,
+    k: int,
+    gold: tuple[int, ...] | None = None,
+    **plan: object,
 ) -> str:
     with store.write() as session:
         plan = {"name": f"{kind} {'test' if gold else 'batch'}", "kind": kind, **plan}
@@ -73,7 +80,9 @@ def _work(store: Store, user: User, batch_id: str, kind: str, number: int) -> No
             return
         by_response = (1, 2, 2, 3) if kind == "ranking" and number % 2 == 0 else (2, 1, 3, 3)
         places = judgements.by_place(task.shown_order, by_response[: len(task.shown_order)])
-        more = {"strength": 2} if kind == "pair" and not batch.is_screening else {"ratings": [8 - 2 * r for r in places]}
+        more = (
+            {"strength": 2} if kind == "pair" and not batch.is_screening else {"ratings": [8 - 2 * r for r in places]}
+        )
         form_ = RankingForm(ranks=places, seconds=60, confirmed=True, comment="a comment", **more)  # type: ignore[arg-type]
         judgements.submit_ranking(session, user, task, form_)
 
@@ -90,11 +99,13 @@ def _talk(store: Store, user: User) -> None:
     with store.write() as session:
         user = session.get_one(User, user.id)
         for kind, record, consent in (("thumb", thumb, True), ("edit", edit, True), ("thumb", secret, False)):
-            judgements.append(session, kind, record.model_dump(mode="json", exclude_defaults=True), user, consent=consent)
+            judgements.append(
+                session, kind, record.model_dump(mode="json", exclude_defaults=True), user, consent=consent
+            )
 
 
 def texts_and_preferences(records: Sequence[object]) -> set[tuple[str, str, str]]:
-    """(prompt, better, worse) of every pair, (prompt, response, "shown") of every demonstration, thumbs as up or down."""
+    """(prompt, better, worse) of every pair, (prompt, response, "shown") of a demonstration, thumbs as up or down."""
     said: set[tuple[str, str, str]] = set()
     for record in records:
         if isinstance(record, Ranking):

@@ -35,6 +35,7 @@ _LONGEST_ELEMENT = 1 << 28  # an element this long is a string that was never cl
 _LONGEST_CELL = 1 << 28  # the csv module's own limit of 131,072 is shorter than some dialogues
 _TEXT_CHUNK = 4000  # characters after which a plain text is cut at the next blank line; twice as many: at any line
 _BLANK = re.compile(r"[ \t\r\n]*")
+_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
@@ -112,7 +113,7 @@ def _json_lines(stream: Stream) -> Iterator[Row]:
         if not text.strip():
             continue
         try:
-            yield _object_row(number, json.loads(text.decode()))
+            yield _object_row(number, json.loads(text.decode()), look=bool(_ESCAPED_HALF.search(text)))
         except (ValueError, RecursionError) as error:
             yield Row(number, {}, Malformed(_json_reason(error)))
 
@@ -122,7 +123,7 @@ def _json_array(stream: Stream) -> Iterator[Row]:
     try:
         with io.TextIOWrapper(stream, encoding="utf-8-sig") as text:
             for number, value in enumerate(_elements(_Window(text)), 1):
-                yield _object_row(number, value)
+                yield _object_row(number, value, look=True)
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError) as error:
@@ -190,10 +191,21 @@ def _cut_off(error: json.JSONDecodeError) -> bool:
     return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc) - len("-Infinity")
 
 
-def _object_row(number: int, value: Any) -> Row:
+def _object_row(number: int, value: Any, *, look: bool) -> Row:
+    if look and has_half_character(value):
+        return Row(number, {}, Malformed("half a character (a lone surrogate), which is no text"))
     if isinstance(value, dict):
         return Row(number, value)
     return Row(number, {}, Malformed("not a JSON object: a row is written {...}"))
+
+
+def has_half_character(value: Any) -> bool:
+    """Whether a JSON value holds a text that cannot be written down: JSON can escape a lone surrogate."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _json_reason(error: Exception) -> str:

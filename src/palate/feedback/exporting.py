@@ -2,7 +2,8 @@
 
 A file is written before the first byte of it is sent, so that no transaction waits for a slow reader, and its report is
 complete: what the format cannot say is counted, never bent. Judgements of people who gave no consent to their use never
-leave the workspace. What was corrected or taken back is left out too; the log keeps it.
+leave the workspace, and votes of an arena only when it is closed, since they name its models. What was corrected or
+taken back is left out too; the log keeps it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Literal, get_args
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, and_, func, select
 from sqlalchemy.orm import Session
 
 from palate.corpus.export import ExportReport, Pseudonyms, export_lines
@@ -47,7 +48,7 @@ class Selection:
     def lines(self) -> Select[Judgement]:
         """As a view of the log, in its order."""
         found = judgements.for_training() if self.view == "training" else judgements.current()
-        found = found.where(Judgement.consent)
+        found = found.where(Judgement.consent, ~in_open_arena())
         if self.kind and self.kind not in BATCH_KINDS:
             found = found.where(Judgement.kind == self.kind)
         wanted = ((Batch.id, self.batch_id), (Batch.round_number, self.round_number))
@@ -81,6 +82,13 @@ class Exported:
     file: IO[bytes]
     size: int
     report: ExportReport
+
+
+def in_open_arena() -> ColumnElement[bool]:
+    """Whether a judgement is a vote whose models must not be known yet."""
+    is_open = Batch.settings["closed_at"].as_float().is_(None)
+    arena = select(Item.id).join(Batch, Batch.id == Item.batch_id).where(Batch.kind == "arena", is_open)
+    return and_(Judgement.item_id.is_not(None), Judgement.item_id.in_(arena))
 
 
 def counts(session: Session, selection: Selection) -> Counts:

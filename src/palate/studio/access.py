@@ -13,14 +13,17 @@ program asked.
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 
-from palate.errors import ForbiddenError
+from palate.corpus.files import has_half_character
+from palate.errors import DataError, ForbiddenError
 from palate.feedback import people
 from palate.feedback.store import Store
 from palate.feedback.tables import ROLES, User
@@ -123,12 +126,21 @@ async def guard(request: Request, visitor: Annotated[Visitor | None, Depends(ide
             raise SignInNeeded
         if visitor.user.role not in roles:
             raise ForbiddenError("your role does not allow this")
+    await _check_text(request)
     if request.method in _SAFE:
         return
     if visitor is None or roles == ANYONE:
         _check_origin(request)
     elif visitor.csrf is not None:
         await _check_csrf(request, visitor.csrf)
+
+
+async def _check_text(request: Request) -> None:
+    """JSON can hold half a character, escaped; nothing that it is written to can."""
+    if "json" in request.headers.get("content-type", "") and b"\\u" in (body := await request.body()):
+        with suppress(ValueError, RecursionError):  # what is no JSON is refused where it is used
+            if has_half_character(json.loads(body)):
+                raise DataError("the text holds half a character (a lone surrogate): send whole ones")
 
 
 def person(request: Request) -> User:

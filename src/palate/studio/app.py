@@ -15,6 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 import palate
 from palate.errors import ConflictError, ForbiddenError, NotFoundError, PalateError, TooManyError
@@ -64,6 +65,14 @@ def healthz(store: Db) -> dict[str, str]:
     return {"status": "ok", "version": palate.__version__}
 
 
+class Studio(FastAPI):
+    """The app with `SecurityHeaders` around all of it; middleware would be inside of what reports errors."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        await SecurityHeaders(super().__call__)(scope, receive, send)
+
+
 def create_app(workspace: Workspace, *, secure_cookies: bool = False) -> FastAPI:
     """The app of a workspace.
 
@@ -73,7 +82,7 @@ def create_app(workspace: Workspace, *, secure_cookies: bool = False) -> FastAPI
     """
     workspace.store.upgrade()
     modules = [import_module(f"palate.studio.{name}") for name in ROUTERS]
-    app = FastAPI(
+    app = Studio(
         title="Palate Studio",
         version=palate.__version__,
         dependencies=[Depends(guard)],
@@ -90,7 +99,6 @@ def create_app(workspace: Workspace, *, secure_cookies: bool = False) -> FastAPI
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     closed = [route.path for route in routes_of(app) if not roles_of(route)]
     assert not closed, f"routes that name no roles: {closed}"
-    app.add_middleware(SecurityHeaders)
     _handle_errors(app)
     return app
 
@@ -137,6 +145,11 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> Response:
         return _error(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    def broken(request: Request, error: Exception) -> Response:
+        """Of ours; the traceback goes to the server's log."""
+        return _error(request, 500, "something broke here, and it is not your fault: try again, or tell an admin")
 
     @app.exception_handler(OperationalError)
     def busy(request: Request, error: OperationalError) -> Response:

@@ -22,7 +22,7 @@ def check(workspace: Path, name: str) -> str:
     """
     if name in ZOO:
         return name
-    directory = (workspace / name).resolve()
+    directory = (workspace / name.replace("\0", "?")).resolve()  # which no name has, and Python refuses in a path
     if any((directory / inside / "config.json").is_file() for inside in (".", "model")):
         inside = directory.is_relative_to(workspace)
         return str(directory.relative_to(workspace)) if inside else str(directory)

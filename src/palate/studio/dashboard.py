@@ -18,12 +18,12 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from palate.feedback import collecting, measures, meetings
+from palate.feedback import arena, collecting, measures, meetings
 from palate.feedback.collecting import HOUR, Coverage, Throughput
 from palate.feedback.measures import Memory
 from palate.feedback.meetings import DAY, Period
 from palate.feedback.store import Store
-from palate.feedback.tables import Job, Model
+from palate.feedback.tables import Batch, Job, Model
 from palate.intervals import Estimate
 from palate.studio import charts, jobs, progress
 from palate.studio.access import RESEARCHERS, Db, Home, allow
@@ -122,7 +122,7 @@ def figures(request: Request, store: Db, home: Home) -> DashboardOut:
     """Collecting, agreement, coverage and win rates; curves are under runs."""
     with store.read() as session:
         said, covered = collecting.throughput(session), collecting.coverage(session)
-        won = _won(session, home)
+        won = _won(request, session, home)
     return DashboardOut(
         judgements=said.total,
         last_day=said.last_day,
@@ -149,7 +149,7 @@ def figures(request: Request, store: Db, home: Home) -> DashboardOut:
 def _panels(request: Request, store: Store, home: Workspace) -> dict[str, Any]:
     with store.read() as session:
         said, covered = collecting.throughput(session), collecting.coverage(session)
-        won = _won(session, home)
+        won = _won(request, session, home)
         ran = session.scalars(select(Job).order_by(Job.created_at.desc()).limit(50)).all()
     agreed = _agreed(request, store)
     newest = next((job for job in ran if job.stage in RL and job.started_at), None)
@@ -179,9 +179,7 @@ def _panels(request: Request, store: Store, home: Workspace) -> dict[str, Any]:
 
 def _agreed(request: Request, store: Store) -> Agreed:
     """From memory, unless the log has grown."""
-    if not hasattr(request.app.state, "agreed"):
-        request.app.state.agreed = Memory()
-    memory: Memory[Agreed] = request.app.state.agreed
+    memory: Memory[Agreed] = _memory(request)
     with store.read() as session:
         number = measures.last_number(session)
 
@@ -191,6 +189,13 @@ def _agreed(request: Request, store: Store) -> Agreed:
         return Agreed(overall=meetings.estimate(met), periods=meetings.over_time(met))
 
     return memory.get("agreed", number, work)
+
+
+def _memory(request: Request) -> Memory[Any]:
+    if not hasattr(request.app.state, "dashboard"):
+        request.app.state.dashboard = Memory()
+    memory: Memory[Any] = request.app.state.dashboard
+    return memory
 
 
 def _throughput(said: Throughput) -> Markup:
@@ -281,17 +286,31 @@ def _first_and_last(directory: Path) -> list[dict[str, str]]:
     ][:MOST_TEXTS]
 
 
-def _won(session: Session, home: Workspace) -> list[Won]:
-    """Every report with a win rate, the newest first: of jobs, and of runs that were started by hand."""
+def _won(request: Request, session: Session, home: Workspace) -> list[Won]:
+    """Every comparison of two models, the newest first: closed arenas, jobs, and runs that were started by hand."""
     ran = {job.directory: job for job in session.scalars(select(Job))}
     names = dict(session.execute(select(Model.id, Model.name)).all())
     paths = sorted(home.runs.glob("*/report.json"), key=lambda path: -path.stat().st_mtime)[:MOST_REPORTS]
-    found = ((path, progress.read_object(path)) for path in paths)
-    return [
+    read = ((path, progress.read_object(path)) for path in paths)
+    found = [
         _of_report(path, report, ran.get(f"runs/{path.parent.name}"), names)
-        for path, report in found
+        for path, report in read
         if isinstance(report.get("win_rate"), int | float)
     ]
+    closed = [batch for batch in arena.arenas(session) if arena.closed_at(batch) is not None]
+    found += [each for batch in closed if (each := _of_arena(request, session, batch)) is not None]
+    return sorted(found, key=lambda each: -each.at)
+
+
+def _of_arena(request: Request, session: Session, batch: Batch) -> Won | None:
+    """What people said; None where nobody voted. It is closed, so it stays as it is."""
+    tally: arena.Tally = _memory(request).get(("arena", batch.id), 0, lambda: arena.result(session, batch))
+    if tally.win is None:
+        return None
+    first, second = arena.models_of(session, batch)
+    rate = Estimate(tally.win.rate, tally.win.low, tally.win.high)
+    at = arena.closed_at(batch) or 0.0
+    return Won(model=first.name, baseline=second.name, judge="judged by people", rate=rate, at=at)
 
 
 def _of_report(path: Path, report: Mapping[str, Any], job: Job | None, names: Mapping[str, str]) -> Won:

@@ -76,7 +76,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
         "properties": {"error": {"type": "string", "description": "One clear line."}},
         "required": ["error"],
     }
-    routes = {(route.path_format, method.lower()): route for route in _routes(app) for method in route.methods}
+    routes = {(route.path_format, method.lower()): route for route in _routes(app) for method in route.methods or ()}
     for path, method, operation in _operations(found):
         _complete(operation, path, method, roles_of(routes[path, method]))
     return found
@@ -132,7 +132,8 @@ def _shown(described: Mapping[str, Any], path: str, method: str, operation: Mapp
         for each in operation.get("parameters", [])
     ]
     body = operation.get("requestBody", {}).get("content", {})
-    answer = next((answer for status, answer in operation["responses"].items() if status.startswith("2")), {})
+    answers: list[dict[str, Any]] = [each for status, each in operation["responses"].items() if status.startswith("2")]
+    answer = answers[0].get("content", {}).get("application/json", {}) if answers else {}
     return {
         "id": operation["operationId"],
         "method": method.upper(),
@@ -142,11 +143,14 @@ def _shown(described: Mapping[str, Any], path: str, method: str, operation: Mapp
         "roles": operation["x-roles"],
         "parameters": parameters,
         "body_type": next(iter(body), ""),
-        "body": _fields(described, next(iter(body.values()), {}).get("schema", {})),
-        "answer": _fields(
-            described, answer.get("content", {}).get("application/json", {}).get("schema", {})
-        ),
+        "body": _fields(described, _first(body).get("schema", {})),
+        "answer": _fields(described, answer.get("schema", {})),
     }  # fmt: skip
+
+
+def _first(content: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The one form that a body has."""
+    return next(iter(content.values()), {})
 
 
 def _fields(described: Mapping[str, Any], schema: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:

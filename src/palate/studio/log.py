@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import aliased
 
 from palate.corpus.export import Pseudonyms
+from palate.feedback.exporting import in_open_arena
 from palate.feedback.tables import Item, Judgement, User
 from palate.studio.access import RESEARCHERS, Db, Home, allow
 
@@ -58,7 +59,7 @@ def list_judgements(
     batch: Annotated[str, Query(max_length=100)] = "",
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> LogOut:
-    """In its order. What people have not consented to be used is left out."""
+    """In its order. Left out is what people have not consented to be used, and votes of an arena that is open."""
     pseudonyms = Pseudonyms(home.secret.encode())
     later = aliased(Judgement)
     lines = (
@@ -66,7 +67,7 @@ def list_judgements(
         .join(User, User.id == Judgement.user_id)
         .outerjoin(Item, Item.id == Judgement.item_id)
         .outerjoin(later, later.supersedes == Judgement.id)
-        .where(Judgement.number > after, Judgement.consent)
+        .where(Judgement.number > after, Judgement.consent, ~in_open_arena())
         .order_by(Judgement.number)
         .limit(limit + 1)
     )

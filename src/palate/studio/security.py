@@ -1,4 +1,7 @@
-"""What holds for every response. Plain ASGI, so that streams stay streams."""
+"""What holds for every response. Plain ASGI, so that streams stay streams.
+
+It goes around everything else, also around what answers when the app itself has failed or a body was too large.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
+TOO_LARGE = b'{"error": "that is too large: send less at a time"}'
+"""In place of the bare text that the framework sends when a body is over the limit."""
+
 
 class SecurityHeaders:
     """Adds `HEADERS` to every response, and how long a browser may keep it."""
@@ -31,13 +37,19 @@ class SecurityHeaders:
             await self.app(scope, receive, send)
             return
 
+        bare = False
+
         async def with_headers(message: Message) -> None:
+            nonlocal bare
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                bare = message["status"] == 413 and headers.get("content-type", "").startswith("text/plain")
+                if bare:
+                    headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(TOO_LARGE))
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", _kept(scope))
-            await send(message)
+            await send({**message, "body": TOO_LARGE} if bare and "body" in message else message)
 
         await self.app(scope, receive, with_headers)
 
