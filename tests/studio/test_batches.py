@@ -130,6 +130,13 @@ def test_a_paused_batch_hands_nothing_out(admin: Client, studio: Studio, client_
     assert admin.post("/api/batches/nothing/state", json={"state": "open"}).status_code == 404
 
 
+def test_an_arena_is_run_from_its_own_page(admin: Client, studio: Studio) -> None:
+    with studio.store.write() as session:
+        session.add(arena := Batch(name="a", kind="arena", created_at=1.0))
+    assert admin.post(f"/api/batches/{arena.id}/state", json={"state": "closed"}).status_code == 409
+    assert "To the arena" in admin.get(f"/batches/{arena.id}", headers={"accept": "text/html"}).text
+
+
 def test_who_may_do_what(admin: Client, client_of: ClientOf) -> None:
     made = upload(admin, [ranked(1, "a", "b")])
     researcher, labeler = client_of("researcher"), client_of("labeler")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from tests.studio.conftest import Client, ClientOf, Studio
 
-from palate.feedback import batches
+from palate.evals.winrate import WinRate
+from palate.feedback import arena, batches
 from palate.feedback.batches import BatchPlan
-from palate.feedback.tables import Model
-from palate.studio import jobs
+from palate.feedback.tables import Batch, Model, Round
+from palate.studio import jobs, plans
 from palate.studio.recipebook import Plan
 
 
@@ -96,6 +98,39 @@ def test_one_page_tells_the_whole_lineage(admin: Client, studio: Studio) -> None
     places = [html.index(text) for text in order]
     assert places == sorted(places)
     assert "abcabcabcabc</code>" in html
-    assert "against tiny" in html
+    assert "Preferred by the reward model against tiny" in html
     assert "arena" in html  # people are the better judges
     assert "style=" not in html
+
+
+def test_closed_arenas_are_told_from_the_side_of_the_rounds_own_model(
+    admin: Client, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = model(studio, "ppo-1")
+    old = admin.get("/api/rounds").json()[0]["policy"]["id"]
+    win = WinRate(rate=0.25, low=0.125, high=0.375, wins=1, ties=0, losses=3, num_prompts=4)
+    monkeypatch.setattr(arena, "result", lambda session, batch: SimpleNamespace(win=win))
+    with studio.store.write() as session:
+        shared = {"alike": 0, "left_out": 0}
+        closed = Batch(name="a", kind="arena", state="closed", created_at=1.0)
+        closed.settings = {"models": [old, new], "closed_at": 2.0, **shared}
+        still_open = Batch(name="b", kind="arena", created_at=1.0, settings={"models": [new, old], **shared})
+        session.add_all([closed, still_open])
+    html = admin.get("/rounds", headers={"accept": "text/html"}).text
+    assert html.count("Preferred by people against tiny</figcaption>") == 1
+    assert "ppo-1: 75% (62% to 88%)." in html
+
+
+def test_the_model_that_is_likely_meant(admin: Client, studio: Studio) -> None:
+    def likely(command: str) -> str:
+        with studio.store.read() as session:
+            chosen = plans.likely_model(session, command, session.get_one(Round, 1))
+            return session.get_one(Model, chosen).name
+
+    assert [likely(command) for command in ("sft", "reward", "ppo", "eval")] == ["tiny"] * 4
+    for at, stage in enumerate(("sft", "ppo")):
+        with studio.store.write() as session:
+            job = jobs.enqueue(session, studio.workspace, Plan(name=stage, command=stage, recipe="", then={}), by=None)
+            made = Model(name=stage, path=stage, created_at=float(at), job_id=job.id, round_number=1)
+            session.add(made)
+    assert [likely(command) for command in ("sft", "reward", "ppo", "eval")] == ["tiny", "sft", "sft", "ppo"]

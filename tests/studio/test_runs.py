@@ -289,6 +289,18 @@ def test_a_script_gets_the_changing_parts(desk: Desk, finished: str) -> None:
     assert (len(metrics), metrics[-1]["objective/score"]) == (30, 2.9)
 
 
+def test_a_comparison_leaves_its_figure(desk: Desk) -> None:
+    with desk.studio.store.write() as session:
+        plan = Plan(name="win rate", command="eval", recipe="", then={"do": "measure"})
+        job = jobs.enqueue(session, desk.studio.workspace, plan, by=None)
+    directory = jobs.directory_of(desk.studio.workspace, job)
+    directory.mkdir()
+    (directory / "report.json").write_text('{"win_rate": 0.6251, "win_rate_low": 0.5, "win_rate_high": 0.75}')
+    Runner(desk.studio.workspace)._use(job)
+    done = desk.client.get(f"/api/runs/{job.id}").json()
+    assert (done["state"], done["message"]) == ("done", "win rate 0.625 (0.5 to 0.75)")
+
+
 def test_a_report_is_boxed_in(desk: Desk, finished: str) -> None:
     got = desk.client.get(f"/runs/{finished}/report")
     policy = got.headers["content-security-policy"]

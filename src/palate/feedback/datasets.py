@@ -2,7 +2,7 @@
 
 A dataset is a view of the log at one moment. It is a JSON-lines file named after its content, so that the same data is
 the same file, and a card beside it (``rankings-1a2b3c.json``) with the counts. Prompts for reinforcement learning come
-in two parts that never mix, whatever is added later: a tenth is kept for measuring what came of it.
+in two parts that never mix, whatever is added later: some are kept for measuring what came of it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, c
 
 Kind = Literal["rankings", "demonstrations", "prompts", "evaluation prompts", "responses"]
 
-EVALUATION_SHARE = 0.1
+EVALUATION_SHARE = 0.15
 FEWEST_TO_SPLIT = 20
 """With fewer prompts nothing is kept for evaluation: what is measured was trained on, and the dataset says so."""
 

@@ -271,6 +271,8 @@ def change_state(store: Db, person: Person, batch_id: str, change: StateIn) -> B
     """Of a batch that is not open nothing is handed out; what somebody has in hand may still be handed in."""
     with store.write() as session:
         batch = batch_of(session, batch_id)
+        if batch.kind == "arena":
+            raise ConflictError("an arena is opened and closed on its own page")
         batch.state = change.state
         people.record(session, person.id, f"{change.state} a batch", name=batch.name)
         return _out(rounds.batch_view(session, batch))

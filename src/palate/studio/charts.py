@@ -22,6 +22,8 @@ from markupsafe import Markup
 NUM_COLOURS = 6
 MOST_POINTS = 600
 MOST_ROWS = 40
+BROAD = 560
+"""A drawing wider than this takes all the width there is; others stay at the size of the text around them."""
 
 Formatter = Callable[[float], str]
 Value = float | None
@@ -342,8 +344,9 @@ def _cell(value: Value, low: float, high: float, format: Formatter) -> Markup:
 
 
 def _svg(size: tuple[int, int], title: str, description: str, content: Markup) -> Markup:
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img"><title>{}</title><desc>{}</desc>{}</svg>').format(
-        *size, title, description, content
+    kind = "chart broad" if size[0] > BROAD else "chart"
+    return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img"><title>{}</title><desc>{}</desc>{}</svg>').format(
+        kind, *size, title, description, content
     )
 
 

@@ -152,11 +152,26 @@ def _priorities(workspace: Workspace, job: Job, directory: Path) -> Apply:
     return apply
 
 
+def _measure(workspace: Workspace, job: Job, directory: Path) -> Apply:
+    """A comparison has nothing to leave behind but its figure."""
+    figures = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    name = "win_rate" if "win_rate" in figures else "score"
+    low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+    between = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
+
+    def apply(session: Session, fresh: Job) -> list[Plan]:
+        fresh.message = f"{name.replace('_', ' ')} {figures[name]:.3g}{between}"
+        return []
+
+    return apply
+
+
 _ACTIONS: Mapping[str, Callable[[Workspace, Job, Path], Apply]] = {
     "import": _import,
     "register": _register,
     "accuracy": _accuracy,
     "priorities": _priorities,
+    "measure": _measure,
     "arena": arena_jobs.collect,
 }
 

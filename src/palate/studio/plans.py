@@ -19,7 +19,7 @@ from palate.corpus.splits import split
 from palate.errors import ConflictError, DataError, NotFoundError
 from palate.feedback import datasets, rounds
 from palate.feedback.datasets import Collected, Dataset, Kind
-from palate.feedback.tables import Job, Model, PromptRow, ResponseRow
+from palate.feedback.tables import Job, Model, PromptRow, ResponseRow, Round
 from palate.recipe import Holdout, RewardRecipe, parse_recipe
 from palate.records import Candidates, Prompt
 from palate.studio import recipebook
@@ -198,6 +198,19 @@ def dataset_of(workspace: Workspace, job: Job) -> Dataset | None:
     return datasets.read_card(workspace.directory, path) if isinstance(path, str) else None
 
 
+def likely_model(session: Session, command: str, round_: Round) -> str | None:
+    """What somebody would most likely choose: the newest model where it is measured, where it learns what was tuned.
+
+    A supervised model of this round is trained further; before there is one, and to make one, the round's own.
+    """
+    made = select(Model.id).join(Job, Job.id == Model.job_id).where(Model.kind == "policy").limit(1)
+    made = made.where(Model.round_number == round_.number).order_by(Model.created_at.desc())
+    if command in ("eval", "best-of-n"):
+        return session.scalar(made) or round_.policy_id
+    tuned = None if command == "sft" else session.scalar(made.where(Job.stage == "sft"))
+    return tuned or round_.policy_id
+
+
 def newest_reward_models(session: Session) -> list[Model]:
     """The reward models of the latest round that has any: one, or an ensemble."""
     models = _reward_models(session)
@@ -248,7 +261,7 @@ def _then(command: str, choice: Choice) -> dict[str, Any]:
     if command in TRAINING:
         kind = "reward" if command == "reward" else "policy"
         return {"do": "register", "kind": kind, "parent_id": choice.model_id}
-    return {"model_id": choice.model_id, "baseline_id": choice.baseline_id}
+    return {"do": "measure", "model_id": choice.model_id, "baseline_id": choice.baseline_id}
 
 
 def reward_holdout(recipe: Mapping[str, Any]) -> Holdout:

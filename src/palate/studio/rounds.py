@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from palate.feedback import policies, rounds
+from palate.feedback import arena, policies, rounds
 from palate.feedback.datasets import Dataset
 from palate.feedback.rounds import RoundView
 from palate.feedback.tables import Job, Model
@@ -84,7 +84,7 @@ class Chapter:
 
     view: RoundView
     lines: Sequence[RunLine]
-    win_rates: Markup | None
+    win_rates: Sequence[Markup]
 
     @property
     def sampled(self) -> list[RunLine]:
@@ -163,23 +163,49 @@ def _chapter(session: Session, home: Workspace, view: RoundView) -> Chapter:
         )
         for job in view.jobs
     ]
-    return Chapter(view=view, lines=lines, win_rates=_win_rates(session, lines))
+    return Chapter(view=view, lines=lines, win_rates=[*_by_people(session, view), *_by_reward(session, lines)])
 
 
-def _win_rates(session: Session, lines: Sequence[RunLine]) -> Markup | None:
-    """How often each model's answers were preferred to those of another, as the reward model judges."""
+def _by_people(session: Session, view: RoundView) -> list[Markup]:
+    """How often people preferred a model of this round to another one, in arenas that are closed."""
+    ours, entries = {model.id for model in view.models}, []
+    for batch in arena.arenas(session):
+        first, second = arena.models_of(session, batch)
+        if arena.closed_at(batch) is None or not ours & {first.id, second.id}:
+            continue
+        win = arena.result(session, batch).win
+        if win is not None and first.id in ours:
+            entries.append(_bar(first.name, second.name, win.rate, win.low, win.high))
+        elif win is not None:
+            low, high = (None if bound is None else 1 - bound for bound in (win.high, win.low))
+            entries.append(_bar(second.name, first.name, 1 - win.rate, low, high))
+    return _chart("Preferred by people", entries)
+
+
+def _by_reward(session: Session, lines: Sequence[RunLine]) -> list[Markup]:
+    """The same as the reward model judges."""
+    measured = [line for line in lines if line.job.stage == "eval" and "win_rate" in line.figures]
     entries = [
-        Bar(
-            label=_name(session, line.job.then.get("model_id")),
-            value=line.figures["win_rate"],
-            low=line.figures.get("win_rate_low"),
-            high=line.figures.get("win_rate_high"),
-            note=f"against {_name(session, line.job.then.get('baseline_id'))}",
+        _bar(
+            _name(session, line.job.then.get("model_id")),
+            _name(session, line.job.then.get("baseline_id")),
+            line.figures["win_rate"],
+            line.figures.get("win_rate_low"),
+            line.figures.get("win_rate_high"),
         )
-        for line in lines
-        if line.job.stage == "eval" and "win_rate" in line.figures
+        for line in measured
     ]
-    return charts.bars("Win rate", entries, high=1.0, reference=0.5, format=percent) if entries else None
+    return _chart("Preferred by the reward model", entries)
+
+
+def _bar(model: str, baseline: str, rate: float, low: float | None, high: float | None) -> Bar:
+    return Bar(label=model, value=rate, low=low, high=high, note=f"against {baseline}")
+
+
+def _chart(title: str, entries: Sequence[Bar]) -> list[Markup]:
+    others = sorted({bar.note for bar in entries})
+    shown = f"{title} {', '.join(others)}"
+    return [charts.bars(shown, entries, high=1.0, reference=0.5, format=percent)] if entries else []
 
 
 def _name(session: Session, model_id: str | None) -> str:

@@ -115,6 +115,7 @@ def new_page(request: Request, store: Db, home: Home, recipe: str | None = None)
         preview = plans.preview(session, chosen)
         models, rewards = policies.policies(session), _rewards(session)
         newest = plans.newest_reward_models(session)
+        likely = plans.likely_model(session, chosen.command, round_)
     return page(
         request,
         "runs_start.html",
@@ -123,7 +124,7 @@ def new_page(request: Request, store: Db, home: Home, recipe: str | None = None)
         models=models,
         rewards=rewards,
         newest={model.id for model in newest},
-        policy_id=_likely(chosen.command, models, round_.policy_id),
+        policy_id=likely,
         baseline_id=round_.policy_id,
         needs_reward=chosen.command in plans.REWARDED,
     )
@@ -293,8 +294,3 @@ def _jobs(session: Session) -> Sequence[Job]:
 
 def _rewards(session: Session) -> Sequence[Model]:
     return session.scalars(select(Model).where(Model.kind == "reward").order_by(Model.created_at.desc())).all()
-
-
-def _likely(command: str, models: Sequence[Model], policy_id: str | None) -> str | None:
-    """What somebody would most likely train: demonstrations teach the round's model, the rest goes on from there."""
-    return policy_id if command == "sft" or not models else models[0].id
