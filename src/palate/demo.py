@@ -60,7 +60,7 @@ class Scale:
     """
 
     model: str = "smollm2-135m"
-    frozen_layers: int = 26
+    frozen_layers: int = 22
     max_new_tokens: int = 32
     demonstration_prompts: int = 96
     ranked_prompts: int = 160
@@ -104,7 +104,7 @@ class Loop:
     def __init__(self, out: Path, seed: int, scale: Scale) -> None:
         self.out, self.seed, self.scale = out, seed, scale
         self.taste = Taste(labels_per_prompt=5)
-        self.sampling = Sampling(max_new_tokens=scale.max_new_tokens, num_slots=128)
+        self.sampling = Sampling(max_new_tokens=scale.max_new_tokens)
         self.parts: list[str] = []
 
     def run(self) -> None:
