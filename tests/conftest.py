@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-
 from tests.postgres import postgres as postgres
 
 settings.register_profile("palate", derandomize=True, deadline=None)
