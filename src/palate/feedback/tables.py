@@ -449,7 +449,7 @@ class ChatMessage(Table):
         position: of the turn in the conversation, from 0.
         variant: 0 for the first answer, then one for every regeneration or second answer.
         is_chosen: the variant that the conversation goes on with.
-        state: "streaming", "done", "stopped" or "failed".
+        state: "streaming", "done", "stopped" or "failed"; "replaced" once the owner has worded the message anew.
     """
 
     __tablename__ = "chat_messages"
