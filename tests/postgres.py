@@ -116,16 +116,20 @@ def serving() -> Iterator[Server]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+# The pipe to its standard input closes with us, however we end, and so the server never outlives the tests.
+_SUPERVISE = '"$@" & read -r _; kill -INT $!; wait $!; rm -rf "$0"'
+
+
 @contextmanager
 def _running(command: Sequence[str | Path], directory: Path, account: dict[str, Any]) -> Iterator[None]:
     settings = [word for setting in SETTINGS for word in ("-c", setting)]
+    supervised = ["sh", "-c", _SUPERVISE, directory, *command, *settings]
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen([*command, *settings], stdout=log, stderr=log, cwd=directory, **account)
+        process = subprocess.Popen(supervised, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=directory, **account)
         try:
             yield
         finally:
-            process.send_signal(2)  # "fast": ends sessions, then itself
-            process.wait(timeout=30)
+            process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="session")
