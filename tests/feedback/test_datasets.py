@@ -31,7 +31,7 @@ def test_prompts_for_evaluation_stay_that_whatever_is_added(world: World) -> Non
     first = {kind: {p.id for p in collected(world, kind).records} for kind in ("prompts", "evaluation prompts")}  # type: ignore[attr-defined]
     assert first["prompts"].isdisjoint(first["evaluation prompts"])
     assert len(first["prompts"] | first["evaluation prompts"]) == 60
-    assert 0.05 * 60 < len(first["evaluation prompts"]) < 0.3 * 60
+    assert 0.1 * 60 < len(first["evaluation prompts"]) < 0.35 * 60
     with world.store.write() as session:
         batches.add_prompts(session, prompts(60, start=60))
     for kind, before in first.items():

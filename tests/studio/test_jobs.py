@@ -137,6 +137,7 @@ def test_a_directory_is_used_once(shop: Shop) -> None:
     (shop.workspace.runs / "a-name").mkdir()
     ids = [shop.job("A name!"), shop.job("A name!"), shop.job("../..")]
     assert [shop.look(job_id).directory for job_id in ids] == ["runs/a-name-2", "runs/a-name-3", "runs/job"]
+    assert [shop.look(job_id).name for job_id in ids] == ["A name! 2", "A name! 3", "../.."]
 
 
 def test_a_failure_shows_its_one_clear_line(shop: Shop) -> None:

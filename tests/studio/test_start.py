@@ -137,7 +137,7 @@ def test_a_model_is_a_name_of_ours_a_directory_or_a_name_on_the_hub(studio: Stud
     assert choosing.check(home, "tiny") == "tiny"
     assert choosing.check(home, str(home / "runs" / "mine")) == "runs/mine"
     assert choosing.check(home, "some-owner/some.model") == "some-owner/some.model"
-    for wrong in ("nothing", "runs/other", "../../etc", "/etc", "a/b/c", "owner/name; rm"):
+    for wrong in ("nothing", "runs/other", "../../etc", "/etc", "a/b/c", "owner/name; rm", "x" * 400, "x\0y"):
         with pytest.raises(ConflictError, match="no model there"):
             choosing.check(home, wrong)
 

@@ -28,7 +28,7 @@ from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, c
 
 Kind = Literal["rankings", "demonstrations", "prompts", "evaluation prompts", "responses"]
 
-EVALUATION_SHARE = 0.15
+EVALUATION_SHARE = 0.2
 FEWEST_TO_SPLIT = 20
 """With fewer prompts nothing is kept for evaluation: what is measured was trained on, and the dataset says so."""
 

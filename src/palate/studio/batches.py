@@ -33,6 +33,7 @@ from palate.studio.workspace import Workspace
 router = APIRouter()
 
 PAGE = 50
+Start = Annotated[int, Field(ge=0, le=10**9)]
 KINDS = {
     "ranking": "Rank several answers",
     "pair": "Choose between two answers",
@@ -42,9 +43,9 @@ KINDS = {
 
 
 class BatchIn(BaseModel):
-    """What every batch has."""
+    """What every batch has; ``name`` is what labelers see."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
     name: Annotated[str, Field(min_length=1, max_length=80)]
     kind: Literal["ranking", "pair", "demonstration"] = "ranking"
@@ -158,12 +159,12 @@ def new_page(
 
 @router.get("/batches/{batch_id}", include_in_schema=False)
 @allow(RESEARCHERS)
-def batch_page(request: Request, store: Db, batch_id: str, start: int = 0) -> HTMLResponse:
+def batch_page(request: Request, store: Db, batch_id: str, start: Start = 0) -> HTMLResponse:
     """One batch and its items."""
     with store.read() as session:
         batch = batch_of(session, batch_id)
         view = rounds.batch_view(session, batch)
-        items = _items(session, batch, max(start, 0))
+        items = _items(session, batch, start)
         rewards = plans.newest_reward_models(session) if batch.kind != "demonstration" else []
     return page(
         request,
@@ -171,7 +172,7 @@ def batch_page(request: Request, store: Db, batch_id: str, start: int = 0) -> HT
         batch=batch,
         view=view,
         items=items,
-        start=max(start, 0),
+        start=start,
         size=PAGE,
         rewards=rewards,
         kinds=KINDS,
@@ -259,7 +260,7 @@ def get_batch(store: Db, batch_id: str) -> BatchOut:
 
 @router.get("/api/batches/{batch_id}/items", tags=["batches"], summary="Items of a batch, in their order of priority")
 @allow(RESEARCHERS)
-def list_items(store: Db, batch_id: str, start: Annotated[int, Field(ge=0)] = 0) -> list[ItemOut]:
+def list_items(store: Db, batch_id: str, start: Start = 0) -> list[ItemOut]:
     """Fifty from ``start`` on."""
     with store.read() as session:
         return _items(session, batch_of(session, batch_id), start)
@@ -316,8 +317,9 @@ def batch_of(session: Session, batch_id: str) -> Batch:
 
 
 def sampling_defaults(home: Workspace) -> Mapping[str, Any]:
-    """What the workspace's recipe for sampling says."""
-    tree = recipebook.tree_of(recipebook.first_of(home.recipes, "sample"))
+    """What the workspace's recipe for sampling says, or else what we do."""
+    found = (recipe for recipe in recipebook.listing(home.recipes) if recipe.command == "sample")
+    tree = next(map(recipebook.tree_of, found), {})
     fallback = SampledIn(name="x", num_prompts=1)
     drawn = tree.get("sampling", {})
     return {

@@ -23,13 +23,21 @@ def check(workspace: Path, name: str) -> str:
     if name in ZOO:
         return name
     directory = (workspace / name.replace("\0", "?")).resolve()  # which no name has, and Python refuses in a path
-    if any((directory / inside / "config.json").is_file() for inside in (".", "model")):
+    if _is_model(directory):
         inside = directory.is_relative_to(workspace)
         return str(directory.relative_to(workspace)) if inside else str(directory)
     on_hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) and not name.startswith("runs/")
-    if on_hub and not directory.exists():
+    if on_hub and not directory.is_dir():
         return name
     raise ConflictError(
         f"no model there: name a directory with config.json and safetensors, a Hugging Face model (owner/name), "
         f"or one of {', '.join(ZOO)}"
     )
+
+
+def _is_model(directory: Path) -> bool:
+    """Whether it holds a model, itself or as a run does."""
+    try:
+        return any((directory / inside / "config.json").is_file() for inside in (".", "model"))
+    except OSError:  # a name that no file can have
+        return False

@@ -55,11 +55,12 @@ KILLED = "the process was killed from outside, perhaps for lack of memory; resum
 
 def enqueue(session: Session, workspace: Workspace, plan: Plan, *, by: User | None) -> Job:
     """A job that starts as soon as nothing else runs."""
+    number, directory = _new_directory(session, workspace, plan.name)
     job = Job(
-        name=plan.name,
+        name=plan.name if number == 1 else f"{plan.name} {number}",
         stage=plan.command,
         recipe=plan.recipe,
-        directory=_new_directory(session, workspace, plan.name),
+        directory=directory,
         then=plan.then,
         round_number=plan.round_number,
         created_by=by.id if by else None,
@@ -316,13 +317,13 @@ def _hurry(directory: Path, process: Process) -> None:
             processes.signal_group(process, signal.SIGTERM)
 
 
-def _new_directory(session: Session, workspace: Workspace, name: str) -> str:
-    """``runs/`` and the name; with a number if there is one of that name already."""
+def _new_directory(session: Session, workspace: Workspace, name: str) -> tuple[int, str]:
+    """``runs/`` and the name; with a number, which comes first, if there is one of that name already."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "job"
     number = 1
     while True:
         directory = f"runs/{slug}" if number == 1 else f"runs/{slug}-{number}"
         taken = session.scalar(select(func.count()).where(Job.directory == directory))
         if not taken and not (workspace.directory / directory).exists():
-            return directory
+            return number, directory
         number += 1

@@ -17,6 +17,9 @@ from palate.studio.charts import Bar, Series, percent
 
 Rows = Sequence[Mapping[str, Any]]
 
+LAST = 1 << 14
+"""Bytes at the end of a file of metrics in which its last line surely is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -52,7 +55,7 @@ class Progress:
 
     Attributes:
         total: None before training began.
-        rows: its metrics, one row a step.
+        rows: its last metrics, one row a step.
     """
 
     step: int
@@ -60,9 +63,13 @@ class Progress:
     rows: Rows
 
 
-def progress_of(directory: Path) -> Progress:
-    """Where a run is; nothing at all before it began."""
-    rows = read_rows(directory / "metrics.jsonl")
+def progress_of(directory: Path, *, most: int | None = None) -> Progress:
+    """Where a run is; nothing at all before it began.
+
+    Args:
+        most: bytes of its metrics that are read, from the end; None for all.
+    """
+    rows = read_rows(directory / "metrics.jsonl", most=most)
     try:
         record = lineage.read(directory) or {}
     except ValueError:  # being written
@@ -70,17 +77,19 @@ def progress_of(directory: Path) -> Progress:
     return Progress(step=int(rows[-1]["step"]) + 1 if rows else 0, total=record.get("total_steps"), rows=rows)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSON-lines file that may just be written."""
+def read_rows(path: Path, *, most: int | None = None) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines file that may just be written, or of its last ``most`` bytes."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with path.open("rb") as file:
+            file.seek(0 if most is None else max(0, path.stat().st_size - most))
+            text = file.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
     rows = []
     for line in text.split("\n")[:-1]:
         try:
             rows.append(dict(json.loads(line)))
-        except ValueError:  # torn by a process that was killed
+        except ValueError:  # torn by a process that was killed, or by where we began
             continue
     return rows
 

@@ -29,6 +29,8 @@ router = APIRouter()
 REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 """A report brings its own styles; nothing in it may run, load or be framed."""
 
+MOST_RUNS = 200
+
 BADGES = {"queued": "", "running": "busy", "done": "good", "failed": "bad", "cancelled": "warn"}
 
 
@@ -199,10 +201,10 @@ def preview_recipe(store: Db, home: Home, name: str) -> PreviewOut:
     )
 
 
-@router.get("/api/runs", tags=["runs"], summary="All runs, the newest first")
+@router.get("/api/runs", tags=["runs"], summary="Runs, the newest first")
 @allow(RESEARCHERS)
 def list_runs(store: Db, home: Home) -> list[RunOut]:
-    """Waiting, running and ended ones."""
+    """Waiting, running and ended ones, two hundred at most."""
     with store.read() as session:
         return [run_out(home, job) for job in _jobs(session)]
 
@@ -256,7 +258,7 @@ def resume(store: Db, home: Home, person: Person, run_id: str) -> RunOut:
 
 def run_out(home: Workspace, job: Job) -> RunOut:
     """A job and how far its run is."""
-    at = progress.progress_of(jobs.directory_of(home, job))
+    at = progress.progress_of(jobs.directory_of(home, job), most=progress.LAST)
     ended = job.ended_at or time.time()
     return RunOut(
         id=job.id,
@@ -275,11 +277,11 @@ def run_out(home: Workspace, job: Job) -> RunOut:
 def _shown(home: Workspace, job: Job) -> dict[str, Any]:
     """What the page of a run shows."""
     directory = jobs.directory_of(home, job)
-    at = progress.progress_of(directory)
+    rows = progress.read_rows(directory / "metrics.jsonl")
     accuracy = progress.read_object(directory / outcomes.ACCURACY)
     return {
         "run": run_out(home, job),
-        "pictures": progress.pictures(at.rows),
+        "pictures": progress.pictures(rows),
         "accuracy": progress.accuracy_chart(accuracy) if accuracy else None,
         "samples": progress.samples_over_time(progress.read_rows(directory / "samples.jsonl")),
         "log": jobs.tail(directory / jobs.LOG),
@@ -289,7 +291,7 @@ def _shown(home: Workspace, job: Job) -> dict[str, Any]:
 
 
 def _jobs(session: Session) -> Sequence[Job]:
-    return session.scalars(select(Job).order_by(Job.created_at.desc(), Job.id)).all()
+    return session.scalars(select(Job).order_by(Job.created_at.desc(), Job.id).limit(MOST_RUNS)).all()
 
 
 def _rewards(session: Session) -> Sequence[Model]:
