@@ -18,7 +18,7 @@ from tests.studio.described import filled
 from tests.studio.fake import Fake
 from tests.studio.test_label import ATTACKS, Inspector
 
-from palate.feedback import batches, conversations, exchanges, guidelines, judgements, people, policies, queue
+from palate.feedback import batches, conversations, exchanges, guidelines, people, policies, queue
 from palate.feedback.batches import BatchPlan
 from palate.feedback.conversations import ChatSettings
 from palate.feedback.tables import ROLES, Batch, ChatMessage, Conversation, Item, Job, Login, Round, Task, Token, User
@@ -441,6 +441,9 @@ def test_hostile_text_does_nothing_on_any_page(studio: Studio, client_of: Client
         path = re.sub(r"\{(\w+)[^}]*\}", lambda found: ids[found[1]], route.path)
         answer = admin.get(path, headers=HTML)
         assert answer.status_code in (200, 404), (path, answer.status_code)
+        if path.endswith("/report"):  # a file with styles of its own, in a box where nothing runs or loads
+            assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none';")
+            continue
         if "json" in answer.headers["content-type"]:
             found = inspect("".join(strings(answer.json())))
         else:
@@ -459,8 +462,10 @@ def plant(studio: Studio, admin: Client, evil: str, everything: str) -> dict[str
         session.add(Round(number=1, name=evil, created_at=1.0))
         for batch in session.scalars(select(Batch)):
             batch.name = evil
-        job = Job(name=evil, stage="ppo", recipe=everything, directory="runs/x", state="failed", message=everything,
-                  round_number=None, created_by=by.id, created_at=1.0, started_at=1.0)  # fmt: skip
+        job = Job(
+            name=evil, stage="ppo", recipe=f"# {evil}", directory="runs/x", state="failed", message=everything,
+            created_by=by.id, created_at=1.0, started_at=1.0,
+        )  # fmt: skip
         session.add(job)
         model = policies.base_policy(session, "base")
         model.name = evil
@@ -488,7 +493,6 @@ def plant(studio: Studio, admin: Client, evil: str, everything: str) -> dict[str
             "task_id": task.id, "conversation_id": conversation.id, "user_id": by.id, "batch_id": batch.id,
             "item_id": item.id, "run_id": job.id, "arena_id": held.id,
         }  # fmt: skip
-        assert judgements.current() is not None
     return ids
 
 

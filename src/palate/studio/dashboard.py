@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from palate.intervals import Estimate
 from palate.studio import charts, jobs, progress
 from palate.studio.access import RESEARCHERS, Db, Home, allow
 from palate.studio.charts import Bar, Series
-from palate.studio.figures import EstimateOut, day_label, percent, share
+from palate.studio.figures import EstimateOut, day_label, share
 from palate.studio.rendering import page
 from palate.studio.workspace import Workspace
 
@@ -37,7 +38,7 @@ router = APIRouter()
 RL = ("ppo", "reinforce")
 LEARNING = ("objective/score", "objective/kl", "tokens/response_length", "policy/entropy")
 MOST_BATCHES, MOST_RUNS, MOST_TEXTS, MOST_REPORTS = 8, 6, 4, 60
-WIDE = (720, 260)
+WIDE = (560, 240)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +163,7 @@ def _panels(request: Request, store: Store, home: Workspace) -> dict[str, Any]:
         "num_items": sum(each.num_items for each in covered),
         "won": won,
         "large": large,
-        "others": [_learning(home, job) for job in ran if job.started_at and job is not newest][:MOST_RUNS],
+        "others": _with_curves(home, [job for job in ran if job is not newest]),
         "compared": next((each for each in won if each.texts), None),
         "most_texts": MOST_TEXTS,
         "pictures": {
@@ -171,7 +172,6 @@ def _panels(request: Request, store: Store, home: Workspace) -> dict[str, Any]:
             "coverage": _coverage(covered[:MOST_BATCHES]),
             "won": _win_rates(won),
         },
-        "percent": percent,
         "share": share,
         "now": time.strftime("%H:%M", time.gmtime()),
     }
@@ -241,11 +241,17 @@ def _win_rates(won: Sequence[Won]) -> Markup:
         Bar(label=each.model, value=each.rate.value, low=each.rate.low, high=each.rate.high, note=_against(each))
         for each in won
     ]
-    return charts.bars("Win rate over the baseline", bars, high=1, reference=0.5, format=share, width=WIDE[0])
+    return charts.bars("Win rate over the baseline", bars, high=1, reference=0.5, format=share)
 
 
 def _against(each: Won) -> str:
     return f"against {each.baseline}, {each.judge}"
+
+
+def _with_curves(home: Workspace, ran: Sequence[Job]) -> list[Learning]:
+    """The newest of those that have logged something; sampling and evaluation do not."""
+    drawn = (_learning(home, job) for job in ran if job.started_at)
+    return list(islice((each for each in drawn if each.pictures), MOST_RUNS))
 
 
 def _learning(home: Workspace, job: Job, *, size: tuple[int, int] = (480, 240)) -> Learning:
