@@ -411,9 +411,10 @@ def _spread(count: int, most: int) -> list[int]:
 
 
 def _tight(low: float, high: float, *, whole: bool) -> Axis:
-    """Round ticks, while the axis ends where the data does."""
-    nice = nice_axis(low, high, count=6, whole=whole)
-    return nice if high <= low else Axis(low, high, nice.ticks)
+    """Round ticks, while the axis ends where the data does; a single value has its neighbours beside it."""
+    if high <= low:
+        return nice_axis(low - 1, high + 1, count=3, whole=whole)
+    return Axis(low, high, nice_axis(low, high, count=6, whole=whole).ticks)
 
 
 def _ticked(axis: Axis) -> Formatter:
