@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import requests
 import schemathesis
+from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
+from tests.postgres import Server
 from tests.studio.collected import collect
 from tests.studio.conftest import ClientOf, Studio
 from tests.studio.described import filled
@@ -24,8 +27,10 @@ from tests.studio.fake import Fake
 
 from palate.feedback import people
 from palate.feedback.tables import User
+from palate.studio.app import create_app
 from palate.studio.chat import locator
 from palate.studio.description import describe
+from palate.studio.workspace import Settings, create
 from palate.studio.writing import Desk
 
 EXAMPLES = 2
@@ -37,13 +42,17 @@ JSON = "application/json"
 
 @pytest.fixture
 def app(studio: Studio, client_of: ClientOf) -> Any:
-    """With something collected, and a model that says nothing."""
+    """With something collected."""
     collect(studio.store, [client_of("labeler").user, client_of("labeler").user])
-    app = studio.app
+    return mute(studio)
+
+
+def mute(studio: Studio) -> Any:
+    """The app, with a model that says nothing."""
     fake = Fake(*[""] * 10_000)
-    app.state.generator = fake
-    app.state.desk = Desk(fake, studio.store, locator(studio.workspace), per_person=2)
-    return app
+    studio.app.state.generator = fake
+    studio.app.state.desk = Desk(fake, studio.store, locator(studio.workspace), per_person=2)
+    return studio.app
 
 
 def with_token(studio: Studio, app: Any, user: User) -> TestClient:
@@ -86,13 +95,7 @@ def test_no_request_that_can_be_made_breaks_the_app(studio: Studio, app: Any, cl
 
 def test_no_text_or_number_breaks_the_app(studio: Studio, app: Any, client_of: ClientOf) -> None:
     client = with_token(studio, app, client_of("admin").user)
-    failures = []
-    for method, path, query, body in nasty_requests(describe(app)):
-        content = None if body is None else json.dumps(body)
-        answer = client.request(method, path, params=query, content=content, headers={"Content-Type": JSON})
-        if answer.status_code >= 500:
-            failures.append(f"{method} {path[:100]} {str(query)[:100]} {str(content)[:200]}: {answer.status_code}")
-    assert not failures, "\n".join(map(str, failures))
+    check_nothing_breaks(client, nasty_requests(describe(app), [*NASTY, *NUMBERS]))
 
 
 def test_no_body_breaks_the_app(studio: Studio, app: Any, client_of: ClientOf) -> None:
@@ -109,7 +112,38 @@ def test_no_body_breaks_the_app(studio: Studio, app: Any, client_of: ClientOf) -
     assert not failures, "\n".join(map(str, failures))
 
 
-def nasty_requests(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
+def test_what_postgresql_cannot_hold_breaks_nothing(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that writes NUL, people who send it, and numbers that fit no column."""
+    monkeypatch.setattr(people, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    with postgres.empty() as url:
+        workspace = create(tmp_path / "workspace", Settings(database=url))
+        studio = Studio(app=create_app(workspace), workspace=workspace)
+        with studio.store.write() as session:
+            roles = {"ann": "labeler", "bob": "labeler", "ada": "admin"}
+            made = [people.create_user(session, name, "a long password", role) for name, role in roles.items()]
+        collect(studio.store, made[:2], texts=["a\x00b", r"c\u0000d", "e", "f"])
+        client, described = with_token(studio, mute(studio), made[2]), describe(studio.app)
+        check_nothing_breaks(client, nasty_requests(described, ["a\x00b", 2**63]))
+        pages = ("/dashboard", "/exports?view=all", "/api/judgements", "/api/exports/palate", "/agreement", "/review")
+        for page in pages:
+            assert client.get(page, headers={"Accept": "text/html"}).status_code == 200, page
+        assert r"c\\u0000d" in client.get("/api/exports/palate").text, "what only looks like one is left alone"
+        workspace.store.close()
+
+
+def check_nothing_breaks(client: TestClient, wanted: Iterator[tuple[str, str, dict[str, Any], Any]]) -> None:
+    failures = []
+    for method, path, query, body in wanted:
+        content = None if body is None else json.dumps(body)
+        answer = client.request(method, path, params=query, content=content, headers={"Content-Type": JSON})
+        if answer.status_code >= 500:
+            failures.append(f"{method} {path[:100]} {str(query)[:100]} {str(content)[:200]}: {answer.status_code}")
+    assert not failures, "\n".join(failures)
+
+
+def nasty_requests(described: dict[str, Any], values: Sequence[Any]) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
     """Every operation with a nasty text or number in one kind of place at a time."""
     schemas = described["components"]["schemas"]
     for path, item in described["paths"].items():
@@ -117,7 +151,7 @@ def nasty_requests(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[s
             parameters = operation.get("parameters", [])
             plain = re.sub(r"\{[^}]*\}", "x", path)
             content = operation.get("requestBody", {}).get("content", {})
-            for value in [*NASTY, *NUMBERS]:
+            for value in values:
                 written = quote(str(value), safe="", errors="surrogatepass")
                 if "{" in path:
                     yield method.upper(), re.sub(r"\{[^}]*\}", written, path), {}, None

@@ -23,7 +23,7 @@ from sqlalchemy import Boolean, Select, Text, and_, bindparam, exists, func, or_
 from sqlalchemy.orm import Session, aliased
 
 from palate.errors import ConflictError, ForbiddenError, NotFoundError, TooManyError
-from palate.feedback.tables import Batch, Item, ItemAuthor, Task, User
+from palate.feedback.tables import Batch, Item, ItemAuthor, PlainText, Task, User
 from palate.randomness import permutation
 
 DAY = 86400.0
@@ -232,7 +232,7 @@ def next_items(*, in_batch: bool) -> Select[Any]:
         .order_by(Item.priority.desc(), Batch.created_at, Item.position)
         .limit(_TRIES)
     )
-    return query.where(Item.batch_id == bindparam("batch_id", type_=Text)) if in_batch else query
+    return query.where(Item.batch_id == bindparam("batch_id", type_=PlainText)) if in_batch else query
 
 
 def wishes(session: Session, user: User, batch_id: str | None) -> dict[str, Any]:

@@ -13,6 +13,8 @@ A judgement is on disk when `write` has ended: SQLite runs in WAL mode with `syn
 
 from __future__ import annotations
 
+import json
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -34,6 +36,8 @@ from palate.errors import DataError, MissingExtraError, TooManyError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30
+
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class Store:
@@ -135,11 +139,23 @@ def _parsed(url: str) -> URL:
 
 def _postgres(url: URL) -> Engine:
     try:
-        return create_engine(url, pool_size=10, max_overflow=30, pool_pre_ping=True, isolation_level="READ COMMITTED")
+        return create_engine(
+            url,
+            pool_size=10,
+            max_overflow=30,
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
+            json_serializer=_json_without_nul,
+        )
     except NoSuchModuleError:
         raise DataError(f"{url!r}: use the driver psycopg, as in postgresql+psycopg://USER@HOST/NAME") from None
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "psycopg", "studio") from None
+
+
+def _json_without_nul(value: Any) -> str:
+    """PostgreSQL stores an escaped NUL in JSON, and then fails whenever it is to look into it."""
+    return _ESCAPED_NUL.sub(r"\1\\ufffd", json.dumps(value))
 
 
 def _sqlite(url: URL) -> Engine:
