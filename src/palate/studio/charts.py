@@ -221,11 +221,10 @@ def matrix(
         for name, line in zip(rows, values, strict=True)
     )
     table = Markup(
-        '<div class="wide"><table class="heat"><caption>{}</caption><thead><tr><td></td>{}</tr></thead>{}</table></div>'
+        '<figure class="picture"><div class="wide" role="region" aria-label="{0}" tabindex="0"><table class="heat">'
+        "<caption>{0}</caption><thead><tr><td></td>{1}</tr></thead><tbody>{2}</tbody></table></div></figure>"
     )
-    return Markup('<figure class="picture">{}</figure>').format(
-        table.format(title, head, Markup("<tbody>{}</tbody>").format(body))
-    )
+    return table.format(title, head, body)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
@@ -358,9 +357,10 @@ def _figure(
         head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in header)
         body = Markup("").join(Markup("<tr>{}</tr>").format(_cells(row)) for row in rows)
         table = Markup(
-            '<details class="behind"><summary>{}</summary><div class="wide"><table><thead><tr>{}</tr></thead>'
-            "<tbody>{}</tbody></table></div></details>"
-        ).format(summary, head, body)
+            '<details class="behind"><summary>{}</summary>'
+            '<div class="wide" role="region" aria-label="Numbers of {}" tabindex="0">'
+            "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></details>"
+        ).format(summary, title, head, body)
     caption = Markup("<figcaption>{}</figcaption>").format(title)
     return Markup('<figure class="picture">{}{}{}</figure>').format(caption, drawing, table)
 
