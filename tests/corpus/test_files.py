@@ -98,6 +98,15 @@ def test_a_broken_array_ends_where_it_breaks(write: Write, text: str, reason: st
     assert rows[1][1] == reason + "; what follows in this array cannot be read"
 
 
+@pytest.mark.parametrize(
+    "text", ['{"a": "\\ud800"}\n{"a": "\\ud83d\\ude42"}\n', '[{"a": ["\\ud800"]}, {"a": "\\ud83d\\ude42"}]']
+)
+def test_half_a_character_is_a_problem_and_two_halves_are_none(write: Write, text: str) -> None:
+    torn, whole = read_rows(write("rows.json", text))
+    assert "half a character" in str(torn.problem)
+    assert whole.fields == {"a": "🙂"}
+
+
 def test_a_string_that_never_closes_is_given_up(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_CHUNK", 10)
     monkeypatch.setattr(files, "_LONGEST_ELEMENT", 100)
