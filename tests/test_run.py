@@ -19,6 +19,7 @@ from palate.errors import CheckpointError, DiskFullError, RunError, TrainingErro
 from palate.listing import list_runs
 from palate.recipe import Data, SFTRecipe
 from palate.run import Run, is_running
+from palate.trackers import showing
 
 RECIPE = SFTRecipe(data=Data(path="demonstrations.jsonl"))
 
@@ -448,3 +449,13 @@ def test_trackers_are_told_everything(tmp_path: Path) -> None:
         run.log(step, {"sft/loss": 1.0})
         run.samples(step, [{"score": 2}])
     assert recorder.calls == [("log", 0, {"sft/loss": 1.0}), ("text", 0, [{"score": 2}]), ("close",)]
+
+
+def test_long_work_without_steps_is_shown_and_short_work_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with showing("frozen layers") as show:
+        show(2, 2)
+    assert capsys.readouterr().err == ""
+    with showing("frozen layers", quiet_seconds=0) as show:
+        show(0, 2)
+        show(2, 2)
+    assert capsys.readouterr().err == "frozen layers 2/2  0:00 left\n"

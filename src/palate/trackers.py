@@ -51,9 +51,10 @@ class Terminal:
         self._unit = "step"
         self._started = self._printed = 0.0
 
-    def start(self, stage: str, first: int, total: int, *, unit: str = "step") -> None:
-        """Steps ``first`` to ``total - 1`` are about to be done."""
-        self._first, self._total, self._unit, self._started = first, total, unit, time.monotonic()
+    def start(self, stage: str, first: int, total: int, *, unit: str = "step", began: float | None = None) -> None:
+        """Steps ``first`` to ``total - 1`` are to be done; ``began`` (monotonic) if that was before now."""
+        self._first, self._total, self._unit = first, total, unit
+        self._started = time.monotonic() if began is None else began
         if self.console.is_terminal:
             columns = ("[bold]{task.description}", "{task.completed}/{task.total}", "{task.fields[metrics]}")
             text = [TextColumn(column) for column in columns]
@@ -72,10 +73,6 @@ class Terminal:
             self._printed = now
             rest = (now - self._started) / (step + 1 - self._first) * (self._total - step - 1)
             self.say(f"{self._unit} {step + 1}/{self._total}  {duration(rest)} left  {shown}".rstrip())
-
-    def since(self, started: float) -> None:
-        """The work began earlier than it was first shown."""
-        self._started = started
 
     def say(self, message: str) -> None:
         """A line that stays."""
@@ -101,8 +98,7 @@ def showing(what: str, *, quiet_seconds: float = 3.0) -> Iterator[Callable[[int,
         if not started and time.monotonic() - began < quiet_seconds:
             return
         if not started:
-            terminal.start(what, 0, total, unit=what)
-            terminal.since(began)
+            terminal.start(what, 0, total, unit=what, began=began)
             started = True
         if done:
             terminal.step(done - 1, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import threading
@@ -28,6 +29,8 @@ def browser() -> Iterator[Any]:
     """Chromium without a window; while it is open, Playwright keeps an event loop in this thread, so it closes soon."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     if CHROMIUM is None:
+        if os.environ.get("PALATE_REQUIRE_BROWSER"):
+            pytest.fail("Chromium is not installed, and PALATE_REQUIRE_BROWSER is set")
         pytest.skip("Chromium is not installed")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

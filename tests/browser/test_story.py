@@ -273,7 +273,7 @@ def export(stage: Stage, ada: Any, tmp_path: Path) -> None:
     path = tmp_path / "export.jsonl"
     path.write_bytes(answer.body())
     rankings = read_rankings(Data(path=str(path))).records
-    assert sum(len(ranking.responses) == 4 for ranking in rankings) >= 24
+    assert sum(len(ranking.responses) == 4 for ranking in rankings) == 24 + 4 + 1, "labels, tests, one settlement"
     (thumb,) = [ranking for ranking in rankings if len(ranking.responses) == 1]
     assert thumb.ratings == (7,)
     assert not {"Lea", "Max"} & {ranking.labeler for ranking in rankings}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from palate.feedback import identity
 from palate.records import Candidates, Prompt, Response
@@ -72,17 +70,6 @@ def test_what_a_model_may_call_itself(model: str, names: tuple[str, ...]) -> Non
 def test_the_models_in_play_count_by_their_own_names() -> None:
     assert identity.leaks("A walrus, that's me.", HELLO) == ()
     assert identity.leaks("A walrus, that's me.", HELLO, ["runs/walrus-7b"]) == ("walrus",)
-
-
-def test_masking_leaves_nothing_to_find_and_the_rest_as_it_was() -> None:
-    text = "I'm ChatGPT by OpenAI; openair is fine."
-    assert identity.mask(text, HELLO) == "I'm [name] by [name]; openair is fine."
-
-
-@given(st.lists(st.sampled_from([*identity.PLAIN, "I am", "Claude", "by", "trained", ",", "word"]), max_size=8))
-def test_masked_text_has_no_plain_name(words: list[str]) -> None:
-    masked = identity.mask(" ".join(words), HELLO)
-    assert not any(f" {name.lower()} " in f" {masked.lower()} " for name in identity.PLAIN)
 
 
 def test_screening_counts_what_it_leaves_out() -> None:

@@ -184,7 +184,9 @@ def test_a_demonstration_has_an_author(world: World) -> None:
     with world.store.read() as session:
         prompt = judgements.prompt_of(session, session.get_one(Item, item.id))
         written = list(judgements.demonstrations(session, judgements.for_training()))
-        assert written == [Demonstration(prompt=prompt, response=Response(text=text), author="ann")]
+        assert written == [
+            Demonstration(prompt=prompt, response=Response(text=text.replace("\0", "\ufffd")), author="ann")
+        ]
         assert list(judgements.rankings(session, judgements.current())) == []
 
 

@@ -16,7 +16,7 @@ from tests.feedback.world import LEASE, NOW, World, together
 
 from palate.errors import ConflictError, ForbiddenError, NotFoundError, TooManyError
 from palate.feedback import batches, queue
-from palate.feedback.tables import Batch, Item, Judgement, Task, User
+from palate.feedback.tables import Batch, Item, Judgement, Review, Task, User
 
 LATER = NOW + LEASE + 1
 
@@ -210,6 +210,21 @@ def test_a_batch_that_is_not_open_gives_no_work(state: str, world: World) -> Non
     assert world.claim(ann) is None
     assert world.claim(bob) is None
     world.submit(task)  # what is begun may be handed in
+    world.check_places()
+
+
+def test_what_a_reviewer_has_decided_is_no_longer_asked(world: World) -> None:
+    """Until a later review says that the item is open after all."""
+    ann, judge = world.user("ann"), world.user("judge", "reviewer")
+    batch = world.batch()
+    discarded, other = world.item(batch, 0), world.item(batch, 1)
+    review = {"item_id": discarded.id, "reviewer_id": judge.id}
+    world.add(
+        Review(decision="keep", created_at=NOW, **review), Review(decision="discard", created_at=NOW + 1, **review)
+    )
+    assert world.claimed(ann).item_id == other.id
+    world.add(Review(decision="keep", created_at=NOW + 2, **review))
+    assert world.claimed(world.user("bob")).item_id == discarded.id
     world.check_places()
 
 

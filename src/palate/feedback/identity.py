@@ -5,8 +5,8 @@ count wherever they stand. Those that mean other things too (Claude, Llama, Gemi
 of who they are or who made them. A name that the prompt itself uses gives nothing away. "I am an AI" names nobody and
 is left alone.
 
-An answer that names its model is best dropped: masking it lets people judge a text that nobody wrote. `mask` is for
-places where nothing can be dropped.
+Such an answer is dropped: masking it would let people judge a text that nobody wrote. What is imported ready-made is
+shown all the same, with names blotted out (`blind.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from functools import cache
 from pathlib import PurePath
 
 from palate.records import Candidates, Prompt
-
-MASK = "[name]"
 
 PLAIN = (
     "Alibaba Cloud", "Anthropic", "BigScience", "ChatGLM", "ChatGPT", "Cohere", "DeepMind", "DeepSeek", "EleutherAI",
@@ -84,13 +82,6 @@ def leaks(text: str, prompt: Prompt, models: Iterable[str] = ()) -> tuple[str, .
     asked = " ".join(message.content for message in prompt.messages).casefold()
     found = [match["name"] for pattern in _patterns(tuple(models)) for match in pattern.finditer(text)]
     return tuple(dict.fromkeys(name for name in found if name.casefold() not in asked))
-
-
-def mask(text: str, prompt: Prompt, models: Iterable[str] = ()) -> str:
-    """The answer with every name that gives it away replaced."""
-    for name in leaks(text, prompt, models):
-        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", MASK, text)
-    return text
 
 
 def screen(candidates: Sequence[Candidates], models: Iterable[str] = (), *, fewest: int = 2) -> Screened:

@@ -14,13 +14,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Select, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from palate.errors import ConflictError, NotFoundError
 from palate.feedback import queue
-from palate.feedback.tables import Batch, Guideline, Item, Judgement, PromptRow, ResponseRow, Review, Task, User
+from palate.feedback.tables import (
+    Batch,
+    Guideline,
+    Item,
+    Judgement,
+    PromptRow,
+    ResponseRow,
+    Review,
+    Task,
+    User,
+    without_nul,
+)
 from palate.records import Demonstration, Prompt, Ranking, Response
 
 RATINGS = {
@@ -49,6 +60,8 @@ STRENGTHS = {0: "about the same", 1: "slightly better", 2: "better", 3: "much be
 FAST_SECONDS = 2.0
 """A joint ranking in less than this for each response was hardly read."""
 
+Written = Annotated[str, AfterValidator(without_nul)]
+"""What a person typed, as it can be stored: the same form handed in twice is then the same."""
 Rank = Annotated[int, Field(ge=1, le=50)]
 Rating = Annotated[int, Field(ge=1, le=7)]
 
@@ -63,7 +76,7 @@ class Form(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    comment: Annotated[str, Field(max_length=2000)] = ""
+    comment: Annotated[Written, Field(max_length=2000)] = ""
     seconds: Annotated[float, Field(ge=0, le=86400)] = 0.0
     confirmed: bool = False
 
@@ -93,7 +106,7 @@ class RankingForm(Form):
 class DemonstrationForm(Form):
     """The answer its author would like to see."""
 
-    text: Annotated[str, Field(min_length=1, max_length=20000)]
+    text: Annotated[Written, Field(min_length=1, max_length=20000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,13 +284,9 @@ def for_training(*, held_out: bool = False) -> Select[Judgement]:
     Args:
         held_out: the same of held-out people, which may only test one.
     """
-    later = aliased(Review)
-    is_later = (later.created_at > Review.created_at) | (
-        (later.created_at == Review.created_at) & (later.id > Review.id)
-    )
     settled = exists().where(
         Review.item_id == Judgement.item_id,
-        ~exists().where(later.item_id == Review.item_id, is_later),
+        queue.is_latest_review(),
         Review.decision != "keep",
         (Review.judgement_id.is_(None)) | (Review.judgement_id != Judgement.id),
     )

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Boolean, Select, Text, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import Boolean, ColumnElement, Select, Text, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from palate.errors import ConflictError, ForbiddenError, NotFoundError, TooManyError
-from palate.feedback.tables import Batch, Item, ItemAuthor, PlainText, Task, User
+from palate.feedback.tables import Batch, Item, ItemAuthor, PlainText, Review, Task, User
 from palate.randomness import permutation
 
 DAY = 86400.0
@@ -207,6 +207,13 @@ def must_be_screened(session: Session, user: User) -> bool:
     return bool(session.scalar(select(exists().where(Batch.is_screening, Batch.state == "open"))))
 
 
+def is_latest_review() -> ColumnElement[bool]:
+    """Of an item's reviews the one that holds."""
+    later = aliased(Review)
+    after = or_(later.created_at > Review.created_at, and_(later.created_at == Review.created_at, later.id > Review.id))
+    return ~exists().where(later.item_id == Review.item_id, after)
+
+
 @cache
 def next_items(*, in_batch: bool) -> Select[Any]:
     """A few items with an open place for somebody (see `wishes`), the most wanted first; built once, asked often."""
@@ -214,6 +221,7 @@ def next_items(*, in_batch: bool) -> Select[Any]:
     mine, counted, counted_item = aliased(Task), aliased(Task), aliased(Item)
     seen = exists().where(mine.item_id == Item.id, mine.user_id == user_id, mine.state.in_(_WORKING))
     wrote = exists().where(ItemAuthor.item_id == Item.id, ItemAuthor.user_id == user_id)
+    decided = exists().where(Review.item_id == Item.id, Review.decision != "keep", is_latest_review())
     share = (
         select(func.count())
         .select_from(counted)
@@ -224,7 +232,7 @@ def next_items(*, in_batch: bool) -> Select[Any]:
         .correlate(Batch)
         .scalar_subquery()
     )
-    wanted = and_(Batch.state == "open", Item.open_places > 0, ~seen, ~wrote, Batch.is_screening == screening)
+    wanted = and_(Batch.state == "open", Item.open_places > 0, ~seen, ~wrote, ~decided, Batch.is_screening == screening)
     query = (
         select(Item)
         .join(Batch, Batch.id == Item.batch_id)

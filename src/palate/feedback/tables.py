@@ -62,6 +62,11 @@ def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
 
 
+def without_nul(text: str) -> str:
+    """NUL replaced by the character for what cannot be shown."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 class PlainText(TypeDecorator[str]):
     """Text without NUL, which PostgreSQL cannot hold and a model may well write."""
 
@@ -69,8 +74,8 @@ class PlainText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Replace NUL by the character for what cannot be shown."""
-        return None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        """Replace NUL."""
+        return None if value is None else without_nul(value)
 
 
 _JSON = JSON(none_as_null=True)
