@@ -31,7 +31,7 @@ def test_prompts_are_recognised(world: World) -> None:
 def test_responses_come_back_as_they_were(world: World) -> None:
     prompt = world.prompt("why?")
     provenance = Provenance(model="tiny", checkpoint="abc", temperature=0.7, seed=3, logprob=-12.5, ended=False)
-    responses = [Response(text="so", provenance=provenance), Response(text="an odd one: \u2028\0 é")]
+    responses = [Response(text="so", provenance=provenance), Response(text="an odd one: \u2028 é")]
     with world.store.write() as session:
         rows = [batches.add_response(session, prompt.id, response) for response in responses]
         batch = batches.create_batch(session, BatchPlan(name="b"), by=None)
@@ -40,6 +40,17 @@ def test_responses_come_back_as_they_were(world: World) -> None:
         item = session.get_one(Item, item.id)
         assert judgements.responses_of(session, item) == responses[::-1]
         assert judgements.prompt_of(session, item) == prompt
+
+
+def test_text_with_nul_is_kept_alike_in_every_database(world: World) -> None:
+    prompt = world.prompt("why?")
+    with world.store.write() as session:
+        row = batches.add_response(session, prompt.id, Response(text="a\0b"))
+        batch = batches.create_batch(session, BatchPlan(name="b"), by=None)
+        item = batches.add_item(session, batch, prompt.id, [row.id])
+    with world.store.read() as session:
+        item = session.get_one(Item, item.id)
+        assert judgements.responses_of(session, item) == [Response(text="a\ufffdb")]
 
 
 def test_candidates_become_items(world: World) -> None:

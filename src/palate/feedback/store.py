@@ -154,13 +154,18 @@ def _postgres(url: URL) -> Engine:
 
 
 def _json_without_nul(value: Any) -> str:
-    """PostgreSQL stores an escaped NUL in JSON, and then fails whenever it is to look into it."""
+    """PostgreSQL stores an escaped NUL in JSON and then fails to look into it; SQLite keeps the same text."""
     return _ESCAPED_NUL.sub(r"\1\\ufffd", json.dumps(value))
 
 
 def _sqlite(url: URL) -> Engine:
     engine = create_engine(
-        url, poolclass=QueuePool, pool_size=10, max_overflow=30, connect_args={"timeout": BUSY_SECONDS}
+        url,
+        poolclass=QueuePool,
+        pool_size=10,
+        max_overflow=30,
+        connect_args={"timeout": BUSY_SECONDS},
+        json_serializer=_json_without_nul,
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
