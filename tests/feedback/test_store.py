@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,20 @@ def test_two_processes_may_upgrade_at_once(empty_url: str) -> None:
     store = Store(empty_url)
     assert store.is_current()
     store.close()
+
+
+def test_opening_a_file_waits_for_who_is_writing_it(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # a lock that SQLite does not wait for when a file is switched to WAL
+    release = threading.Timer(0.2, other.execute, ["COMMIT"])
+    release.start()
+    store = Store(f"sqlite:///{path}")
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    store.close()
+    release.join()
+    other.close()
 
 
 def test_an_upgrade_that_fails_leaves_nothing(empty_url: str) -> None:
