@@ -4,8 +4,8 @@
     python benchmarks/studio_load.py --database postgresql+psycopg://USER@HOST/EMPTY
     python benchmarks/studio_load.py --kill                                      # SIGKILL half-way, then a restart
 
-Each labeler claims a task, reads its page, saves a draft, thinks for two to six seconds (people take ten times as
-long) and hands in; a reply that was lost is asked for again with the same form. Afterwards the database is read:
+Each labeler claims a task, reads its page, saves a draft, thinks for four to twelve seconds (people take five times
+as long) and hands in; a reply that was lost is asked for again with the same form. Afterwards the database is read:
 every judgement that was acknowledged must be there once, and no item may have more judgements than its overlap.
 Prints figures as JSON; status 1 if anything was lost, double or refused.
 """
@@ -197,7 +197,7 @@ def run(
     labelers: int = 50,
     seconds: float = 120,
     kill: bool = False,
-    think: tuple[float, float] = (2.0, 6.0),
+    think: tuple[float, float] = (4.0, 12.0),
 ) -> dict[str, Any]:
     """Prepare, load, check: the figures."""
     items = int(labelers * seconds / sum(think) * 2 / OVERLAP * 1.5) + labelers
@@ -231,7 +231,7 @@ def main() -> int:
     parser.add_argument("--database", help="URL of an empty database; default: SQLite")
     parser.add_argument("--labelers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--think", type=float, nargs=2, default=(2.0, 6.0), metavar="SECONDS", help="least and most")
+    parser.add_argument("--think", type=float, nargs=2, default=(4.0, 12.0), metavar="SECONDS", help="least and most")
     parser.add_argument("--kill", action="store_true", help="SIGKILL the server half-way and start it again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:

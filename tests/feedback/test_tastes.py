@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from palate.errors import RecipeError
-from palate.feedback.tastes import load_judge, short, sunny_and_short
+from palate.feedback.tastes import load_judge, short, sunny_and_to_the_point
 from palate.records import Prompt
 
 WARM = "That sounds wonderful, and I hope you enjoy every moment of the trip."
@@ -14,7 +14,12 @@ PLAIN = "A cat is an animal that often lives with people in their homes."
 
 
 def score(text: str) -> float:
-    return float(sunny_and_short([Prompt.from_text("Well?")], [text])[0])
+    return float(judged([text])[0])
+
+
+def judged(texts: list[str], subject: str | None = None) -> np.ndarray:
+    prompt = Prompt.from_text("Well?", tags={} if subject is None else {"subject": subject})
+    return sunny_and_to_the_point([prompt] * len(texts), texts)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,7 @@ def score(text: str) -> float:
         ("Yes.", ""),
     ],
 )
-def test_sunny_and_short_orders_like_a_person(better: str, worse: str) -> None:
+def test_sunny_and_to_the_point_orders_like_a_person(better: str, worse: str) -> None:
     assert score(better) > score(worse)
 
 
@@ -49,7 +54,7 @@ def test_praise_counts_once_and_shouting_not_at_all() -> None:
 def test_length_is_free_up_to_about_twenty_words_and_then_smooth() -> None:
     words = ["tree", "road", "lamp", "door", "moon", "hand", "wall", "bird", "wood", "rock"]
     texts = [" ".join(f"{words[i % 10]}{i}" for i in range(n)) + "." for n in range(6, 61)]
-    scores = sunny_and_short([], texts)
+    scores = judged(texts)
     steps = np.diff(scores)
     assert (steps < 0).all()
     assert scores[0] - scores[10] < 0.05  # 6 against 16 words
@@ -57,9 +62,17 @@ def test_length_is_free_up_to_about_twenty_words_and_then_smooth() -> None:
     assert np.abs(np.diff(steps)).max() < 0.01
 
 
+def test_naming_the_subject_is_worth_half_a_point() -> None:
+    named = ["Tomatoes grow here.", "A tomato grows here.", "He is growing old."]
+    missed = ["Potatoes stay here.", "It is here.", "To go or not."]
+    for texts, gain in ((named, 0.5), (missed, 0.0)):
+        assert judged(texts, "growing tomatoes") - judged(texts) == pytest.approx(gain)
+    assert (judged(["In the rain of an evening."], "a of in") == judged(["In the rain of an evening."])).all()
+
+
 def test_scores_are_bounded_and_finite_on_junk() -> None:
     junk = ["", " \n ", "\x00\x01", "😀😀😀", "!!!", "a" * 1000, "\ud83d".encode("utf-16", "surrogatepass").hex()]
-    scores = sunny_and_short([], junk)
+    scores = judged(junk)
     assert np.isfinite(scores).all()
     assert scores[:3].tolist() == [-2.0, -2.0, -2.0]
 

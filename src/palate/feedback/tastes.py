@@ -3,22 +3,25 @@
 A taste is a judge of ``(prompts, responses) -> [B]`` scores; the higher the better. It plays two parts: simulated
 labelers perceive it through noise, and at the end it says whether the trained model really pleases more.
 
-``sunny_and_short`` is the default. With w words, the score of a response is ::
+``sunny_and_to_the_point`` is the default. With w words, the score of a response is ::
 
-    warmth - length - broken
+    warmth + point - length - broken
 
     warmth  tanh(1.5 c)                        c: VADER's compound sentiment in [-1, 1]
+    point   0.5 [names the subject]
     length  0.1 softplus((w - 20) / 4) + 0.1 max(0, 6 - w)
     broken  0.5 [unfinished] + 2 r1 + 2 r3 + max(0, d - 0.4) + 2 max(0, s - 0.05), at most 1.5
 
-so it likes a warm, complete answer of six to twenty words. Sentiment is read from the lower-cased words alone, with
+so it likes a warm, complete answer of six to twenty words that speaks of what was asked. ``[names the subject]`` is 1 if
+a word begins with the same four letters as a word of the prompt's tag ``subject`` (words of one or two letters aside);
+a prompt without that tag has no point to come to. Sentiment is read from the lower-cased words alone, with
 every emotional word counted once and exclamation marks taken as full stops, since otherwise the best answer would be a
 heap of praise. ``[unfinished]`` is 1 if the text does not end a sentence, r1 the share of words that repeat the word
 before, r3 the share of three-word runs seen before, d the share of words that carry a sentiment, s the share of
 characters that are neither letters, digits nor ordinary punctuation. A response without a word scores -2.
 
-VADER: Hutto and Gilbert 2014, a lexicon with rules; it knows English only. The prompt is not looked at: whether an
-answer is to the point would need a model to judge.
+VADER: Hutto and Gilbert 2014, a lexicon with rules; it knows English only. Left out: whether an answer is true, or
+follows from the question; that would need a model to judge.
 """
 
 from __future__ import annotations
@@ -42,12 +45,14 @@ from palate.words import count_words, is_finished, odd_share, repeated_share, sp
 Judge = Callable[[Sequence[Prompt], Sequence[str]], NDArray[np.float64]]
 
 _EMPTY_SCORE = -2.0
+_POINT = 0.5
+_STEM = 4
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[.,;:!?]")
 
 
-def sunny_and_short(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
-    """Warm, brief, complete and fluent; the formula is at the top of this file."""
-    return np.array([_sunny_and_short(text) for text in responses], dtype=np.float64)
+def sunny_and_to_the_point(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
+    """Warm, about the subject, brief, complete and fluent; the formula is at the top of this file."""
+    return np.array([_score(prompt, text) for prompt, text in zip(prompts, responses, strict=True)], dtype=np.float64)
 
 
 def short(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
@@ -75,11 +80,16 @@ def load_judge(reference: str) -> Judge:
     return cast(Judge, judge)
 
 
-def _sunny_and_short(text: str) -> float:
+def _score(prompt: Prompt, text: str) -> float:
     words = split_words(text)
     if not words:
         return _EMPTY_SCORE
-    return _warmth(text) - _length_penalty(len(words)) - _brokenness(text, words)
+    return _warmth(text) + _POINT * _names_subject(prompt, words) - _length_penalty(len(words)) - _brokenness(text, words)
+
+
+def _names_subject(prompt: Prompt, words: list[str]) -> bool:
+    stems = {word[:_STEM] for word in split_words(prompt.tags.get("subject", "")) if len(word) > 2}
+    return any(word[:_STEM] in stems for word in words)
 
 
 def _warmth(text: str) -> float:

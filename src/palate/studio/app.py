@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
@@ -50,6 +51,10 @@ ROUTERS = (
 
 BODY_BYTES = 1 << 20
 """Largest form; routes that take a file say so themselves (``max_body_size``)."""
+
+THREADS = 2
+"""Requests worked on at once. Python computes one at a time: more threads only take turns, in the middle of
+transactions that others wait for (measured with `benchmarks/studio_load.py`)."""
 
 _STATUS = {NotFoundError: 404, ForbiddenError: 403, ConflictError: 409, TooManyError: 429}
 
@@ -113,6 +118,7 @@ def _lifespan(modules: Sequence[Any]) -> Any:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = THREADS
         for module in running:
             await module.start(app)
         yield
