@@ -60,11 +60,11 @@ class Scale:
     """
 
     model: str = "smollm2-135m"
-    frozen_layers: int = 22
+    frozen_layers: int = 26
     max_new_tokens: int = 32
     demonstration_prompts: int = 96
     ranked_prompts: int = 160
-    steps: int = 16
+    steps: int = 24
     prompts_per_step: int = 8
     evaluation_prompts: int = 64
 
@@ -159,7 +159,7 @@ class Loop:
             model=str(self.out / "sft"),
             data=self.data("rankings.jsonl"),
             holdout={"fraction": 0.2},
-            epochs=6,
+            epochs=3,
             batch_responses=16,
             checkpoint_every=60,
             optimizer={"learning_rate": 2e-4, "warmup": 0.1},

@@ -105,7 +105,7 @@ def test_starters_are_sized_for_the_model(tmp_path: Path) -> None:
     def says(model: str) -> dict[str, object]:
         return tomllib.loads((tmp_path / model / "ppo.toml").read_text())
 
-    assert says("smollm2-135m")["frozen_layers"] == 22
+    assert says("smollm2-135m")["frozen_layers"] == 26
     assert says("tiny")["frozen_layers"] == 1
     assert says("tiny")["sampling"] == {"temperature": 0.7, "max_new_tokens": 8}
     assert "frozen_layers" not in says("some-other")

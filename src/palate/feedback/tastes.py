@@ -8,13 +8,13 @@ labelers perceive it through noise, and at the end it says whether the trained m
     warmth + point - length - broken
 
     warmth  tanh(1.5 c)                        c: VADER's compound sentiment in [-1, 1]
-    point   0.5 [names the subject]
-    length  0.1 softplus((w - 20) / 4) + 0.1 max(0, 6 - w)
+    point   0.25 [names the subject]
+    length  0.3 softplus((w - 12) / 4) + 0.1 max(0, 6 - w)
     broken  0.5 [unfinished] + 2 r1 + 2 r3 + max(0, d - 0.4) + 2 max(0, s - 0.05), at most 1.5
 
-so it likes a warm, complete answer of six to twenty words that speaks of what was asked. ``[names the subject]`` is 1 if
-a word begins with the same four letters as a word of the prompt's tag ``subject`` (words of one or two letters aside);
-a prompt without that tag has no point to come to. Sentiment is read from the lower-cased words alone, with
+so it likes a warm, complete answer of six to a dozen words that speaks of what was asked. ``[names the subject]`` is
+1 if a word begins with the same four letters as a word of the prompt's tag ``subject`` (words of one or two letters
+aside); a prompt without that tag has no point to come to. Sentiment is read from the lower-cased words alone, with
 every emotional word counted once and exclamation marks taken as full stops, since otherwise the best answer would be a
 heap of praise. ``[unfinished]`` is 1 if the text does not end a sentence, r1 the share of words that repeat the word
 before, r3 the share of three-word runs seen before, d the share of words that carry a sentiment, s the share of
@@ -45,7 +45,7 @@ from palate.words import count_words, is_finished, odd_share, repeated_share, sp
 Judge = Callable[[Sequence[Prompt], Sequence[str]], NDArray[np.float64]]
 
 _EMPTY_SCORE = -2.0
-_POINT = 0.5
+_POINT = 0.25
 _STEM = 4
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[.,;:!?]")
 
@@ -84,7 +84,8 @@ def _score(prompt: Prompt, text: str) -> float:
     words = split_words(text)
     if not words:
         return _EMPTY_SCORE
-    return _warmth(text) + _POINT * _names_subject(prompt, words) - _length_penalty(len(words)) - _brokenness(text, words)
+    merits = _warmth(text) + _POINT * _names_subject(prompt, words)
+    return merits - _length_penalty(len(words)) - _brokenness(text, words)
 
 
 def _names_subject(prompt: Prompt, words: list[str]) -> bool:
@@ -97,7 +98,7 @@ def _warmth(text: str) -> float:
 
 
 def _length_penalty(num_words: int) -> float:
-    return 0.1 * float(np.logaddexp(0, (num_words - 20) / 4)) + 0.1 * max(0, 6 - num_words)
+    return 0.3 * float(np.logaddexp(0, (num_words - 12) / 4)) + 0.1 * max(0, 6 - num_words)
 
 
 def _brokenness(text: str, words: list[str]) -> float:
