@@ -64,7 +64,7 @@ class Scale:
     max_new_tokens: int = 32
     demonstration_prompts: int = 96
     ranked_prompts: int = 160
-    steps: int = 24
+    steps: int = 16
     prompts_per_step: int = 8
     evaluation_prompts: int = 64
 

@@ -57,7 +57,7 @@ def test_length_costs_little_up_to_a_dozen_words_and_then_more_and_more_smoothly
     scores = judged(texts)
     steps = np.diff(scores)
     assert (steps < 0).all()
-    assert scores[0] - scores[4] < 0.1  # 6 against 10 words
+    assert scores[0] - scores[4] < 0.15  # 6 against 10 words
     assert scores[10] - scores[50] > 2  # 16 against 56
     assert np.abs(np.diff(steps)).max() < 0.01
 

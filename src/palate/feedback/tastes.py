@@ -9,7 +9,7 @@ labelers perceive it through noise, and at the end it says whether the trained m
 
     warmth  tanh(1.5 c)                        c: VADER's compound sentiment in [-1, 1]
     point   0.25 [names the subject]
-    length  0.3 softplus((w - 12) / 4) + 0.1 max(0, 6 - w)
+    length  0.5 softplus((w - 12) / 4) + 0.1 max(0, 6 - w)
     broken  0.5 [unfinished] + 2 r1 + 2 r3 + max(0, d - 0.4) + 2 max(0, s - 0.05), at most 1.5
 
 so it likes a warm, complete answer of six to a dozen words that speaks of what was asked. ``[names the subject]`` is
@@ -98,7 +98,7 @@ def _warmth(text: str) -> float:
 
 
 def _length_penalty(num_words: int) -> float:
-    return 0.3 * float(np.logaddexp(0, (num_words - 12) / 4)) + 0.1 * max(0, 6 - num_words)
+    return 0.5 * float(np.logaddexp(0, (num_words - 12) / 4)) + 0.1 * max(0, 6 - num_words)
 
 
 def _brokenness(text: str, words: list[str]) -> float:
