@@ -307,6 +307,7 @@ def test_resume_with_changed_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT)
     run = Run.open(tmp_path / "run", RECIPE)
     for step in run.steps(2, every=1, keep=1, state={"walk": Walk()}):
         run.log(step, {"sft/loss": 0.5 - step / 10})
@@ -322,7 +323,7 @@ def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert report["metrics"] == {"sft/loss": 0.4}
     assert report["notes"] == ["3 rows were dropped"]
     assert checkpoint_names(tmp_path / "run") == []
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
     again = Run.open(tmp_path / "run", RECIPE, resume=True)
     assert again.finished

@@ -35,6 +35,7 @@ class Scripted(Runner):
     def command(self, job: Job) -> list[str]:
         directory = str(jobs.directory_of(self.workspace, job))
         head = "import sys, time, signal, os, json; from pathlib import Path; here = Path(sys.argv[1])\n"
+        head += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         return [sys.executable, "-c", head + textwrap.dedent(self.script), directory]
 
 

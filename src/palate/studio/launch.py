@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Note:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command, with the note before and after."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an app in a shell's background ignores what cancels jobs
     directory, command = Path(argv[0]), argv[1:]
     process = processes.find(os.getpid())
     assert process is not None, "a process finds itself"
