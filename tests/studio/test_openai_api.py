@@ -137,7 +137,8 @@ def test_it_ends_with_its_reader(live: Live, stream: bool) -> None:
     with httpx.Client(base_url=live.url, headers=headers, timeout=TIMEOUT) as client:
         if stream:
             with client.stream("POST", "/v1/chat/completions", json=body) as response:
-                next(response.iter_bytes())
+                reading = response.iter_bytes()  # kept: once nobody holds it, the response is closed
+                next(reading)
                 assert users
         else:
             with pytest.raises(httpx.ReadTimeout):
