@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from palate.lm.backbone import Backbone, Size
 from palate.lm.batch import Layout, Sequences
 from palate.lm.logprobs import chosen_logprobs
+from palate.lm.products import Products
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer index, queries [N, H, D], keys [N, G, D], values [N, G, D]) -> [N, H, D]."""
@@ -65,41 +66,6 @@ def supports(config: Any) -> bool:
     return plain and config.hidden_act == "silu" and config.rope_parameters.get("rope_type", "default") == "default"
 
 
-class Products(nn.Module):
-    """Matrix products of one input with several weights, as one product of their concatenation.
-
-    While gradients are on, the concatenation is made anew (in `dtype`) and is differentiable. While they are off it is
-    kept until a weight changes, so that sampling and frozen layers never cast or copy.
-    """
-
-    def __init__(self, weights: list[nn.Linear], dtype: torch.dtype) -> None:
-        super().__init__()
-        self._linears = weights  # a plain list: the parameters belong to the layer under their own names
-        self.sizes = [linear.out_features for linear in weights]
-        self.dtype = dtype
-        self._kept: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs] -> [N, sum of outputs] in `dtype`."""
-        return F.linear(x.to(self.dtype), self.weight())
-
-    def weight(self) -> Tensor:
-        """[sum of outputs, inputs] in `dtype`."""
-        weights = [linear.weight for linear in self._linears]
-        if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
-            self._kept = None
-            return self._concatenated(weights)
-        versions = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        if self._kept is None or self._kept[0] != versions:
-            with torch.no_grad():
-                self._kept = (versions, self._concatenated(weights))
-        return self._kept[1]
-
-    def _concatenated(self, weights: list[Tensor]) -> Tensor:
-        cast = [weight.to(self.dtype) for weight in weights]
-        return cast[0] if len(cast) == 1 else torch.cat(cast)
-
-
 class RMSNorm(nn.Module):
     """Root-mean-square norm in fp32."""
 
@@ -119,7 +85,7 @@ class Attention(nn.Module):
     def __init__(self, shape: Shape, index: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.index, self.head_dim = index, shape.head_dim
-        self.heads = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
+        self.heads = [shape.num_heads, shape.num_kv_heads]
         size = shape.hidden_size
         self.q_proj = nn.Linear(size, shape.num_heads * shape.head_dim, bias=False)
         self.k_proj = nn.Linear(size, shape.num_kv_heads * shape.head_dim, bias=False)
@@ -130,8 +96,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype."""
-        q, k, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split(self.heads, dim=1)
-        out: Tensor = self.out(attend(self.index, rotate(q, rope), rotate(k, rope), v).flatten(1))
+        qk, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split([sum(self.heads), self.heads[1]], dim=1)
+        q, k = rotate(qk, rope).split(self.heads, dim=1)
+        out: Tensor = self.out(attend(self.index, q, k, v).flatten(1))
         return out
 
 
@@ -258,7 +225,8 @@ class Decoder(Backbone):
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary position embedding, first half against second half: Su et al. 2021 (arXiv 2104.09864)."""
     (cos, sin), (a, b) = rope, x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+    rotated = [torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)]
+    return torch.cat(rotated, dim=-1).to(x.dtype)
 
 
 def packed_attention(layout: Layout) -> Attend:

@@ -30,8 +30,10 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """
     vocabulary = logits.shape[-1]
     p = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
-    blocks = F.pad(p, (0, -vocabulary % BLOCK)).view(len(p), -1, BLOCK)
-    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    if vocabulary % BLOCK:  # padding copies
+        p = F.pad(p, (0, -vocabulary % BLOCK))
+    blocks = p.view(len(p), -1, BLOCK)
+    cumulative = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     block, target = _invert(cumulative, uniform[:, None] * total)
     rows = torch.arange(len(p), device=p.device)

@@ -71,7 +71,9 @@ class _Cache:
         width = int(self.positions.max()) + 1
         slots = torch.arange(len(self.positions), device=self.positions.device)
         seen = torch.arange(width, device=slots.device)[None] <= self.positions[:, None]
-        mask = seen[:, None, None]
+        # as numbers, or every layer would make them anew
+        mask = torch.zeros(seen.shape, dtype=self.keys.dtype, device=slots.device).masked_fill_(~seen, -torch.inf)
+        mask = mask[:, None, None]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.keys[layer], self.values[layer]
@@ -220,8 +222,8 @@ class _Decoding:
 
     def _step(self) -> None:
         """Draw a token in every slot, then compute the rows that the next tokens are drawn from."""
-        logits = self.model.unembedding.logits(self.last)
-        tokens, logprobs = self.pick(logits.div_(self.sampling.temperature), self._uniforms())
+        logits = self.model.unembedding.logits(self.last / self.sampling.temperature)
+        tokens, logprobs = self.pick(logits, self._uniforms())
         self._record(tokens.tolist(), logprobs.tolist())
         if any(self.slots):
             decoder, positions = self.decoder, self.cache.positions

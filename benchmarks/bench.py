@@ -1,0 +1,525 @@
+"""Palate beside its peers: the same model, tokens and settings, in turn, on one machine.
+
+    make bench                                  or: python benchmarks/bench.py [--rounds 3] [--only NAME ...]
+
+Each side is a process with its models loaded; in every round each does one iteration while the others sleep, so that
+whatever else the machine does falls on all of them alike. Reported are medians, spreads, ratios and peak memory, what
+both sides computed (tokens, losses), and the share of the floor: the time that the arithmetic alone would take at the
+rate of a large matrix product on this machine, measured in the same run.
+
+Peers get an environment each under ``.bench/`` (TRL with transformers; vLLM's CPU build). The figures go to
+``runs/bench/report.json`` and, dated, to ``benchmarks/results/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import torch
+import work
+
+from palate.evals.theme import LIGHT, SERIES
+from palate.lm.chat import Chat
+from palate.lm.zoo import load_language_model, load_scalar_model, product_dtype, save
+from palate.records import Message
+
+HERE = Path(__file__).resolve().parent
+TOLERANCE = 2e-3
+"""Losses of both sides, step by step from the same weights on the same data, relative."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of the table: a task of ours, a peer's task that does the same work, and what is aimed at."""
+
+    name: str
+    task: str
+    peer: str
+    peer_task: str
+    target: float
+    flops: Callable[[Shape], float]
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What the arithmetic floor is counted from.
+
+    Attributes:
+        body: weights that every token is multiplied with.
+        head: weights of the unembedding, for tokens whose distribution is needed.
+        top: share of the body above the frozen two thirds.
+        pairs, quads, demonstrations: (prompt tokens, response tokens) in all, each prompt once.
+    """
+
+    body: float
+    head: float
+    top: float
+    pairs: tuple[int, int]
+    quads: tuple[int, int]
+    demonstrations: tuple[int, int]
+
+    def forward(self, prompts: float, responses: float, *, head: bool = True) -> float:
+        """A multiplication and an addition for every weight and token; attention itself is left out."""
+        return 2 * (self.body * (prompts + responses) + self.head * responses * head)
+
+    def sampled(self, prompts: int, each: int) -> tuple[int, int]:
+        """Tokens of a rollout."""
+        return prompts * work.PROMPT_TOKENS, prompts * each * work.NEW_TOKENS
+
+
+def sampling_flops(shape: Shape) -> float:
+    return shape.forward(*shape.sampled(work.SAMPLED_PROMPTS, work.SAMPLES_EACH))
+
+
+def rl_flops(shape: Shape, *, values: bool = False, top: float = 1.0) -> float:
+    """Sampling, the reference, an update; for PPO the value model's pass and update too. A frozen trunk runs once."""
+    tokens = shape.sampled(work.RL_PROMPTS, work.RL_SAMPLES)
+    whole, bare = shape.forward(*tokens), shape.forward(*tokens, head=False)
+    logits = whole - bare
+    trunk = bare * (1 - top)
+    return whole + trunk + (bare * top + logits) * 4 + (bare * top * 4 if values else 0.0)
+
+
+def training_flops(tokens: tuple[int, int], shape: Shape, *, passes: int, head: bool) -> float:
+    return passes * shape.forward(*tokens, head=head)
+
+
+LINES = (
+    Line(
+        name="sampling, 64 sequences, against generate",
+        task="sampling",
+        peer="trl",
+        peer_task="sampling",
+        target=2,
+        flops=sampling_flops,
+    ),
+    Line(
+        name="sampling, 64 sequences, against vLLM",
+        task="sampling",
+        peer="vllm",
+        peer_task="sampling",
+        target=2,
+        flops=sampling_flops,
+    ),
+    Line(name="RLOO iteration", task="rloo", peer="trl", peer_task="rloo", target=3, flops=rl_flops),
+    Line(
+        name="PPO iteration, against TRL's RLOO",
+        task="ppo",
+        peer="trl",
+        peer_task="rloo",
+        target=1,
+        flops=lambda shape: rl_flops(shape, values=True),
+    ),
+    Line(
+        name="RLOO iteration, lower two thirds frozen",
+        task="rloo-frozen",
+        peer="trl",
+        peer_task="rloo",
+        target=8,
+        flops=lambda shape: rl_flops(shape, top=shape.top),
+    ),
+    Line(
+        name="PPO iteration, lower two thirds frozen",
+        task="ppo-frozen",
+        peer="trl",
+        peer_task="rloo",
+        target=1,
+        flops=lambda shape: rl_flops(shape, values=True, top=shape.top),
+    ),
+    Line(
+        name="reward model, K = 2",
+        task="reward-2",
+        peer="trl",
+        peer_task="reward-2",
+        target=3,
+        flops=lambda shape: training_flops(shape.pairs, shape, passes=3, head=False),
+    ),
+    Line(
+        name="reward model, K = 4",
+        task="reward-4",
+        peer="trl",
+        peer_task="reward-4",
+        target=5,
+        flops=lambda shape: training_flops(shape.quads, shape, passes=3, head=False),
+    ),
+    Line(
+        name="DPO",
+        task="dpo",
+        peer="trl",
+        peer_task="dpo",
+        target=5,
+        flops=lambda shape: training_flops(shape.pairs, shape, passes=4, head=True),
+    ),
+    Line(
+        name="SFT",
+        task="sft",
+        peer="trl",
+        peer_task="sft",
+        target=2,
+        flops=lambda shape: training_flops(shape.demonstrations, shape, passes=3, head=True),
+    ),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Side:
+    """A process that does one task, and what it has said."""
+
+    name: str
+    process: subprocess.Popen[str]
+    about: dict[str, str] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+
+    def answer(self) -> dict[str, Any]:
+        """The next one.
+
+        Raises:
+            SystemExit: there is none, the process has ended.
+        """
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with status {self.process.wait()}: see runs/bench/{self.name}.log")
+        self.answers.append(json.loads(line))
+        return self.answers[-1]
+
+    def go(self) -> None:
+        """One iteration."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.answer()
+        self.seconds.append(answer["seconds"] + answer.get("extra", 0.0))
+
+
+def main() -> None:
+    """Measure and write everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[], help="tasks of ours, such as sampling rloo reward-2")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--peers", type=Path, default=Path(".bench"), help="where the peers' environments are or go")
+    parser.add_argument("--checkpointing", action="store_true", help="TRL with gradient checkpointing, its default")
+    parser.add_argument("--keep", action="store_true", help="also write benchmarks/results/DATE.{json,md,png}")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    precision = "bf16" if product_dtype("auto") == torch.bfloat16 else "fp32"
+    chosen = [line for line in LINES if not arguments.only or line.task in arguments.only]
+    pythons = {"palate": sys.executable} | {
+        peer: environment(arguments.peers / peer, peer) for peer in {line.peer for line in chosen}
+    }
+    shape = prepare(arguments.out / "work", arguments.model)
+    machine = ceiling(precision)
+    say(f"matrix products: {machine['gflops']:.0f} GFLOP/s; copying: {machine['copy_gb_s']:.0f} GB/s")
+
+    rows: list[dict[str, Any]] = []
+    about: dict[str, str] = {}
+    for group in grouped(chosen):
+        rows += measure(group, pythons, shape, machine, precision, arguments, about)
+    about |= {
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.platform()}",
+        "precision": precision,
+        "rounds": str(arguments.rounds),
+        "gradient checkpointing of the peer": "on" if arguments.checkpointing else "off",
+    }
+    write(rows, about, machine, arguments.out)
+    if arguments.keep:
+        results = HERE / "results"
+        results.mkdir(exist_ok=True)
+        for suffix in ("json", "md", "png"):
+            shutil.copyfile(arguments.out / f"report.{suffix}", results / f"{date.today().isoformat()}.{suffix}")
+
+
+def environment(directory: Path, peer: str) -> str:
+    """The peer's Python; made once."""
+    python = directory / "bin" / "python"
+    if not python.exists():
+        say(f"installing {peer} into {directory}; this takes minutes")
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+        install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        requirements = HERE / "peers" / f"{peer}.txt"
+        subprocess.run([*install, requirements.read_text(encoding="utf-8").split("\n")[0]], check=True)
+        subprocess.run([*install, "-r", requirements], check=True)
+        if peer == "vllm":  # built for another torch; vLLM does without them
+            clash = ("torchvision", "torchaudio", "torchcodec")
+            subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *clash], check=True)
+    return str(python.absolute())
+
+
+def prepare(directory: Path, name: str) -> Shape:
+    """Texts, and the model three times: as it is, with a stop token that is never drawn, and with a scalar head."""
+    directory.mkdir(parents=True, exist_ok=True)
+    work.write(directory)
+    loaded = load_language_model(name, precision="fp32")
+    tokenizer = loaded.chat.tokenizer
+    tokenizer.chat_template = work.TEMPLATE
+    chat = Chat(tokenizer)
+    save(loaded.model, chat, directory / "model")
+    save(load_scalar_model(name, precision="fp32").model, chat, directory / "reward")
+
+    def count(name: str, field: str) -> tuple[int, int]:
+        prompts = responses = 0
+        for row in work.read(directory, name):
+            texts = row[field] if isinstance(row[field], list) else [row[field]]
+            prompts += len(chat.prompt_tokens([Message(role="user", content=row["prompt"])]))
+            responses += sum(len(chat.response_tokens(text)) for text in texts)
+        return prompts, responses
+
+    layers = loaded.model.model.shape.num_layers
+    embeddings = loaded.model.model.shape.vocab_size * loaded.model.model.shape.hidden_size
+    body = sum(p.numel() for p in loaded.model.model.parameters()) - embeddings
+    shape = Shape(
+        body=body,
+        head=embeddings,
+        top=(layers - 20) / layers,
+        pairs=count("rankings-2.jsonl", "responses"),
+        quads=count("rankings-4.jsonl", "responses"),
+        demonstrations=count("demonstrations.jsonl", "response"),
+    )
+    tokenizer.eos_token = "<file_sep>"
+    save(loaded.model, Chat(tokenizer), directory / "endless")
+    return shape
+
+
+def ceiling(precision: str) -> dict[str, float]:
+    """The best of several products of 2048 x 2048 matrices, and of several copies of 256 MB."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(2, 2048, 2048).to(dtype)
+    source, target = torch.zeros(2, 64 * 2**20)
+    products = best(lambda: a @ b, 12)
+    copies = best(lambda: target.copy_(source), 12)
+    return {"gflops": 2 * 2048**3 / products / 1e9, "copy_gb_s": 2 * source.nbytes / copies / 1e9}
+
+
+def best(work: Callable[[], object], times: int) -> float:
+    """Seconds of the fastest."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def grouped(lines: Sequence[Line]) -> list[list[Line]]:
+    """Lines that share a side take turns together, so that it is measured once."""
+    groups: list[list[Line]] = []
+    for line in lines:
+        for group in groups:
+            sides = {side for each in group for side in (each.task, (each.peer, each.peer_task))}
+            if line.task in sides or (line.peer, line.peer_task) in sides:
+                group.append(line)
+                break
+        else:
+            groups.append([line])
+    return groups
+
+
+def measure(
+    group: Sequence[Line],
+    pythons: dict[str, str],
+    shape: Shape,
+    machine: dict[str, float],
+    precision: str,
+    arguments: argparse.Namespace,
+    about: dict[str, str],
+) -> list[dict[str, Any]]:
+    """All sides of some lines, in turn."""
+    with started(group, pythons, precision, arguments) as sides:
+        for side in sides.values():
+            about |= side.about
+        for number in range(arguments.rounds):
+            for side in sides.values():
+                side.go()
+            said = ", ".join(f"{name} {side.seconds[-1]:.1f} s" for name, side in sides.items())
+            say(f"round {number + 1} of {arguments.rounds}: {said}")
+        return [row(line, sides, shape, machine) for line in group]
+
+
+@contextmanager
+def started(
+    group: Sequence[Line], pythons: dict[str, str], precision: str, arguments: argparse.Namespace
+) -> Iterator[dict[str, Side]]:
+    """Every side once, warmed up one after the other; all have ended afterwards."""
+    sides: dict[str, Side] = {}
+    wanted = {("palate", line.task) for line in group} | {(line.peer, line.peer_task) for line in group}
+    try:
+        for who, task in sorted(wanted):
+            name = f"{who}-{task}"
+            command = [
+                pythons[who],
+                HERE / "sides" / f"{who}_side.py",
+                task,
+                "--work",
+                (arguments.out / "work").resolve(),
+            ]
+            command += ["--precision", precision]
+            command += ["--checkpointing"] if who == "trl" and arguments.checkpointing else []
+            paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=(arguments.out / f"{name}.log").open("w"),
+                text=True,
+                cwd=arguments.out,
+                env=os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            )
+            sides[name] = Side(name=name, process=process)
+            sides[name].about = sides[name].answer()["about"]
+            say(f"{name} is warm after {sides[name].answers[0]['seconds']:.1f} s")
+        yield sides
+    finally:
+        for side in sides.values():
+            assert side.process.stdin is not None
+            side.process.stdin.close()
+            try:
+                side.process.wait(30)
+            except subprocess.TimeoutExpired:
+                side.process.kill()
+                side.process.wait()
+
+
+def row(line: Line, sides: dict[str, Side], shape: Shape, machine: dict[str, float]) -> dict[str, Any]:
+    """Medians, ratio of paired rounds, share of the floor, memory, and whether the work was the same."""
+    ours, peer = sides[f"palate-{line.task}"], sides[f"{line.peer}-{line.peer_task}"]
+    floor = line.flops(shape) / machine["gflops"] / 1e9
+    ratios = [theirs / own for own, theirs in zip(ours.seconds, peer.seconds, strict=True)]
+    return {
+        "name": line.name,
+        "ours": median(ours.seconds),
+        "peer": median(peer.seconds),
+        "ratio": median(ratios),
+        "target": line.target,
+        "share_of_floor": floor / median(ours.seconds),
+        "peer_is": f"{line.peer} {line.peer_task}",
+        "ours_all": ours.seconds,
+        "peer_all": peer.seconds,
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+        "ours_peak_mb": ours.answers[-1]["peak_mb"],
+        "peer_peak_mb": peer.answers[-1]["peak_mb"],
+        "same_work": same_work(ours.answers, peer.answers),
+    }
+
+
+def same_work(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> str:
+    """Tokens where they were sampled, losses where they were learned from.
+
+    Raises:
+        SystemExit: the sides did not do the same.
+    """
+    if "tokens" in ours[-1]:
+        counts = [
+            (side[-1]["tokens"], side[-1].get("prompt_tokens", ours[-1].get("prompt_tokens"))) for side in (ours, peer)
+        ]
+        if counts[0] != counts[1]:
+            raise SystemExit(f"one side computed {counts[0]} tokens, the other {counts[1]}")
+        return f"{counts[0][0]} new tokens on both sides"
+    # a trainer's log reaches its callback after the step, so it is seen one step later
+    own, theirs = [loss(answer) for answer in ours], [loss(answer) for answer in peer[1:]]
+    gaps = [abs(a - b) / max(abs(b), 1e-3) for a, b in zip(own, theirs, strict=False)]
+    if max(gaps) > TOLERANCE:
+        raise SystemExit(f"losses differ: {own} and {theirs}")
+    return f"losses of {len(gaps)} steps agree to {max(gaps):.0e}"
+
+
+def loss(answer: dict[str, Any]) -> float:
+    """Whatever it is called."""
+    logged = answer["logged"]
+    return float(next(value for name, value in logged.items() if name.split("/")[-1] == "loss"))
+
+
+def write(rows: list[dict[str, Any]], about: dict[str, str], machine: dict[str, float], out: Path) -> None:
+    """report.json, report.md and report.png."""
+    report = {"date": date.today().isoformat(), "about": about, "ceiling": machine, "rows": rows}
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    text = table(rows, about, machine)
+    (out / "report.md").write_text(text, encoding="utf-8")
+    picture(rows, about, out / "report.png")
+    print(text)
+
+
+def table(rows: list[dict[str, Any]], about: dict[str, str], machine: dict[str, float]) -> str:
+    """Markdown."""
+    lines = [
+        "| work | Palate | peer | ratio (lowest to highest) | target | share of the floor | peak memory | the same work |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for each in rows:
+        lines.append(
+            f"| {each['name']} | {each['ours']:.2f} s | {each['peer']:.2f} s | **{each['ratio']:.2f}** "
+            f"({each['ratio_low']:.2f} to {each['ratio_high']:.2f}) | {each['target']:g} | {each['share_of_floor']:.0%} "
+            f"| {each['ours_peak_mb'] / 1024:.1f} / {each['peer_peak_mb'] / 1024:.1f} GiB | {each['same_work']} |"
+        )
+    facts = [f"{key}: {value}" for key, value in about.items()]
+    facts.append(f"ceiling: {machine['gflops']:.0f} GFLOP/s, copying {machine['copy_gb_s']:.0f} GB/s")
+    return "\n".join([*lines, "", *(f"- {fact}" for fact in facts), ""])
+
+
+def picture(rows: list[dict[str, Any]], about: dict[str, str], path: Path) -> None:
+    """One bar a line: how many times faster, with the target as a mark."""
+    figure, axes = plt.subplots(figsize=(9, 0.55 * len(rows) + 1.6), layout="constrained")
+    names = [each["name"] for each in rows][::-1]
+    ratios = [each["ratio"] for each in rows][::-1]
+    spread = [[each["ratio"] - each["ratio_low"], each["ratio_high"] - each["ratio"]] for each in rows][::-1]
+    axes.barh(names, ratios, color=SERIES[0], height=0.6, xerr=list(zip(*spread, strict=True)), ecolor=LIGHT["ink"])
+    for place, each in enumerate(rows[::-1]):
+        axes.plot([each["target"]] * 2, [place - 0.4, place + 0.4], color=SERIES[1], linewidth=2.5)
+        axes.annotate(
+            f"{each['ratio']:.1f}",
+            (each["ratio_high"], place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            verticalalignment="center",
+            color=LIGHT["ink"],
+        )
+    axes.axvline(1, color=LIGHT["muted"], linewidth=1)
+    axes.set_xlabel("times faster than the peer; the mark is the target")
+    axes.set_title(
+        f"{about['machine'].split(', Linux')[0]}, {about['precision']}, medians of {about['rounds']} rounds", loc="left"
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=140)
+    plt.close(figure)
+
+
+def cpu_name() -> str:
+    """As the kernel calls it."""
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def say(message: str) -> None:
+    """Progress."""
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

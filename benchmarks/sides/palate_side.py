@@ -1,0 +1,184 @@
+"""Palate's own stages, unchanged: a run whose tracker is the gate does one step at a time."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import work
+from sides.gate import Gate
+
+import palate
+from palate.lm.zoo import load_language_model
+from palate.recipe import DPORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, Sampling, SFTRecipe, parse_recipe
+from palate.records import Message, Prompt
+from palate.rollout.local import LocalEngine
+from palate.run import Run
+from palate.stages import dpo, ppo, reinforce, reward, sft
+
+ENDLESS = 10**6
+OPTIMIZER = {
+    "learning_rate": work.LEARNING_RATE,
+    "schedule": "constant",
+    "warmup": 0.0,
+    "beta1": work.BETAS[0],
+    "beta2": work.BETAS[1],
+    "epsilon": work.EPSILON,
+}
+HELD_OUT = {"tag": "held", "value": "yes"}
+
+
+class Turns:
+    """A tracker that lets a stage do one step at a time; ``extra`` seconds are added to each."""
+
+    def __init__(self, gate: Gate, **facts: Any) -> None:
+        self.gate, self.facts, self.extra = gate, facts, 0.0
+        gate.begin()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step is over: answer, and wait before the next."""
+        self.gate.end(**self.facts, logged=dict(metrics), extra=self.extra)
+        self.gate.begin()
+
+    def text(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Samples; not read here."""
+
+    def close(self) -> None:
+        """Never reached."""
+
+
+def main() -> None:
+    """One task, until the input ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=[*TASKS])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    arguments = parser.parse_args()
+    gate = Gate(palate=palate.__version__, torch=torch.__version__)
+    TASKS[arguments.task](arguments, gate)
+
+
+def run_stage(stage: Any, kind: type, tree: dict[str, Any], arguments: argparse.Namespace, turns: Turns) -> None:
+    """A stage in a directory that is thrown away."""
+    recipe = parse_recipe(kind, {"precision": arguments.precision, "checkpoint_every": ENDLESS} | tree)
+    with tempfile.TemporaryDirectory() as directory:
+        stage.train(recipe, Run.open(Path(directory) / "run", recipe, trackers=[turns]))
+
+
+def sampling(arguments: argparse.Namespace, gate: Gate) -> None:
+    """The local engine, as the stages call it."""
+    loaded = load_language_model(str(arguments.work / "endless"), precision=arguments.precision)
+    engine = LocalEngine(loaded.model, loaded.chat)
+    rows = work.read(arguments.work, "prompts.jsonl")
+    prompts = [Prompt(messages=(Message(role="user", content=row["prompt"]),)) for row in rows]
+    settings = Sampling(temperature=1.0, max_new_tokens=work.NEW_TOKENS)
+    for number in itertools.count():
+        gate.begin()
+        rollout = engine.generate(prompts, settings, num_responses=work.SAMPLES_EACH, key=(number,))
+        lengths = rollout.sequences.prompt_lengths[:: work.SAMPLES_EACH]
+        gate.end(tokens=int(rollout.sequences.mask.sum()), prompt_tokens=int(lengths.sum()))
+
+
+def reinforcement(arguments: argparse.Namespace, stage: Any, kind: type, *, frozen: int = 0, **more: Any) -> None:
+    """Eight prompts, four responses each."""
+    gate = more.pop("gate")
+    tree = {
+        "model": str(arguments.work / "endless"),
+        "frozen_layers": frozen,
+        "prompts": {"path": str(arguments.work / "rl_prompts.jsonl")},
+        "rewards": [{"function": "work:reward"}],
+        "sampling": {"temperature": 1.0, "max_new_tokens": work.NEW_TOKENS},
+        "steps": ENDLESS,
+        "prompts_per_step": work.RL_PROMPTS,
+        "responses_per_prompt": work.RL_SAMPLES,
+        "kl_coef": work.KL_COEF,
+        "optimizer": OPTIMIZER,
+    }
+    facts = {"tokens": work.RL_PROMPTS * work.RL_SAMPLES * work.NEW_TOKENS}
+    run_stage(stage, kind, tree | more, arguments, Turns(gate, **facts))
+
+
+def rloo(arguments: argparse.Namespace, gate: Gate, frozen: int = 0) -> None:
+    """One update per rollout."""
+    reinforcement(arguments, reinforce, ReinforceRecipe, frozen=frozen, gate=gate)
+
+
+def proximal(arguments: argparse.Namespace, gate: Gate, frozen: int = 0) -> None:
+    """One update per rollout, and a value model of the policy's size that learns as well."""
+    value = {"value_model": str(arguments.work / "reward"), "value_optimizer": OPTIMIZER}
+    reinforcement(arguments, ppo, PPORecipe, frozen=frozen, gate=gate, **value)
+
+
+def rankings(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
+    """Eight of them in every optimizer step."""
+    return {
+        "data": {"path": str(arguments.work / f"rankings-{size}.jsonl"), "tags": ["held"]},
+        "holdout": HELD_OUT,
+        "epochs": 1000,
+        "batch_responses": work.COMPARISONS * size,
+        "optimizer": OPTIMIZER,
+    }
+
+
+def reward_model(arguments: argparse.Namespace, gate: Gate, size: int) -> None:
+    """Every response once, whatever the number of pairs."""
+    tree = rankings(arguments, size) | {"model": str(arguments.work / "reward")}
+    run_stage(reward, RewardRecipe, tree, arguments, Turns(gate))
+
+
+def preferences(arguments: argparse.Namespace, gate: Gate) -> None:
+    """The reference is computed once for all epochs; here its time is added to every step, as in a single pass."""
+    turns = Turns(gate)
+    computed = dpo.response_logprobs
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        out = computed(*args, **kwargs)
+        turns.extra = max(turns.extra, time.perf_counter() - start)  # the larger set is the training set
+        return out
+
+    dpo.response_logprobs = timed
+    tree = rankings(arguments, 2) | {
+        "model": str(arguments.work / "model"),
+        "beta": work.DPO_BETA,
+        "temperature": 1.0,
+    }
+    run_stage(dpo, DPORecipe, tree, arguments, turns)
+
+
+def supervised(arguments: argparse.Namespace, gate: Gate) -> None:
+    """Sixteen demonstrations."""
+    tree = {
+        "model": str(arguments.work / "model"),
+        "data": {"path": str(arguments.work / "demonstrations.jsonl"), "tags": ["held"]},
+        "holdout": HELD_OUT,
+        "epochs": 1000,
+        "batch_size": work.DEMONSTRATIONS,
+        "optimizer": OPTIMIZER,
+    }
+    run_stage(sft, SFTRecipe, tree, arguments, Turns(gate))
+
+
+TASKS = {
+    "sampling": sampling,
+    "rloo": rloo,
+    "rloo-frozen": lambda arguments, gate: rloo(arguments, gate, frozen=20),
+    "ppo": proximal,
+    "ppo-frozen": lambda arguments, gate: proximal(arguments, gate, frozen=20),
+    "reward-2": lambda arguments, gate: reward_model(arguments, gate, 2),
+    "reward-4": lambda arguments, gate: reward_model(arguments, gate, 4),
+    "dpo": preferences,
+    "sft": supervised,
+}
+
+if __name__ == "__main__":
+    main()
