@@ -8,12 +8,13 @@ READY := $(VENV)/.ready
 DEVELOPING := $(VENV)/.developing
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check docs bench clean
 
 help:
 	@echo "make demo    the whole loop on a small model, for real"
 	@echo "make test    run the tests"
 	@echo "make check   format, lint and types"
+	@echo "make bench   side by side with TRL, transformers and vLLM; an hour, and their environments in .bench/"
 	@echo "make docs    write docs/reference from the code"
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
@@ -49,6 +50,9 @@ $(BIN)/python:
 	    || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

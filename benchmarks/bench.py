@@ -36,6 +36,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 import work
+from lines import LINES, Line, Shape
 
 from palate.evals.theme import LIGHT, SERIES
 from palate.lm.chat import Chat
@@ -45,140 +46,6 @@ from palate.records import Message
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 2e-3
 """Losses of both sides, step by step from the same weights on the same data, relative."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """One line of the table: a task of ours, a peer's task that does the same work, and what is aimed at."""
-
-    name: str
-    task: str
-    peer: str
-    peer_task: str
-    target: float
-    flops: Callable[[Shape], float]
-    options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What the arithmetic floor is counted from.
-
-    Attributes:
-        body: weights that every token is multiplied with.
-        head: weights of the unembedding, for tokens whose distribution is needed.
-        top: share of the body above the frozen two thirds.
-        pairs, quads, demonstrations: (prompt tokens, response tokens) in all, each prompt once.
-    """
-
-    body: float
-    head: float
-    top: float
-    pairs: tuple[int, int]
-    quads: tuple[int, int]
-    demonstrations: tuple[int, int]
-
-    def forward(self, prompts: float, responses: float, *, head: bool = True) -> float:
-        """A multiplication and an addition for every weight and token; attention itself is left out."""
-        return 2 * (self.body * (prompts + responses) + self.head * responses * head)
-
-    def sampled(self, prompts: int, each: int) -> tuple[int, int]:
-        """Tokens of a rollout."""
-        return prompts * work.PROMPT_TOKENS, prompts * each * work.NEW_TOKENS
-
-
-def sampling_flops(shape: Shape) -> float:
-    return shape.forward(*shape.sampled(work.SAMPLED_PROMPTS, work.SAMPLES_EACH))
-
-
-def rl_flops(shape: Shape, *, values: bool = False, top: float = 1.0) -> float:
-    """Sampling, the reference, an update; for PPO the value model's pass and update too. A frozen trunk runs once."""
-    tokens = shape.sampled(work.RL_PROMPTS, work.RL_SAMPLES)
-    whole, bare = shape.forward(*tokens), shape.forward(*tokens, head=False)
-    logits = whole - bare
-    trunk = bare * (1 - top)
-    return whole + trunk + (bare * top + logits) * 4 + (bare * top * 4 if values else 0.0)
-
-
-def training_flops(tokens: tuple[int, int], shape: Shape, *, passes: int, head: bool) -> float:
-    return passes * shape.forward(*tokens, head=head)
-
-
-LINES = (
-    Line(
-        name="sampling, 64 sequences, against generate",
-        task="sampling",
-        peer="trl",
-        peer_task="sampling",
-        target=2,
-        flops=sampling_flops,
-    ),
-    Line(
-        name="sampling, 64 sequences, against vLLM",
-        task="sampling",
-        peer="vllm",
-        peer_task="sampling",
-        target=2,
-        flops=sampling_flops,
-    ),
-    Line(name="RLOO iteration", task="rloo", peer="trl", peer_task="rloo", target=3, flops=rl_flops),
-    Line(
-        name="PPO iteration, against TRL's RLOO",
-        task="ppo",
-        peer="trl",
-        peer_task="rloo",
-        target=1,
-        flops=lambda shape: rl_flops(shape, values=True),
-    ),
-    Line(
-        name="RLOO iteration, lower two thirds frozen",
-        task="rloo-frozen",
-        peer="trl",
-        peer_task="rloo",
-        target=8,
-        flops=lambda shape: rl_flops(shape, top=shape.top),
-    ),
-    Line(
-        name="PPO iteration, lower two thirds frozen",
-        task="ppo-frozen",
-        peer="trl",
-        peer_task="rloo",
-        target=1,
-        flops=lambda shape: rl_flops(shape, values=True, top=shape.top),
-    ),
-    Line(
-        name="reward model, K = 2",
-        task="reward-2",
-        peer="trl",
-        peer_task="reward-2",
-        target=3,
-        flops=lambda shape: training_flops(shape.pairs, shape, passes=3, head=False),
-    ),
-    Line(
-        name="reward model, K = 4",
-        task="reward-4",
-        peer="trl",
-        peer_task="reward-4",
-        target=5,
-        flops=lambda shape: training_flops(shape.quads, shape, passes=3, head=False),
-    ),
-    Line(
-        name="DPO",
-        task="dpo",
-        peer="trl",
-        peer_task="dpo",
-        target=5,
-        flops=lambda shape: training_flops(shape.pairs, shape, passes=4, head=True),
-    ),
-    Line(
-        name="SFT",
-        task="sft",
-        peer="trl",
-        peer_task="sft",
-        target=2,
-        flops=lambda shape: training_flops(shape.demonstrations, shape, passes=3, head=True),
-    ),
-)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -237,7 +104,8 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     about: dict[str, str] = {}
-    for group in grouped(chosen):
+    for name in dict.fromkeys(line.group for line in chosen):
+        group = [line for line in chosen if line.group == name]
         rows += measure(group, pythons, shape, machine, precision, arguments, about)
     about |= {
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.platform()}",
@@ -300,6 +168,7 @@ def prepare(directory: Path, name: str) -> Shape:
         demonstrations=count("demonstrations.jsonl", "response"),
     )
     tokenizer.eos_token = "<file_sep>"
+    loaded.model.config.eos_token_id = tokenizer.eos_token_id
     save(loaded.model, Chat(tokenizer), directory / "endless")
     return shape
 
@@ -322,20 +191,6 @@ def best(work: Callable[[], object], times: int) -> float:
         work()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-
-
-def grouped(lines: Sequence[Line]) -> list[list[Line]]:
-    """Lines that share a side take turns together, so that it is measured once."""
-    groups: list[list[Line]] = []
-    for line in lines:
-        for group in groups:
-            sides = {side for each in group for side in (each.task, (each.peer, each.peer_task))}
-            if line.task in sides or (line.peer, line.peer_task) in sides:
-                group.append(line)
-                break
-        else:
-            groups.append([line])
-    return groups
 
 
 def measure(
@@ -438,6 +293,9 @@ def same_work(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> str:
         ]
         if counts[0] != counts[1]:
             raise SystemExit(f"one side computed {counts[0]} tokens, the other {counts[1]}")
+        length = peer[-1].get("logged", {}).get("completions/mean_length", work.NEW_TOKENS)
+        if float(length) != work.NEW_TOKENS:
+            raise SystemExit(f"the peer's responses have {length} tokens on average, not {work.NEW_TOKENS}")
         return f"{counts[0][0]} new tokens on both sides"
     # a trainer's log reaches its callback after the step, so it is seen one step later
     own, theirs = [loss(answer) for answer in ours], [loss(answer) for answer in peer[1:]]
@@ -466,13 +324,14 @@ def write(rows: list[dict[str, Any]], about: dict[str, str], machine: dict[str, 
 def table(rows: list[dict[str, Any]], about: dict[str, str], machine: dict[str, float]) -> str:
     """Markdown."""
     lines = [
-        "| work | Palate | peer | ratio (lowest to highest) | target | share of the floor | peak memory | the same work |",
+        "| work | Palate | peer | ratio (range) | target | share of the floor | peak memory | the same work |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in rows:
         lines.append(
             f"| {each['name']} | {each['ours']:.2f} s | {each['peer']:.2f} s | **{each['ratio']:.2f}** "
-            f"({each['ratio_low']:.2f} to {each['ratio_high']:.2f}) | {each['target']:g} | {each['share_of_floor']:.0%} "
+            f"({each['ratio_low']:.2f} to {each['ratio_high']:.2f}) | {each['target']:g} "
+            f"| {each['share_of_floor']:.0%} "
             f"| {each['ours_peak_mb'] / 1024:.1f} / {each['peer_peak_mb'] / 1024:.1f} GiB | {each['same_work']} |"
         )
     facts = [f"{key}: {value}" for key, value in about.items()]

@@ -15,10 +15,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-WORDS = (
-    "the a river house old green small tree people with over light morning water bread song winter summer road stone "
-    "garden under bird story long quiet hand blue window day night walk find make new good first friend fire boat"
-).split()
+VOCABULARY = """
+the a river house old green small tree people with over light morning water bread song winter summer road stone
+garden under bird story long quiet hand blue window day night walk find make new good first friend fire boat
+"""
+WORDS = VOCABULARY.split()
 """Each is one token after a space in the vocabulary of the embedded model."""
 
 PROMPT_TOKENS, NEW_TOKENS = 45, 48

@@ -101,6 +101,7 @@ def reinforcement(arguments: argparse.Namespace, stage: Any, kind: type, *, froz
         "prompts_per_step": work.RL_PROMPTS,
         "responses_per_prompt": work.RL_SAMPLES,
         "kl_coef": work.KL_COEF,
+        "microbatch_tokens": 1024,  # two or three prompts and their responses; the peer's microbatches hold two
         "optimizer": OPTIMIZER,
     }
     facts = {"tokens": work.RL_PROMPTS * work.RL_SAMPLES * work.NEW_TOKENS}

@@ -117,40 +117,52 @@ def test_a_layout_has_a_row_for_every_token_and_each_prompt_once(batch: Sequence
     for group in set(batch.group_ids.tolist()):
         shared = (batch.group_ids == group)[sequence] & (position < batch.prompt_lengths[sequence])
         assert len(set(rows[shared].tolist())) == len(set(position[shared].tolist()))
-    assert torch.equal(layout.groups[layout.prompt_of], batch.group_ids)
+    assert torch.equal(layout.groups[layout.prompt_of], batch.group_ids[layout.order])
 
 
 @settings(max_examples=20)
 @given(batches())
 def test_a_response_sees_its_prompt_and_itself_so_far(batch: Sequences) -> None:
     layout = Layout.of(batch)
-    width = layout.prompts.width
-    for row, (prompt, length) in enumerate(zip(batch.prompt_lengths.tolist(), batch.lengths.tolist(), strict=True)):
+    places = [(each, row) for each in layout.responses for row in range(len(each.segments.lengths))]
+    starts = layout.prompt_starts.tolist()
+    rows = torch.arange(len(layout.tokens)).split(layout.sizes)
+    for (each, row), sequence in zip(places, layout.order.tolist(), strict=True):
+        prompt, length = int(batch.prompt_lengths[sequence]), int(batch.lengths[sequence])
+        segments = layout.prompts[each.prompts]
+        first = segments.pad(rows[each.prompts])[each.prompt_of[row]]
+        assert first[:prompt].tolist() == [*range(starts[sequence], starts[sequence] + prompt)]
         for place in range(length - prompt):
-            seen = layout.response_mask[row, 0, place].nonzero()[:, 0].tolist()
-            assert seen == [*range(prompt), *range(width, width + place + 1)]
+            seen = (each.mask[row, 0, place] == 0).nonzero()[:, 0].tolist()
+            assert seen == [*range(prompt), *range(segments.width, segments.width + place + 1)]
+
+
+@settings(max_examples=20)
+@given(batches())
+def test_what_is_padded_together_is_about_equally_long(batch: Sequences) -> None:
+    layout = Layout.of(batch)
+    for segments in (*layout.prompts, *(each.segments for each in layout.responses)):
+        assert segments.width < 2 * max(1, int(segments.lengths.min()))
 
 
 runs = st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any)
 
 
 @settings(max_examples=20)
-@given(runs, st.integers(0, 4))
-def test_unpadding_undoes_padding(lengths: list[int], first: int) -> None:
-    segments = Segments.of(torch.tensor(lengths), first)
-    total = sum(lengths)
-    x = torch.randn(first + total + 3, 2, 3)
+@given(runs)
+def test_unpadding_undoes_padding(lengths: list[int]) -> None:
+    segments = Segments.of(torch.tensor(lengths))
+    x = torch.randn(sum(lengths), 2, 3)
     padded = segments.pad(x)
     assert padded.shape == (len(lengths), max(lengths), 2, 3)
-    assert torch.equal(segments.unpad(padded), x[first : first + total])
+    assert torch.equal(segments.unpad(padded), x)
     real = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
     assert not padded[~real].any()
-    assert segments.starts.tolist() == [first + sum(lengths[:place]) for place in range(len(lengths))]
 
 
 def test_gradients_of_padding_and_unpadding() -> None:
-    segments = Segments.of(torch.tensor([2, 0, 3]), 1)
-    rows = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
+    segments = Segments.of(torch.tensor([2, 0, 3]))
+    rows = torch.randn(5, 2, dtype=torch.float64, requires_grad=True)
     places = torch.randn(3, 3, 2, dtype=torch.float64, requires_grad=True)
 
     def pad(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,36 +118,29 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segments:
-    """S runs of consecutive flat rows, and how to pad them to [S, L] and back.
+    """S runs of rows that follow each other, and how to pad them to [S, L] and back.
 
     Attributes:
-        starts, lengths: [S] first row and number of rows of each run; the runs follow each other.
-        first_row: where the first run starts.
+        lengths: [S] number of rows of each run.
         real: [N_s] the places of [S * L] that are not padding, in row order.
         width: L, the longest run.
     """
 
-    starts: Tensor
     lengths: Tensor
-    first_row: int
     real: Tensor
     width: int
 
     @classmethod
-    def of(cls, lengths: Tensor, first_row: int) -> Self:
-        """Runs of the given lengths, one after the other from ``first_row`` on."""
-        starts = first_row + torch.cumsum(lengths, 0) - lengths
+    def of(cls, lengths: Tensor) -> Self:
+        """Runs of the given lengths."""
         width = int(lengths.max()) if len(lengths) else 0
-        offsets = torch.arange(width)
-        inside = offsets[None] < lengths[:, None]
-        real = inside.flatten().nonzero()[:, 0]
-        return cls(starts=starts, lengths=lengths, first_row=first_row, real=real, width=width)
+        inside = torch.arange(width)[None] < lengths[:, None]
+        return cls(lengths=lengths, real=inside.flatten().nonzero()[:, 0], width=width)
 
-    def pad(self, x: Tensor) -> Tensor:
-        """[N, ...] flat rows -> [S, L, ...]; padding is zero."""
-        rows = x[self.first_row : self.first_row + len(self.real)]
+    def pad(self, rows: Tensor) -> Tensor:
+        """[N_s, ...] rows -> [S, L, ...]; padding is zero."""
         places: Tensor = _Pad.apply(rows, self)  # type: ignore[no-untyped-call]
-        return places.view(len(self.lengths), self.width, *x.shape[1:])
+        return places.view(len(self.lengths), self.width, *rows.shape[1:])
 
     def unpad(self, x: Tensor) -> Tensor:
         """[S, L, ...] -> the real rows, in order."""
@@ -155,8 +149,7 @@ class Segments:
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        starts, lengths, real = (tensor.to(device) for tensor in (self.starts, self.lengths, self.real))
-        return replace(self, starts=starts, lengths=lengths, real=real)
+        return replace(self, lengths=self.lengths.to(device), real=self.real.to(device))
 
 
 class _Pad(torch.autograd.Function):
@@ -188,27 +181,59 @@ class _Unpad(torch.autograd.Function):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Continuations:
+    """Responses of about one length to prompts of about one length.
+
+    Attributes:
+        segments: their rows.
+        prompts: which of the layout's runs of prompts they follow.
+        prompt_of: [S] which of those prompts each follows.
+        mask: [S, 1, Tr, Tp + Tr], zero where a response token may attend to, minus infinity elsewhere.
+    """
+
+    segments: Segments
+    prompts: int
+    prompt_of: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return replace(
+            self, segments=self.segments.to(device), prompt_of=self.prompt_of.to(device), mask=self.mask.to(device)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """One flat row per real token: first every distinct prompt, then every response.
 
+    Attention has to pad, so what is about equally long stands side by side and is padded together: lengths of one kind
+    differ by less than a factor of two.
+
     Attributes:
         tokens, positions: [N].
-        prompts: the P distinct prompts as runs of rows.
+        prompts: the P distinct prompts as runs of rows, short ones first.
         responses: the B responses as runs of rows.
-        prompt_of: [B] which of the P prompts a response follows.
+        order: [B] which sequence each response is of.
+        rows: [B] where that stood, as in the sequences.
+        prompt_of: [B] which of the P prompts it follows.
         groups: [P] the group id of each prompt.
-        rows: [B] as in the sequences.
-        response_mask: [B, 1, Tr, Tp + Tr] bool, what a response token may attend to.
+        run_lengths: [P + B] rows of each prompt and response.
+        prompt_starts, response_starts: [B] the first row of each sequence's prompt and response, in the sequences'
+            order.
     """
 
     tokens: Tensor
     positions: Tensor
-    prompts: Segments
-    responses: Segments
+    prompts: tuple[Segments, ...]
+    responses: tuple[Continuations, ...]
+    order: Tensor
+    rows: Tensor
     prompt_of: Tensor
     groups: Tensor
-    rows: Tensor
-    response_mask: Tensor
+    run_lengths: Tensor
+    prompt_starts: Tensor
+    response_starts: Tensor
 
     @classmethod
     def of(cls, sequences: Sequences) -> Self:
@@ -216,38 +241,88 @@ class Layout:
         device, sequences = sequences.tokens.device, sequences.to(torch.device("cpu"))
         groups, prompt_of = torch.unique(sequences.group_ids, return_inverse=True)
         first = torch.zeros_like(groups).scatter_(0, prompt_of.flip(0), torch.arange(len(sequences)).flip(0))
+        by_length = torch.argsort(sequences.prompt_lengths[first], stable=True)
+        groups, first = groups[by_length], first[by_length]
+        prompt_of = torch.argsort(by_length)[prompt_of]
         prompt_lengths = sequences.prompt_lengths[first]
-        prompts = Segments.of(prompt_lengths, 0)
-        responses = Segments.of(sequences.lengths - sequences.prompt_lengths, int(prompt_lengths.sum()))
-        spans = [(row, 0, length) for row, length in zip(first.tolist(), prompt_lengths.tolist(), strict=True)]
-        spans += [
-            (row, start, end)
-            for row, (start, end) in enumerate(
-                zip(sequences.prompt_lengths.tolist(), sequences.lengths.tolist(), strict=True)
-            )
-        ]
+        prompts = _octaves(prompt_lengths)
+
+        responses = sequences.lengths - sequences.prompt_lengths
+        kinds = torch.stack([_octave(prompt_lengths)[prompt_of], _octave(responses)])
+        order = torch.from_numpy(np.lexsort((kinds[1].numpy(), kinds[0].numpy())))
+        _, counts = torch.unique_consecutive(kinds[:, order], dim=1, return_counts=True)
+        continuations = tuple(
+            _continuations(prompts, prompt_lengths, prompt_of[members], responses[members])
+            for members in order.split(counts.tolist())
+        )
+
+        lengths = torch.cat([prompt_lengths, responses[order]])
+        sequence = torch.cat([first, order])
+        begin = torch.cat([torch.zeros_like(prompt_lengths), sequences.prompt_lengths[order]])
+        positions = torch.arange(int(lengths.sum())) - torch.repeat_interleave(
+            lengths.cumsum(0) - lengths - begin, lengths
+        )
+        starts = lengths.cumsum(0) - lengths
         layout = cls(
-            tokens=torch.cat([sequences.tokens[row, start:end] for row, start, end in spans]),
-            positions=torch.cat([torch.arange(start, end) for _, start, end in spans]),
-            prompts=prompts,
-            responses=responses,
-            prompt_of=prompt_of,
+            tokens=sequences.tokens[torch.repeat_interleave(sequence, lengths), positions],
+            positions=positions,
+            prompts=tuple(Segments.of(run) for run in prompts),
+            responses=continuations,
+            order=order,
+            rows=sequences.rows[order],
+            prompt_of=prompt_of[order],
             groups=groups,
-            rows=sequences.rows,
-            response_mask=_response_mask(prompt_lengths[prompt_of], prompts.width, responses.width),
+            run_lengths=lengths,
+            prompt_starts=starts[prompt_of],
+            response_starts=starts[len(groups) + torch.argsort(order)],
         )
         return layout if device.type == "cpu" else layout.to(device)
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        moved = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            moved[f.name] = tuple(part.to(device) for part in value) if isinstance(value, tuple) else value.to(device)
+        return replace(self, **moved)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of each run of prompts, then of each run of responses."""
+        return [len(segments.real) for segments in (*self.prompts, *(each.segments for each in self.responses))]
 
     def row_of(self, sequence: Tensor, position: Tensor, prompt_lengths: Tensor) -> Tensor:
         """[M] flat rows of the tokens at ``position`` [M] of ``sequence`` [M]."""
         in_prompt = position < prompt_lengths[sequence]
-        prompt_row = self.prompts.starts[self.prompt_of[sequence]] + position
-        response_row = self.responses.starts[sequence] + position - prompt_lengths[sequence]
-        return torch.where(in_prompt, prompt_row, response_row)
+        response_row = self.response_starts[sequence] + position - prompt_lengths[sequence]
+        return torch.where(in_prompt, self.prompt_starts[sequence] + position, response_row)
+
+
+def _octave(lengths: Tensor) -> Tensor:
+    """Equal for lengths within a factor of two: 0, 1, 2 to 3, 4 to 7 and so on."""
+    return torch.frexp(lengths.double()).exponent
+
+
+def _octaves(lengths: Tensor) -> list[Tensor]:
+    """Ascending lengths, divided where the octave changes."""
+    _, counts = torch.unique_consecutive(_octave(lengths), return_counts=True)
+    return list(lengths.split(counts.tolist()))
+
+
+def _continuations(
+    prompts: list[Tensor], prompt_lengths: Tensor, prompt_of: Tensor, responses: Tensor
+) -> Continuations:
+    """Responses [S] of one octave to prompts of one."""
+    ends = torch.tensor([len(run) for run in prompts]).cumsum(0)
+    run = int(torch.searchsorted(ends, prompt_of[0], right=True))
+    segments = Segments.of(responses)
+    seen = _response_mask(prompt_lengths[prompt_of], int(prompts[run].max()), segments.width)
+    return Continuations(
+        segments=segments,
+        prompts=run,
+        prompt_of=prompt_of - (ends[run] - len(prompts[run])),
+        mask=torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf),
+    )
 
 
 def _response_mask(prompt_lengths: Tensor, prompt_width: int, response_width: int) -> Tensor:

@@ -231,29 +231,35 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 
 def packed_attention(layout: Layout) -> Attend:
     """Causal attention over a layout: prompts among themselves, responses to their prompt and themselves."""
+    sizes, num_prompts = layout.sizes, len(layout.prompts)
 
     def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        parts = []
-        if layout.prompts.width:
-            queries, keys, values = (layout.prompts.pad(x).transpose(1, 2) for x in (q, k, v))
-            out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-            parts.append(layout.prompts.unpad(out.transpose(1, 2)))
-        if layout.responses.width:
-            queries = layout.responses.pad(q).transpose(1, 2)
-            keys, values = (_with_prompt(layout, x) for x in (k, v))
-            out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=layout.response_mask, enable_gqa=True)
-            parts.append(layout.responses.unpad(out.transpose(1, 2)))
+        queries, keys, values = q.split(sizes), k.split(sizes), v.split(sizes)
+        parts, read = [], []
+        for run, segments in enumerate(layout.prompts):
+            mine, *known = (segments.pad(x[run]) for x in (queries, keys, values))
+            read.append(known)
+            if segments.width:
+                out = _attention(mine, *known, mask=None)
+                parts.append(segments.unpad(out))
+        for run, each in enumerate(layout.responses, start=num_prompts):
+            if each.segments.width:
+                mine, *own = (each.segments.pad(x[run]) for x in (queries, keys, values))
+                known = [x.index_select(0, each.prompt_of) for x in read[each.prompts]]
+                after = [torch.cat(pair, dim=1) for pair in zip(known, own, strict=True)] if known[0].shape[1] else own
+                out = _attention(mine, *after, mask=each.mask if known[0].shape[1] else None)
+                parts.append(each.segments.unpad(out))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     return attend
 
 
-def _with_prompt(layout: Layout, x: Tensor) -> Tensor:
-    """[N, G, D] flat keys or values -> [B, G, Tp + Tr, D], the prompt's before the response's."""
-    own = layout.responses.pad(x)
-    if layout.prompts.width:
-        own = torch.cat([layout.prompts.pad(x).index_select(0, layout.prompt_of), own], dim=1)
-    return own.transpose(1, 2)
+def _attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
+    """[S, T, H, D] queries, [S, T', G, D] keys and values -> [S, T, H, D]; causal without a mask."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    mask = None if mask is None else mask.to(q.dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+    return out.transpose(1, 2)
 
 
 def write_llama(directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:

@@ -139,7 +139,7 @@ class Foreign(Backbone):
         with self.autocast():
             hidden = self.body(input_ids=sequences.tokens, use_cache=False).last_hidden_state.float()
         width = hidden.shape[1]
-        own = [torch.arange(len(sequences), device=hidden.device), sequences.prompt_lengths, sequences.lengths]
+        own = [layout.order, sequences.prompt_lengths[layout.order], sequences.lengths[layout.order]]
         first = torch.full_like(layout.groups, len(sequences)).scatter_reduce(0, layout.prompt_of, own[0], "amin")
         shared = [first, torch.zeros_like(first), sequences.prompt_lengths[first]]
         places = [

@@ -127,8 +127,7 @@ class Model(nn.Module):
         done, total = 0, int(sequences.lengths.sum())
         for part in sequences.parts(max_tokens):
             layout = Layout.of(part)
-            lengths = [*layout.prompts.lengths.tolist(), *layout.responses.lengths.tolist()]
-            spans = torch.split(self.model.trunk(layout, self.trunk_layers), lengths)
+            spans = torch.split(self.model.trunk(layout, self.trunk_layers), layout.run_lengths.tolist())
             prompts |= zip(layout.groups.tolist(), spans, strict=False)
             responses |= zip(layout.rows.tolist(), spans[len(layout.groups) :], strict=True)
             done += int(part.lengths.sum())

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PACKED_ROWS = 256
-"""Up to this many rows packed weights are faster on a processor; beyond it copying the weights costs next to nothing."""
+"""Up to this many rows packed weights are faster on a processor; beyond it copying them costs next to nothing."""
 
 Product = Callable[[Tensor], Tensor]
 

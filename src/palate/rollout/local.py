@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -278,7 +277,6 @@ class _Decoding:
 
         rows = decoder.norm(decoder.run(decoder.embed_tokens(layout.tokens), layout.positions, attend))
         keys, values = (torch.stack(parts).transpose(1, 2) for parts in zip(*seen, strict=True))
-        ends = np.cumsum([len(ids) for ids in tokens])
-        for prompt, ids, end in zip(prompts, tokens, ends, strict=True):
-            span = slice(end - len(ids), end)
-            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], rows[end - 1])
+        for prompt, ids, start in zip(prompts, tokens, layout.prompt_starts.tolist(), strict=True):
+            span = slice(start, start + len(ids))
+            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], rows[span.stop - 1])

@@ -1,0 +1,165 @@
+"""What is measured: the lines of the table, and the least arithmetic that each of them needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What the arithmetic floor is counted from.
+
+    Attributes:
+        body: weights that every token is multiplied with.
+        head: weights of the unembedding, for tokens whose distribution is needed.
+        top: share of the body above the frozen two thirds.
+        pairs, quads, demonstrations: (prompt tokens, response tokens) in all, each prompt once.
+    """
+
+    body: float
+    head: float
+    top: float
+    pairs: tuple[int, int]
+    quads: tuple[int, int]
+    demonstrations: tuple[int, int]
+
+    def forward(self, prompts: float, responses: float, *, head: bool = True) -> float:
+        """A multiplication and an addition for every weight and token; attention itself is left out."""
+        return 2 * (self.body * (prompts + responses) + self.head * responses * head)
+
+    def sampled(self, prompts: int, each: int) -> tuple[int, int]:
+        """Tokens of a rollout."""
+        return prompts * work.PROMPT_TOKENS, prompts * each * work.NEW_TOKENS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of the table: a task of ours, a peer's task that does the same work, and what is aimed at.
+
+    Lines of one ``group`` take turns with each other, so their models have to fit into memory together.
+    """
+
+    name: str
+    group: str
+    task: str
+    peer: str
+    peer_task: str
+    target: float
+    flops: Callable[[Shape], float]
+
+
+def sampling_flops(shape: Shape) -> float:
+    """Every prompt once, then every new token."""
+    return shape.forward(*shape.sampled(work.SAMPLED_PROMPTS, work.SAMPLES_EACH))
+
+
+def rl_flops(shape: Shape, *, values: bool = False, top: float = 1.0) -> float:
+    """Sampling, the reference, an update; for PPO the value model's pass and update too. A frozen trunk runs once."""
+    tokens = shape.sampled(work.RL_PROMPTS, work.RL_SAMPLES)
+    whole, bare = shape.forward(*tokens), shape.forward(*tokens, head=False)
+    logits = whole - bare
+    trunk = bare * (1 - top)
+    return whole + trunk + (bare * top + logits) * 4 + (bare * top * 4 if values else 0.0)
+
+
+def training_flops(tokens: tuple[int, int], shape: Shape, *, passes: int, head: bool) -> float:
+    """A backward pass is twice a forward pass; every prompt once."""
+    return passes * shape.forward(*tokens, head=head)
+
+
+LINES = (
+    Line(
+        name="sampling, 64 sequences, against generate",
+        group="sampling",
+        task="sampling",
+        peer="trl",
+        peer_task="sampling",
+        target=2,
+        flops=sampling_flops,
+    ),
+    Line(
+        name="sampling, 64 sequences, against vLLM",
+        group="sampling",
+        task="sampling",
+        peer="vllm",
+        peer_task="sampling",
+        target=2,
+        flops=sampling_flops,
+    ),
+    Line(
+        name="RLOO iteration",
+        group="rloo",
+        task="rloo",
+        peer="trl",
+        peer_group="rloo",
+        task="rloo",
+        target=3,
+        flops=rl_flops,
+    ),
+    Line(
+        name="PPO iteration, against TRL's RLOO",
+        group="ppo",
+        task="ppo",
+        peer="trl",
+        peer_task="rloo",
+        target=1,
+        flops=lambda shape: rl_flops(shape, values=True),
+    ),
+    Line(
+        name="RLOO iteration, lower two thirds frozen",
+        group="rloo",
+        task="rloo-frozen",
+        peer="trl",
+        peer_task="rloo",
+        target=8,
+        flops=lambda shape: rl_flops(shape, top=shape.top),
+    ),
+    Line(
+        name="PPO iteration, lower two thirds frozen",
+        group="ppo",
+        task="ppo-frozen",
+        peer="trl",
+        peer_task="rloo",
+        target=1,
+        flops=lambda shape: rl_flops(shape, values=True, top=shape.top),
+    ),
+    Line(
+        name="reward model, K = 2",
+        group="reward-2",
+        task="reward-2",
+        peer="trl",
+        peer_task="reward-2",
+        target=3,
+        flops=lambda shape: training_flops(shape.pairs, shape, passes=3, head=False),
+    ),
+    Line(
+        name="reward model, K = 4",
+        group="reward-4",
+        task="reward-4",
+        peer="trl",
+        peer_task="reward-4",
+        target=5,
+        flops=lambda shape: training_flops(shape.quads, shape, passes=3, head=False),
+    ),
+    Line(
+        name="DPO",
+        group="dpo",
+        task="dpo",
+        peer="trl",
+        peer_task="dpo",
+        target=5,
+        flops=lambda shape: training_flops(shape.pairs, shape, passes=4, head=True),
+    ),
+    Line(
+        name="SFT",
+        group="sft",
+        task="sft",
+        peer="trl",
+        peer_task="sft",
+        target=2,
+        flops=lambda shape: training_flops(shape.demonstrations, shape, passes=3, head=True),
+    ),
+)
