@@ -252,7 +252,7 @@ def test_best_of_n(n: int, language: Language, tmp_path: Path) -> None:
         assert report[score] == pytest.approx(mean, abs=3 * deviation / num_scores**0.5)
 
     logprobs = language.ref_logprobs + (best / once).log()[level_of]
-    assert logprobs.exp().sum().item() == pytest.approx(1)
+    assert logprobs.exp().sum().item() == pytest.approx(1, abs=1e-5)  # sums of fp32 logarithms
     assert 0.5 * best_of_n_kl_bound(n) < divergence(logprobs, language.ref_logprobs) < best_of_n_kl_bound(n)
     wins = (best * (at_most - once / 2)).sum().item()
     assert 0.5 < wins < best_of_n_win_rate_bound(n)

@@ -280,7 +280,7 @@ class Layout:
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        moved = {}
+        moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             moved[f.name] = tuple(part.to(device) for part in value) if isinstance(value, tuple) else value.to(device)
