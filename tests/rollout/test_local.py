@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from palate.lm.model import LanguageModel
 from palate.lm.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
 from palate.records import Message, Prompt
+from palate.rollout import local
 from palate.rollout.engine import Responses, Rollout
 from palate.rollout.local import LocalEngine
 
@@ -41,6 +43,31 @@ def test_a_response_does_not_depend_on_how_many_are_decoded_at_once(
     assert torch.equal(other.sequences.tokens, rollout.sequences.tokens)
     assert other.texts == rollout.texts
     assert torch.equal(other.ended, rollout.ended)
+    torch.testing.assert_close(other.logprobs, rollout.logprobs, atol=1e-5, rtol=0)
+
+
+def test_what_a_gpu_captures_draws_the_same(
+    stopping: Loaded[LanguageModel], rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory and shapes are then the same in every step; here the step is called instead of being captured."""
+    places = set()
+
+    def run_once(compute: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        compute()
+
+        def advance() -> None:
+            decoding = compute.__self__  # type: ignore[attr-defined]
+            tensors = (decoding.last, decoding.uniform, decoding.cache.keys, decoding.cache.positions)
+            places.add(tuple((tensor.data_ptr(), tensor.shape) for tensor in tensors))
+            compute()
+
+        return advance
+
+    monkeypatch.setattr(local, "stays_in_place", lambda device: True)
+    monkeypatch.setattr(local, "captured", run_once)
+    other = sample(stopping, slots=3)
+    assert len(places) == 1
+    assert torch.equal(other.sequences.tokens, rollout.sequences.tokens)
     torch.testing.assert_close(other.logprobs, rollout.logprobs, atol=1e-5, rtol=0)
 
 

@@ -2,7 +2,9 @@
 
 Each prompt is computed once and its keys and values are copied to the slots of its K responses. A fixed number of
 slots is decoded side by side; a slot whose response has ended takes the next one waiting, and when none waits the
-remaining slots close up. Networks that are transformers' own are decoded in `padded.py` instead.
+remaining slots close up. On a GPU nothing closes up: there a step is captured once as a graph, because launching its
+hundreds of kernels from Python takes longer than they run, and a graph's tensors have to stay where they are. Networks
+that are transformers' own are decoded in `padded.py` instead.
 
 Left out: speculative decoding, paged caches (responses are short, and a slot's place is reused as it is).
 """
@@ -14,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +68,12 @@ class _Cache:
         self.keys, self.values = self.keys.index_select(1, slots), self.values.index_select(1, slots)
         self.positions = self.positions[slots]
 
-    def attend(self) -> Attend:
-        """Each slot's query against its own past, after adding its key and value."""
-        width = int(self.positions.max()) + 1
+    def attend(self, *, whole: bool) -> Attend:
+        """Each slot's query against its own past, after adding its key and value.
+
+        ``whole`` looks at every place there is, the used ones by mask alone: shapes are then always the same.
+        """
+        width = self.keys.shape[3] if whole else int(self.positions.max()) + 1
         slots = torch.arange(len(self.positions), device=self.positions.device)
         seen = torch.arange(width, device=slots.device)[None] <= self.positions[:, None]
         # as numbers, or every layer would make them anew
@@ -183,6 +189,26 @@ def steps(
     return _Decoding(model, network, prompt_tokens, responses, sampling, stop_id, pick).steps()
 
 
+def stays_in_place(device: torch.device) -> bool:
+    """Whether a step's tensors keep their memory and shapes, so that it can be captured."""
+    return device.type == "cuda"
+
+
+def captured(compute: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """What ``compute`` launches on a GPU, as one launch; it is run once on the way. Elsewhere ``compute`` itself."""
+    if device.type != "cuda":
+        return compute
+    aside = torch.cuda.Stream(device)
+    aside.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(aside):
+        compute()  # libraries set themselves up at their first call, which cannot be captured
+    torch.cuda.current_stream(device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        compute()
+    return cast(Callable[[], None], graph.replay)
+
+
 class _Decoding:
     """One call's worth of slots."""
 
@@ -206,6 +232,10 @@ class _Decoding:
         longest = max(len(tokens) for tokens in prompt_tokens)
         self.cache = _Cache(decoder, slots, longest + sampling.max_new_tokens, model.device)
         self.last = torch.zeros(slots, decoder.shape.hidden_size, device=model.device)
+        self.uniform = torch.zeros(slots, dtype=torch.float64, device=model.device)
+        self.tokens, self.logprobs = torch.zeros_like(self.cache.positions), torch.zeros_like(self.uniform)
+        self.fixed = stays_in_place(model.device)
+        self.advance: Callable[[], None] | None = None
 
     def steps(self) -> Iterator[None]:
         """Until nothing waits and every slot is idle."""
@@ -214,29 +244,49 @@ class _Decoding:
             if idle and len(idle) >= REFILL_SHARE * len(self.slots):
                 if self.waiting:
                     self._refill(idle)
-                else:
+                elif not self.fixed:
                     self._close_up()
             self._step()
             yield
 
     def _step(self) -> None:
-        """Draw a token in every slot, then compute the rows that the next tokens are drawn from."""
-        logits = self.model.unembedding.logits(self.last / self.sampling.temperature)
-        tokens, logprobs = self.pick(logits, self._uniforms())
-        self._record(tokens.tolist(), logprobs.tolist())
-        if any(self.slots):
-            decoder, positions = self.decoder, self.cache.positions
-            rows = decoder.run(decoder.embed_tokens(tokens), positions, self.cache.attend())
-            self.last = decoder.norm(rows)
-            active = [response is not None for response in self.slots]
-            positions += torch.tensor(active, device=positions.device)
-
-    def _uniforms(self) -> Tensor:
+        """Draw a token in every slot, and compute the rows that the next tokens are drawn from."""
         numbers = [0.0 if response is None else response.next_uniform for response in self.slots]
-        return torch.tensor(numbers, dtype=torch.float64, device=self.last.device)
+        self.uniform.copy_(torch.tensor(numbers, dtype=torch.float64))
+        if self.fixed:
+            self.advance = self.advance or self._captured()
+            self.advance()
+            self._record()
+        else:
+            self._draw()
+            self._record()
+            if any(self.slots):
+                self._read()
+        active = [response is not None for response in self.slots]
+        self.cache.positions += torch.tensor(active, device=self.last.device)
 
-    def _record(self, tokens: list[int], logprobs: list[float]) -> None:
-        for slot, (response, token, logprob) in enumerate(zip(self.slots, tokens, logprobs, strict=True)):
+    def _draw(self) -> None:
+        logits = self.model.unembedding.logits(self.last / self.sampling.temperature)
+        self.tokens, self.logprobs = self.pick(logits, self.uniform)
+
+    def _read(self) -> None:
+        decoder, attend = self.decoder, self.cache.attend(whole=self.fixed)
+        rows = decoder.run(decoder.embed_tokens(self.tokens), self.cache.positions, attend)
+        self.last.copy_(decoder.norm(rows))
+
+    def _draw_and_read(self) -> None:
+        self._draw()
+        self._read()
+
+    def _captured(self) -> Callable[[], None]:
+        before = self.last.clone()
+        advance = captured(self._draw_and_read, self.last.device)
+        self.last.copy_(before)  # keys and values were written where the first step will write them again
+        return advance
+
+    def _record(self) -> None:
+        drawn = zip(self.slots, self.tokens.tolist(), self.logprobs.tolist(), strict=True)
+        for slot, (response, token, logprob) in enumerate(drawn):
             if response is None:
                 continue
             response.add(token, logprob, self.stop_id)
@@ -259,7 +309,7 @@ class _Decoding:
         active = [slot for slot, response in enumerate(self.slots) if response is not None]
         index = torch.tensor(active, device=self.last.device)
         self.cache.keep(index)
-        self.last = self.last[index]
+        self.last, self.uniform = self.last[index], self.uniform[index]
         self.slots = [self.slots[slot] for slot in active]
 
     def _prefill(self, prompts: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 
 import torch
@@ -27,8 +28,12 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
 
 
 def deterministic() -> None:
-    """Same machine, same numbers: a resumed run must end with the same bits."""
-    torch.use_deterministic_algorithms(True)
+    """Same machine, same numbers: a resumed run must end with the same bits.
+
+    A GPU has no repeatable kernel for a few operations (running sums among them); there it warns and goes on.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS, before it is first used
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
