@@ -16,7 +16,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -206,7 +205,7 @@ def captured(compute: Callable[[], None], device: torch.device) -> Callable[[], 
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         compute()
-    return cast(Callable[[], None], graph.replay)
+    return graph.replay
 
 
 class _Decoding:
