@@ -102,18 +102,16 @@ def main() -> None:
     machine = ceiling(precision)
     say(f"matrix products: {machine['gflops']:.0f} GFLOP/s; copying: {machine['copy_gb_s']:.0f} GB/s")
 
-    rows: list[dict[str, Any]] = []
-    about: dict[str, str] = {}
-    for name in dict.fromkeys(line.group for line in chosen):
-        group = [line for line in chosen if line.group == name]
-        rows += measure(group, pythons, shape, machine, precision, arguments, about)
-    about |= {
+    about = {
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.platform()}",
         "precision": precision,
-        "rounds": str(arguments.rounds),
         "gradient checkpointing of the peer": "on" if arguments.checkpointing else "off",
     }
-    write(rows, about, machine, arguments.out)
+    for name in dict.fromkeys(line.group for line in chosen):
+        group = [line for line in chosen if line.group == name]
+        rows = measure(group, pythons, shape, machine, precision, arguments, about)
+        write(rows, about, machine, arguments.out)  # at once: an interrupted run has what it has measured
+    print((arguments.out / "report.md").read_text(encoding="utf-8"))
     if arguments.keep:
         results = HERE / "results"
         results.mkdir(exist_ok=True)
@@ -277,6 +275,7 @@ def row(line: Line, sides: dict[str, Side], shape: Shape, machine: dict[str, flo
         "ratio_high": max(ratios),
         "ours_peak_mb": ours.answers[-1]["peak_mb"],
         "peer_peak_mb": peer.answers[-1]["peak_mb"],
+        "ceiling_gflops": machine["gflops"],
         "same_work": same_work(ours.answers, peer.answers),
     }
 
@@ -312,30 +311,33 @@ def loss(answer: dict[str, Any]) -> float:
 
 
 def write(rows: list[dict[str, Any]], about: dict[str, str], machine: dict[str, float], out: Path) -> None:
-    """report.json, report.md and report.png."""
-    report = {"date": date.today().isoformat(), "about": about, "ceiling": machine, "rows": rows}
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    text = table(rows, about, machine)
-    (out / "report.md").write_text(text, encoding="utf-8")
+    """report.json, report.md and report.png; lines that were not measured again stay as they were."""
+    report = out / "report.json"
+    before = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {"rows": [], "about": {}}
+    known = {row["name"]: row for row in (*before["rows"], *rows)}
+    rows = [known[line.name] for line in LINES if line.name in known]
+    about = before["about"] | about
+    content = {"date": date.today().isoformat(), "about": about, "ceiling": machine, "rows": rows}
+    report.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (out / "report.md").write_text(table(rows, about), encoding="utf-8")
     picture(rows, about, out / "report.png")
-    print(text)
 
 
-def table(rows: list[dict[str, Any]], about: dict[str, str], machine: dict[str, float]) -> str:
+def table(rows: list[dict[str, Any]], about: dict[str, str]) -> str:
     """Markdown."""
     lines = [
-        "| work | Palate | peer | ratio (range) | target | share of the floor | peak memory | the same work |",
+        "| work | Palate | peer | ratio (range, rounds) | target | share of the floor | peak memory | the same work |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in rows:
         lines.append(
             f"| {each['name']} | {each['ours']:.2f} s | {each['peer']:.2f} s | **{each['ratio']:.2f}** "
-            f"({each['ratio_low']:.2f} to {each['ratio_high']:.2f}) | {each['target']:g} "
+            f"({each['ratio_low']:.2f} to {each['ratio_high']:.2f}, {len(each['ours_all'])}) | {each['target']:g} "
             f"| {each['share_of_floor']:.0%} "
             f"| {each['ours_peak_mb'] / 1024:.1f} / {each['peer_peak_mb'] / 1024:.1f} GiB | {each['same_work']} |"
         )
     facts = [f"{key}: {value}" for key, value in about.items()]
-    facts.append(f"ceiling: {machine['gflops']:.0f} GFLOP/s, copying {machine['copy_gb_s']:.0f} GB/s")
+    facts.append(f"ceiling, GFLOP/s: {sorted({round(each['ceiling_gflops']) for each in rows})}")
     return "\n".join([*lines, "", *(f"- {fact}" for fact in facts), ""])
 
 
@@ -358,9 +360,7 @@ def picture(rows: list[dict[str, Any]], about: dict[str, str], path: Path) -> No
         )
     axes.axvline(1, color=LIGHT["muted"], linewidth=1)
     axes.set_xlabel("times faster than the peer; the mark is the target")
-    axes.set_title(
-        f"{about['machine'].split(', Linux')[0]}, {about['precision']}, medians of {about['rounds']} rounds", loc="left"
-    )
+    axes.set_title(f"{about['machine'].split(', Linux')[0]}, {about['precision']}", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=140)
     plt.close(figure)
