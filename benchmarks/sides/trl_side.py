@@ -187,14 +187,14 @@ def dpo(arguments: argparse.Namespace, gate: Gate) -> None:
 
 
 def sft(arguments: argparse.Namespace, gate: Gate) -> None:
-    """Sixteen demonstrations, the loss on their responses only; in one microbatch they take 18 GB."""
+    """Sixteen demonstrations, the loss on their responses only; four at a time: all at once they take 18 GB."""
     model, tokenizer = language_model(arguments, "model")
     rows = [
         {"prompt": turn("user", row["prompt"]), "completion": turn("assistant", row["response"])}
         for row in work.read(arguments.work, "demonstrations.jsonl")
     ]
     config = trl.SFTConfig(
-        **settings(arguments), per_device_train_batch_size=8, gradient_accumulation_steps=2, completion_only_loss=True
+        **settings(arguments), per_device_train_batch_size=4, gradient_accumulation_steps=4, completion_only_loss=True
     )
     trl.SFTTrainer(
         model=model,
