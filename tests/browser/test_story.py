@@ -267,8 +267,11 @@ def chat(stage: Stage, lea: Any) -> None:
 
 
 def export(stage: Stage, ada: Any, tmp_path: Path) -> None:
-    """Everything said is in the file: 24 rankings by two people, two tests each, and the thumb."""
-    answer = ada.request.get("/api/exports/rankings?view=all")
+    """Everything said is in the file: 24 rankings by two people, two tests each, and the thumb.
+
+    The answer to a thumb may have been drawn empty, which among the formats only our own can say.
+    """
+    answer = ada.request.get("/api/exports/palate?view=all")
     assert answer.ok, answer.text()
     path = tmp_path / "export.jsonl"
     path.write_bytes(answer.body())
