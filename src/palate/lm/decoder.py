@@ -96,9 +96,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype."""
-        qk, v = self.qkv(x).unflatten(-1, (-1, self.head_dim)).split([sum(self.heads), self.heads[1]], dim=1)
-        q, k = rotate(qk, rope).split(self.heads, dim=1)
-        out: Tensor = self.out(attend(self.index, q, k, v).flatten(1))
+        q, k, v = (projected.unflatten(-1, (-1, self.head_dim)) for projected in self.qkv(x))
+        q, k = rotate(torch.cat([q, k], dim=1), rope).split(self.heads, dim=1)
+        out: Tensor = self.out(attend(self.index, q, k, v).flatten(1))[0]
         return out
 
 
@@ -115,8 +115,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up)
+        gate, up = self.gate_up(x)
+        out: Tensor = self.down(F.silu(gate) * up)[0]
         return out
 
 
@@ -148,12 +148,13 @@ class TokenHead(nn.Linear):
 
     def logits(self, rows: Tensor) -> Tensor:
         """[N, D] -> [N, V] fp32."""
-        logits: Tensor = self.product(rows)
+        logits: Tensor = self.product(rows)[0]
         return logits.float()
 
     def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
         """[N] log p of ``tokens``, without holding [N, V]."""
-        return chosen_logprobs(rows, self.product.weight(), tokens, temperature=temperature)
+        (weight,) = self.product.weights()
+        return chosen_logprobs(rows, weight, tokens, temperature=temperature)
 
 
 class Decoder(Backbone):

@@ -23,10 +23,10 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Products(nn.Module):
-    """Matrix products of one input with several weights, as one product of their concatenation.
+    """Matrix products of one input with several weights.
 
-    While gradients are on, the concatenation is made anew (in `dtype`) and is differentiable. While they are off, what
-    sampling needs is kept until a weight changes, so that it never casts or copies.
+    While gradients are on, and for many rows, each is a product of its own, differentiable. Otherwise they are one
+    product with the concatenation, which is kept until a weight changes, so that sampling never casts or copies.
     """
 
     def __init__(self, weights: list[nn.Linear], dtype: torch.dtype) -> None:
@@ -36,19 +36,19 @@ class Products(nn.Module):
         self.dtype = dtype
         self._kept: tuple[tuple[tuple[int, int], ...], Product] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs] -> [N, sum of outputs] in `dtype`."""
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[N, inputs] -> [N, outputs] of each weight, in `dtype`."""
         x = x.to(self.dtype)
         if self._learns() or (x.device.type == "cpu" and len(x) > PACKED_ROWS):
-            return F.linear(x, self.weight())
-        return self._keep()(x)
+            return tuple(F.linear(x, weight) for weight in self.weights())
+        parts: tuple[Tensor, ...] = self._keep()(x).split(self.sizes, dim=-1)
+        return parts
 
-    def weight(self) -> Tensor:
-        """[sum of outputs, inputs] in `dtype`; a copy unless there is one weight and it has that dtype."""
+    def weights(self) -> list[Tensor]:
+        """[outputs, inputs] each, in `dtype`: copies only where that is another than the parameter's."""
         if self._learns():
             self._kept = None
-        cast = [linear.weight.to(self.dtype) for linear in self._linears]
-        return cast[0] if len(cast) == 1 else torch.cat(cast)
+        return [linear.weight.to(self.dtype) for linear in self._linears]
 
     def _learns(self) -> bool:
         return torch.is_grad_enabled() and any(linear.weight.requires_grad for linear in self._linears)
@@ -56,8 +56,8 @@ class Products(nn.Module):
     def _keep(self) -> Product:
         versions = tuple((linear.weight.data_ptr(), linear.weight._version) for linear in self._linears)
         if self._kept is None or self._kept[0] != versions:
-            with torch.no_grad():
-                self._kept = (versions, packed(self.weight()))
+            weights = self.weights()
+            self._kept = (versions, packed(weights[0] if len(weights) == 1 else torch.cat(weights)))
         return self._kept[1]
 
 

@@ -32,6 +32,7 @@ from palate.lm.backbone import draw_scalar_head
 from palate.lm.builtin import BUILTIN
 from palate.lm.chat import Chat
 from palate.lm.decoder import Decoder, supports
+from palate.lm.memory import keep_freed_memory
 from palate.lm.model import LanguageModel, Model, ScalarModel
 from palate.randomness import derive_seed
 
@@ -74,6 +75,8 @@ def load_scalar_model(
 
 def _load(name: str, kind: type[ModelT], precision: Precision, device: str | None, seed: int = 0) -> Loaded[ModelT]:
     directory, device = locate(name), device or default_device()
+    if device == "cpu":
+        keep_freed_memory()
     config, chat = _read(directory, name)
     files, dtype = weight_files(directory), product_dtype(precision, device)
     if supports(config):
