@@ -14,8 +14,9 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,27 +30,37 @@ import torch
 import work
 
 from palate.evals.theme import SERIES
-from palate.lm.batch import Sequences
 from palate.lm.decoder import Decoder
-from palate.lm.model import LanguageModel, ScalarModel
-from palate.lm.optim import Optimizer
-from palate.lm.zoo import load_language_model, load_scalar_model
-from palate.objectives.advantages import gae, whiten
-from palate.objectives.losses import policy_loss, ranking_loss, value_loss
-from palate.recipe import Optimizer as OptimizerRecipe
-from palate.recipe import Sampling
-from palate.records import Message, Prompt
+from palate.lm.model import LanguageModel
+from palate.lm.zoo import load_language_model, save
+from palate.recipe import PPORecipe, RewardRecipe, Sampling, parse_recipe
+from palate.records import Prompt
 from palate.rollout.local import LocalEngine
+from palate.run import Run
+from palate.stages import ppo, reward
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {},
     "135M": {},
-    "270M": {"hidden_size": 768, "intermediate_size": 2304, "num_hidden_layers": 32, "num_attention_heads": 12},
+    "270M": {
+        "hidden_size": 768,
+        "intermediate_size": 2304,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+    },
 }
+STEPS = 2
+"""Of each point; the first is not counted."""
+
+WHOLE = 2**20
+"""Tokens in a pass: all of a step."""
+
 CURVES: dict[str, list[tuple[Any, ...]]] = {
     "sampling": [(count,) for count in (16, 32, 64, 128, 256, 512)],
     "rankings": [(size,) for size in (2, 4, 8)],
-    "memory": [(count, length) for length in (128, 256, 512) for count in (8, 16, 32)],
+    "memory": [(count, *rest) for rest in ((64, WHOLE), (256, WHOLE), (256, 1024)) for count in (4, 8, 16)],
     "models": [(name,) for name in SIZES],
 }
 
@@ -87,117 +98,131 @@ def _number(text: str) -> Any:
 
 def measure(curve: str, *point: Any) -> dict[str, Any]:
     """One point."""
-    step, facts = STEPS[curve](*point)
-    step()
-    seconds = []
-    for _ in range(2):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
+    with tempfile.TemporaryDirectory() as directory:
+        seconds, facts = MEASURED[curve](Path(directory), *point)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return facts | {"seconds": median(seconds), "peak_gib": peak}
+    return facts | {"seconds": median(seconds[1:]), "peak_gib": peak}
 
 
-def prompts(count: int) -> list[Prompt]:
-    """Of 45 tokens each."""
+class Clock:
+    """A tracker that knows how long each step took."""
+
+    def __init__(self) -> None:
+        self.last, self.seconds, self.metrics = time.perf_counter(), list[float](), dict[str, float]()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step is over."""
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last, self.metrics = now, dict(metrics)
+
+    def text(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Samples; not read here."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def clocked(stage: Any, kind: type, directory: Path, **settings: Any) -> Clock:
+    """Run a stage; its first step holds the reading of model and data."""
+    recipe = parse_recipe(kind, {"optimizer": {"learning_rate": 1e-6}, "checkpoint_every": 10**6} | settings)
+    clock = Clock()
+    stage.train(recipe, Run.open(directory / "run", recipe, trackers=[clock]))
+    return clock
+
+
+def prompts(count: int) -> list[str]:
+    """Of 45 tokens each with the chat template."""
     chance = random.Random(0)
-    texts = [work.words(work.PROMPT_TOKENS - work.TEMPLATE_TOKENS, chance) for _ in range(count)]
-    return [Prompt(messages=(Message(role="user", content=text),)) for text in texts]
+    return [work.words(work.PROMPT_TOKENS - work.TEMPLATE_TOKENS, chance) for _ in range(count)]
 
 
-def endless(model: LanguageModel, chat: Any) -> LocalEngine:
-    """An engine whose responses all become as long as they may."""
-    chat.stop_id = -1
-    return LocalEngine(model, chat)
-
-
-def sampling(count: int) -> tuple[Callable[[], None], dict[str, Any]]:
+def sampling(directory: Path, count: int) -> tuple[list[float], dict[str, Any]]:
     """48 tokens each, four responses to a prompt, as many side by side as the default says."""
     loaded = load_language_model("smollm2-135m")
-    engine, keys = endless(loaded.model, loaded.chat), iter(range(10))
-
-    def step() -> None:
-        engine.generate(
-            prompts(count // 4),
-            Sampling(temperature=1.0, max_new_tokens=work.NEW_TOKENS),
-            num_responses=4,
-            key=(next(keys),),
-        )
-
-    return step, {"sequences": count, "tokens": count * work.NEW_TOKENS}
+    loaded.chat.stop_id = -1  # every response becomes as long as it may
+    engine, seconds = LocalEngine(loaded.model, loaded.chat), []
+    asked = [Prompt.from_text(text) for text in prompts(count // 4)]
+    settings = Sampling(temperature=1.0, max_new_tokens=work.NEW_TOKENS)
+    for number, some in enumerate([asked[:1], *[asked] * (STEPS - 1)]):
+        start = time.perf_counter()
+        engine.generate(some, settings, num_responses=4, key=(number,))
+        seconds.append(time.perf_counter() - start)
+    return seconds, {"sequences": count, "tokens": count * work.NEW_TOKENS}
 
 
-def rankings(size: int) -> tuple[Callable[[], None], dict[str, Any]]:
+def rankings(directory: Path, size: int) -> tuple[list[float], dict[str, Any]]:
     """Eight rankings of K responses of 34 tokens to prompts of 60, one optimizer step."""
-    return _reward_step(8, size, 60, 34), {"k": size, "responses": 8 * size, "pairs": 4 * size * (size - 1)}
+    seconds = reward_steps(directory, 8, size, 60, 34)
+    return seconds, {"k": size, "responses": 8 * size, "pairs": 4 * size * (size - 1)}
 
 
-def memory(count: int, length: int) -> tuple[Callable[[], None], dict[str, Any]]:
-    """Pairs with half of each sequence the prompt's."""
-    return _reward_step(count // 2, 2, length // 2, length // 2), {"responses": count, "length": length}
+def memory(directory: Path, count: int, length: int, most: int) -> tuple[list[float], dict[str, Any]]:
+    """Pairs with half of each sequence the prompt's, at most so many tokens in a pass."""
+    seconds = reward_steps(directory, count // 2, 2, length // 2, length // 2, most)
+    return seconds, {"responses": count, "length": length, "most": most}
 
 
-def _reward_step(groups: int, size: int, prompt: int, response: int) -> Callable[[], None]:
-    model = load_scalar_model("smollm2-135m").model
-    optimizer = Optimizer(model, OptimizerRecipe(learning_rate=1e-6), 100, name="reward")
-    tokens = torch.randint(20, 1000, (groups, prompt)).tolist()
-    group_ids = [group for group in range(groups) for _ in range(size)]
-    responses = torch.randint(20, 1000, (groups * size, response)).tolist()
-    sequences = Sequences.pack([tokens[group] for group in group_ids], responses, group_ids=group_ids)
+def reward_steps(directory: Path, groups: int, size: int, prompt: int, response: int, most: int = WHOLE) -> list[float]:
+    """The reward stage on rankings of given lengths, one of them held out."""
+    chance, rows = random.Random(0), directory / "rankings.jsonl"
+    lines = [
+        {
+            "prompt": work.words(prompt - work.TEMPLATE_TOKENS, chance),
+            "responses": [work.words(response - 1, chance) for _ in range(size)],
+            "ranks": [*range(1, size + 1)],
+            "held": "no" if group else "yes",
+        }
+        for group in range(groups + 1)
+    ]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return clocked(
+        reward,
+        RewardRecipe,
+        directory,
+        model="smollm2-135m",
+        data={"path": str(rows), "tags": ["held"]},
+        holdout={"tag": "held", "value": "yes"},
+        epochs=STEPS,
+        batch_responses=groups * size,
+        microbatch_tokens=most,
+    ).seconds
 
-    def step() -> None:
-        for part in sequences.parts(4096, whole_groups=True):
-            ranks = torch.arange(size).repeat(len(part) // size)
-            loss, _ = ranking_loss(model.scores(part), ranks, part.group_ids, tie="half", denominator=groups)
-            loss.backward()
-        optimizer.step(0)
 
-    return step
-
-
-def models(name: str) -> tuple[Callable[[], None], dict[str, Any]]:
+def models(directory: Path, name: str) -> tuple[list[float], dict[str, Any]]:
     """A PPO iteration: 8 prompts, 4 responses of 48 tokens, reference, values, one update of both models."""
-    (policy, chat), (reference, _), (value_model, _) = (_random(name, kind) for kind in range(3))
-    engine, keys = endless(policy, chat), iter(range(10))
-    settings = OptimizerRecipe(learning_rate=1e-6)
-    optimizers = [Optimizer(each, settings, 100, name="policy") for each in (policy, value_model)]
-    sampled = Sampling(temperature=1.0, max_new_tokens=work.NEW_TOKENS)
-
-    def step() -> None:
-        rollout = engine.generate(prompts(8), sampled, num_responses=4, key=(next(keys),))
-        batch, mask = rollout.sequences, rollout.sequences.mask
-        with torch.no_grad():
-            before = reference.logprobs(batch, temperature=1.0)
-            values = value_model.values(batch)
-        rewards = (before - rollout.logprobs) * 0.05
-        advantages, returns = gae(rewards, values, mask, gamma=1.0, gae_lambda=0.95)
-        new = policy.logprobs(batch, temperature=1.0)
-        advantages = whiten(advantages, mask, shift_mean=True)
-        loss, _ = policy_loss(new, rollout.logprobs, advantages, mask, clip_range=0.2)
-        loss.backward()
-        loss, _ = value_loss(value_model.values(batch), values, returns, mask, clip_range_value=0.2)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step(0)
-
-    size = sum(parameter.numel() for parameter in policy.parameters())
-    return step, {"model": name, "million_parameters": size / 1e6}
+    policy, size = random_model(directory / "policy", name)
+    texts = directory / "prompts.jsonl"
+    texts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts(8)), encoding="utf-8")
+    clock = clocked(
+        ppo,
+        PPORecipe,
+        directory,
+        model=policy,
+        value_model=policy,
+        prompts={"path": str(texts)},
+        rewards=[{"function": "work:reward"}],
+        sampling={"temperature": 1.0, "max_new_tokens": work.NEW_TOKENS},
+        steps=STEPS,
+        prompts_per_step=8,
+        responses_per_prompt=4,
+        value_optimizer={"learning_rate": 1e-6},
+    )
+    tokens = 32 * clock.metrics["tokens/response_length"]
+    return clock.seconds, {"model": name, "million_parameters": size / 1e6, "tokens": tokens}
 
 
-def _random(name: str, kind: int) -> tuple[Any, Any]:
-    """Policy, reference and value model; the larger ones have their shapes and random weights."""
-    load: Any = (load_language_model, load_language_model, load_scalar_model)[kind]
-    loaded = load("tiny" if name == "tiny" else "smollm2-135m")
-    if name == "270M":
-        config = loaded.model.config
+def random_model(directory: Path, name: str) -> tuple[str, int]:
+    """A model of that shape and how many parameters it has; the larger shapes have random weights."""
+    loaded = load_language_model("tiny" if name == "tiny" else "smollm2-135m")
+    model, config = loaded.model, loaded.model.config
+    if SIZES[name]:
         for key, value in SIZES[name].items():
             setattr(config, key, value)
-        config.num_key_value_heads = config.num_attention_heads // 3
-        config.head_dim = config.hidden_size // config.num_attention_heads
-        shape: Any = (LanguageModel, LanguageModel, ScalarModel)[kind]
         torch.manual_seed(0)
-        return shape(config, Decoder(config, loaded.model.model.dtype)), loaded.chat
-    return loaded.model, loaded.chat
+        model = LanguageModel(config, Decoder(config))
+    save(model, loaded.chat, directory)
+    return str(directory), sum(parameter.numel() for parameter in model.parameters())
 
 
 def _draw_sampling(axes: Any, rows: list[dict[str, Any]]) -> None:
@@ -217,14 +242,14 @@ def _draw_rankings(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def _draw_memory(axes: Any, rows: list[dict[str, Any]]) -> None:
-    for color, length in zip(SERIES, sorted({row["length"] for row in rows}), strict=False):
-        some = [row for row in rows if row["length"] == length]
+    for color, (length, most) in zip(SERIES, dict.fromkeys((row["length"], row["most"]) for row in rows), strict=False):
+        some = [row for row in rows if (row["length"], row["most"]) == (length, most)]
         axes.plot(
             [row["responses"] for row in some],
             [row["peak_gib"] for row in some],
             "o-",
             color=color,
-            label=f"{length} tokens",
+            label=f"{length} tokens" + ("" if most == WHOLE else f", at most {most:,} in a pass"),
         )
     axes.legend(frameon=False)
     axes.set_xlabel("responses in a step, prompts shared by two")
@@ -237,7 +262,7 @@ def _draw_models(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.set_ylabel("seconds a PPO iteration")
 
 
-STEPS: dict[str, Any] = {"sampling": sampling, "rankings": rankings, "memory": memory, "models": models}
+MEASURED: dict[str, Any] = {"sampling": sampling, "rankings": rankings, "memory": memory, "models": models}
 PICTURES: dict[str, Any] = {
     "sampling": _draw_sampling,
     "rankings": _draw_rankings,

@@ -142,7 +142,7 @@ def test_it_ends_with_its_reader(live: Live, stream: bool) -> None:
                 assert users
         else:
             with pytest.raises(httpx.ReadTimeout):
-                client.post("/v1/chat/completions", json=body, timeout=0.3)
+                client.post("/v1/chat/completions", json=body, timeout=httpx.Timeout(TIMEOUT, read=0.3))
     _until(lambda: not users)
 
 

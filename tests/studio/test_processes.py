@@ -32,7 +32,7 @@ def test_a_process_is_alive_until_it_is_killed(sleeper: subprocess.Popen[bytes])
     assert process is not None
     assert processes.is_alive(process)
     processes.signal_group(process, signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while processes.is_alive(process):  # it becomes a zombie, which nobody has waited for
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -70,7 +70,7 @@ class Worker:
 def shared() -> Iterator[Worker]:
     worker = Worker()
     yield worker
-    worker.process.communicate(timeout=20)
+    worker.process.communicate(timeout=60)
     assert worker.process.returncode == 0
 
 
