@@ -228,6 +228,7 @@ def random_model(directory: Path, name: str) -> tuple[str, int]:
 def _draw_sampling(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.plot([row["sequences"] for row in rows], [1000 * row["seconds"] / row["tokens"] for row in rows], "o-")
     axes.set_xscale("log", base=2)
+    axes.set_xticks([row["sequences"] for row in rows], [str(row["sequences"]) for row in rows])
     axes.set_xlabel("sequences")
     axes.set_ylabel("milliseconds a token")
 
@@ -235,8 +236,9 @@ def _draw_sampling(axes: Any, rows: list[dict[str, Any]]) -> None:
 def _draw_rankings(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.plot([row["responses"] for row in rows], [row["seconds"] for row in rows], "o-", color=SERIES[0])
     for row in rows:
-        label = f"K = {row['k']}: {row['pairs']} pairs"
-        axes.annotate(label, (row["responses"], row["seconds"]), xytext=(0, -16), textcoords="offset points")
+        label, place = f"K = {row['k']}: {row['pairs']} pairs", (row["responses"], row["seconds"])
+        axes.annotate(label, place, xytext=(0, -16), textcoords="offset points", ha="center")
+    axes.set_xlim(0, 1.2 * rows[-1]["responses"])
     axes.set_xlabel("responses in 8 rankings")
     axes.set_ylabel("seconds a step")
 
@@ -258,6 +260,7 @@ def _draw_memory(axes: Any, rows: list[dict[str, Any]]) -> None:
 
 def _draw_models(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.plot([row["million_parameters"] for row in rows], [row["seconds"] for row in rows], "o-")
+    axes.set_xlim(left=0)
     axes.set_xlabel("million parameters")
     axes.set_ylabel("seconds a PPO iteration")
 
