@@ -237,8 +237,8 @@ def _draw_rankings(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.plot([row["responses"] for row in rows], [row["seconds"] for row in rows], "o-", color=SERIES[0])
     for row in rows:
         label, place = f"K = {row['k']}: {row['pairs']} pairs", (row["responses"], row["seconds"])
-        axes.annotate(label, place, xytext=(0, -16), textcoords="offset points", ha="center")
-    axes.set_xlim(0, 1.2 * rows[-1]["responses"])
+        axes.annotate(label, place, xytext=(8, -12), textcoords="offset points")
+    axes.set_xlim(0, 1.4 * rows[-1]["responses"])
     axes.set_xlabel("responses in 8 rankings")
     axes.set_ylabel("seconds a step")
 
