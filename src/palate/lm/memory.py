@@ -1,7 +1,8 @@
 """Memory that was asked for once is kept.
 
-The C library gives blocks back to the system soon after they are free, and the system clears every page that it hands
-out again. A training step asks for the same few gigabytes at every microbatch: a tenth of its time went there.
+The C library sometimes gives blocks back to the system soon after they are free, and the system clears every page that
+it hands out again. A training step asks for the same few gigabytes at every microbatch: up to a tenth of its time went
+there.
 """
 
 from __future__ import annotations
