@@ -11,7 +11,6 @@ import torch
 from palate import recipe
 from palate.errors import ModelError
 from palate.lm import foreign
-from palate.lm import logprobs as chunks
 from palate.lm.batch import Sequences
 from palate.lm.builtin import byte_tokenizer
 from palate.lm.model import LanguageModel
@@ -72,7 +71,7 @@ def plain(directory: Path) -> Any:
 def test_logprobs_and_gradients_are_those_of_transformers(
     homes: dict[str, Path], family: str, sequences: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(foreign, "CHUNK_ROWS", 5)
     model, network = load_language_model(str(homes[family]), precision="fp32").model, plain(homes[family])
     model.train()  # changes nothing: dropout stays off
     got = model.logprobs(sequences, temperature=0.7)

@@ -165,12 +165,13 @@ def test_kept_products_follow_the_weights(fresh: Fresh, sequences: Sequences) ->
     torch.testing.assert_close(sampling, training.detach(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("width", [1, 3, 5, 17, 100])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_chosen_logprobs_and_their_gradients_are_those_of_log_softmax(
-    monkeypatch: pytest.MonkeyPatch, rows: int, temperature: float
+    monkeypatch: pytest.MonkeyPatch, width: int, temperature: float
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(module, "LOGITS", 11 * width)
+    monkeypatch.setattr(module, "LEAST_WIDTH", 1)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(11, 6, generator=generator, requires_grad=True)
     weight = torch.randn(17, 6, generator=generator, requires_grad=True)

@@ -22,9 +22,8 @@ def raw_by_hand(loaded: Loaded[ScalarModel], sequences: Sequences) -> list[Tenso
     model, out = loaded.model, []
     for row in range(len(sequences)):
         alone = sequences.select(torch.tensor([row]))
-        hidden, layout = model.hidden(alone, None)
-        assert layout.tokens.tolist() == alone.tokens[0].tolist()
-        out.append(model.score(hidden)[:, 0])
+        position = torch.arange(int(alone.lengths[0]))
+        out.append(model.score(model.hidden(alone, torch.zeros_like(position), position, None))[:, 0])
     return out
 
 

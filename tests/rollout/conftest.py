@@ -22,7 +22,8 @@ def stopping() -> Loaded[LanguageModel]:
     """The unembedding of EOS points where all rows lie: of responses of ten tokens some end and some do not."""
     loaded = load_language_model("tiny", precision="fp32")
     with torch.no_grad():
-        rows, _ = loaded.model.hidden(Sequences.pack([list(range(259))], [[]]), None)
+        every, first = torch.arange(259), torch.zeros(259, dtype=torch.long)
+        rows = loaded.model.hidden(Sequences.pack([every.tolist()], [[]]), first, every, None)
         common = rows.mean(0)
         weight = dict(loaded.model.named_parameters())["model.embed_tokens.weight"]
         weight[loaded.chat.stop_id] = common / common.square().sum() * math.log(3000)

@@ -132,8 +132,9 @@ def test_the_distribution_is_the_full_one(tiny: Loaded[LanguageModel]) -> None:
     counts = Counter(tokens[0] for tokens in rollout.sequences.responses())
     tokens = torch.tensor([tiny.chat.prompt_tokens(prompt)])
     with torch.no_grad():
-        rows, _ = tiny.model.hidden(rollout.sequences.select(torch.tensor([0])), None)
-        p = (tiny.model.unembedding.logits(rows[tokens.shape[1] - 1][None])[0] / 0.5).softmax(0).double()
+        last = torch.tensor([tokens.shape[1] - 1])
+        row = tiny.model.hidden(rollout.sequences, torch.tensor([0]), last, None)
+        p = (tiny.model.unembedding.logits(row)[0] / 0.5).softmax(0).double()
     expected = 1000 * p
     drawn = torch.tensor([counts[token] for token in range(259)]).double()
     chi_square = float(((drawn - expected) ** 2 / expected).sum())

@@ -106,8 +106,9 @@ def test_greedy_is_the_most_likely_token_each_time(loaded: Loaded[LanguageModel]
     tokens = list(loaded.chat.prompt_tokens(PROMPT))
     for _ in range(SAMPLING.max_new_tokens):
         with torch.no_grad():
-            rows, _ = loaded.model.hidden(Sequences.pack([tokens], [[]]), None)
-            tokens.append(int(loaded.model.unembedding.logits(rows[-1:]).argmax()))
+            last = torch.tensor([len(tokens) - 1])
+            row = loaded.model.hidden(Sequences.pack([tokens], [[]]), torch.tensor([0]), last, None)
+            tokens.append(int(loaded.model.unembedding.logits(row).argmax()))
         if tokens[-1] == loaded.chat.stop_id:
             break
     (end,) = ends(run(loaded, greedy=True))

@@ -55,15 +55,15 @@ class Backbone(nn.Module):
         """The embeddings and the lowest ``layers`` layers."""
         raise NotImplementedError
 
-    def rows(self, sequences: Sequences, layout: Layout) -> Tensor:
-        """[N, D] fp32 hidden rows after the last norm, in the order of the layout."""
+    def rows(self, sequences: Sequences, layout: Layout, wanted: Tensor) -> Tensor:
+        """[M, D] fp32 hidden rows after the last norm, of the tokens at ``wanted`` [M] in the layout."""
         raise NotImplementedError
 
     def trunk(self, layout: Layout, layers: int) -> Tensor:
         """[N, D] the output of the lowest ``layers`` layers; only if it `has_trunk`."""
         raise NotImplementedError
 
-    def rows_above(self, layout: Layout, layers: int, below: Tensor) -> Tensor:
+    def rows_above(self, layout: Layout, layers: int, below: Tensor, wanted: Tensor) -> Tensor:
         """As `rows`, started from what `trunk` gave."""
         raise NotImplementedError
 

@@ -139,13 +139,22 @@ class Segments:
 
     def pad(self, rows: Tensor) -> Tensor:
         """[N_s, ...] rows -> [S, L, ...]; padding is zero."""
+        if self.even:
+            return rows.unflatten(0, (len(self.lengths), self.width))
         places: Tensor = _Pad.apply(rows, self)  # type: ignore[no-untyped-call]
         return places.view(len(self.lengths), self.width, *rows.shape[1:])
 
     def unpad(self, x: Tensor) -> Tensor:
         """[S, L, ...] -> the real rows, in order."""
+        if self.even:
+            return x.flatten(0, 1)
         rows: Tensor = _Unpad.apply(x.flatten(0, 1), self)  # type: ignore[no-untyped-call]
         return rows
+
+    @property
+    def even(self) -> bool:
+        """All of one length: there is no padding."""
+        return len(self.real) == len(self.lengths) * self.width
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""

@@ -94,11 +94,12 @@ class Attention(nn.Module):
         self.qkv = Products([self.q_proj, self.k_proj, self.v_proj], dtype)
         self.out = Products([self.o_proj], dtype)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        """[N, hidden] -> [N, hidden] in the products' dtype."""
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, wanted: Tensor | None) -> Tensor:
+        """[N, hidden] -> [N, hidden] in the products' dtype; [M, hidden] with ``wanted`` [M] rows."""
         q, k, v = (projected.unflatten(-1, (-1, self.head_dim)) for projected in self.qkv(x))
         q, k = rotate(torch.cat([q, k], dim=1), rope).split(self.heads, dim=1)
-        out: Tensor = self.out(attend(self.index, q, k, v).flatten(1))[0]
+        attended = _pick(attend(self.index, q, k, v).flatten(1), wanted)
+        out: Tensor = self.out(attended)[0]
         return out
 
 
@@ -130,9 +131,9 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        """[N, hidden] fp32 -> the same."""
-        x = x + self.self_attn(self.input_layernorm(x), rope, attend)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, wanted: Tensor | None = None) -> Tensor:
+        """[N, hidden] fp32 -> the same; [M, hidden] with ``wanted`` [M], the only rows needed of what comes out."""
+        x = _pick(x, wanted) + self.self_attn(self.input_layernorm(x), rope, attend, wanted)
         x = x + self.mlp(self.post_attention_layernorm(x))
         return x
 
@@ -174,29 +175,42 @@ class Decoder(Backbone):
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
         self.register_buffer("inv_freq", 1.0 / shape.rope_theta**exponents, persistent=False)
 
-    def run(self, x: Tensor, positions: Tensor, attend: Attend, *, first: int = 0, last: int | None = None) -> Tensor:
-        """Layers ``first`` up to, not including, ``last`` on rows [N, hidden] at ``positions`` [N]."""
-        rope = self.rope(positions)
-        for layer in list(self.layers)[first:last]:
+    def run(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        attend: Attend,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Layers ``first`` up to, not including, ``last`` on rows [N, hidden] at ``positions`` [N].
+
+        With ``wanted`` [M] only those rows come out, and the last of the layers computes little else.
+        """
+        rope, layers = self.rope(positions), list(self.layers)[first:last]
+        for layer in layers[:-1]:
             x = layer(x, rope, attend)
-        return x
+        return layers[-1](x, rope, attend, wanted) if layers else _pick(x, wanted)
 
     def lower(self, layers: int) -> list[nn.Module]:
         """As in `Backbone`."""
         return [self.embed_tokens, *list(self.layers)[:layers]]
 
-    def rows(self, sequences: Sequences, layout: Layout) -> Tensor:
+    def rows(self, sequences: Sequences, layout: Layout, wanted: Tensor) -> Tensor:
         """As in `Backbone`."""
-        return self.rows_above(layout, 0, self.embed_tokens(layout.tokens))
+        return self.rows_above(layout, 0, self.embed_tokens(layout.tokens), wanted)
 
     def trunk(self, layout: Layout, layers: int) -> Tensor:
         """As in `Backbone`."""
         x = self.embed_tokens(layout.tokens)
         return self.run(x, layout.positions, packed_attention(layout), last=layers)
 
-    def rows_above(self, layout: Layout, layers: int, below: Tensor) -> Tensor:
+    def rows_above(self, layout: Layout, layers: int, below: Tensor, wanted: Tensor) -> Tensor:
         """As in `Backbone`."""
-        rows: Tensor = self.norm(self.run(below, layout.positions, packed_attention(layout), first=layers))
+        attend = packed_attention(layout)
+        rows: Tensor = self.norm(self.run(below, layout.positions, attend, first=layers, wanted=wanted))
         return rows
 
     def adopt(self, other: Decoder, layers: int) -> None:
@@ -221,6 +235,10 @@ class Decoder(Backbone):
         """Cosines and sines [N, 1, head_dim / 2]."""
         angles = positions[:, None, None].float() * self.inv_freq
         return angles.cos(), angles.sin()
+
+
+def _pick(x: Tensor, wanted: Tensor | None) -> Tensor:
+    return x if wanted is None else x.index_select(0, wanted)
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from palate.errors import ModelError
-from palate.lm import logprobs
 from palate.lm.backbone import Backbone, Size, draw_scalar_head
 from palate.lm.batch import Layout, Sequences
 from palate.lm.model import Model, ScalarModel
 from palate.lm.quiet import quiet
 
 ModelT = TypeVar("ModelT", bound=Model)
+
+CHUNK_ROWS = 512
+"""Whose logits are held at a time."""
 
 
 def read(directory: Path, name: str, kind: type[ModelT], config: Any, dtype: torch.dtype, *, head_seed: int) -> ModelT:
@@ -134,7 +136,7 @@ class Foreign(Backbone):
         lists = [module for module in self.body.get_decoder().modules() if isinstance(module, nn.ModuleList)]
         return next(module for module in lists if len(module) == self.shape.num_layers)
 
-    def rows(self, sequences: Sequences, layout: Layout) -> Tensor:
+    def rows(self, sequences: Sequences, layout: Layout, wanted: Tensor) -> Tensor:
         """As in `Backbone`; a shared prompt's rows are those of the first sequence that has it."""
         with self.autocast():
             hidden = self.body(input_ids=sequences.tokens, use_cache=False).last_hidden_state.float()
@@ -147,7 +149,7 @@ class Foreign(Backbone):
             for spans in (shared, own)
             for row, start, end in zip(*(span.tolist() for span in spans), strict=True)
         ]
-        rows: Tensor = hidden.flatten(0, 1).index_select(0, torch.cat(places))
+        rows: Tensor = hidden.flatten(0, 1).index_select(0, torch.cat(places)[wanted])
         return rows
 
     def past(self) -> Any:
@@ -214,7 +216,7 @@ class ForeignHead(nn.Module):
 
     def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
         """[N] log p of ``tokens``; logits are made a chunk at a time, and again for the gradient."""
-        chunks = zip(torch.split(rows, logprobs.CHUNK_ROWS), torch.split(tokens, logprobs.CHUNK_ROWS), strict=True)
+        chunks = zip(torch.split(rows, CHUNK_ROWS), torch.split(tokens, CHUNK_ROWS), strict=True)
         return torch.cat(
             [
                 checkpoint(self._chosen, *chunk, temperature, use_reentrant=False, preserve_rng_state=False)

@@ -1,7 +1,8 @@
 """Log-probabilities of chosen tokens without ever holding [B, T, V] logits.
 
-Logits are made for a chunk of rows, reduced to one number each, and thrown away; the backward pass makes them again.
-Peak memory is one chunk, whatever the batch. Everything after the matrix product is fp32.
+Logits are made for a part of the vocabulary, reduced to one number a row, and thrown away; the backward pass makes them
+again. So the unembedding is read once each way, a part of its gradient is written once, and peak memory is one part,
+whatever the batch. Everything after the matrix product is fp32.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 512
+LOGITS = 2**22
+"""Made at a time on a processor: 16 MiB, small enough that the C library keeps the memory (`lm/memory.py`)."""
+LOGITS_ON_GPU = 2**26
+LEAST_WIDTH = 512
+"""Tokens of the vocabulary in a part, however many rows there are: narrower products are slow."""
 
 
 def chosen_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
@@ -35,48 +40,58 @@ class _ChosenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float) -> Tensor:
         rows = hidden / temperature
-        chosen, normalizers = rows.new_empty(len(rows)), rows.new_empty(len(rows))
-        for part, logits in _chunks_of_logits(rows, weight):
-            chosen[part] = logits.gather(-1, tokens[part, None])[:, 0]
-            top = logits.amax(-1)
-            normalizers[part] = logits.sub_(top[:, None]).exp_().sum(-1).log_() + top
+        chosen, normalizers = rows.new_zeros(len(rows), 1), rows.new_full((len(rows), 1), -torch.inf)
+        for part, logits in _parts_of_logits(rows, weight):
+            inside, column = _within(part, tokens)
+            chosen = torch.where(inside, logits.gather(-1, column), chosen)
+            top = logits.amax(-1, keepdim=True)
+            mass = logits.sub_(top).exp_().sum(-1, keepdim=True)
+            normalizers = torch.logaddexp(normalizers, mass.log_().add_(top))
         ctx.save_for_backward(rows, weight, tokens, normalizers)
         ctx.temperature = temperature
-        return chosen - normalizers
+        return (chosen - normalizers)[:, 0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         rows, weight, tokens, normalizers = ctx.saved_tensors
-        grad_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for part, logits in _chunks_of_logits(rows, weight):
-            # -d logp(y) / d logits = softmax - one_hot(y); what each row is weighted with can wait until [M, D]
-            delta = logits.sub_(normalizers[part, None]).exp_()
-            delta[torch.arange(len(delta), device=delta.device), tokens[part]] -= 1.0
-            delta, down = delta.to(weight.dtype), -grad[part, None]
+        grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        # d logp(y) / d logits = one_hot(y) - softmax; what each row is weighted with is applied to [M, D], not [M, V]
+        down = -grad[:, None]
+        weighted = (rows * down).to(weight.dtype)
+        for part, logits in _parts_of_logits(rows, weight):
+            delta = logits.sub_(normalizers).exp_()
+            inside, column = _within(part, tokens)
+            delta.scatter_(-1, column, delta.gather(-1, column) - inside.to(delta.dtype))
+            delta = delta.to(weight.dtype)
             if grad_rows is not None:
-                torch.mul(delta @ weight, down, out=grad_rows[part])
+                _add_product(grad_rows, delta, weight[part])
             if grad_weight is not None:
-                _add_product(grad_weight, delta.T, (rows[part] * down).to(weight.dtype))
-        return (
-            None if grad_rows is None else grad_rows.div_(ctx.temperature),
-            None if grad_weight is None else grad_weight.to(weight.dtype),
-            None,
-            None,
-        )
+                torch.mm(delta.T, weighted, out=grad_weight[part])
+        return None if grad_rows is None else grad_rows.mul_(down).div_(ctx.temperature), grad_weight, None, None
 
 
-def _chunks_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Which rows, and their fp32 logits, all in the same memory: getting it anew costs a fifth of the product."""
-    memory = rows.new_empty(min(CHUNK_ROWS, len(rows)), len(weight))
-    for start in range(0, len(rows), CHUNK_ROWS):
-        part = slice(start, min(start + CHUNK_ROWS, len(rows)))
-        logits = memory[: part.stop - start]
+def _parts_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Which part of the vocabulary, and its fp32 logits [M, part], all in the same memory."""
+    count, vocabulary = len(rows), len(weight)
+    budget = LOGITS if rows.device.type == "cpu" else LOGITS_ON_GPU
+    width = min(max(LEAST_WIDTH, budget // max(1, count)), vocabulary)
+    memory = rows.new_empty(count * width)
+    rows = rows.to(weight.dtype)
+    for start in range(0, vocabulary, width):
+        part = slice(start, min(start + width, vocabulary))
+        logits = memory[: count * (part.stop - start)].view(count, part.stop - start)
         if weight.dtype == logits.dtype:
-            torch.mm(rows[part], weight.T, out=logits)
+            torch.mm(rows, weight[part].T, out=logits)
         else:
-            logits.copy_(rows[part].to(weight.dtype) @ weight.T)
+            logits.copy_(rows @ weight[part].T)
         yield part, logits
+
+
+def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """[M, 1] whether each row's token is in the part, and its column there (any column, if it is not)."""
+    inside = (tokens >= part.start) & (tokens < part.stop)
+    return inside[:, None], torch.where(inside, tokens - part.start, 0)[:, None]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -135,19 +135,20 @@ class Model(nn.Module):
                 show(done, total)
         return Trunk(prompts=prompts, responses=responses, key=self.trunk_key)
 
-    def hidden(self, sequences: Sequences, trunk: Trunk | None) -> tuple[Tensor, Layout]:
-        """[N, D] rows after the last norm, and the layout they are in."""
+    def hidden(self, sequences: Sequences, sequence: Tensor, position: Tensor, trunk: Trunk | None) -> Tensor:
+        """[M, D] rows after the last norm, of the tokens at ``position`` [M] of ``sequence`` [M]."""
         layout = Layout.of(sequences)
+        wanted = layout.row_of(sequence, position, sequences.prompt_lengths)
         if trunk is not None and self.trunk_layers and trunk.key == self.trunk_key:
-            return self.model.rows_above(layout, self.trunk_layers, trunk.take(layout)), layout
-        return self.model.rows(sequences, layout), layout
+            return self.model.rows_above(layout, self.trunk_layers, trunk.take(layout), wanted)
+        return self.model.rows(sequences, layout, wanted)
 
 
-def _before_chosen(sequences: Sequences, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the mask is: sequence and position of each chosen token, and the flat row that predicts it."""
+def _chosen(sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """Where the mask is: sequence and position [M] of each chosen token."""
     sequence, position = sequences.mask.nonzero(as_tuple=True)
     assert len(position) == 0 or int(position.min()) > 0, "nothing predicts a sequence's first token"
-    return sequence, position, layout.row_of(sequence, position - 1, sequences.prompt_lengths)
+    return sequence, position
 
 
 def _at_chosen(sequences: Sequences, values: Tensor) -> Tensor:
@@ -171,11 +172,10 @@ class LanguageModel(Model):
 
     def logprobs(self, sequences: Sequences, *, temperature: float, trunk: Trunk | None = None) -> Tensor:
         """[B, T] log p(tokens[:, t] | tokens[:, :t]) at the masked tokens, zero elsewhere; nats."""
-        hidden, layout = self.hidden(sequences, trunk)
-        sequence, position, row = _before_chosen(sequences, layout)
+        sequence, position = _chosen(sequences)
+        hidden = self.hidden(sequences, sequence, position - 1, trunk)
         tokens = sequences.tokens[sequence, position]
-        chosen = self.unembedding.logprobs(hidden.index_select(0, row), tokens, temperature=temperature)
-        return _at_chosen(sequences, chosen)
+        return _at_chosen(sequences, self.unembedding.logprobs(hidden, tokens, temperature=temperature))
 
 
 class ScalarModel(Model):
@@ -197,16 +197,14 @@ class ScalarModel(Model):
 
     def scores(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
         """[B] the head's output at each sequence's last real token."""
-        hidden, layout = self.hidden(sequences, trunk)
-        sequence = torch.arange(len(sequences), device=hidden.device)
-        return self._numbers(hidden, layout.row_of(sequence, sequences.lengths - 1, sequences.prompt_lengths))
+        sequence = torch.arange(len(sequences), device=sequences.lengths.device)
+        return self._numbers(self.hidden(sequences, sequence, sequences.lengths - 1, trunk))
 
     def values(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
         """[B, T] the head's output before each masked token is chosen, zero elsewhere."""
-        hidden, layout = self.hidden(sequences, trunk)
-        *_, row = _before_chosen(sequences, layout)
-        return _at_chosen(sequences, self._numbers(hidden, row))
+        sequence, position = _chosen(sequences)
+        return _at_chosen(sequences, self._numbers(self.hidden(sequences, sequence, position - 1, trunk)))
 
-    def _numbers(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        number: Tensor = self.score(hidden.index_select(0, rows))
+    def _numbers(self, hidden: Tensor) -> Tensor:
+        number: Tensor = self.score(hidden)
         return number[:, 0] + self.offset

@@ -324,8 +324,11 @@ class _Decoding:
             seen.append((k, v))
             return packed(layer, q, k, v)
 
-        rows = decoder.norm(decoder.run(decoder.embed_tokens(layout.tokens), layout.positions, attend))
+        starts = layout.prompt_starts.tolist()
+        ends = torch.tensor([start + len(ids) - 1 for start, ids in zip(starts, tokens, strict=True)])
+        wanted = ends.to(self.last.device)
+        lasts = decoder.norm(decoder.run(decoder.embed_tokens(layout.tokens), layout.positions, attend, wanted=wanted))
         keys, values = (torch.stack(parts).transpose(1, 2) for parts in zip(*seen, strict=True))
-        for prompt, ids, start in zip(prompts, tokens, layout.prompt_starts.tolist(), strict=True):
+        for prompt, ids, start, last in zip(prompts, tokens, starts, lasts, strict=True):
             span = slice(start, start + len(ids))
-            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], rows[span.stop - 1])
+            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], last)
