@@ -17,7 +17,7 @@ if {keep}:
     assert keep_freed_memory()
 torch.set_num_threads(1)
 def step():
-    blocks = [torch.ones(size * 2**18) for size in (3, 9, 2, 7, 4) * 12]  # MiB
+    blocks = [torch.ones(size * 2**18) for size in (3, 9, 2, 7, 40) * 8]  # MiB
     while blocks:
         blocks.pop()
 for _ in range(4):

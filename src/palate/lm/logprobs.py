@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 LOGITS = 2**22
-"""Made at a time on a processor: 16 MiB, small enough that the C library keeps the memory (`lm/memory.py`)."""
+"""Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
 LOGITS_ON_GPU = 2**26
 LEAST_WIDTH = 512
 """Tokens of the vocabulary in a part, however many rows there are: narrower products are slow."""
