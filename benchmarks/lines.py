@@ -57,12 +57,16 @@ def sampling_flops(shape: Shape) -> float:
 
 
 def rl_flops(shape: Shape, *, values: bool = False, top: float = 1.0) -> float:
-    """Sampling, the reference, an update; for PPO the value model's pass and update too. A frozen trunk runs once."""
+    """Sampling, the reference, an update; for PPO the value model's pass and update too.
+
+    A frozen trunk runs once more after sampling, and frozen embeddings, which are the unembedding too, get no gradient.
+    """
     tokens = shape.sampled(work.RL_PROMPTS, work.RL_SAMPLES)
     whole, bare = shape.forward(*tokens), shape.forward(*tokens, head=False)
     logits = whole - bare
     trunk = bare * (1 - top)
-    return whole + trunk + (bare * top + logits) * 4 + (bare * top * 4 if values else 0.0)
+    head = logits * (4 if top == 1.0 else 3)
+    return whole + trunk + bare * top * 4 + head + (bare * top * 4 if values else 0.0)
 
 
 def training_flops(tokens: tuple[int, int], shape: Shape, *, passes: int, head: bool) -> float:

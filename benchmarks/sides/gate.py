@@ -1,7 +1,7 @@
 """How the benchmark talks to a side: one line in, one iteration, one line out.
 
-A side is a process that is started once, does an iteration nobody counts, says what it is, and then does one iteration
-for every line it reads. So two sides can take turns on one machine, each with its models loaded and its caches warm,
+A side is a process that is started once, does an iteration, says what it is, and then does one iteration for every line
+it reads. So two sides can take turns on one machine, each with its models loaded and its caches warm,
 while the other one sleeps. Only the standard library is used: every side has an environment of its own.
 """
 
@@ -21,7 +21,7 @@ os.dup2(2, 1)  # whatever libraries print goes to standard error
 class Gate:
     """Stands between two iterations, also of a training loop that belongs to a library.
 
-    Call `begin` before and `end` after each; the first pair is the warm-up.
+    Call `begin` before and `end` after each; the first does not wait.
     """
 
     def __init__(self, **about: Any) -> None:

