@@ -47,7 +47,7 @@ HERE = Path(__file__).resolve().parent
 TOLERANCE = 2e-3
 """Losses of both sides, step by step from the same weights on the same data, relative."""
 WARM_UP = 2
-"""Iterations of each side that nobody counts: Adam's state appears in the first, and memory has its size after the second."""
+"""Iterations nobody counts: Adam's state appears in the first, and after the second memory has its size."""
 
 
 @dataclass(slots=True, kw_only=True)

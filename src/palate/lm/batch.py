@@ -140,7 +140,7 @@ class Segments:
     def pad(self, rows: Tensor) -> Tensor:
         """[N_s, ...] rows -> [S, L, ...]; padding is zero."""
         if self.even:
-            return rows.unflatten(0, (len(self.lengths), self.width))
+            return rows.view(len(self.lengths), self.width, *rows.shape[1:])
         places: Tensor = _Pad.apply(rows, self)  # type: ignore[no-untyped-call]
         return places.view(len(self.lengths), self.width, *rows.shape[1:])
 

@@ -1,8 +1,8 @@
 """Memory that was asked for once is kept.
 
-The C library gives large blocks, and what is free at the end of its heap, back to the system, and the system clears every
-page that it hands out again. A training step asks for the same few gigabytes at every microbatch: up to a fifth of its
-time went there.
+The C library gives large blocks, and what is free at the end of its heap, back to the system, and the system clears
+every page that it hands out again. A training step asks for the same few gigabytes at every microbatch: up to a fifth
+of its time went there.
 """
 
 from __future__ import annotations
