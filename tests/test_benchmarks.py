@@ -37,7 +37,7 @@ def test_the_least_arithmetic_by_hand(bench: ModuleType) -> None:
     bare, logits = 2 * (360 + 1536), 2 * 1536 * 10
     assert flops["rloo"] == 5 * (bare + logits)
     assert flops["ppo"] == flops["rloo"] + 4 * bare
-    assert flops["rloo-frozen"] == bare + logits + 0.75 * bare + 4 * (0.25 * bare + logits)
+    assert flops["rloo-frozen"] == bare + logits + 0.75 * bare + 4 * 0.25 * bare + 3 * logits
     assert flops["ppo-frozen"] == flops["rloo-frozen"] + bare
     assert (flops["reward-2"], flops["reward-4"]) == (3 * 2 * 150, 3 * 2 * 190)
     assert flops["dpo"] == 4 * 2 * (150 + 50 * 10)
