@@ -13,7 +13,7 @@ from palate.lm.model import LanguageModel
 from palate.lm.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
 from palate.records import Message, Prompt
-from palate.rollout import local
+from palate.rollout import slots
 from palate.rollout.engine import Responses, Rollout
 from palate.rollout.local import LocalEngine
 
@@ -63,8 +63,8 @@ def test_what_a_gpu_captures_draws_the_same(
 
         return advance
 
-    monkeypatch.setattr(local, "stays_in_place", lambda device: True)
-    monkeypatch.setattr(local, "captured", run_once)
+    monkeypatch.setattr(slots, "stays_in_place", lambda device: True)
+    monkeypatch.setattr(slots, "captured", run_once)
     other = sample(stopping, slots=3)
     assert len(places) == 1
     assert torch.equal(other.sequences.tokens, rollout.sequences.tokens)

@@ -1,94 +1,32 @@
 """The local engine: samples with the very network that trains.
 
-Each prompt is computed once and its keys and values are copied to the slots of its K responses. A fixed number of
-slots is decoded side by side; a slot whose response has ended takes the next one waiting, and when none waits the
-remaining slots close up. On a GPU nothing closes up: there a step is captured once as a graph, because launching its
-hundreds of kernels from Python takes longer than they run, and a graph's tensors have to stay where they are. Networks
-that are transformers' own are decoded in `padded.py` instead.
+A token's distribution and its uniform number decide it, whatever it is decoded beside. Our own network is decoded in
+`slots.py`, the networks that are transformers' in `padded.py`.
 
-Left out: speculative decoding, paged caches (responses are short, and a slot's place is reused as it is).
+Left out: speculative decoding.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from palate.errors import DataError
-from palate.lm.batch import Layout, Sequences
+from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
-from palate.lm.decoder import Attend, Decoder, packed_attention
+from palate.lm.decoder import Decoder
 from palate.lm.foreign import Foreign
 from palate.lm.model import LanguageModel
 from palate.randomness import uniforms
 from palate.recipe import Sampling
 from palate.records import Prompt
-from palate.rollout import padded
+from palate.rollout import padded, slots
 from palate.rollout.drawing import Drawn, Pick, draw
 from palate.rollout.engine import Rollout
-
-REFILL_SHARE = 0.25
-"""Slots are refilled or closed up once this share of them is idle: prompts are best computed several at once."""
-
-
-@dataclass(slots=True)
-class _Prefilled:
-    """A computed prompt: keys and values [L, G, Tp, D] and the last row [D]."""
-
-    keys: Tensor
-    values: Tensor
-    last: Tensor
-
-
-class _Cache:
-    """Keys and values [L, S, G, T, D] of S slots, and where each slot stands."""
-
-    def __init__(self, decoder: Decoder, slots: int, width: int, device: torch.device) -> None:
-        shape = decoder.shape
-        size = (shape.num_layers, slots, shape.num_kv_heads, width, shape.head_dim)
-        self.keys = torch.zeros(size, dtype=decoder.dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        self.positions = torch.zeros(slots, dtype=torch.long, device=device)
-
-    def admit(self, slot: int, prompt: _Prefilled) -> None:
-        length = prompt.keys.shape[2]
-        self.keys[:, slot, :, :length] = prompt.keys
-        self.values[:, slot, :, :length] = prompt.values
-        self.positions[slot] = length
-
-    def keep(self, slots: Tensor) -> None:
-        self.keys, self.values = self.keys.index_select(1, slots), self.values.index_select(1, slots)
-        self.positions = self.positions[slots]
-
-    def attend(self, *, whole: bool) -> Attend:
-        """Each slot's query against its own past, after adding its key and value.
-
-        ``whole`` looks at every place there is, the used ones by mask alone: shapes are then always the same.
-        """
-        width = self.keys.shape[3] if whole else int(self.positions.max()) + 1
-        slots = torch.arange(len(self.positions), device=self.positions.device)
-        seen = torch.arange(width, device=slots.device)[None] <= self.positions[:, None]
-        # as numbers, or every layer would make them anew
-        mask = torch.zeros(seen.shape, dtype=self.keys.dtype, device=slots.device).masked_fill_(~seen, -torch.inf)
-        mask = mask[:, None, None]
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.keys[layer], self.values[layer]
-            keys[slots, :, self.positions] = k
-            values[slots, :, self.positions] = v
-            # the heads that share a key are queries of one row: no key is ever repeated
-            queries = q.view(len(q), k.shape[1], -1, q.shape[2])
-            out = F.scaled_dot_product_attention(queries, keys[:, :, :width], values[:, :, :width], attn_mask=mask)
-            return out.flatten(1, 2)
-
-        return attend
 
 
 class LocalEngine:
@@ -185,150 +123,4 @@ def steps(
     if isinstance(network, Foreign):
         return padded.steps(model, network, prompt_tokens, responses, sampling, stop_id, pick)
     assert isinstance(network, Decoder)
-    return _Decoding(model, network, prompt_tokens, responses, sampling, stop_id, pick).steps()
-
-
-def stays_in_place(device: torch.device) -> bool:
-    """Whether a step's tensors keep their memory and shapes, so that it can be captured."""
-    return device.type == "cuda"
-
-
-def captured(compute: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """What ``compute`` launches on a GPU, as one launch; it is run once on the way. Elsewhere ``compute`` itself."""
-    if device.type != "cuda":
-        return compute
-    aside = torch.cuda.Stream(device)
-    aside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(aside):
-        compute()  # libraries set themselves up at their first call, which cannot be captured
-    torch.cuda.current_stream(device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        compute()
-    return graph.replay
-
-
-class _Decoding:
-    """One call's worth of slots."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        decoder: Decoder,
-        prompt_tokens: list[list[int]],
-        responses: list[Drawn],
-        sampling: Sampling,
-        stop_id: int,
-        pick: Pick,
-    ) -> None:
-        self.model, self.decoder, self.prompt_tokens = model, decoder, prompt_tokens
-        self.sampling, self.stop_id, self.pick = sampling, stop_id, pick
-        self.waiting = deque(responses)
-        self.followers = Counter(response.prompt for response in responses)
-        self.prefilled: dict[int, _Prefilled] = {}
-        slots = min(sampling.num_slots, len(responses))
-        self.slots: list[Drawn | None] = [None] * slots
-        longest = max(len(tokens) for tokens in prompt_tokens)
-        self.cache = _Cache(decoder, slots, longest + sampling.max_new_tokens, model.device)
-        self.last = torch.zeros(slots, decoder.shape.hidden_size, device=model.device)
-        self.uniform = torch.zeros(slots, dtype=torch.float64, device=model.device)
-        self.tokens, self.logprobs = torch.zeros_like(self.cache.positions), torch.zeros_like(self.uniform)
-        self.fixed = stays_in_place(model.device)
-        self.advance: Callable[[], None] | None = None
-
-    def steps(self) -> Iterator[None]:
-        """Until nothing waits and every slot is idle."""
-        while self.waiting or any(self.slots):
-            idle = [slot for slot, response in enumerate(self.slots) if response is None]
-            if idle and len(idle) >= REFILL_SHARE * len(self.slots):
-                if self.waiting:
-                    self._refill(idle)
-                elif not self.fixed:
-                    self._close_up()
-            self._step()
-            yield
-
-    def _step(self) -> None:
-        """Draw a token in every slot, and compute the rows that the next tokens are drawn from."""
-        numbers = [0.0 if response is None else response.next_uniform for response in self.slots]
-        self.uniform.copy_(torch.tensor(numbers, dtype=torch.float64))
-        if self.fixed:
-            self.advance = self.advance or self._captured()
-            self.advance()
-            self._record()
-        else:
-            self._draw()
-            self._record()
-            if any(self.slots):
-                self._read()
-        active = [response is not None for response in self.slots]
-        self.cache.positions += torch.tensor(active, device=self.last.device)
-
-    def _draw(self) -> None:
-        logits = self.model.unembedding.logits(self.last / self.sampling.temperature)
-        self.tokens, self.logprobs = self.pick(logits, self.uniform)
-
-    def _read(self) -> None:
-        decoder, attend = self.decoder, self.cache.attend(whole=self.fixed)
-        rows = decoder.run(decoder.embed_tokens(self.tokens), self.cache.positions, attend)
-        self.last.copy_(decoder.norm(rows))
-
-    def _draw_and_read(self) -> None:
-        self._draw()
-        self._read()
-
-    def _captured(self) -> Callable[[], None]:
-        before = self.last.clone()
-        advance = captured(self._draw_and_read, self.last.device)
-        self.last.copy_(before)  # keys and values were written where the first step will write them again
-        return advance
-
-    def _record(self) -> None:
-        drawn = zip(self.slots, self.tokens.tolist(), self.logprobs.tolist(), strict=True)
-        for slot, (response, token, logprob) in enumerate(drawn):
-            if response is None:
-                continue
-            response.add(token, logprob, self.stop_id)
-            if response.done:
-                self.slots[slot] = None
-
-    def _refill(self, idle: list[int]) -> None:
-        entering = [self.waiting.popleft() for _ in range(min(len(idle), len(self.waiting)))]
-        self._prefill(sorted({response.prompt for response in entering} - self.prefilled.keys()))
-        for slot, response in zip(idle, entering, strict=False):
-            prompt = self.prefilled[response.prompt]
-            self.cache.admit(slot, prompt)
-            self.last[slot] = prompt.last
-            self.slots[slot] = response
-            self.followers[response.prompt] -= 1
-            if not self.followers[response.prompt]:
-                del self.prefilled[response.prompt]
-
-    def _close_up(self) -> None:
-        active = [slot for slot, response in enumerate(self.slots) if response is not None]
-        index = torch.tensor(active, device=self.last.device)
-        self.cache.keep(index)
-        self.last, self.uniform = self.last[index], self.uniform[index]
-        self.slots = [self.slots[slot] for slot in active]
-
-    def _prefill(self, prompts: list[int]) -> None:
-        """Compute prompts once, all in one pass, and keep what their responses will start from."""
-        if not prompts:
-            return
-        tokens = [self.prompt_tokens[prompt] for prompt in prompts]
-        layout = Layout.of(Sequences.pack(tokens, [[] for _ in tokens]).to(self.model.device))
-        decoder, seen = self.decoder, []
-        packed = packed_attention(layout)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            seen.append((k, v))
-            return packed(layer, q, k, v)
-
-        starts = layout.prompt_starts.tolist()
-        ends = torch.tensor([start + len(ids) - 1 for start, ids in zip(starts, tokens, strict=True)])
-        wanted = ends.to(self.last.device)
-        lasts = decoder.norm(decoder.run(decoder.embed_tokens(layout.tokens), layout.positions, attend, wanted=wanted))
-        keys, values = (torch.stack(parts).transpose(1, 2) for parts in zip(*seen, strict=True))
-        for prompt, ids, start, last in zip(prompts, tokens, starts, lasts, strict=True):
-            span = slice(start, start + len(ids))
-            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], last)
+    return slots.steps(model, network, prompt_tokens, responses, sampling, stop_id, pick)
