@@ -171,7 +171,7 @@ def test_chosen_logprobs_and_their_gradients_are_those_of_log_softmax(
     monkeypatch: pytest.MonkeyPatch, width: int, temperature: float
 ) -> None:
     monkeypatch.setattr(module, "LOGITS", 11 * width)
-    monkeypatch.setattr(module, "LEAST_WIDTH", 1)
+    monkeypatch.setattr(module, "WIDTH", 1)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(11, 6, generator=generator, requires_grad=True)
     weight = torch.randn(17, 6, generator=generator, requires_grad=True)

@@ -16,8 +16,10 @@ from torch import Tensor
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
 LOGITS_ON_GPU = 2**26
-LEAST_WIDTH = 512
-"""Tokens of the vocabulary in a part, however many rows there are: narrower products are slow."""
+"""Made at a time on a GPU, whose products are fast when they are large: 256 MiB."""
+WIDTH = 512
+"""A part is so many tokens of the vocabulary, or a multiple: narrower products are slow, and a third slower are those
+whose rows begin anywhere in a cache line."""
 
 
 def chosen_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
@@ -75,7 +77,7 @@ def _parts_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tens
     """Which part of the vocabulary, and its fp32 logits [M, part], all in the same memory."""
     count, vocabulary = len(rows), len(weight)
     budget = LOGITS if rows.device.type == "cpu" else LOGITS_ON_GPU
-    width = min(max(LEAST_WIDTH, budget // max(1, count)), vocabulary)
+    width = min(max(1, budget // max(1, count) // WIDTH) * WIDTH, vocabulary)
     memory = rows.new_empty(count * width)
     rows = rows.to(weight.dtype)
     for start in range(0, vocabulary, width):

@@ -123,4 +123,4 @@ def steps(
     if isinstance(network, Foreign):
         return padded.steps(model, network, prompt_tokens, responses, sampling, stop_id, pick)
     assert isinstance(network, Decoder)
-    return slots.steps(model, network, prompt_tokens, responses, sampling, stop_id, pick)
+    return slots.Decoding(model, network, prompt_tokens, responses, sampling, stop_id, pick).steps()

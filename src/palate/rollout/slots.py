@@ -81,19 +81,6 @@ class _Cache:
         return attend
 
 
-def steps(
-    model: LanguageModel,
-    decoder: Decoder,
-    prompt_tokens: list[list[int]],
-    responses: list[Drawn],
-    sampling: Sampling,
-    stop_id: int,
-    pick: Pick,
-) -> Iterator[None]:
-    """Fill in every response: between two yields every slot gets a token."""
-    return _Decoding(model, decoder, prompt_tokens, responses, sampling, stop_id, pick).steps()
-
-
 def stays_in_place(device: torch.device) -> bool:
     """Whether a step's tensors keep their memory and shapes, so that it can be captured."""
     return device.type == "cuda"
@@ -114,8 +101,8 @@ def captured(compute: Callable[[], None], device: torch.device) -> Callable[[], 
     return graph.replay
 
 
-class _Decoding:
-    """One call's worth of slots."""
+class Decoding:
+    """Fills in responses, each to one of ``prompt_tokens``, a number of them side by side."""
 
     def __init__(
         self,
@@ -143,7 +130,7 @@ class _Decoding:
         self.advance: Callable[[], None] | None = None
 
     def steps(self) -> Iterator[None]:
-        """Until nothing waits and every slot is idle."""
+        """Until every response is done; between two yields every slot gets a token."""
         while self.waiting or any(self.slots):
             idle = [slot for slot, response in enumerate(self.slots) if response is None]
             if idle and len(idle) >= REFILL_SHARE * len(self.slots):
