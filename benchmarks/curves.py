@@ -2,7 +2,7 @@
 
     python benchmarks/curves.py [--only sampling rankings memory models] [--out runs/curves]
 
-Every point is a process of its own, so that its peak memory is its own too; the first of its iterations is not counted.
+Every point is a process of its own, so that its peak memory is its own too; its first iterations are not counted.
 Pictures and figures go to OUT.
 """
 
@@ -51,8 +51,9 @@ SIZES: dict[str, dict[str, int]] = {
         "head_dim": 64,
     },
 }
-STEPS = 2
-"""Of each point; the first is not counted."""
+STEPS = 4
+WARM_UP = 2
+"""Training steps of each point that are not counted: after those memory has its size."""
 
 WHOLE = 2**20
 """Tokens in a pass: all of a step."""
@@ -101,7 +102,7 @@ def measure(curve: str, *point: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         seconds, facts = MEASURED[curve](Path(directory), *point)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return facts | {"seconds": median(seconds[1:]), "peak_gib": peak}
+    return facts | {"seconds": median(seconds), "peak_gib": peak}
 
 
 class Clock:
@@ -141,14 +142,13 @@ def sampling(directory: Path, count: int) -> tuple[list[float], dict[str, Any]]:
     """48 tokens each, four responses to a prompt, as many side by side as the default says."""
     loaded = load_language_model("smollm2-135m")
     loaded.chat.stop_id = -1  # every response becomes as long as it may
-    engine, seconds = LocalEngine(loaded.model, loaded.chat), []
+    engine = LocalEngine(loaded.model, loaded.chat)
     asked = [Prompt.from_text(text) for text in prompts(count // 4)]
     settings = Sampling(temperature=1.0, max_new_tokens=work.NEW_TOKENS)
-    for number, some in enumerate([asked[:1], *[asked] * (STEPS - 1)]):
-        start = time.perf_counter()
-        engine.generate(some, settings, num_responses=4, key=(number,))
-        seconds.append(time.perf_counter() - start)
-    return seconds, {"sequences": count, "tokens": count * work.NEW_TOKENS}
+    engine.generate(asked[:1], settings, num_responses=4, key=("not counted",))
+    start = time.perf_counter()
+    engine.generate(asked, settings, num_responses=4, key=("counted",))
+    return [time.perf_counter() - start], {"sequences": count, "tokens": count * work.NEW_TOKENS}
 
 
 def rankings(directory: Path, size: int) -> tuple[list[float], dict[str, Any]]:
@@ -186,7 +186,7 @@ def reward_steps(directory: Path, groups: int, size: int, prompt: int, response:
         epochs=STEPS,
         batch_responses=groups * size,
         microbatch_tokens=most,
-    ).seconds
+    ).seconds[WARM_UP:]
 
 
 def models(directory: Path, name: str) -> tuple[list[float], dict[str, Any]]:
@@ -209,7 +209,7 @@ def models(directory: Path, name: str) -> tuple[list[float], dict[str, Any]]:
         value_optimizer={"learning_rate": 1e-6},
     )
     tokens = 32 * clock.metrics["tokens/response_length"]
-    return clock.seconds, {"model": name, "million_parameters": size / 1e6, "tokens": tokens}
+    return clock.seconds[WARM_UP:], {"model": name, "million_parameters": size / 1e6, "tokens": tokens}
 
 
 def random_model(directory: Path, name: str) -> tuple[str, int]:
