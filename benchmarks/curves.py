@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,12 +25,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import torch
+import shapes
 import work
+from peak import peak_mb
 
 from palate.evals.theme import SERIES
-from palate.lm.decoder import Decoder
-from palate.lm.model import LanguageModel
 from palate.lm.zoo import load_language_model, save
 from palate.recipe import PPORecipe, RewardRecipe, Sampling, parse_recipe
 from palate.records import Prompt
@@ -39,18 +37,8 @@ from palate.rollout.local import LocalEngine
 from palate.run import Run
 from palate.stages import ppo, reward
 
-SIZES: dict[str, dict[str, int]] = {
-    "tiny": {},
-    "135M": {},
-    "270M": {
-        "hidden_size": 768,
-        "intermediate_size": 2304,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-    },
-}
+SIZES = ("tiny", "smollm2-135m", "270M")
+
 STEPS = 4
 WARM_UP = 2
 """Training steps of each point that are not counted: after those memory has its size."""
@@ -101,8 +89,7 @@ def measure(curve: str, *point: Any) -> dict[str, Any]:
     """One point."""
     with tempfile.TemporaryDirectory() as directory:
         seconds, facts = MEASURED[curve](Path(directory), *point)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return facts | {"seconds": median(seconds), "peak_gib": peak}
+    return facts | {"seconds": median(seconds), "peak_gib": peak_mb() / 1024}
 
 
 class Clock:
@@ -191,15 +178,17 @@ def reward_steps(directory: Path, groups: int, size: int, prompt: int, response:
 
 def models(directory: Path, name: str) -> tuple[list[float], dict[str, Any]]:
     """A PPO iteration: 8 prompts, 4 responses of 48 tokens, reference, values, one update of both models."""
-    policy, size = random_model(directory / "policy", name)
+    loaded, policy = shapes.load(name), directory / "policy"
+    save(loaded.model, loaded.chat, policy)
+    size = sum(parameter.numel() for parameter in loaded.model.parameters())
     texts = directory / "prompts.jsonl"
     texts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts(8)), encoding="utf-8")
     clock = clocked(
         ppo,
         PPORecipe,
         directory,
-        model=policy,
-        value_model=policy,
+        model=str(policy),
+        value_model=str(policy),
         prompts={"path": str(texts)},
         rewards=[{"function": "work:reward"}],
         sampling={"temperature": 1.0, "max_new_tokens": work.NEW_TOKENS},
@@ -210,19 +199,6 @@ def models(directory: Path, name: str) -> tuple[list[float], dict[str, Any]]:
     )
     tokens = 32 * clock.metrics["tokens/response_length"]
     return clock.seconds[WARM_UP:], {"model": name, "million_parameters": size / 1e6, "tokens": tokens}
-
-
-def random_model(directory: Path, name: str) -> tuple[str, int]:
-    """A model of that shape and how many parameters it has; the larger shapes have random weights."""
-    loaded = load_language_model("tiny" if name == "tiny" else "smollm2-135m")
-    model, config = loaded.model, loaded.model.config
-    if SIZES[name]:
-        for key, value in SIZES[name].items():
-            setattr(config, key, value)
-        torch.manual_seed(0)
-        model = LanguageModel(config, Decoder(config))
-    save(model, loaded.chat, directory)
-    return str(directory), sum(parameter.numel() for parameter in model.parameters())
 
 
 def _draw_sampling(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -10,18 +10,22 @@ import work
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What the arithmetic floor is counted from.
+    """What the floor is counted from.
 
     Attributes:
         body: weights that every token is multiplied with.
         head: weights of the unembedding, for tokens whose distribution is needed.
         top: share of the body above the frozen two thirds.
+        cached: numbers that a token leaves in the cache, keys and values of all layers.
+        width: bytes of a number that is read.
         pairs, quads, demonstrations: (prompt tokens, response tokens) in all, each prompt once.
     """
 
     body: float
     head: float
     top: float
+    cached: int
+    width: int
     pairs: tuple[int, int]
     quads: tuple[int, int]
     demonstrations: tuple[int, int]
@@ -49,6 +53,31 @@ class Line:
     peer_task: str
     target: float
     flops: Callable[[Shape], float]
+    reads: Callable[[Shape], float] = lambda _: 0.0
+
+    def floor(self, shape: Shape, gflops: float, gb_s: float) -> float:
+        """Seconds that the arithmetic takes at a machine's rate, or the reading where that takes longer.
+
+        Williams, Waterman & Patterson 2009, "Roofline".
+        """
+        return max(self.flops(shape) / gflops, self.reads(shape) / gb_s) / 1e9
+
+
+def decoding_bytes(shape: Shape, prompts: int, each: int) -> float:
+    """Every new token reads all weights, once for all sequences, and what its own sequence has in the cache."""
+    weights = work.NEW_TOKENS * (shape.body + shape.head)
+    cached = sum(work.PROMPT_TOKENS + new for new in range(work.NEW_TOKENS)) * prompts * each * shape.cached
+    return (weights + cached) * shape.width
+
+
+def sampling_bytes(shape: Shape) -> float:
+    """Of the sampling lines."""
+    return decoding_bytes(shape, work.SAMPLED_PROMPTS, work.SAMPLES_EACH)
+
+
+def rl_bytes(shape: Shape) -> float:
+    """Of the reinforcement lines, their sampling alone."""
+    return decoding_bytes(shape, work.RL_PROMPTS, work.RL_SAMPLES)
 
 
 def sampling_flops(shape: Shape) -> float:
@@ -83,6 +112,7 @@ LINES = (
         peer_task="sampling",
         target=2,
         flops=sampling_flops,
+        reads=sampling_bytes,
     ),
     Line(
         name="sampling, 64 sequences, against vLLM",
@@ -92,6 +122,7 @@ LINES = (
         peer_task="sampling",
         target=2,
         flops=sampling_flops,
+        reads=sampling_bytes,
     ),
     Line(
         name="RLOO iteration",
@@ -101,6 +132,7 @@ LINES = (
         peer_task="rloo",
         target=3,
         flops=rl_flops,
+        reads=rl_bytes,
     ),
     Line(
         name="PPO iteration, against TRL's RLOO",
@@ -110,6 +142,7 @@ LINES = (
         peer_task="rloo",
         target=1,
         flops=lambda shape: rl_flops(shape, values=True),
+        reads=rl_bytes,
     ),
     Line(
         name="RLOO iteration, lower two thirds frozen",
@@ -119,6 +152,7 @@ LINES = (
         peer_task="rloo",
         target=8,
         flops=lambda shape: rl_flops(shape, top=shape.top),
+        reads=rl_bytes,
     ),
     Line(
         name="PPO iteration, lower two thirds frozen",
@@ -128,6 +162,7 @@ LINES = (
         peer_task="rloo",
         target=1,
         flops=lambda shape: rl_flops(shape, values=True, top=shape.top),
+        reads=rl_bytes,
     ),
     Line(
         name="reward model, K = 2",

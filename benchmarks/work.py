@@ -43,6 +43,11 @@ TEMPLATE = (
 """Nothing follows the last stop token, so that both sides put the score of a response on the same one."""
 
 
+def frozen(layers: int) -> int:
+    """How many of them the frozen lines do not train: the lower two thirds."""
+    return layers * 2 // 3
+
+
 def words(count: int, chance: random.Random) -> str:
     """A text of ``count`` tokens."""
     return " ".join(["The", *chance.choices(WORDS, k=count - 1)])

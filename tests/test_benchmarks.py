@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DEVICES = ("cpu", "cuda")
 
 
 @pytest.fixture
@@ -29,9 +32,15 @@ def test_the_work_is_always_the_same(bench: ModuleType, tmp_path: Path) -> None:
     assert {len(row["responses"]) for row in bench.work.read(tmp_path / "a", "rankings-4.jsonl")} == {4}
 
 
+def a_shape(bench: ModuleType) -> Any:
+    return bench.Shape(
+        body=1, head=10, top=0.25, cached=3, width=2, pairs=(100, 50), quads=(100, 90), demonstrations=(70, 30)
+    )
+
+
 def test_the_least_arithmetic_by_hand(bench: ModuleType) -> None:
     """One weight in the body, ten in the head: 720 prompt and 3,072 new tokens; 360 and 1,536 for RL."""
-    shape = bench.Shape(body=1, head=10, top=0.25, pairs=(100, 50), quads=(100, 90), demonstrations=(70, 30))
+    shape = a_shape(bench)
     flops = {line.task: line.flops(shape) for line in bench.LINES}
     assert flops["sampling"] == 2 * (720 + 3072 * 11)
     bare, logits = 2 * (360 + 1536), 2 * 1536 * 10
@@ -42,6 +51,57 @@ def test_the_least_arithmetic_by_hand(bench: ModuleType) -> None:
     assert (flops["reward-2"], flops["reward-4"]) == (3 * 2 * 150, 3 * 2 * 190)
     assert flops["dpo"] == 4 * 2 * (150 + 50 * 10)
     assert flops["sft"] == 3 * 2 * (100 + 30 * 10)
+
+
+def test_the_least_reading_by_hand(bench: ModuleType) -> None:
+    """48 tokens read 11 weights each, and what lies in the cache: 45 places of the prompt and 0 to 47 new ones."""
+    shape, places = a_shape(bench), 48 * 45 + 47 * 48 // 2
+    read = {line.task: line.reads(shape) for line in bench.LINES}
+    assert read["sampling"] == 2 * (48 * 11 + places * 64 * 3)
+    assert read["rloo"] == read["ppo"] == read["rloo-frozen"] == read["ppo-frozen"] == 2 * (48 * 11 + places * 32 * 3)
+    assert {read[task] for task in ("reward-2", "reward-4", "dpo", "sft")} == {0}
+
+
+def test_the_floor_is_whatever_takes_longer(bench: ModuleType) -> None:
+    shape, (line, *_) = a_shape(bench), bench.LINES
+    assert line.floor(shape, 1.0, 1e9) == line.flops(shape) / 1e9
+    assert line.floor(shape, 1e9, 1.0) == line.reads(shape) / 1e9
+
+
+def test_every_device_has_its_peers(bench: ModuleType) -> None:
+    names = {(peer, device): bench.requirements(peer, device).name for peer in ("trl", "vllm") for device in DEVICES}
+    assert names == {
+        ("trl", "cpu"): "trl.txt",
+        ("trl", "cuda"): "trl.txt",
+        ("vllm", "cpu"): "vllm-cpu.txt",
+        ("vllm", "cuda"): "vllm-cuda.txt",
+    }
+
+
+def test_peak_memory_is_the_gpus_where_one_is_used(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peak import peak_mb
+
+    done: list[str] = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        synchronize=lambda: done.append("all"),
+        max_memory_allocated=lambda: 3 * 2**20,
+    )
+    assert peak_mb() > 100  # this process has torch, and uses no GPU
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert (peak_mb(), done) == (3.0, ["all"])
+
+
+def test_another_shape_is_that_shape(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
+    monkeypatch.setattr(bench.shapes, "BASE", "tiny")
+    monkeypatch.setitem(bench.shapes.SHAPES, "narrow", narrow | {"head_dim": 4, "intermediate_size": 16})
+    loaded = bench.shapes.load("narrow")
+    assert loaded.model.model.shape.num_layers == 3
+    sizes = [parameter.numel() for parameter in loaded.model.model.layers[0].parameters()]
+    assert sum(sizes) == 8 * 8 + 2 * 4 * 8 + 8 * 8 + 3 * 8 * 16 + 2 * 8
+    assert bench.work.frozen(3) == 2
+    assert bench.work.frozen(30) == 20
 
 
 def test_different_work_is_refused(bench: ModuleType) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 import tempfile
 import time
@@ -119,6 +120,12 @@ def proximal(arguments: argparse.Namespace, gate: Gate, frozen: int = 0) -> None
     reinforcement(arguments, ppo, PPORecipe, frozen=frozen, gate=gate, **value)
 
 
+def frozen_layers(arguments: argparse.Namespace) -> int:
+    """The lower two thirds."""
+    config = json.loads((arguments.work / "endless" / "config.json").read_text(encoding="utf-8"))
+    return work.frozen(config["num_hidden_layers"])
+
+
 def rankings(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     """Eight of them in every optimizer step."""
     return {
@@ -173,9 +180,9 @@ def supervised(arguments: argparse.Namespace, gate: Gate) -> None:
 TASKS = {
     "sampling": sampling,
     "rloo": rloo,
-    "rloo-frozen": lambda arguments, gate: rloo(arguments, gate, frozen=20),
+    "rloo-frozen": lambda arguments, gate: rloo(arguments, gate, frozen=frozen_layers(arguments)),
     "ppo": proximal,
-    "ppo-frozen": lambda arguments, gate: proximal(arguments, gate, frozen=20),
+    "ppo-frozen": lambda arguments, gate: proximal(arguments, gate, frozen=frozen_layers(arguments)),
     "reward-2": lambda arguments, gate: reward_model(arguments, gate, 2),
     "reward-4": lambda arguments, gate: reward_model(arguments, gate, 4),
     "dpo": preferences,

@@ -67,7 +67,7 @@ def settings(arguments: argparse.Namespace, **more: Any) -> dict[str, Any]:
         "adam_epsilon": work.EPSILON,
         "max_grad_norm": 1.0,
         "bf16": arguments.precision == "bf16",
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": [],
@@ -92,11 +92,12 @@ def turn(role: str, text: str) -> list[dict[str, str]]:
 def generate(arguments: argparse.Namespace, gate: Gate) -> None:
     """`generate`, every response as long as the others."""
     model, tokenizer = language_model(arguments, "endless")
-    model.to(torch.bfloat16 if arguments.precision == "bf16" else torch.float32)
+    model.to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16 if arguments.precision == "bf16" else None)
     model.generation_config.eos_token_id = None
     rows = work.read(arguments.work, "prompts.jsonl")
     prompts = [turn("user", row["prompt"]) for row in rows]
     batch = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    batch = batch.to(model.device)
     while True:
         gate.begin()
         out = model.generate(

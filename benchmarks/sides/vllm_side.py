@@ -1,4 +1,4 @@
-"""vLLM's CPU build, sampling with its default settings on all cores."""
+"""vLLM, sampling with its default settings: on a GPU, with half of its memory; else its CPU build on all cores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def main() -> None:
 
     gate = Gate(vllm=vllm.__version__, torch=torch.__version__)
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[arguments.precision]
-    model = LLM(str(arguments.work / "endless"), dtype=dtype, max_model_len=256, max_num_seqs=64, seed=0)
+    memory = {"gpu_memory_utilization": 0.5} if torch.cuda.is_available() else {}  # the other sides live there too
+    directory = str(arguments.work / "endless")
+    model = LLM(directory, dtype=dtype, max_model_len=256, max_num_seqs=64, seed=0, **memory)
     rows = work.read(arguments.work, "prompts.jsonl")
     conversations = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     settings = SamplingParams(
