@@ -13,6 +13,9 @@ from palate.lm.zoo import Loaded, load_language_model
 BASE = "smollm2-135m"
 """Whose tokenizer and remaining settings they have."""
 
+SPREAD = 0.02
+"""Of random weights, as in GPT-2: wider ones make every distribution a certainty, and training stops at that."""
+
 SHAPES: dict[str, dict[str, int]] = {
     "270M": {
         "hidden_size": 768,
@@ -42,5 +45,9 @@ def load(name: str) -> Loaded[LanguageModel]:
     config = loaded.model.config
     for key, value in SHAPES[name].items():
         setattr(config, key, value)
+    model = LanguageModel(config, Decoder(config))
     torch.manual_seed(0)
-    return replace(loaded, model=LanguageModel(config, Decoder(config)))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=SPREAD)
+    return replace(loaded, model=model)

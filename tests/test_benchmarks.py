@@ -100,6 +100,7 @@ def test_another_shape_is_that_shape(bench: ModuleType, monkeypatch: pytest.Monk
     assert loaded.model.model.shape.num_layers == 3
     sizes = [parameter.numel() for parameter in loaded.model.model.layers[0].parameters()]
     assert sum(sizes) == 8 * 8 + 2 * 4 * 8 + 8 * 8 + 3 * 8 * 16 + 2 * 8
+    assert loaded.model.model.embed_tokens.weight.std().item() == pytest.approx(bench.shapes.SPREAD, rel=0.1)
     assert bench.work.frozen(3) == 2
     assert bench.work.frozen(30) == 20
 
