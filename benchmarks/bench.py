@@ -102,7 +102,7 @@ def main() -> None:
     precision = "bf16" if product_dtype("auto", device) == torch.bfloat16 else "fp32"
     chosen = [line for line in LINES if not arguments.only or line.task in arguments.only]
     pythons = {"palate": sys.executable} | {
-        peer: environment(arguments.peers / peer, requirements(peer, device)) for peer in {line.peer for line in chosen}
+        peer: environment(arguments.peers, requirements(peer, device)) for peer in {line.peer for line in chosen}
     }
     shape = prepare(arguments.out / "work", arguments.model, width=2 if precision == "bf16" else 4)
     about = {
@@ -129,8 +129,9 @@ def requirements(peer: str, device: str) -> Path:
     return special if special.exists() else HERE / "peers" / f"{peer}.txt"
 
 
-def environment(directory: Path, needs: Path) -> str:
-    """The peer's Python; made once."""
+def environment(peers: Path, needs: Path) -> str:
+    """The peer's Python, in an environment of its own; made once."""
+    directory = peers / needs.stem
     python = directory / "bin" / "python"
     if not python.exists():
         say(f"installing what {needs.name} lists into {directory}; this takes minutes")
