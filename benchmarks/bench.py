@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[], help="tasks of ours, such as sampling rloo reward-2")
     parser.add_argument("--model", default="smollm2-135m", help=f"or one of {', '.join(shapes.SHAPES)}: random weights")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device())
+    parser.add_argument("--device", choices=sorted({"cpu", default_device()}), default=default_device())
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--peers", type=Path, default=Path(".bench"), help="where the peers' environments are or go")
     parser.add_argument("--checkpointing", action="store_true", help="TRL with gradient checkpointing, its default")
@@ -165,14 +165,14 @@ def prepare(directory: Path, name: str, *, width: int) -> Shape:
             responses += sum(len(chat.response_tokens(text)) for text in texts)
         return prompts, responses
 
-    of = loaded.model.model.shape
-    embeddings = of.vocab_size * of.hidden_size
-    body = sum(p.numel() for p in loaded.model.model.parameters()) - embeddings
+    network = loaded.model.model
+    layers, embeddings = network.shape.num_layers, network.shape.vocab_size * network.shape.hidden_size
+    body = sum(p.numel() for p in network.parameters()) - embeddings
     shape = Shape(
         body=body,
         head=embeddings,
-        top=1 - work.frozen(of.num_layers) / of.num_layers,
-        cached=2 * of.num_layers * of.num_kv_heads * of.head_dim,
+        top=1 - work.frozen(layers) / layers,
+        cached=2 * layers * network.shape.num_kv_heads * network.shape.head_dim,
         width=width,
         pairs=count("rankings-2.jsonl", "responses"),
         quads=count("rankings-4.jsonl", "responses"),

@@ -166,12 +166,13 @@ def test_kept_products_follow_the_weights(fresh: Fresh, sequences: Sequences) ->
 
 
 @pytest.mark.parametrize("width", [1, 3, 5, 17, 100])
+@pytest.mark.parametrize("unit", [1, 4])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_chosen_logprobs_and_their_gradients_are_those_of_log_softmax(
-    monkeypatch: pytest.MonkeyPatch, width: int, temperature: float
+    monkeypatch: pytest.MonkeyPatch, width: int, unit: int, temperature: float
 ) -> None:
     monkeypatch.setattr(module, "LOGITS", 11 * width)
-    monkeypatch.setattr(module, "WIDTH", 1)
+    monkeypatch.setattr(module, "WIDTH", unit)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(11, 6, generator=generator, requires_grad=True)
     weight = torch.randn(17, 6, generator=generator, requires_grad=True)
@@ -187,6 +188,15 @@ def test_chosen_logprobs_and_their_gradients_are_those_of_log_softmax(
         strict=True,
     ):
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("budget", "width"), [(1, 4), (11 * 4, 4), (11 * 7, 4), (11 * 8, 8), (11 * 1000, 17)])
+def test_parts_of_the_vocabulary_are_whole_units(monkeypatch: pytest.MonkeyPatch, budget: int, width: int) -> None:
+    monkeypatch.setattr(module, "LOGITS", budget)
+    monkeypatch.setattr(module, "WIDTH", 4)
+    parts = [part for part, _ in module._parts_of_logits(torch.randn(11, 6), torch.randn(17, 6))]
+    assert [part.start for part in parts] == list(range(0, 17, width))
+    assert [part.stop for part in parts] == [*range(width, 17, width), 17]
 
 
 def test_chosen_logprobs_when_only_one_side_learns() -> None:
