@@ -252,7 +252,9 @@ class SampleRecipe(Section):
 class Taste(Section):
     """A hidden taste and the labelers who share it more or less."""
 
-    function: str = Field("palate.feedback.tastes:sunny_and_to_the_point", description="Judge of (prompts, responses).")
+    function: str = Field(
+        "palate.simulated.tastes:sunny_and_to_the_point", description="Judge of (prompts, responses)."
+    )
     agreement: Annotated[float, Field(gt=0.5, le=1)] = Field(0.8, description="How often two labelers agree on a pair.")
     labelers: PositiveInt = Field(5, description="Simulated labelers.")
     skill_spread: NonNegative = Field(0.3, description="Spread of skill between them; 0 makes them alike.")

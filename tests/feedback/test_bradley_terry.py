@@ -16,9 +16,9 @@ from palate.feedback import marginal
 from palate.feedback.aggregate import Comparisons, Floats, collect_comparisons
 from palate.feedback.bradley_terry import bradley_terry, fit_labelers, fit_qualities
 from palate.feedback.marginal import Parameters, Priors, marginal_curvature, marginal_loss
-from palate.feedback.simulated import rank_candidates
 from palate.recipe import RewardRecipe, Taste, parse_recipe
 from palate.records import Candidates, Prompt, Ranking, Response
+from palate.simulated.labelers import rank_candidates
 
 VERDICTS = {1: (1, 2), 0: (1, 1), -1: (2, 1)}
 
@@ -267,7 +267,7 @@ def test_the_projects_own_labelers() -> None:
         for i in range(80)
     ]
     taste = Taste(
-        function="palate.feedback.tastes:short", agreement=0.73, labelers=6, skill_spread=1.0, labels_per_prompt=3
+        function="palate.simulated.tastes:short", agreement=0.73, labelers=6, skill_spread=1.0, labels_per_prompt=3
     )
     model = bradley_terry(rank_candidates(candidates, taste, seed=0))
     found = [labeler.weight for labeler in model.labelers]  # simulated-1 is the most careful, the last one the least

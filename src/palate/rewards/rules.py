@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from palate.errors import RecipeError
-from palate.feedback.tastes import load_judge
 from palate.records import Prompt
+from palate.simulated.tastes import load_judge
 from palate.words import count_words
 
 

@@ -37,10 +37,10 @@ from palate.objectives.losses import Metrics, combine_metrics, ranking_loss
 from palate.recipe import RewardRecipe
 from palate.records import Ranking
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
-from palate.run import Run
+from palate.run.directory import Run
+from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, prepare
 from palate.stages.comparisons import Responses, prepare_responses
-from palate.trackers import showing
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:

@@ -20,7 +20,7 @@ from palate.feedback.proposing import key_of
 from palate.recipe import load_recipe
 from palate.records import Candidates
 from palate.rewards.learned import LearnedReward
-from palate.run import Run
+from palate.run.directory import Run
 from palate.studio.outcomes import SCORES
 from palate.studio.recipebook import ScoreRecipe
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from palate.errors import RecipeError
-from palate.feedback.tastes import load_judge, short, sunny_and_to_the_point
 from palate.records import Prompt
+from palate.simulated.tastes import load_judge, short, sunny_and_to_the_point
 
 WARM = "That sounds wonderful, and I hope you enjoy every moment of the trip."
 PLAIN = "A cat is an animal that often lives with people in their homes."
@@ -82,7 +82,7 @@ def test_short_counts_words() -> None:
 
 
 def test_load_judge() -> None:
-    assert load_judge("palate.feedback.tastes:short") is short
-    for wrong in ("palate.feedback.tastes", "palate.feedback.tastes:sour", "no.such.module:f"):
+    assert load_judge("palate.simulated.tastes:short") is short
+    for wrong in ("palate.simulated.tastes", "palate.simulated.tastes:sour", "no.such.module:f"):
         with pytest.raises(RecipeError, match=wrong.split(":")[0]):
             load_judge(wrong)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from palate.demo import SCALES, is_clean
-from palate.demo_prompts import HELD_OUT_SUBJECTS, SUBJECTS, demo_prompts
-from palate.evals.frontier import frontier
+from palate.demo.loop import SCALES, is_clean
+from palate.demo.prompts import HELD_OUT_SUBJECTS, SUBJECTS, demo_prompts
+from palate.experiments.frontier import frontier
 from palate.records import Provenance, Response
 
 HEADLINE = ("win_rate", "win_rate_low", "win_rate_high", "kl", "reward_model_accuracy", "agreement", "seconds")

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from palate.demo import FULL, Loop, Scale
+from palate.demo.loop import FULL, Loop, Scale
 from palate.evals import plots
 from palate.evals.compare import Answers, answers, contrast
 from palate.evals.report import Report

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from palate import checkpoints, disk
+from palate import disk
 from palate.errors import CheckpointError, DiskFullError, RunError, TrainingError
-from palate.listing import list_runs
 from palate.recipe import Data, SFTRecipe
-from palate.run import Run, is_running
-from palate.trackers import showing
+from palate.run import checkpoints
+from palate.run.directory import Run, is_running
+from palate.run.listing import list_runs
+from palate.run.trackers import showing
 
 RECIPE = SFTRecipe(data=Data(path="demonstrations.jsonl"))
 
@@ -109,7 +110,8 @@ def test_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(tmp
     program = """if True:
         import os, signal, sys
         from pathlib import Path
-        from palate import checkpoints, disk
+        from palate import disk
+        from palate.run import checkpoints
         from test_run import train
         write_tensors = checkpoints._write_tensors
         def killed(path, tensors):
@@ -341,7 +343,7 @@ def test_killed_between_the_last_step_and_the_end(tmp_path: Path, whole: Walk) -
 
 def test_seconds_add_up_over_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("palate.run.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("palate.run.directory.time.monotonic", lambda: clock[0])
     for resume, expected in ((False, 3.0), (True, 6.0)):
         run = Run.open(tmp_path / "run", RECIPE, resume=resume)
         steps = run.steps(20, every=1, keep=1, state={"walk": Walk()})
@@ -380,7 +382,7 @@ def test_non_finite_metric_ends_the_run(tmp_path: Path, value: float) -> None:
 
 def test_metric_that_nobody_explained_is_refused(tmp_path: Path) -> None:
     run = Run.open(tmp_path / "run", RECIPE)
-    with pytest.raises(AssertionError, match=r"explain policy/los in palate/metrics\.py"):
+    with pytest.raises(AssertionError, match=r"explain policy/los in palate/run/metrics\.py"):
         run.log(0, {"policy/los": 1.0})
     run.log(0, {"objective/score/rewards.0": 1.0})
 
@@ -389,7 +391,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path: Path) -> None:
     program = """if True:
         import sys
         from palate.recipe import Data, SFTRecipe
-        from palate.run import Run
+        from palate.run.directory import Run
         run = Run.open(sys.argv[1], SFTRecipe(data=Data(path="demonstrations.jsonl")))
         print("open", flush=True)
         sys.stdin.read()

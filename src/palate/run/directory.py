@@ -35,13 +35,14 @@ from typing import Any, Self
 import tomli_w
 from pydantic import BaseModel
 
-from palate import checkpoints, disk, lineage
-from palate.checkpoints import Stateful
+from palate import disk
 from palate.errors import RunError, TrainingError
-from palate.metrics import explain
 from palate.records import content_id
-from palate.signals import StopRequest
-from palate.trackers import Terminal, Tracker, duration
+from palate.run import checkpoints, lineage
+from palate.run.checkpoints import Stateful
+from palate.run.metrics import explain
+from palate.run.signals import StopRequest
+from palate.run.trackers import Terminal, Tracker, duration
 
 
 class Run:
@@ -194,7 +195,7 @@ class Run:
         """
         assert step == self._next_step, f"step {step} is logged, but step {self._next_step} is being done"
         unknown = [name for name in metrics if explain(name) is None]
-        assert not unknown, f"explain {', '.join(unknown)} in palate/metrics.py"
+        assert not unknown, f"explain {', '.join(unknown)} in palate/run/metrics.py"
         wrong = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
         if wrong:
             raise TrainingError(

@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palate.demo_prompts import demo_prompts
+from palate.demo.prompts import demo_prompts
 from palate.evals import plots
 from palate.evals.compare import compare, describe
 from palate.evals.report import Report
 from palate.feedback.agreement import agreement
-from palate.feedback.simulated import rank_candidates
 from palate.lm.zoo import load_language_model
 from palate.randomness import permutation
 from palate.recipe import (
@@ -43,7 +42,8 @@ from palate.recipe import (
 )
 from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response
 from palate.rewards.rules import FunctionReward
-from palate.run import Run
+from palate.run.directory import Run
+from palate.simulated.labelers import rank_candidates
 from palate.stages import ppo, reward, sample, sft
 from palate.words import is_finished, repeated_share, split_words
 

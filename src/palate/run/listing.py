@@ -12,10 +12,10 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from palate import lineage
-from palate.metrics import headline
-from palate.run import is_running
-from palate.trackers import duration
+from palate.run import lineage
+from palate.run.directory import is_running
+from palate.run.metrics import headline
+from palate.run.trackers import duration
 
 _SKIP = {"checkpoints", "model", "tensorboard"}
 _TAIL = 1 << 16  # bytes; the last line of the metrics is well inside

@@ -60,6 +60,10 @@ def short(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.flo
     return np.array([-count_words(text) / 10 for text in responses], dtype=np.float64)
 
 
+_MOVED = {"palate.feedback.tastes": "palate.simulated.tastes"}
+"""Where recipes written for an earlier version find what they name."""
+
+
 def load_judge(reference: str) -> Judge:
     """The function that ``package.module:name`` stands for.
 
@@ -67,6 +71,7 @@ def load_judge(reference: str) -> Judge:
         RecipeError: it does not have that form, or there is no such function.
     """
     module_name, colon, name = reference.partition(":")
+    module_name = _MOVED.get(module_name, module_name)
     if not (module_name and colon and name):
         raise RecipeError(f"{reference!r}: write a judge as package.module:name")
     if os.getcwd() not in sys.path:  # a function of the user's own, beside the recipe; never before installed packages

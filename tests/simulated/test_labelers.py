@@ -11,12 +11,12 @@ import pytest
 
 from palate.errors import DataError, RecipeError
 from palate.feedback.agreement import agreement
-from palate.feedback.simulated import expected_agreement, labeler_noise, rank_candidates
-from palate.feedback.tastes import short
 from palate.recipe import Taste
 from palate.records import Candidates, Prompt, Response
+from palate.simulated.labelers import expected_agreement, labeler_noise, rank_candidates
+from palate.simulated.tastes import short
 
-SHORT = "palate.feedback.tastes:short"
+SHORT = "palate.simulated.tastes:short"
 
 
 def candidates(num_prompts: int, k: int = 4, seed: int = 0) -> list[Candidates]:
@@ -128,6 +128,6 @@ def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         rank_candidates([], Taste(), seed=0)
     with pytest.raises(DataError, match="sample more per prompt"):
         rank_candidates(candidates(2, k=1), Taste(function=SHORT), seed=0)
-    monkeypatch.setattr("palate.feedback.tastes.short", lambda prompts, responses: np.array([0.0]))
+    monkeypatch.setattr("palate.simulated.tastes.short", lambda prompts, responses: np.array([0.0]))
     with pytest.raises(RecipeError, match="one finite score per response"):
         rank_candidates(items, Taste(function=SHORT), seed=0)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from palate.errors import MissingExtraError
-from palate.metrics import headline
+from palate.run.metrics import headline
 
 
 class Tracker(Protocol):

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from palate.errors import DataError, RecipeError
-from palate.feedback.tastes import load_judge
 from palate.randomness import normals, permutation
 from palate.recipe import Taste
 from palate.records import Candidates, Prompt, Ranking
+from palate.simulated.tastes import load_judge
 
 Floats = NDArray[np.float64]
 
