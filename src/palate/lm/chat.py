@@ -65,6 +65,10 @@ class Chat:
         """The response and the stop token."""
         return [*self._tokens(self._spelled(text)), self.stop_id]
 
+    def text_tokens(self, text: str) -> list[int]:
+        """Raw text and the stop token, no conversation around it."""
+        return [*self._tokens(self._spelled(text)), self.stop_id]
+
     def dialogue_tokens(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[list[int], list[bool]]:
