@@ -23,12 +23,14 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+TwoOrMore = Annotated[int, Field(ge=2)]
 
 
 class Section(BaseModel):
-    """Frozen; unknown keys are refused."""
+    """Frozen; unknown keys are refused, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Section):
@@ -51,6 +53,14 @@ class Holdout(Section):
     tag: str = Field("", description="Hold out by this tag instead of by hash.")
     value: str = Field("", description="Prompts whose tag has this value are held out.")
 
+    @model_validator(mode="after")
+    def _two_sides(self) -> Holdout:
+        if bool(self.tag) != bool(self.value):
+            raise ValueError("a holdout by tag needs both: a tag, and the value of it that is held out")
+        if not self.tag and not 0 < self.fraction < 1:
+            raise ValueError(f"fraction = {self.fraction:g} leaves nothing to train on, or nothing to validate on")
+        return self
+
 
 class Optimizer(Section):
     """AdamW with a warm-up and a linear or cosine decay."""
@@ -59,8 +69,8 @@ class Optimizer(Section):
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape after the warm-up.")
     warmup: Fraction = Field(0.05, description="Share of all optimizer steps spent warming up.")
     weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay.")
-    beta1: Fraction = Field(0.9, description="Adam's first decay rate.")
-    beta2: Fraction = Field(0.99, description="Adam's second decay rate.")
+    beta1: Decay = Field(0.9, description="Adam's first decay rate.")
+    beta2: Decay = Field(0.99, description="Adam's second decay rate.")
     epsilon: Positive = Field(1e-8, description="Adam's epsilon.")
     max_grad_norm: NonNegative = Field(1.0, description="Gradients are scaled down to this norm; 0 leaves them.")
 
@@ -70,7 +80,7 @@ class RLOptimizer(Optimizer):
 
     learning_rate: Positive = Field(1e-5, description="Peak learning rate.")
     warmup: Fraction = Field(0.0, description="Share of all optimizer steps spent warming up.")
-    beta2: Fraction = Field(0.95, description="Adam's second decay rate.")
+    beta2: Decay = Field(0.95, description="Adam's second decay rate.")
     epsilon: Positive = Field(1e-5, description="Adam's epsilon; the usual 1e-8 gives six times the early KL.")
 
 
@@ -118,7 +128,7 @@ class RewardRecipe(StageRecipe):
     data: Data = Field(description="Rankings.")
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the rankings; more than one overfits quickly.")
-    batch_responses: PositiveInt = Field(
+    batch_responses: TwoOrMore = Field(
         32, description="Distinct responses per step; those of a prompt stay together."
     )
     tie: Literal["half", "skip"] = Field("half", description="A tie is half a win for either, or left out.")
@@ -139,7 +149,7 @@ class DPORecipe(StageRecipe):
     data: Data = Field(description="Rankings; every ordered pair of one is used.")
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the pairs.")
-    batch_responses: PositiveInt = Field(
+    batch_responses: TwoOrMore = Field(
         32, description="Distinct responses per step; those of a prompt stay together."
     )
     beta: Positive = Field(0.1, description="Strength of the pull to the reference.")
@@ -181,6 +191,17 @@ class RLRecipe(StageRecipe):
         0.02, description="Entropy per token below this, three steps in a row, ends the run."
     )
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> RLRecipe:
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("every reward has weight 0: there is nothing to learn")
+        if self.sampling.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"sampling.max_new_tokens = {self.sampling.max_new_tokens} leaves no room for a prompt within "
+                f"max_length = {self.max_length}"
+            )
+        return self
+
 
 class Pretraining(Section):
     """The pretraining gradient mixed into PPO (PPO-ptx)."""
@@ -188,7 +209,7 @@ class Pretraining(Section):
     data: Data = Field(description="Raw text.")
     coef: Positive = Field(1.0, description="Weight of the language-model loss in the combined gradient (gamma).")
     sequences_per_step: PositiveInt = Field(8, description="Sequences of text beside each optimizer step.")
-    sequence_length: PositiveInt = Field(128, description="Tokens of each.")
+    sequence_length: TwoOrMore = Field(128, description="Tokens of each.")
 
 
 class PPORecipe(RLRecipe):
@@ -196,7 +217,7 @@ class PPORecipe(RLRecipe):
 
     stage: Literal["ppo"] = "ppo"
     value_model: str = Field("", description="Model the value model starts from; empty: the first reward model.")
-    kl_target: float | None = Field(None, description="Adapt `kl_coef` towards this KL per sequence (nats).")
+    kl_target: Positive | None = Field(None, description="Adapt `kl_coef` towards this KL per sequence (nats).")
     kl_horizon: PositiveInt = Field(500, description="Sequences over which the adaptation works.")
     whiten_rewards: bool = Field(False, description="Scale rewards to unit variance, keeping their mean.")
     epochs: PositiveInt = Field(1, description="Passes over a rollout.")
@@ -211,9 +232,17 @@ class PPORecipe(RLRecipe):
     value_optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the value model.")
 
     @model_validator(mode="after")
-    def _no_empty_minibatch(self) -> PPORecipe:
+    def _works_together(self) -> PPORecipe:
         if self.minibatches > self.prompts_per_step:
             raise ValueError("minibatches are made of whole prompts: at most prompts_per_step of them")
+        if self.value_warmup >= self.steps:
+            raise ValueError(
+                f"value_warmup = {self.value_warmup} leaves none of {self.steps} steps in which the policy learns"
+            )
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError("kl_target adapts kl_coef by factors, and 0 stays 0: set kl_coef above 0")
+        if not self.value_model and not any(reward.model for reward in self.rewards):
+            raise ValueError("no reward model to start the value model from: set value_model to a model's directory")
         return self
 
 
@@ -221,6 +250,9 @@ class ReinforceRecipe(RLRecipe):
     """REINFORCE with the leave-one-out baseline (RLOO)."""
 
     stage: Literal["reinforce"] = "reinforce"
+    responses_per_prompt: TwoOrMore = Field(
+        4, description="Responses sampled for each (K); each is compared with the mean of the others."
+    )
     optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer.")
 
 

@@ -239,7 +239,7 @@ class Run:
             disk.flush_tree(self.directory / "model")
             path = self.directory / "report.json"
             figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            disk.write_text(path, json.dumps(figures | known | dict(report), indent=2) + "\n")
+            disk.write_text(path, disk.json_text(figures | known | dict(report), indent=2) + "\n")
             self._record["ended"] = lineage.now()
             self._write_record()
             shutil.rmtree(self.directory / "checkpoints")
@@ -266,7 +266,7 @@ class Run:
         )
 
     def _write_record(self) -> None:
-        disk.write_text(self.directory / lineage.FILE, json.dumps(self._record, indent=2) + "\n")
+        disk.write_text(self.directory / lineage.FILE, disk.json_text(self._record, indent=2) + "\n")
 
 
 def is_running(directory: Path) -> bool:
@@ -327,7 +327,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _line(row: Mapping[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return disk.json_text(row, ensure_ascii=False) + "\n"
 
 
 def _keep_rows(path: Path, before: int) -> list[dict[str, Any]]:

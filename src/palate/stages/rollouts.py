@@ -74,7 +74,7 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
     policy = load_language_model(recipe.model, precision=recipe.precision)
     prepare(policy.model, recipe)
     reference = load_language_model(recipe.model, precision=recipe.precision).model
-    rewards = Mix(recipe.rewards, precision=recipe.precision)
+    rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens)
     for other in (reference, *(source.model for source in rewards.learned)):
         other.freeze(min(recipe.frozen_layers, other.model.shape.num_layers))
         other.adopt_trunk(policy.model)
@@ -90,11 +90,10 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
 def prompts_of_step(prompts: Sequence[Prompt], recipe: RLRecipe, step: int) -> list[Prompt]:
     """The next ``prompts_per_step`` of endless shuffled passes over the prompts; a function of the step alone."""
     first, count = step * recipe.prompts_per_step, len(prompts)
-    picked = []
-    for place in range(first, first + recipe.prompts_per_step):
-        order = permutation(count, recipe.seed, recipe.stage, "prompts", place // count)
-        picked.append(prompts[int(order[place % count])])
-    return picked
+    places = range(first, first + recipe.prompts_per_step)
+    passes = sorted({place // count for place in places})
+    orders = {number: permutation(count, recipe.seed, recipe.stage, "prompts", number) for number in passes}
+    return [prompts[int(orders[place // count][place % count])] for place in places]
 
 
 def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) -> tuple[Scored, dict[str, float]]:
@@ -123,10 +122,19 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
     return scored, _measure(scored) | {"time/rollout_s": seconds, "time/tokens_per_s": tokens / seconds}
 
 
-def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor) -> None:
-    """Before the first update, training and sampling must agree about every token, up to rounding."""
+def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor, step: int) -> None:
+    """Before the first update, training and sampling must agree about every token, up to rounding.
+
+    Raises:
+        TrainingError: they do not, so that no probability ratio would mean anything.
+    """
     gap = float((new_logprobs.detach() - logprobs)[mask].abs().mean())
-    assert gap < ON_POLICY_TOLERANCE, f"sampler and trainer differ by {gap:.4f} nats a token with the same weights"
+    if not gap < ON_POLICY_TOLERANCE:  # a NaN is no agreement
+        raise TrainingError(
+            f"step {step}: sampling and training differ by {gap:.4f} nats a token with the same weights (at most "
+            f'{ON_POLICY_TOLERANCE} is rounding): start again with precision = "fp32" and another --out; if that does '
+            "not help, this model's network cannot be trained by reinforcement learning here"
+        )
 
 
 def _measure(scored: Scored) -> dict[str, float]:
@@ -149,8 +157,8 @@ def _measure(scored: Scored) -> dict[str, float]:
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's; zero when either does not vary."""
-    if float(a.std()) == 0.0 or float(b.std()) == 0.0:
+    """Pearson's; zero when either does not vary, as one response alone never does."""
+    if float(a.std(correction=0)) == 0.0 or float(b.std(correction=0)) == 0.0:
         return 0.0
     return float(np.corrcoef(a.cpu().numpy(), b.cpu().numpy())[0, 1])
 
