@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from palate.errors import DataError, RecipeError
-from palate.feedback.agreement import agreement
+from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.recipe import Taste
 from palate.records import Candidates, Prompt, Response
 from palate.simulated.labelers import expected_agreement, labeler_noise, rank_candidates

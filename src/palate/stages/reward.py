@@ -28,7 +28,7 @@ from palate.corpus.splits import split
 from palate.evals import plots
 from palate.evals.calibration import Calibration, accuracy, calibration, longer_wins
 from palate.evals.report import Report
-from palate.feedback.agreement import Agreement, agreement
+from palate.feedback.statistics.pairwise_agreement import Agreement, agreement
 from palate.lm.chat import Chat
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.optim import Optimizer
