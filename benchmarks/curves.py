@@ -34,7 +34,7 @@ from palate.lm.zoo import load_language_model, save
 from palate.recipe import PPORecipe, RewardRecipe, Sampling, parse_recipe
 from palate.records import Prompt
 from palate.rollout.local import LocalEngine
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages import ppo, reward
 
 SIZES = ("tiny", "smollm2-135m", "270M")

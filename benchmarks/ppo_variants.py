@@ -29,7 +29,7 @@ from palate.evals.report import Report
 from palate.lm.encode import encode_texts
 from palate.lm.zoo import load_language_model
 from palate.recipe import Data, PPORecipe, parse_recipe
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages import ppo
 from palate.stages.sft import perplexity
 

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from palate import recipe
 from palate.cli import STAGES, build_parsers
-from palate.metrics import METRICS
+from palate.run.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"
 _NOTE = "<!-- Written by scripts/reference.py from the code; run `make docs` after a change. -->\n"

@@ -17,7 +17,7 @@ import pytest
 
 from palate import recipe
 from palate.cli import STAGES, build_parsers
-from palate.metrics import METRICS, explain
+from palate.run.metrics import METRICS, explain
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "palate"

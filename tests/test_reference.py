@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from palate.metrics import HEADLINES, METRICS, explain, headline
+from palate.run.metrics import HEADLINES, METRICS, explain, headline
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "reference.py"
 

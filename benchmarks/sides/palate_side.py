@@ -23,7 +23,7 @@ from palate.lm.zoo import load_language_model
 from palate.recipe import DPORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, Sampling, SFTRecipe, parse_recipe
 from palate.records import Message, Prompt
 from palate.rollout.local import LocalEngine
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages import dpo, ppo, reinforce, reward, sft
 
 ENDLESS = 10**6

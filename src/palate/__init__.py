@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from palate.errors import PalateError
     from palate.recipe import load_recipe
     from palate.records import Candidates, Demonstration, Message, Prompt, Ranking, Response
-    from palate.run import Run
+    from palate.run.directory import Run
 
 __version__ = "0.1.0"
 
@@ -24,7 +24,7 @@ _HOME = {
     "Prompt": "records",
     "Ranking": "records",
     "Response": "records",
-    "Run": "run",
+    "Run": "run.directory",
     "load_recipe": "recipe",
 }
 

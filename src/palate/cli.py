@@ -299,7 +299,7 @@ class _Group:
 
 def _demo(commands: _Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        _import("palate.demo", "demo")(args.out, seed=args.seed)
+        _import("palate.demo.loop", "demo")(args.out, seed=args.seed)
 
     parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
@@ -358,8 +358,8 @@ def _stage(commands: _Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
         recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
         out = args.out or Path("runs") / args.recipe.stem
-        trackers = [_import("palate.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
-        run = _import("palate.run", "Run").open(out, recipe, resume=args.resume, trackers=trackers)
+        trackers = [_import("palate.run.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
+        run = _import("palate.run.directory", "Run").open(out, recipe, resume=args.resume, trackers=trackers)
         if not run.finished:
             _import(stage.module, "train")(recipe, run)
 
@@ -377,7 +377,7 @@ def _stage(commands: _Group, stage: Stage) -> None:
 
 def _frontier(commands: _Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        _import("palate.evals.frontier", "frontier")(args.out, seeds=args.seeds)
+        _import("palate.experiments.frontier", "frontier")(args.out, seeds=args.seeds)
 
     parser = commands.add("frontier", call, "reward against KL, with best-of-n", _FRONTIER, "palate frontier --seeds 3")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"), metavar="DIR", help="default: %(default)s")
@@ -387,7 +387,7 @@ def _frontier(commands: _Group) -> None:
 
 def _runs(commands: _Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        _import("palate.listing", "print_runs")(args.root)
+        _import("palate.run.listing", "print_runs")(args.root)
 
     text = "Every run below a directory, the newest first: is it finished, running or stopped, and its last metrics."
     parser = commands.add("runs", call, "what was run, and how far it got", text, "palate runs")

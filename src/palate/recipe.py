@@ -128,9 +128,7 @@ class RewardRecipe(StageRecipe):
     data: Data = Field(description="Rankings.")
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the rankings; more than one overfits quickly.")
-    batch_responses: TwoOrMore = Field(
-        32, description="Distinct responses per step; those of a prompt stay together."
-    )
+    batch_responses: TwoOrMore = Field(32, description="Distinct responses per step; those of a prompt stay together.")
     tie: Literal["half", "skip"] = Field("half", description="A tie is half a win for either, or left out.")
     margin_scale: NonNegative = Field(0.0, description="Margin in the loss per unit of stated preference strength.")
     labeler_weights: Mapping[str, NonNegative] = Field(
@@ -149,9 +147,7 @@ class DPORecipe(StageRecipe):
     data: Data = Field(description="Rankings; every ordered pair of one is used.")
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the pairs.")
-    batch_responses: TwoOrMore = Field(
-        32, description="Distinct responses per step; those of a prompt stay together."
-    )
+    batch_responses: TwoOrMore = Field(32, description="Distinct responses per step; those of a prompt stay together.")
     beta: Positive = Field(0.1, description="Strength of the pull to the reference.")
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.0, description="Assumed share of wrong labels.")
     temperature: Positive = Field(0.7, description="Temperature of the policy whose log-probabilities are compared.")
@@ -284,7 +280,9 @@ class SampleRecipe(Section):
 class Taste(Section):
     """A hidden taste and the labelers who share it more or less."""
 
-    function: str = Field("palate.feedback.tastes:sunny_and_to_the_point", description="Judge of (prompts, responses).")
+    function: str = Field(
+        "palate.simulated.tastes:sunny_and_to_the_point", description="Judge of (prompts, responses)."
+    )
     agreement: Annotated[float, Field(gt=0.5, le=1)] = Field(0.8, description="How often two labelers agree on a pair.")
     labelers: PositiveInt = Field(5, description="Simulated labelers.")
     skill_spread: NonNegative = Field(0.3, description="Spread of skill between them; 0 makes them alike.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from palate.demo_prompts import demo_prompts
+from palate.demo.prompts import demo_prompts
 from palate.records import Demonstration, Ranking, Record, Response
 
 ANSWERS = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "What?")
@@ -61,7 +61,7 @@ def settings(data: dict[str, str]) -> dict[str, dict[str, Any]]:
     base: dict[str, Any] = {"model": "tiny", "precision": "fp32", "frozen_layers": 1}
     rl = base | {
         "prompts": {"path": data["prompts"]},
-        "rewards": [{"length": 3.0}, {"function": "palate.feedback.tastes:short", "weight": 0.5}],
+        "rewards": [{"length": 3.0}, {"function": "palate.simulated.tastes:short", "weight": 0.5}],
         "sampling": {"max_new_tokens": 8},
         "prompts_per_step": 4,
         "steps": 2,

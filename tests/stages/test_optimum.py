@@ -24,7 +24,7 @@ from palate.lm.zoo import load_language_model
 from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
 from palate.recipe import BestOfNRecipe, DPORecipe, PPORecipe, ReinforceRecipe, parse_recipe
 from palate.records import Demonstration, Prompt, Ranking, Record, Response
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages import best_of_n, dpo, ppo, reinforce
 
 STAGES: dict[str, tuple[Any, Any]] = {

@@ -14,7 +14,7 @@ from torch import Tensor
 from palate.errors import TrainingError
 from palate.lm import model as lm_model
 from palate.recipe import DPORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, SFTRecipe, parse_recipe
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages import dpo, ppo, reinforce, reward, sft
 from palate.stages.rollouts import Watch
 

@@ -31,9 +31,9 @@ from palate.records import Prompt
 from palate.rewards.mix import RewardSource, reward_source
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
-from palate.run import Run
+from palate.run.directory import Run
+from palate.run.trackers import showing
 from palate.stages.common import per_token
-from palate.trackers import showing
 from palate.words import count_words
 
 MICROBATCH_TOKENS = 4096

@@ -15,7 +15,7 @@ from typing import Any
 from palate.errors import RunError
 from palate.evals import plots
 from palate.evals.page import Report, format_number, read_object
-from palate.metrics import explain
+from palate.run.metrics import explain
 
 __all__ = ["Report", "stage_report"]
 

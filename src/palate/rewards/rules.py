@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from palate.feedback.tastes import load_judge
 from palate.records import Prompt
 from palate.scores import ask
+from palate.simulated.tastes import load_judge
 from palate.words import count_words
 
 

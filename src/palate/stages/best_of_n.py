@@ -21,9 +21,9 @@ from palate.recipe import BestOfNRecipe
 from palate.records import Demonstration, Prompt, Response
 from palate.rewards.mix import Mix
 from palate.rollout.local import LocalEngine
-from palate.run import Run
+from palate.run.directory import Run
+from palate.run.trackers import showing
 from palate.stages.common import finish_run
-from palate.trackers import showing
 
 
 def train(recipe: BestOfNRecipe, run: Run) -> None:

@@ -14,7 +14,7 @@ from palate.lm.batch import Sequences
 from palate.lm.model import Model
 from palate.randomness import permutation
 from palate.recipe import StageRecipe
-from palate.run import Run
+from palate.run.directory import Run
 
 
 def prepare(model: Model, recipe: StageRecipe) -> None:

@@ -27,10 +27,10 @@ from palate.lm.optim import Optimizer
 from palate.lm.zoo import load_language_model, save
 from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
-from palate.run import Run
+from palate.run.directory import Run
+from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, per_token, prepare
 from palate.stages.comparisons import prepare_responses
-from palate.trackers import showing
 
 
 def train(recipe: DPORecipe, run: Run) -> None:

@@ -37,7 +37,7 @@ from palate.randomness import permutation
 from palate.recipe import PPORecipe
 from palate.rewards.learned import Normalization
 from palate.rollout.local import LocalEngine
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages.common import at, finish_run, floats, per_token
 from palate.stages.rollouts import (
     Actors,

@@ -21,7 +21,7 @@ from palate.objectives.advantages import leave_one_out, shape_rewards
 from palate.objectives.losses import combine_metrics, policy_loss
 from palate.recipe import ReinforceRecipe
 from palate.rollout.local import LocalEngine
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages.common import at, finish_run, floats
 from palate.stages.rollouts import Watch, check_on_policy, collect, load_actors, sample_rows
 

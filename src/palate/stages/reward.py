@@ -28,7 +28,7 @@ from palate.corpus.splits import split
 from palate.evals import plots
 from palate.evals.calibration import Calibration, accuracy, calibration, longer_wins
 from palate.evals.report import Report
-from palate.feedback.agreement import Agreement, agreement
+from palate.feedback.statistics.pairwise_agreement import Agreement, agreement
 from palate.lm.chat import Chat
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.optim import Optimizer
@@ -37,10 +37,10 @@ from palate.objectives.losses import Metrics, combine_metrics, ranking_loss
 from palate.recipe import RewardRecipe
 from palate.records import Ranking
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
-from palate.run import Run
+from palate.run.directory import Run
+from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, prepare
 from palate.stages.comparisons import Responses, prepare_responses
-from palate.trackers import showing
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:

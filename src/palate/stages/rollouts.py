@@ -25,7 +25,7 @@ from palate.recipe import RLRecipe
 from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.rollout.engine import Responses, Rollout, RolloutEngine
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages.common import per_token, prepare
 
 ON_POLICY_TOLERANCE = 0.05

@@ -15,7 +15,7 @@ from palate.lm.zoo import Loaded, load_language_model
 from palate.recipe import SampleRecipe, Sampling
 from palate.records import Candidates, Prompt, Provenance, Response
 from palate.rollout.local import LocalEngine
-from palate.run import Run
+from palate.run.directory import Run
 from palate.stages.common import finish_run
 
 PROMPTS_PER_STEP = 32

@@ -22,9 +22,9 @@ from palate.lm.optim import Optimizer
 from palate.lm.zoo import load_language_model, save
 from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
-from palate.run import Run
+from palate.run.directory import Run
+from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, plan, prepare
-from palate.trackers import showing
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:

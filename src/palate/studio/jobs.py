@@ -32,10 +32,10 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from palate import lineage
 from palate.errors import ConflictError, NotFoundError, PalateError
-from palate.feedback import people
-from palate.feedback.tables import Job, User
+from palate.feedback.store import people
+from palate.feedback.store.tables import Job, User
+from palate.run import lineage
 from palate.studio import launch, outcomes, processes
 from palate.studio.processes import Process
 from palate.studio.recipebook import Plan

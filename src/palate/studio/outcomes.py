@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 from palate import disk
 from palate.corpus.splits import split
 from palate.errors import DataError, RunError
-from palate.feedback import batches, datasets, identity, proposing
-from palate.feedback.batches import BatchPlan
-from palate.feedback.tables import Batch, Job, Model, User
+from palate.feedback.export import datasets
+from palate.feedback.store.tables import Batch, Job, Model, User
+from palate.feedback.tasks import batches, identity, proposing
+from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Candidates, Ranking
 from palate.studio import arena_jobs, plans
 from palate.studio.recipebook import Plan

@@ -17,9 +17,10 @@ from sqlalchemy.orm import Session
 
 from palate.corpus.splits import split
 from palate.errors import ConflictError, DataError, NotFoundError
-from palate.feedback import datasets, rounds
-from palate.feedback.datasets import Collected, Dataset, Kind
-from palate.feedback.tables import Job, Model, PromptRow, ResponseRow, Round
+from palate.feedback.export import datasets
+from palate.feedback.export.datasets import Collected, Dataset, Kind
+from palate.feedback.store import rounds
+from palate.feedback.store.tables import Job, Model, PromptRow, ResponseRow, Round
 from palate.recipe import Holdout, RewardRecipe, parse_recipe
 from palate.records import Candidates, Prompt
 from palate.studio import recipebook

@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from palate import lineage
-from palate.metrics import explain
+from palate.run import lineage
+from palate.run.metrics import explain
 from palate.studio import charts
 from palate.studio.charts import Bar, Series, percent
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from palate import disk
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
-from palate.feedback.proposing import key_of
+from palate.feedback.tasks.proposing import key_of
 from palate.recipe import load_recipe
 from palate.records import Candidates
 from palate.rewards.learned import LearnedReward
-from palate.run import Run
+from palate.run.directory import Run
 from palate.studio.outcomes import SCORES
 from palate.studio.recipebook import ScoreRecipe
 

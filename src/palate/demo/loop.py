@@ -1,0 +1,280 @@
+"""The whole loop on the embedded model, on a laptop, in minutes.
+
+    prompts         small talk, made here; whole subjects are held out
+    demonstrations  the base model's own answers, those that are complete and clean (filtered, not written)
+    sft             behaviour cloning on them
+    rankings        simulated labelers with a hidden taste rank K answers of the SFT model
+    reward          a reward model from their rankings
+    ppo             reinforcement learning against it
+    evaluation      PPO against SFT on held-out prompts, judged by the hidden taste itself
+
+The labelers stand in for people; everything else is what a team would run. Each part is a run directory of its own,
+started with a recipe that is written there, so that it can be repeated or changed alone. A demonstration that was
+stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palate.demo.prompts import demo_prompts
+from palate.evals import plots
+from palate.evals.compare import compare, describe
+from palate.evals.report import Report
+from palate.feedback.statistics.pairwise_agreement import agreement
+from palate.lm.zoo import load_language_model
+from palate.randomness import permutation
+from palate.recipe import (
+    PPORecipe,
+    RewardRecipe,
+    SampleRecipe,
+    Sampling,
+    Section,
+    SFTRecipe,
+    Taste,
+    parse_recipe,
+)
+from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response
+from palate.rewards.rules import FunctionReward
+from palate.run.directory import Run
+from palate.simulated.labelers import rank_candidates
+from palate.stages import ppo, reward, sample, sft
+from palate.words import is_finished, repeated_share, split_words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """How much of everything: the sizes that decide how long the demonstration takes.
+
+    Attributes:
+        demonstration_prompts: prompts the base model answers, twice each.
+        ranked_prompts: prompts whose K answers are ranked.
+        steps: of PPO.
+        evaluation_prompts: held-out ones.
+    """
+
+    model: str = "smollm2-135m"
+    frozen_layers: int = 26
+    max_new_tokens: int = 32
+    demonstration_prompts: int = 96
+    ranked_prompts: int = 160
+    steps: int = 16
+    prompts_per_step: int = 8
+    evaluation_prompts: int = 64
+
+
+PERSONA = re.compile(r"\b(AI|assistant|language model|SmolLM|Hugging Face)\b")
+
+FULL = Scale()
+PPO_CURVES = {
+    "Score": ["objective/score"],
+    "KL": ["objective/kl"],
+    "Entropy": ["policy/entropy"],
+    "Length": ["tokens/response_length"],
+    "Truncated": ["tokens/truncated"],
+    "Explained variance": ["value/explained_variance"],
+}
+TINY = Scale(
+    model="tiny",
+    frozen_layers=1,
+    max_new_tokens=12,
+    demonstration_prompts=8,
+    ranked_prompts=12,
+    steps=2,
+    prompts_per_step=2,
+    evaluation_prompts=6,
+)
+SCALES = {"full": FULL, "tiny": TINY}
+
+
+def demo(out: Path, *, seed: int = 0, scale: Scale = FULL) -> None:
+    """Run the loop into ``out`` and write ``report.html`` and ``report.json`` there."""
+    Loop(Path(out), seed, scale).run()
+
+
+class Loop:
+    """One demonstration: its directory, seed and sizes."""
+
+    def __init__(self, out: Path, seed: int, scale: Scale) -> None:
+        self.out, self.seed, self.scale = out, seed, scale
+        self.taste = Taste(labels_per_prompt=5)
+        self.sampling = Sampling(max_new_tokens=scale.max_new_tokens)
+        self.parts: list[str] = []
+
+    def run(self) -> None:
+        """Every part in turn; finished ones are not run again."""
+        self.prepare_models()
+        self.ppo()
+        self.evaluate()
+
+    def prepare_models(self) -> None:
+        """Everything up to the reward model: what every method of optimisation starts from."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        everyday, held_out = self.shuffled(demo_prompts(held_out=False)), self.shuffled(demo_prompts(held_out=True))
+        shown, ranked = self.scale.demonstration_prompts, self.scale.ranked_prompts
+        self.write("prompts.jsonl", everyday)
+        self.write("demonstration_prompts.jsonl", everyday[:shown])
+        self.write("ranked_prompts.jsonl", everyday[shown : shown + ranked])
+        self.write("held_out_prompts.jsonl", held_out[: self.scale.evaluation_prompts])
+        self.demonstrations()
+        self.sft()
+        self.rankings()
+        self.reward()
+
+    def demonstrations(self) -> None:
+        """Filter rather than write: the base model's clean answers."""
+        candidates = self.sample("base_samples", self.scale.model, "demonstration_prompts.jsonl", num_responses=2)
+        clean = [
+            Demonstration(prompt=item.prompt, response=response, author="filtered")
+            for item in candidates
+            for response in item.responses
+            if self.scale.model == "tiny" or is_clean(response)
+        ]
+        self.write("demonstrations.jsonl", clean)
+
+    def sft(self) -> None:
+        """Behaviour cloning on the demonstrations."""
+        data = self.data("demonstrations.jsonl")
+        self.stage(
+            "sft", SFTRecipe, sft.train, model=self.scale.model, data=data, epochs=2, optimizer={"learning_rate": 1e-4}
+        )
+
+    def rankings(self) -> None:
+        """K = 4 answers of the SFT model, ranked by labelers who share a hidden taste more or less."""
+        candidates = self.sample("sft_samples", str(self.out / "sft"), "ranked_prompts.jsonl", num_responses=4)
+        self.write("rankings.jsonl", rank_candidates(candidates, self.taste, seed=self.seed))
+
+    def reward(self) -> None:
+        """The reward model, from the rankings alone."""
+        self.stage(
+            "reward",
+            RewardRecipe,
+            reward.train,
+            model=str(self.out / "sft"),
+            data=self.data("rankings.jsonl"),
+            holdout={"fraction": 0.2},
+            epochs=3,
+            batch_responses=16,
+            checkpoint_every=60,
+            optimizer={"learning_rate": 2e-4, "warmup": 0.1},
+        )
+
+    def ppo(self) -> None:
+        """Reinforcement learning against the reward model."""
+        self.stage("ppo", PPORecipe, ppo.train, **self.rl(), minibatches=2, value_optimizer={"learning_rate": 2e-4})
+
+    def rl(self) -> dict[str, Any]:
+        """What PPO and REINFORCE have in common."""
+        return {
+            "model": str(self.out / "sft"),
+            "prompts": self.data("prompts.jsonl"),
+            "rewards": [{"model": str(self.out / "reward")}],
+            "sampling": self.sampling.model_dump(),
+            "steps": self.scale.steps,
+            "prompts_per_step": self.scale.prompts_per_step,
+            "kl_coef": 0.02,
+            "truncation_score": -2.0,
+            "optimizer": {"learning_rate": 2e-4},
+        }
+
+    def evaluate(self) -> None:
+        """PPO against SFT, by the hidden taste, on prompts about subjects nobody saw."""
+        start = time.monotonic()
+        found = compare(
+            load_language_model(str(self.out / "ppo")),
+            load_language_model(str(self.out / "sft")),
+            self.read("held_out_prompts.jsonl", Prompt),
+            FunctionReward(self.taste.function),
+            self.sampling,
+            num_responses=2,
+            seed=self.seed,
+        )
+        report = Report("Palate: the whole loop", f"{self.scale.model}, seed {self.seed}")
+        describe(report, found)
+        self.describe_learning(report)
+        report.number("seconds", self.seconds() + time.monotonic() - start, label="Seconds", note="all parts together")
+        report.write(self.out)
+
+    def describe_learning(self, report: Report) -> None:
+        """Labelers, reward model and PPO: the figures behind the result."""
+        agreed = agreement(self.read("rankings.jsonl", Ranking))
+        learned = json.loads((self.out / "reward" / "report.json").read_text(encoding="utf-8"))
+        report.number(
+            "reward_model_accuracy",
+            learned["accuracy"],
+            low=learned["accuracy_low"],
+            high=learned["accuracy_high"],
+            label="Reward model accuracy",
+            note="pairs of held-out prompts ordered as the labelers did",
+        )
+        report.number(
+            "agreement", agreed.percent, low=agreed.low, high=agreed.high, label="Labelers agree", note="on a pair"
+        )
+        report.number("longer_wins_accuracy", learned["longer_wins"], label="Longer one wins", note="the same pairs")
+        names = [labeler.name for labeler in agreed.labelers]
+        report.figure(
+            "Do the labelers agree?", plots.agreement_matrix(names, agreed.matrix(names)), "Share of equal verdicts."
+        )
+        lines = (self.out / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+        rows = [json.loads(line) for line in lines]
+        report.figure("PPO, step by step", plots.learning_curves(rows, PPO_CURVES), "Faint: every step.")
+        report.figure(
+            "Reward against KL",
+            plots.reward_against_kl([row["objective/kl"] for row in rows], [row["objective/score"] for row in rows]),
+            "Every point is one step of PPO: the reward model's mean score and the divergence it was bought with.",
+        )
+
+    def stage(self, name: str, kind: type[Section], train: Callable[[Any, Run], None], **settings: Any) -> None:
+        """Run a stage into its own directory, unless it is finished; resume it if it was begun."""
+        directory = self.out / name
+        if "frozen_layers" in kind.model_fields:
+            settings["frozen_layers"] = self.scale.frozen_layers
+        recipe = parse_recipe(kind, {"seed": self.seed, **settings})
+        run = Run.open(directory, recipe, resume=(directory / "lineage.json").exists())
+        if not run.finished:
+            run.say(f"== {name}")
+            train(recipe, run)
+        self.parts.append(name)
+
+    def seconds(self) -> float:
+        """Time that the parts took, over all processes that worked on them."""
+        reports = [json.loads((self.out / part / "report.json").read_text(encoding="utf-8")) for part in self.parts]
+        return float(sum(report["seconds"] for report in reports))
+
+    def sample(self, name: str, model: str, prompts: str, *, num_responses: int) -> list[Candidates]:
+        """Responses of a model to a file of prompts."""
+        how = {"responses_per_prompt": num_responses, "sampling": self.sampling.model_dump()}
+        self.stage(name, SampleRecipe, sample.train, model=model, prompts=self.data(prompts), **how)
+        return self.read(f"{name}/candidates.jsonl", Candidates)
+
+    def shuffled(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """In an order that depends on the seed."""
+        return [prompts[index] for index in permutation(len(prompts), self.seed, "demo")]
+
+    def data(self, name: str) -> Mapping[str, str]:
+        """A recipe's data section for one of our files."""
+        return {"path": str(self.out / name)}
+
+    def write(self, name: str, records: Sequence[Record]) -> None:
+        """One record per line."""
+        (self.out / name).write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+
+    def read(self, name: str, kind: type[Any]) -> list[Any]:
+        """What `write` wrote."""
+        lines = (self.out / name).read_text(encoding="utf-8").split("\n")[:-1]
+        return [kind.model_validate_json(line) for line in lines]
+
+
+def is_clean(response: Response) -> bool:
+    """A complete plain sentence or two: ended by itself, of 5 to 30 words, without lists, markup or a persona."""
+    text = response.text
+    words = split_words(text)
+    whole = response.provenance is None or response.provenance.ended
+    plain = text.isascii() and not set(text) & set('\n*#[]{}<>|:"') and not repeated_share(words, 3)
+    return whole and plain and 5 <= len(words) <= 30 and is_finished(text) and not PERSONA.search(text)

@@ -1,0 +1,55 @@
+"""The whole loop and the frontier on the tiny model: every part runs, and what is finished is not run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from palate.demo.loop import SCALES, is_clean
+from palate.demo.prompts import HELD_OUT_SUBJECTS, SUBJECTS, demo_prompts
+from palate.experiments.frontier import frontier
+from palate.records import Provenance, Response
+
+HEADLINE = ("win_rate", "win_rate_low", "win_rate_high", "kl", "reward_model_accuracy", "agreement", "seconds")
+
+
+def test_the_whole_loop_and_the_frontier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frontier(tmp_path, seeds=1, scale=SCALES["tiny"])
+    loop = json.loads((tmp_path / "seed-0" / "report.json").read_text(encoding="utf-8"))
+    assert set(HEADLINE) | {"longer_wins_accuracy"} <= loop.keys()
+    assert 0 <= loop["win_rate_low"] <= loop["win_rate"] <= loop["win_rate_high"] <= 1
+    page = (tmp_path / "seed-0" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 4
+
+    points = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["points"]
+    assert [point["method"] for point in points] == ["ppo", "reinforce", "dpo", "best of 2", "best of 4", "best of 8"]
+
+    capsys.readouterr()
+    frontier(tmp_path, seeds=1, scale=SCALES["tiny"])
+    assert "==" not in capsys.readouterr().out  # no part was begun again
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["points"] == points
+
+
+def test_held_out_subjects_are_held_out() -> None:
+    assert not set(SUBJECTS) & set(HELD_OUT_SUBJECTS)
+    learned, held_out = demo_prompts(held_out=False), demo_prompts(held_out=True)
+    assert (len(learned), len(held_out)) == (480, 192)
+    assert not {prompt.id for prompt in learned} & {prompt.id for prompt in held_out}
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("Rain makes the garden glad.", True),
+        ("Rain makes the garden", False),
+        ("As an AI, I have never felt any rain.", False),
+        ("1. Rain\n2. More of the rain.", False),
+        ("Rain is rain is rain is rain is rain.", False),
+        ("Yes.", False),
+    ],
+)
+def test_only_clean_answers_become_demonstrations(text: str, clean: bool) -> None:
+    assert is_clean(Response(text=text)) is clean
+    assert not is_clean(Response(text=text, provenance=Provenance(model="tiny", ended=False)))
