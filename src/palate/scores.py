@@ -7,7 +7,6 @@ gave it, for which response and what it was. Nothing is repaired: a NaN that wen
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Callable, Sequence
 from numbers import Real
@@ -55,12 +54,20 @@ def one_number_each(source: str, returned: object, responses: Sequence[str], *, 
         raise RewardError(f"{source} returned {len(values)} scores for {len(responses)} responses: {advice}")
     scores = [_plain(value) for value in values]
     for number, score in enumerate(scores):
-        if not (isinstance(score, Real) and math.isfinite(score) and abs(score) <= LARGEST):
+        if not _is_finite(score):
             raise RewardError(
                 f"{source} returned {_line(repr(score))} for {_named(responses, number)}, "
                 f"where a score is one finite number: {advice}"
             )
     return [float(score) for score in scores]
+
+
+def _is_finite(score: object) -> bool:
+    """Whether it is a number, fits, and is not NaN, which is never below anything."""
+    try:
+        return isinstance(score, Real) and abs(float(score)) <= LARGEST
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _plain(value: Any) -> Any:
