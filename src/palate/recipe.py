@@ -24,6 +24,13 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+PromptsLeftOut = Annotated[
+    Fraction,
+    Field(
+        description="Largest share of the prompts that may be left out because they leave no room for a response "
+        "(`max_new_tokens`), or the chat template cannot hold them; more end the run before its first step."
+    ),
+]
 TwoOrMore = Annotated[int, Field(ge=2)]
 
 
@@ -107,6 +114,9 @@ class StageRecipe(Section):
     max_length: PositiveInt = Field(
         1024, description="Longest prompt + response in tokens; longer rows are left out and counted."
     )
+    max_left_out: Fraction = Field(
+        0.5, description="Largest share of the rows that may be left out; more end the run before its first step."
+    )
     microbatch_tokens: PositiveInt = Field(4096, description="Tokens in one forward and backward pass.")
 
 
@@ -174,6 +184,7 @@ class RLRecipe(StageRecipe):
 
     prompts: Data = Field(description="Prompts to sample responses for.")
     rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
+    max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     steps: PositiveInt = Field(20, description="Rollouts, each followed by its updates.")
     prompts_per_step: PositiveInt = Field(
@@ -261,6 +272,7 @@ class BestOfNRecipe(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Prompts to sample responses for.")
     rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
+    max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     n: PositiveInt = Field(8, description="Responses to choose from.")
 
@@ -273,6 +285,7 @@ class SampleRecipe(Section):
     model: str = Field("smollm2-135m", description="Model to sample from.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Prompts to sample responses for.")
+    max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")
 
@@ -300,6 +313,7 @@ class WinRateRecipe(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Held-out prompts.")
     judge: Reward = Field(description="Scores a response; the higher score wins.")
+    max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling, the same for both.")
     responses_per_prompt: PositiveInt = Field(2, description="Responses of each model to each prompt.")
 

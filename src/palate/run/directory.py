@@ -44,7 +44,6 @@ from palate.run.metrics import explain
 from palate.run.signals import StopRequest
 from palate.run.trackers import Terminal, Tracker, duration
 
-
 _DATA = ("data", "prompts", "pretraining")
 """The inputs that are files of data; the others are models."""
 
@@ -269,6 +268,8 @@ class Run:
             shutil.rmtree(self.directory / "checkpoints")
             (self.directory / "checkpoints").mkdir()
         self._unlock()
+        for note in self._notes:  # said long ago, most of them
+            self.say(note)
         self.say(f"{self.directory}: {self.stage} finished after {duration(self.seconds)}")
 
     def _save(self, state: Mapping[str, Stateful], keep: int) -> None:

@@ -98,7 +98,7 @@ def train(recipe: PPORecipe, run: Run) -> None:
         run.samples(step, sample_rows(scored))
 
     save(policy, chat, run.directory / "model")
-    finish_run(run, {})
+    finish_run(run, {"left_out": actors.left_out})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,4 +65,4 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         run.samples(step, sample_rows(scored))
 
     save(policy, actors.policy.chat, run.directory / "model")
-    finish_run(run, {})
+    finish_run(run, {"left_out": actors.left_out})

@@ -26,7 +26,7 @@ from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.rollout.engine import Responses, Rollout, RolloutEngine
 from palate.run.directory import Run
-from palate.stages.common import per_token, prepare
+from palate.stages.common import per_token, prepare, prompts_with_room
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token: fp32 stays below 1e-4; bf16 products round differently for different batches."""
@@ -61,12 +61,17 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actors:
-    """The frozen half of an RL stage and the policy it judges."""
+    """The frozen half of an RL stage and the policy it judges.
+
+    Attributes:
+        left_out: rows of the prompts' file that are not used.
+    """
 
     policy: Loaded[LanguageModel]
     reference: LanguageModel
     rewards: Mix
     prompts: tuple[Prompt, ...]
+    left_out: int
 
 
 def load_actors(recipe: RLRecipe, run: Run) -> Actors:
@@ -81,10 +86,19 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
         other.freeze_all()
     if any(source.loaded.chat.tokenizer.get_vocab() != policy.chat.tokenizer.get_vocab() for source in rewards.learned):
         raise ModelError("the reward model has another vocabulary than the policy: train it from the same base model")
-    prompts = read_prompts(recipe.prompts)
+    data = read_prompts(recipe.prompts)
     reward_weights = {source.loaded.name: source.loaded.weights for source in rewards.learned}
-    run.add_inputs({"prompts": prompts.files, "model": policy.weights, "rewards": reward_weights})
-    return Actors(policy=policy, reference=reference, rewards=rewards, prompts=prompts.records)
+    run.add_inputs({"prompts": data.files, "model": policy.weights, "rewards": reward_weights})
+    contexts = {f"the context of {source.loaded.name}": source.model.context for source in rewards.learned}
+    prompts = prompts_with_room(
+        run,
+        data,
+        [policy.chat],
+        {"max_length": recipe.max_length} | contexts,
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        max_left_out=recipe.max_left_out,
+    )
+    return Actors(policy=policy, reference=reference, rewards=rewards, prompts=prompts, left_out=data.rejected.total)
 
 
 def prompts_of_step(prompts: Sequence[Prompt], recipe: RLRecipe, step: int) -> list[Prompt]:
@@ -118,8 +132,9 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
             lambda part: actors.reference.logprobs(part, temperature=rollout.temperature, trunk=trunk),
         )
     scored = Scored(rollout=rollout, scores=scores, ref_logprobs=ref_logprobs, trunk=trunk)
+    metrics = _measure(scored) | {"data/left_out": actors.left_out}
     tokens = int(sequences.mask.sum())
-    return scored, _measure(scored) | {"time/rollout_s": seconds, "time/tokens_per_s": tokens / seconds}
+    return scored, metrics | {"time/rollout_s": seconds, "time/tokens_per_s": tokens / seconds}
 
 
 def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor, step: int) -> None:
