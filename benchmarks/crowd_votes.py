@@ -35,10 +35,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.feedback.aggregate import collect_comparisons
-from palate.feedback.agreement import agreement
-from palate.feedback.bradley_terry import bradley_terry, fit_labelers, fit_qualities, weights_of
-from palate.feedback.marginal import Parameters, Priors
+from palate.feedback.statistics.aggregate import collect_comparisons
+from palate.feedback.statistics.bradley_terry import bradley_terry, fit_labelers, fit_qualities, weights_of
+from palate.feedback.statistics.marginal import Parameters, Priors
+from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.intervals import Estimate, Floats, ratio_estimate
 from palate.randomness import uniforms
 from palate.records import Prompt, Ranking, Response

@@ -34,9 +34,10 @@ import httpx2
 import tomli_w
 from sqlalchemy import func, select
 
-from palate.feedback import batches, people
-from palate.feedback.judgements import current
-from palate.feedback.tables import Item, Judgement, Task
+from palate.feedback.store import people
+from palate.feedback.store.tables import Item, Judgement, Task
+from palate.feedback.tasks import batches
+from palate.feedback.tasks.judgements import current
 from palate.records import Candidates, Prompt, Response
 from palate.studio.access import COOKIE
 from palate.studio.workspace import Workspace, create

@@ -73,7 +73,7 @@ class Server:
         return name
 
     def _with_tables(self) -> str:
-        from palate.feedback.store import Store
+        from palate.feedback.store.database import Store
 
         name = self._create()
         store = Store(self.url(name))
@@ -83,7 +83,7 @@ class Server:
 
     def _wipe(self, name: str) -> None:
         """Emptied in milliseconds, where a new database takes tenths of a second."""
-        from palate.feedback.tables import Table
+        from palate.feedback.store.tables import Table
 
         self.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
         # as a replica, no trigger refuses and no foreign key is looked up

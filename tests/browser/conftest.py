@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from palate.feedback import people
-from palate.feedback.store import Store
+from palate.feedback.store import people
+from palate.feedback.store.database import Store
 from palate.studio.access import COOKIE
 from palate.studio.app import create_app
 from palate.studio.workspace import Workspace, create

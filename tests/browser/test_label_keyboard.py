@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import select
 from tests.browser.conftest import Served
 
-from palate.feedback import batches, judgements
-from palate.feedback.batches import BatchPlan
-from palate.feedback.tables import Judgement, Task
+from palate.feedback.store.tables import Judgement, Task
+from palate.feedback.tasks import batches, judgements
+from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Candidates, Prompt, Response
 
 

@@ -18,7 +18,7 @@ import pytest
 from tests.studio.live import serving
 
 from palate.corpus import read_rankings
-from palate.feedback import people
+from palate.feedback.store import people
 from palate.recipe import Data
 from palate.records import Prompt, Ranking, Response
 from palate.studio.app import create_app

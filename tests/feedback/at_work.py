@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from palate.feedback import judgements, queue
-from palate.feedback.judgements import RankingForm
-from palate.feedback.store import Store
-from palate.feedback.tables import Task, User
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Task, User
+from palate.feedback.tasks import judgements, queue
+from palate.feedback.tasks.judgements import RankingForm
 
 
 def main(url: str, user_ids: list[str], again: bool) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.feedback.world import World
 from tests.postgres import Server
 
-from palate.feedback.store import Store
+from palate.feedback.store.database import Store
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palate.feedback import judgements, queue
-from palate.feedback.judgements import RankingForm
-from palate.feedback.store import Store
-from palate.feedback.tables import Item, Judgement, User
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Item, Judgement, User
+from palate.feedback.tasks import judgements, queue
+from palate.feedback.tasks.judgements import RankingForm
 
 
 def judge(

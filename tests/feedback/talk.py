@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from sqlalchemy.orm import Session
 from tests.feedback.world import NOW, World
 
-from palate.feedback import conversations, exchanges, judgements, policies
-from palate.feedback.conversations import ChatSettings, Turn
-from palate.feedback.exchanges import Ask
-from palate.feedback.tables import ChatMessage, Conversation, Judgement, Model, User
+from palate.feedback.chat import conversations, exchanges
+from palate.feedback.chat.conversations import ChatSettings, Turn
+from palate.feedback.chat.exchanges import Ask
+from palate.feedback.store import policies
+from palate.feedback.store.tables import ChatMessage, Conversation, Judgement, Model, User
+from palate.feedback.tasks import judgements
 from palate.records import Provenance
 
 Result = TypeVar("Result")

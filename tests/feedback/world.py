@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from palate.feedback import batches, judgements, queue
-from palate.feedback.batches import BatchPlan
-from palate.feedback.judgements import RankingForm
-from palate.feedback.queue import UNLIMITED_PLACES
-from palate.feedback.store import Store
-from palate.feedback.tables import Batch, Item, Judgement, ResponseRow, Table, Task, User
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Batch, Item, Judgement, ResponseRow, Table, Task, User
+from palate.feedback.tasks import batches, judgements, queue
+from palate.feedback.tasks.batches import BatchPlan
+from palate.feedback.tasks.judgements import RankingForm
+from palate.feedback.tasks.queue import UNLIMITED_PLACES
 from palate.records import Prompt, Response
 
 NOW = 1_000_000.0

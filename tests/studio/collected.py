@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from palate.feedback import batches, judgements, queue
-from palate.feedback.batches import BatchPlan
-from palate.feedback.judgements import DemonstrationForm, RankingForm
-from palate.feedback.store import Store
-from palate.feedback.tables import Batch, Item, User
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Batch, Item, User
+from palate.feedback.tasks import batches, judgements, queue
+from palate.feedback.tasks.batches import BatchPlan
+from palate.feedback.tasks.judgements import DemonstrationForm, RankingForm
 from palate.records import Demonstration, Prompt, Provenance, Ranking, Response
 
 

@@ -15,9 +15,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from tests.studio.live import PASSWORD, Live, serving
 
-from palate.feedback import people
-from palate.feedback.store import Store
-from palate.feedback.tables import Model, User
+from palate.feedback.store import people
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Model, User
 from palate.studio.access import COOKIE
 from palate.studio.app import create_app
 from palate.studio.workspace import Workspace, create

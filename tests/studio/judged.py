@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from palate.feedback import batches, judgements, queue
-from palate.feedback.batches import BatchPlan
-from palate.feedback.judgements import RankingForm
-from palate.feedback.store import Store
-from palate.feedback.tables import Batch, Item, Model, User
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Batch, Item, Model, User
+from palate.feedback.tasks import batches, judgements, queue
+from palate.feedback.tasks.batches import BatchPlan
+from palate.feedback.tasks.judgements import RankingForm
 from palate.records import Prompt, Provenance, Response
 
 MODEL = "secretive-7b"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx2 as httpx
 import uvicorn
 
-from palate.feedback import people
+from palate.feedback.store import people
 from palate.studio.access import COOKIE
 
 if TYPE_CHECKING:

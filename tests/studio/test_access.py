@@ -18,10 +18,25 @@ from tests.studio.described import filled
 from tests.studio.fake import Fake
 from tests.studio.test_label import ATTACKS, Inspector
 
-from palate.feedback import batches, conversations, exchanges, guidelines, people, policies, queue
-from palate.feedback.batches import BatchPlan
-from palate.feedback.conversations import ChatSettings
-from palate.feedback.tables import ROLES, Batch, ChatMessage, Conversation, Item, Job, Login, Round, Task, Token, User
+from palate.feedback.chat import conversations, exchanges
+from palate.feedback.chat.conversations import ChatSettings
+from palate.feedback.labelers import guidelines
+from palate.feedback.store import people, policies
+from palate.feedback.store.tables import (
+    ROLES,
+    Batch,
+    ChatMessage,
+    Conversation,
+    Item,
+    Job,
+    Login,
+    Round,
+    Task,
+    Token,
+    User,
+)
+from palate.feedback.tasks import batches, queue
+from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Prompt, Provenance, Response
 from palate.studio.access import ANYONE, COOKIE, allow, roles_of
 from palate.studio.app import create_app, routes_of

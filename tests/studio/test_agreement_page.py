@@ -7,9 +7,9 @@ from sqlalchemy import select
 from tests.studio import judged
 from tests.studio.conftest import ClientOf, Studio
 
-from palate.feedback import measures
-from palate.feedback.measures import LEFT_OUT
-from palate.feedback.tables import Event, User
+from palate.feedback.statistics import measures
+from palate.feedback.statistics.measures import LEFT_OUT
+from palate.feedback.store.tables import Event, User
 
 PATHS = ("/agreement", "/agreement/weights", "/api/agreement", "/api/agreement/weights")
 

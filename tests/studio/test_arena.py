@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from tests.studio.conftest import Client, ClientOf, Studio
 
-from palate.feedback import batches, policies
-from palate.feedback.tables import Batch, Job, Model
+from palate.feedback.store import policies
+from palate.feedback.store.tables import Batch, Job, Model
+from palate.feedback.tasks import batches
 from palate.records import Candidates, Prompt, Response
 from palate.studio import jobs, outcomes
 

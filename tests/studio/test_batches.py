@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import select
 from tests.studio.conftest import Client, ClientOf, Studio
 
-from palate.feedback import judgements, queue
-from palate.feedback.judgements import FLAGS, RankingForm
-from palate.feedback.tables import Batch, Item, Job, Model, User
+from palate.feedback.store.tables import Batch, Item, Job, Model, User
+from palate.feedback.tasks import judgements, queue
+from palate.feedback.tasks.judgements import FLAGS, RankingForm
 from palate.records import Candidates, Prompt, Provenance, Ranking, Response
 from palate.studio import jobs, outcomes
 from palate.studio.jobs import Runner

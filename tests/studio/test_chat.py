@@ -12,8 +12,9 @@ from tests.studio.conftest import Client, ClientOf, Studio
 from tests.studio.fake import Fake, events_of, failed
 from tests.studio.live import TIMEOUT, Live
 
-from palate.feedback import judgements, policies
-from palate.feedback.tables import ChatMessage, Judgement
+from palate.feedback.store import policies
+from palate.feedback.store.tables import ChatMessage, Judgement
+from palate.feedback.tasks import judgements
 from palate.records import Ranking
 from palate.studio.chat import locator, router
 from palate.studio.writing import Desk

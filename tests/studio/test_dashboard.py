@@ -8,7 +8,7 @@ from typing import Any
 from tests.studio.collected import collect
 from tests.studio.conftest import ClientOf, Studio
 
-from palate.feedback.tables import Job, Model
+from palate.feedback.store.tables import Job, Model
 from palate.studio.description import describe
 
 

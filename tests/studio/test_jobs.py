@@ -14,8 +14,8 @@ import pytest
 from tests.studio.conftest import PASSWORD, Studio
 
 from palate.errors import ConflictError, NotFoundError
-from palate.feedback import people
-from palate.feedback.tables import Job, Model, User
+from palate.feedback.store import people
+from palate.feedback.store.tables import Job, Model, User
 from palate.records import Demonstration, Prompt, Response
 from palate.studio import jobs, launch, processes
 from palate.studio.jobs import Runner

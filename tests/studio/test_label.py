@@ -13,9 +13,11 @@ import pytest
 from sqlalchemy import select
 from tests.studio.conftest import Client, ClientOf, Studio
 
-from palate.feedback import batches, guidelines, judgements, people, queue
-from palate.feedback.batches import BatchPlan
-from palate.feedback.tables import Item, Judgement, Model, ResponseRow, Task, User
+from palate.feedback.labelers import guidelines
+from palate.feedback.store import people
+from palate.feedback.store.tables import Item, Judgement, Model, ResponseRow, Task, User
+from palate.feedback.tasks import batches, judgements, queue
+from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Message, Prompt, Provenance, Ranking, Response
 
 MODEL, CHECKPOINT = "smollm2-135m", "c0ffee15dead"

@@ -8,8 +8,8 @@ from starlette.testclient import TestClient
 from tests.studio import judged
 from tests.studio.conftest import Client, ClientOf, Studio
 
-from palate.feedback import people
-from palate.feedback.tables import Event, Invitation, User
+from palate.feedback.store import people
+from palate.feedback.store.tables import Event, Invitation, User
 
 ADMIN_PAGES = ["/people", "/people/{id}", "/api/people", "/api/people/{id}", "/api/invitations"]
 CHANGES = [

@@ -158,7 +158,7 @@ def _post(client: object, **body: object) -> httpx.Response:
 
 
 def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
-    from palate.feedback import policies
+    from palate.feedback.store import policies
 
     client = client_of("chat")
     with studio.store.write() as session:
@@ -176,7 +176,7 @@ def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
 
 
 def test_a_failure_in_the_middle_of_a_stream_is_an_event(studio: Studio, client_of: ClientOf) -> None:
-    from palate.feedback import policies
+    from palate.feedback.store import policies
 
     class Breaks(Fake):
         async def stream(self, *args, **kwargs):

@@ -8,8 +8,9 @@ from tests.studio import judged
 from tests.studio.conftest import Client, ClientOf, Studio
 from tests.studio.judged import MODEL, Judged
 
-from palate.feedback import judgements, people
-from palate.feedback.tables import Judgement, Review, User
+from palate.feedback.store import people
+from palate.feedback.store.tables import Judgement, Review, User
+from palate.feedback.tasks import judgements
 
 
 @pytest.fixture

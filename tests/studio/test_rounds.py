@@ -9,9 +9,9 @@ import pytest
 from tests.studio.conftest import Client, ClientOf, Studio
 
 from palate.evals.winrate import WinRate
-from palate.feedback import arena, batches
-from palate.feedback.batches import BatchPlan
-from palate.feedback.tables import Batch, Model, Round
+from palate.feedback.store.tables import Batch, Model, Round
+from palate.feedback.tasks import arena, batches
+from palate.feedback.tasks.batches import BatchPlan
 from palate.studio import jobs, plans
 from palate.studio.recipebook import Plan
 

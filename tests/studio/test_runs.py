@@ -11,10 +11,11 @@ import pytest
 from sqlalchemy import select
 from tests.studio.conftest import PASSWORD, Client, ClientOf, Studio
 
-from palate.feedback import batches, judgements, people, queue
-from palate.feedback.batches import BatchPlan
-from palate.feedback.judgements import DemonstrationForm, RankingForm
-from palate.feedback.tables import Batch, Item, Job, Model, Review, User
+from palate.feedback.store import people
+from palate.feedback.store.tables import Batch, Item, Job, Model, Review, User
+from palate.feedback.tasks import batches, judgements, queue
+from palate.feedback.tasks.batches import BatchPlan
+from palate.feedback.tasks.judgements import DemonstrationForm, RankingForm
 from palate.records import Prompt, Ranking, Response
 from palate.studio import jobs, outcomes, recipebook
 from palate.studio.jobs import Runner

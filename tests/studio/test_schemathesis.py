@@ -25,8 +25,8 @@ from tests.studio.conftest import ClientOf, Studio
 from tests.studio.described import filled
 from tests.studio.fake import Fake
 
-from palate.feedback import people
-from palate.feedback.tables import User
+from palate.feedback.store import people
+from palate.feedback.store.tables import User
 from palate.studio.app import create_app
 from palate.studio.chat import locator
 from palate.studio.description import describe

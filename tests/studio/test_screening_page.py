@@ -10,7 +10,7 @@ from tests.studio import judged
 from tests.studio.conftest import Client, ClientOf, Studio
 from tests.studio.judged import Judged
 
-from palate.feedback.tables import Item, Task, User
+from palate.feedback.store.tables import Item, Task, User
 
 
 def pairs_file(*ranks: list[int]) -> bytes:

@@ -10,8 +10,8 @@ from sqlalchemy import select
 from tests.studio.conftest import ClientOf, Studio
 
 from palate.errors import ConflictError
-from palate.feedback import rounds
-from palate.feedback.tables import Model, PromptRow
+from palate.feedback.store import rounds
+from palate.feedback.store.tables import Model, PromptRow
 from palate.lm.builtin import BUILTIN
 from palate.records import Prompt
 from palate.studio import choosing

@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.studio.conftest import Client, ClientOf, Studio
 
-from palate.feedback.tables import ROLES, Event, Token
+from palate.feedback.store.tables import ROLES, Event, Token
 from palate.studio.tokens import MOST_TOKENS
 
 

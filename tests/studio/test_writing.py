@@ -9,10 +9,11 @@ import pytest
 from tests.studio.conftest import PASSWORD, Studio
 from tests.studio.fake import Fake, failed
 
-from palate.feedback import conversations, exchanges, people, policies
-from palate.feedback.conversations import ChatSettings, Turn
-from palate.feedback.exchanges import Ask
-from palate.feedback.tables import Model
+from palate.feedback.chat import conversations, exchanges
+from palate.feedback.chat.conversations import ChatSettings, Turn
+from palate.feedback.chat.exchanges import Ask
+from palate.feedback.store import people, policies
+from palate.feedback.store.tables import Model
 from palate.studio import writing
 from palate.studio.generation import Busy
 from palate.studio.writing import TOO_LONG, Bit, Desk, Draws

@@ -8,7 +8,7 @@ from a format that holds them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -46,8 +46,13 @@ class Read(Generic[T]):
 
     def leave_out(self, record: T, reason: str) -> None:
         """Count one of the records as rejected after all, with its file and line."""
-        place = next(place for known, place in zip(self.records, self.places, strict=True) if known is record)
-        self.rejected.add(Unusable(reason), *place)
+        self.reject([(record, reason)])
+
+    def reject(self, reasons: Iterable[tuple[T, str]]) -> None:
+        """The same of several records at once, each with its reason."""
+        places = {id(record): place for record, place in zip(self.records, self.places, strict=True)}
+        for record, reason in reasons:
+            self.rejected.add(Unusable(reason), *places[id(record)])
 
 
 def read_prompts(data: Data) -> Read[Prompt]:

@@ -27,7 +27,7 @@ from palate.demo.prompts import demo_prompts
 from palate.evals import plots
 from palate.evals.compare import compare, describe
 from palate.evals.report import Report
-from palate.feedback.agreement import agreement
+from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.lm.zoo import load_language_model
 from palate.randomness import permutation
 from palate.recipe import (

@@ -33,7 +33,7 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import per_token
+from palate.stages.common import per_token, prompts_with_room
 from palate.words import count_words
 
 MICROBATCH_TOKENS = 4096
@@ -73,14 +73,22 @@ class Comparison:
 
 def train(recipe: WinRateRecipe, run: Run) -> None:
     """Sample, judge, and write report and texts."""
-    prompts = read_prompts(recipe.prompts)
+    data = read_prompts(recipe.prompts)
     model = load_language_model(recipe.model, precision=recipe.precision)
     baseline = load_language_model(recipe.baseline, precision=recipe.precision)
-    run.add_inputs({"prompts": prompts.files, "model": model.weights, "baseline": baseline.weights})
+    run.add_inputs({"prompts": data.files, "model": model.weights, "baseline": baseline.weights})
+    prompts = prompts_with_room(
+        run,
+        data,
+        [model.chat, baseline.chat],
+        {"the model's context": model.model.context, "the baseline's context": baseline.model.context},
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        max_left_out=recipe.max_left_out,
+    )
     found = compare(
         model,
         baseline,
-        prompts.records,
+        prompts,
         reward_source(recipe.judge),
         recipe.sampling,
         num_responses=recipe.responses_per_prompt,
@@ -91,9 +99,12 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         "win_rate_low": found.win_rate.low,
         "win_rate_high": found.win_rate.high,
         "kl": found.kl,
+        "left_out": data.rejected.total,
     }
     report = Report(f"{recipe.model} against {recipe.baseline}", f"{found.win_rate.num_prompts} held-out prompts")
     describe(report, found)
+    if run.notes:
+        report.text("Dropped, skipped, assumed", "\n\n".join(run.notes))
     report.write(run.directory)
     run.finish(figures)
 

@@ -68,13 +68,24 @@ class Usable:
     left_out: tuple[LeftOut, ...]
 
 
-def usable_prompts(chat: Chat, prompts: Sequence[Prompt], *, max_length: int | None = None) -> Usable:
+def usable_prompts(
+    chat: Chat,
+    prompts: Sequence[Prompt],
+    *,
+    max_length: float,
+    limit: str = "max_length",
+    show: Callable[[int, int], None] | None = None,
+) -> Usable:
     """The prompts that the chat template can hold and that have at most ``max_length`` tokens.
+
+    Args:
+        limit: what sets the limit, in words.
+        show: told how many of how many prompts were looked at.
 
     Raises:
         DataError: there is none.
     """
-    rows, left_out = _encode(prompts, chat.prompt_tokens, len, max_length)
+    rows, left_out = _encode(prompts, lambda prompt: len(chat.prompt_tokens(prompt)), int, max_length, limit, show)
     return Usable(prompts=tuple(prompts[index] for index in rows), left_out=left_out)
 
 
@@ -142,13 +153,20 @@ def encode_texts(chat: Chat, texts: Sequence[str], *, length: int) -> Sequences:
 
 
 def _encode(
-    items: Sequence[T], encode: Callable[[T], Row], length: Callable[[Row], int], max_length: int | None
+    items: Sequence[T],
+    encode: Callable[[T], Row],
+    length: Callable[[Row], int],
+    max_length: float,
+    limit: str = "max_length",
+    show: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[int, Row], tuple[LeftOut, ...]]:
     """The rows that can be used by the index of their item, and the other items."""
     rows: dict[int, Row] = {}
     left_out: list[LeftOut] = []
     shortest = None
     for index, item in enumerate(items):
+        if show is not None:
+            show(index, len(items))
         try:
             row = encode(item)
         except TemplateError as error:
@@ -156,19 +174,21 @@ def _encode(
             continue
         size = length(row)
         shortest = size if shortest is None else min(size, shortest)
-        if max_length is None or size <= max_length:
+        if size <= max_length:
             rows[index] = row
         else:
-            left_out.append(LeftOut(index=index, reason=f"longer than max_length = {max_length} tokens", too_long=True))
+            reason = f"longer than {limit} = {max_length} tokens"
+            left_out.append(LeftOut(index=index, reason=reason, too_long=True))
     if not items:
         raise DataError("nothing to encode: no rows")
     if not rows:
-        raise DataError(_nothing_left(left_out, shortest))
+        raise DataError(_nothing_left(left_out, shortest, limit))
     return rows, tuple(left_out)
 
 
-def _nothing_left(left_out: Sequence[LeftOut], shortest: int | None) -> str:
-    hint = f" (the shortest has {shortest}): raise max_length" if shortest is not None else ""
+def _nothing_left(left_out: Sequence[LeftOut], shortest: int | None, limit: str) -> str:
+    raised = "raise max_length" if "max_length" in limit else "shorten them"
+    hint = f" (the shortest has {shortest}): {raised}" if shortest is not None else ""
     if all(item.too_long for item in left_out):
         return f"all {len(left_out)} rows are {left_out[0].reason}{hint}"
     counts = Counter(item.reason for item in left_out).most_common(3)

@@ -154,12 +154,36 @@ def _read(directory: Path, name: str) -> tuple[Any, Chat]:
     except Exception as error:  # a torn tokenizer.json raises that very class
         raise ModelError(f"{name}: not a Hugging Face model directory: {_line(error)}") from None
     chat = Chat(tokenizer)
+    _check_tokens(chat, config, name)
     # what transformers and vLLM go by when they pad, and when they stop
     config.pad_token_id = chat.pad_id
     stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if chat.stop_id not in stops:
         config.eos_token_id = chat.stop_id
     return config, chat
+
+
+def _check_tokens(chat: Chat, config: Any, name: str) -> None:
+    """Every token that may be met has a row in the embeddings.
+
+    A special token that neither the template nor padding uses is never met, since text is no special token: Gemma 3 has
+    one for images behind its last row.
+
+    Raises:
+        ModelError: the tokenizer has more tokens than the model.
+    """
+    tokenizer, num_rows = chat.tokenizer, int(config.get_text_config().vocab_size)
+    added = tokenizer.added_tokens_decoder
+    if max([len(tokenizer) - 1, *added]) < num_rows:
+        return
+    used = {chat.stop_id, chat.pad_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
+    template = str(tokenizer.chat_template)
+    unused = {place for place, token in added.items() if token.special and token.content not in template} - used
+    if any(place >= num_rows and place not in unused for place in tokenizer.get_vocab().values()):
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {num_rows} embeddings: take the tokenizer "
+            "that belongs to the model, or resize the embeddings after adding tokens"
+        )
 
 
 def weight_files(directory: Path) -> list[Path]:

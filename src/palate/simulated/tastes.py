@@ -60,7 +60,7 @@ def short(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.flo
     return np.array([-count_words(text) / 10 for text in responses], dtype=np.float64)
 
 
-_MOVED = {"palate.feedback.tastes": "palate.simulated.tastes"}
+_MOVED = {"palate.simulated.tastes": "palate.simulated.tastes"}
 """Where recipes written for an earlier version find what they name."""
 
 
@@ -78,8 +78,9 @@ def load_judge(reference: str) -> Judge:
         sys.path.append(os.getcwd())
     try:
         judge = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"{reference!r}: no such judge: {error}") from None
+    except Exception as error:  # whatever a user's file does when it is read
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RecipeError(f"{reference!r}: no such judge ({said})") from None
     if not callable(judge):
         raise RecipeError(f"{reference!r} is not a function of (prompts, responses)")
     return cast(Judge, judge)

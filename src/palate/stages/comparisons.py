@@ -5,12 +5,14 @@ Shared by the reward model and DPO, which differ only in the number they compute
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from palate.corpus.pairs import ComparisonSet, Judgement, comparison_sets
+from palate.corpus.pairs import ComparisonSet, Judgement, comparison_sets, is_comparison, ordered_pairs
+from palate.corpus.reading import Read
 from palate.errors import DataError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
@@ -36,11 +38,6 @@ class Responses:
     row_of: Mapping[tuple[str, str], int]
     left_out: tuple[LeftOut, ...]
 
-    @property
-    def too_long(self) -> int:
-        """How many rankings were left out because a response exceeds the limit."""
-        return sum(item.too_long for item in self.left_out)
-
     def rows(self, comparisons: ComparisonSet) -> list[int]:
         """Rows of a set's responses."""
         return [self.row_of[comparisons.prompt.id, text] for text in comparisons.responses]
@@ -61,6 +58,57 @@ class Responses:
             if rows[0] in place
             for judgement in comparisons.judgements
         ]
+
+
+THUMB = "a thumb, or another judgement of one response alone, compares nothing"
+COPIES = "copies of one response: nothing is compared"
+WEIGHTLESS = "by a labeler of weight 0"
+TIES = "nothing but ties: no response is better than another"
+
+
+ADVICE = (
+    ". A thumb says how good one response is: show people two or more responses to a prompt, teach the liked ones as "
+    "demonstrations (`palate sft`), or export thumbs for KTO (`palate data export --format trl-kto`)"
+)
+
+
+def comparable(data: Read[Ranking], *, labeler_weights: Mapping[str, float] | None = None) -> list[Ranking]:
+    """The rankings that compare something, ties among them; the others are counted in ``data.rejected``.
+
+    Raises:
+        DataError: there is none; says what thumbs are good for.
+    """
+    weights = labeler_weights or {}
+
+    def problem(ranking: Ranking) -> str:
+        if len(ranking.responses) == 1:
+            return THUMB
+        if not is_comparison(ranking):
+            return COPIES
+        return "" if weights.get(ranking.labeler, 1.0) else WEIGHTLESS
+
+    return _without(data, data.records, problem)
+
+
+def without_ties(data: Read[Ranking], rankings: Sequence[Ranking]) -> list[Ranking]:
+    """Those of the rankings that order something; the others are counted in ``data.rejected``.
+
+    Raises:
+        DataError: there is none.
+    """
+    return _without(data, rankings, lambda ranking: "" if ordered_pairs(ranking) else TIES)
+
+
+def _without(data: Read[Ranking], rankings: Sequence[Ranking], problem: Callable[[Ranking], str]) -> list[Ranking]:
+    """The rankings that have no problem."""
+    problems = [(ranking, problem(ranking)) for ranking in rankings]
+    data.reject((ranking, reason) for ranking, reason in problems if reason)
+    kept = [ranking for ranking, reason in problems if not reason]
+    if not kept:
+        reasons = Counter(reason for _, reason in problems)
+        counted = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+        raise DataError(f"no comparison to learn from ({counted}){ADVICE if THUMB in reasons else ''}")
+    return kept
 
 
 def prepare_responses(

@@ -24,7 +24,7 @@ from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, plan, prepare
+from palate.stages.common import finish_run, floats, plan, prepare, say_left_out
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:
@@ -38,6 +38,13 @@ def train(recipe: SFTRecipe, run: Run) -> None:
     learned, held_out = split(data.records, recipe.holdout)
     train_set = encode_demonstrations(chat, learned, max_length=recipe.max_length)
     validation = encode_demonstrations(chat, held_out, max_length=recipe.max_length)
+    left_out = say_left_out(
+        run,
+        data,
+        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        of=len(data.records),
+        max_left_out=recipe.max_left_out,
+    )
     sequences = train_set.sequences.to(model.device)
     with showing("frozen layers") as show:
         trunk = model.trunk(sequences, show=show)
@@ -57,7 +64,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
             loss, metrics = sft_loss(logprobs, part.mask, denominator=num_tokens)
             loss.backward()
             parts.append(metrics)
-        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step))
+        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step) | {"data/left_out": left_out})
 
     after = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
     save(model, chat, run.directory / "model")
@@ -65,8 +72,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
         run,
         {
             "demonstrations": len(train_set.kept),
-            "too_long": train_set.too_long + validation.too_long,
-            "rejected": data.rejected.total,
+            "left_out": left_out,
             "perplexity_before": before,
             "perplexity": after,
         },

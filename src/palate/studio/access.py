@@ -24,9 +24,9 @@ from fastapi.routing import APIRoute
 
 from palate.corpus.files import has_half_character
 from palate.errors import DataError, ForbiddenError
-from palate.feedback import people
-from palate.feedback.store import Store
-from palate.feedback.tables import ROLES, User
+from palate.feedback.store import people
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import ROLES, User
 from palate.studio.workspace import Workspace
 
 COOKIE = "palate_session"

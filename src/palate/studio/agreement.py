@@ -14,10 +14,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError
-from palate.feedback import labelers, measures, reviewing
-from palate.feedback.measures import LEFT_OUT, Memory, Numbers, View, Weights
-from palate.feedback.meetings import DAY, Contested, Period
-from palate.feedback.tables import Batch, Round, User
+from palate.feedback.labelers import reviewing, roster
+from palate.feedback.statistics import measures
+from palate.feedback.statistics.measures import LEFT_OUT, Memory, Numbers, View, Weights
+from palate.feedback.store.tables import Batch, Round, User
+from palate.feedback.tasks.meetings import DAY, Contested, Period
 from palate.intervals import Estimate
 from palate.studio import charts
 from palate.studio.access import RESEARCHERS, REVIEWERS, Db, Person, allow
@@ -232,7 +233,7 @@ def apply_weights(request: Request, store: Db, person: Person, wish: ViewIn) -> 
     weights = {found.user_ids[name]: weight for name, weight in found.model.labeler_weights.items()}
     source = f"batch={wish.batch}, round={wish.round}, kind={wish.kind}, judgements up to {wish.last_number}"
     with store.write() as session:
-        labelers.set_weights(session, weights, by=session.get_one(User, person.id), source=source)
+        roster.set_weights(session, weights, by=session.get_one(User, person.id), source=source)
     return AppliedOut(weights=weights)
 
 
@@ -242,7 +243,7 @@ def equal_weights(store: Db, person: Person) -> AppliedOut:
     """Every weight is 1 again."""
     with store.write() as session:
         weights = dict.fromkeys(session.scalars(select(User.id)), 1.0)
-        labelers.set_weights(session, weights, by=session.get_one(User, person.id), source="equal")
+        roster.set_weights(session, weights, by=session.get_one(User, person.id), source="equal")
     return AppliedOut(weights=weights)
 
 

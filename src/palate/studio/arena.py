@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from palate.feedback import arena, people, policies, queue
-from palate.feedback.arena import LabelerTally, Tally
-from palate.feedback.tables import Batch, Job, User
+from palate.feedback.store import people, policies
+from palate.feedback.store.tables import Batch, Job, User
+from palate.feedback.tasks import arena, queue
+from palate.feedback.tasks.arena import LabelerTally, Tally
 from palate.intervals import Estimate
 from palate.studio import arena_jobs, charts, jobs
 from palate.studio.access import LABELERS, RESEARCHERS, REVIEWERS, Db, Home, Person, allow

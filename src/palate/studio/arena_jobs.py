@@ -9,8 +9,9 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError, RunError
-from palate.feedback import arena, datasets
-from palate.feedback.tables import Batch, Job, Model
+from palate.feedback.export import datasets
+from palate.feedback.store.tables import Batch, Job, Model
+from palate.feedback.tasks import arena
 from palate.records import Candidates, Prompt
 from palate.studio import plans
 from palate.studio.recipebook import Plan

@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from palate.errors import ConflictError, NotFoundError
-from palate.feedback import batches as material
-from palate.feedback import importing, people, policies, proposing, rounds
-from palate.feedback.batches import BatchPlan
-from palate.feedback.importing import Imported
-from palate.feedback.judgements import FLAGS
-from palate.feedback.rounds import BatchView
-from palate.feedback.tables import Batch, Item, PromptRow, Task, User
+from palate.feedback.store import people, policies, rounds
+from palate.feedback.store.rounds import BatchView
+from palate.feedback.store.tables import Batch, Item, PromptRow, Task, User
+from palate.feedback.tasks import batches as material
+from palate.feedback.tasks import importing, proposing
+from palate.feedback.tasks.batches import BatchPlan
+from palate.feedback.tasks.importing import Imported
+from palate.feedback.tasks.judgements import FLAGS
 from palate.records import Prompt
 from palate.studio import jobs, plans, recipebook
 from palate.studio.access import ADMINS, RESEARCHERS, Db, Home, Person, allow

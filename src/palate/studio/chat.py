@@ -18,12 +18,13 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from palate.feedback import conversations, exchanges, policies, reactions
-from palate.feedback.conversations import MAX_TEXT, ChatSettings
-from palate.feedback.exchanges import Ask
-from palate.feedback.reactions import ChoiceForm, ComparisonForm, EditForm, Kind, ThumbForm
-from palate.feedback.store import Store
-from palate.feedback.tables import ChatMessage, Conversation, User
+from palate.feedback.chat import conversations, exchanges, reactions
+from palate.feedback.chat.conversations import MAX_TEXT, ChatSettings
+from palate.feedback.chat.exchanges import Ask
+from palate.feedback.chat.reactions import ChoiceForm, ComparisonForm, EditForm, Kind, ThumbForm
+from palate.feedback.store import policies
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import ChatMessage, Conversation, User
 from palate.studio.access import CHATTERS, Db, Person, allow
 from palate.studio.chat_views import ConversationLine, ConversationOut, ModelOut, line_of, view_of
 from palate.studio.generation import Generator

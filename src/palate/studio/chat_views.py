@@ -13,9 +13,10 @@ from typing import Literal
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from palate.feedback import conversations, exchanges, policies, reactions
-from palate.feedback.conversations import ChatSettings, Turn
-from palate.feedback.tables import ChatMessage, Conversation, Judgement, User
+from palate.feedback.chat import conversations, exchanges, reactions
+from palate.feedback.chat.conversations import ChatSettings, Turn
+from palate.feedback.store import policies
+from palate.feedback.store.tables import ChatMessage, Conversation, Judgement, User
 from palate.studio.rendering import safe_html
 
 State = Literal["streaming", "done", "stopped", "failed"]

@@ -19,12 +19,13 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from palate.feedback import arena, collecting, measures, meetings
-from palate.feedback.collecting import HOUR, Coverage, Throughput
-from palate.feedback.measures import Memory
-from palate.feedback.meetings import DAY, Period
-from palate.feedback.store import Store
-from palate.feedback.tables import Batch, Job, Model
+from palate.feedback.statistics import measures
+from palate.feedback.statistics.measures import Memory
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Batch, Job, Model
+from palate.feedback.tasks import arena, collecting, meetings
+from palate.feedback.tasks.collecting import HOUR, Coverage, Throughput
+from palate.feedback.tasks.meetings import DAY, Period
 from palate.intervals import Estimate
 from palate.studio import charts, jobs, progress
 from palate.studio.access import RESEARCHERS, Db, Home, allow

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 
-from palate.feedback.tables import ROLES
+from palate.feedback.store.tables import ROLES
 from palate.studio.access import ANYONE, CHATTERS, COOKIE, allow, roles_of
 from palate.studio.rendering import page
 

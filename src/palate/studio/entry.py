@@ -8,8 +8,8 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from palate.errors import ConflictError, PalateError, TooManyError
-from palate.feedback import people
-from palate.feedback.tables import User
+from palate.feedback.store import people
+from palate.feedback.store.tables import User
 from palate.studio.access import ANYONE, CHATTERS, COOKIE, Db, Person, allow
 from palate.studio.navigation import home_of
 from palate.studio.rendering import go_to, page, wants_json

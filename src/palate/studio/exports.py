@@ -15,10 +15,10 @@ from sqlalchemy import select
 
 from palate.corpus.export import EXPORTERS, ExportReport, Pseudonyms
 from palate.errors import ConflictError, NotFoundError
-from palate.feedback import exporting
-from palate.feedback.exporting import Counts, Kind, Selection, View
-from palate.feedback.store import Store
-from palate.feedback.tables import Batch, Event, Round, User
+from palate.feedback.export import other_tools
+from palate.feedback.export.other_tools import Counts, Kind, Selection, View
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Batch, Event, Round, User
 from palate.studio.access import RESEARCHERS, Db, Home, Person, allow
 from palate.studio.rendering import page
 
@@ -128,7 +128,7 @@ def exports_page(request: Request, store: Db, wish: TheWish, format: str = FIRST
     with store.read() as session:
         batches = session.scalars(select(Batch).order_by(Batch.created_at)).all()
         rounds = session.scalars(select(Round).order_by(Round.number)).all()
-        taken = [_taken(event, name) for event, name in exporting.latest(session)]
+        taken = [_taken(event, name) for event, name in other_tools.latest(session)]
     return page(
         request, "exports.html", wish=wish.selection, names=wish.names, format=format, found=found, batches=batches,
         rounds=rounds, kinds=KIND_NAMES, groups=GROUPS, formats=EXPORTERS, taken=taken, address=str(request.base_url),
@@ -160,7 +160,7 @@ def list_exports(store: Db) -> ExportsOut:
         for each in EXPORTERS.values()
     ]
     with store.read() as session:
-        return ExportsOut(formats=formats, latest=[_taken(*each) for each in exporting.latest(session)])
+        return ExportsOut(formats=formats, latest=[_taken(*each) for each in other_tools.latest(session)])
 
 
 @router.get("/api/exports/{format}/preview", summary="What an export would hold")
@@ -186,13 +186,13 @@ def download(store: Db, home: Home, person: Person, format: str, wish: TheWish) 
     _check_format(format)
     pseudonyms = None if wish.names else Pseudonyms(home.secret.encode())
     with store.read() as session:
-        made = exporting.write(session, wish.selection, format=format, pseudonyms=pseudonyms)
+        made = other_tools.write(session, wish.selection, format=format, pseudonyms=pseudonyms)
     if not made.report.num_rows:
         made.file.close()
         raise ConflictError(_nothing(made.report, format))
     with store.write() as session:
         by = session.get_one(User, person.id)
-        exporting.note(session, by, wish.selection, made.report, format=format, named=wish.names)
+        other_tools.note(session, by, wish.selection, made.report, format=format, named=wish.names)
     kind = "text/csv; charset=utf-8" if format == "csv" else "application/x-ndjson"
     return StreamingResponse(
         _pieces(made.file), media_type=kind, headers=_headers(made.report, format, wish.selection.view, made.size)
@@ -202,8 +202,8 @@ def download(store: Db, home: Home, person: Person, format: str, wish: TheWish) 
 def _preview(store: Store, selection: Selection, format: str) -> PreviewOut:
     _check_format(format)
     with store.read() as session:
-        counts: Counts = exporting.counts(session, selection)
-        report = exporting.trial(session, selection, format=format)
+        counts: Counts = other_tools.counts(session, selection)
+        report = other_tools.trial(session, selection, format=format)
     return PreviewOut(
         format=format,
         judgements=counts.judgements,

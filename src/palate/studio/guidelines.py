@@ -9,8 +9,8 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, Field
 
-from palate.feedback import guidelines
-from palate.feedback.tables import Guideline, User
+from palate.feedback.labelers import guidelines
+from palate.feedback.store.tables import Guideline, User
 from palate.studio.access import LABELERS, RESEARCHERS, Db, Person, allow
 from palate.studio.rendering import go_to, page
 

@@ -33,8 +33,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError, NotFoundError, PalateError
-from palate.feedback import people
-from palate.feedback.tables import Job, User
+from palate.feedback.store import people
+from palate.feedback.store.tables import Job, User
 from palate.run import lineage
 from palate.studio import launch, outcomes, processes
 from palate.studio.processes import Process

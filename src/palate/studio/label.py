@@ -14,9 +14,10 @@ from fastapi.responses import HTMLResponse, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from palate.feedback import guidelines, queue, worklist
-from palate.feedback.judgements import FLAGS, RATINGS, STRENGTHS
-from palate.feedback.tables import Judgement, Task, User
+from palate.feedback.labelers import guidelines
+from palate.feedback.store.tables import Judgement, Task, User
+from palate.feedback.tasks import queue, worklist
+from palate.feedback.tasks.judgements import FLAGS, RATINGS, STRENGTHS
 from palate.studio.access import LABELERS, Db, Person, allow
 from palate.studio.rendering import go_to, page
 from palate.studio.tasks import PLACES, SKIP_REASONS, TaskOut, overview, pile_out, shown

@@ -11,9 +11,11 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 
-from palate.feedback import gold, labelers, meetings, people
-from palate.feedback.labelers import MAX_WEIGHT, Changes, Done, Labeler
-from palate.feedback.tables import Invitation, User
+from palate.feedback.labelers import gold, roster
+from palate.feedback.labelers.roster import MAX_WEIGHT, Changes, Done, Labeler
+from palate.feedback.store import people
+from palate.feedback.store.tables import Invitation, User
+from palate.feedback.tasks import meetings
 from palate.studio import charts
 from palate.studio.access import ADMINS, Db, Person, allow
 from palate.studio.charts import Series
@@ -107,9 +109,9 @@ class RetakenOut(BaseModel):
 @allow(ADMINS)
 def people_page(request: Request, store: Db) -> HTMLResponse:
     """Everyone, and the invitations that are open."""
-    everyone = labelers.labelers(store)
+    everyone = roster.labelers(store)
     with store.read() as session:
-        invitations = labelers.open_invitations(session)
+        invitations = roster.open_invitations(session)
     return page(
         request, "people.html", everyone=everyone, invitations=invitations, roles=ROLE_NAMES, expiries=EXPIRIES,
         percent=percent,
@@ -120,10 +122,10 @@ def people_page(request: Request, store: Db) -> HTMLResponse:
 @allow(ADMINS)
 def person_page(request: Request, store: Db, user_id: str) -> HTMLResponse:
     """One person."""
-    (found,) = labelers.labelers(store, user_id)
+    (found,) = roster.labelers(store, user_id)
     with store.read() as session:
-        done = labelers.history(session, found.user, limit=500)
-        met = labelers.meetings_of(session, found.user)
+        done = roster.history(session, found.user, limit=500)
+        met = roster.meetings_of(session, found.user)
         has_test = bool(gold.tests(session))
     return page(
         request, "person.html", person=found, done=done[:40], num_shown=len(done), roles=ROLE_NAMES, percent=percent,
@@ -193,16 +195,16 @@ def revoke(request: Request, store: Db, person: Person, invitation_id: str) -> R
 @allow(ADMINS)
 def list_people(store: Db) -> list[PersonOut]:
     """By name."""
-    return [PersonOut.model_validate(_out(each)) for each in labelers.labelers(store)]
+    return [PersonOut.model_validate(_out(each)) for each in roster.labelers(store)]
 
 
 @router.get("/api/people/{user_id}", tags=["people"], summary="One person with their latest judgements")
 @allow(ADMINS)
 def read_person(store: Db, user_id: str, limit: Annotated[int, Field(ge=1, le=500)] = 50) -> PersonDetailOut:
     """The latest judgement first."""
-    (found,) = labelers.labelers(store, user_id)
+    (found,) = roster.labelers(store, user_id)
     with store.read() as session:
-        done = labelers.history(session, found.user, limit=limit)
+        done = roster.history(session, found.user, limit=limit)
     return PersonDetailOut.model_validate({**_out(found), "history": [_done_out(each) for each in done]})
 
 
@@ -211,7 +213,7 @@ def read_person(store: Db, user_id: str, limit: Annotated[int, Field(ge=1, le=50
 def change_person(store: Db, person: Person, user_id: str, changes: Changes) -> PersonOut:
     """What is not named stays; another role ends the person's sessions."""
     _change(store, person, user_id, changes)
-    (found,) = labelers.labelers(store, user_id)
+    (found,) = roster.labelers(store, user_id)
     return PersonOut.model_validate(_out(found))
 
 
@@ -221,7 +223,7 @@ def end_sessions(store: Db, person: Person, user_id: str) -> Response:
     """Their API tokens end too."""
     with store.write() as session:
         admin = session.get_one(User, person.id)
-        labelers.end_sessions(session, labelers.person_of(session, user_id), by=admin)
+        roster.end_sessions(session, roster.person_of(session, user_id), by=admin)
     return Response(status_code=204)
 
 
@@ -230,7 +232,7 @@ def end_sessions(store: Db, person: Person, user_id: str) -> Response:
 def retake_test(store: Db, person: Person, user_id: str) -> RetakenOut:
     """Their answers to it are taken back."""
     with store.write() as session:
-        user = labelers.person_of(session, user_id)
+        user = roster.person_of(session, user_id)
         gold.retake(session, user, by=session.get_one(User, person.id))
         return RetakenOut.model_validate({"screening": user.screening})
 
@@ -240,7 +242,7 @@ def retake_test(store: Db, person: Person, user_id: str) -> RetakenOut:
 def list_invitations(store: Db) -> list[InvitationOut]:
     """Without their links, which are kept nowhere."""
     with store.read() as session:
-        return [InvitationOut.model_validate(_invitation(each)) for each in labelers.open_invitations(session)]
+        return [InvitationOut.model_validate(_invitation(each)) for each in roster.open_invitations(session)]
 
 
 @router.post("/api/invitations", tags=["people"], summary="Invite somebody", status_code=201)
@@ -260,14 +262,14 @@ def invite(request: Request, store: Db, person: Person, wish: InvitationIn) -> N
 def revoke_invitation(store: Db, person: Person, invitation_id: str) -> Response:
     """Its link stops working."""
     with store.write() as session:
-        labelers.revoke(session, invitation_id, by=session.get_one(User, person.id))
+        roster.revoke(session, invitation_id, by=session.get_one(User, person.id))
     return Response(status_code=204)
 
 
 def _change(store: Db, person: User, user_id: str, changes: Changes) -> None:
     with store.write() as session:
         admin = session.get_one(User, person.id)
-        labelers.change(session, labelers.person_of(session, user_id), changes, by=admin)
+        roster.change(session, roster.person_of(session, user_id), changes, by=admin)
 
 
 def _link(request: Request, secret: str) -> str:

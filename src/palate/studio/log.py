@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import aliased
 
 from palate.corpus.export import Pseudonyms
-from palate.feedback.exporting import in_open_arena
-from palate.feedback.tables import Item, Judgement, User
+from palate.feedback.export.other_tools import in_open_arena
+from palate.feedback.store.tables import Item, Judgement, User
 from palate.studio.access import RESEARCHERS, Db, Home, allow
 
 router = APIRouter(tags=["judgements"])

@@ -28,9 +28,9 @@ from fastapi.sse import format_sse_event
 from sqlalchemy import select
 
 from palate.errors import NotFoundError
-from palate.feedback import policies
-from palate.feedback.store import Store
-from palate.feedback.tables import Model
+from palate.feedback.store import policies
+from palate.feedback.store.database import Store
+from palate.feedback.store.tables import Model
 from palate.studio.access import CHATTERS, Db, Home, Person, allow
 from palate.studio.chat import locator
 from palate.studio.generation import Done, Failed, Piece

@@ -20,9 +20,10 @@ from sqlalchemy.orm import Session
 from palate import disk
 from palate.corpus.splits import split
 from palate.errors import DataError, RunError
-from palate.feedback import batches, datasets, identity, proposing
-from palate.feedback.batches import BatchPlan
-from palate.feedback.tables import Batch, Job, Model, User
+from palate.feedback.export import datasets
+from palate.feedback.store.tables import Batch, Job, Model, User
+from palate.feedback.tasks import batches, identity, proposing
+from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Candidates, Ranking
 from palate.studio import arena_jobs, plans
 from palate.studio.recipebook import Plan
@@ -131,7 +132,7 @@ def _accuracy(workspace: Workspace, job: Job, directory: Path) -> Apply:
     run = workspace.directory / job.then["run"]
     rankings = [Ranking.model_validate_json(line) for line in _lines(run / "test_rankings.jsonl")]
     found = proposing.accuracy(rankings, read_scores(directory), held_out=frozenset(job.then["held_out"]))
-    disk.write_text(run / ACCURACY, json.dumps(asdict(found), indent=2) + "\n")
+    disk.write_text(run / ACCURACY, disk.json_text(asdict(found), indent=2) + "\n")
 
     def apply(session: Session, fresh: Job) -> list[Plan]:
         fresh.message = f"tested on {sum(labeler.num_pairs for labeler in found.labelers)} pairs of prompts new to it"

@@ -17,9 +17,10 @@ from sqlalchemy.orm import Session
 
 from palate.corpus.splits import split
 from palate.errors import ConflictError, DataError, NotFoundError
-from palate.feedback import datasets, rounds
-from palate.feedback.datasets import Collected, Dataset, Kind
-from palate.feedback.tables import Job, Model, PromptRow, ResponseRow, Round
+from palate.feedback.export import datasets
+from palate.feedback.export.datasets import Collected, Dataset, Kind
+from palate.feedback.store import rounds
+from palate.feedback.store.tables import Job, Model, PromptRow, ResponseRow, Round
 from palate.recipe import Holdout, RewardRecipe, parse_recipe
 from palate.records import Candidates, Prompt
 from palate.studio import recipebook
@@ -245,7 +246,7 @@ def _holdout(recipe: NamedRecipe, collected: Collected) -> dict[str, Any]:
     _, kind = recipebook.kinds()[recipebook.stage_of(recipe)]
     if "holdout" not in kind.model_fields:
         return {}
-    wanted = Holdout.model_validate(recipebook.tree_of(recipe).get("holdout", {}))
+    wanted = parse_recipe(Holdout, recipebook.tree_of(recipe).get("holdout", {}), where=f"{recipe.name}.toml: holdout")
     if wanted.tag:
         return {}
     for fraction in (wanted.fraction, *(each for each in _HOLDOUTS if each > wanted.fraction)):

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from palate.feedback import reviewing
-from palate.feedback.judgements import FLAGS, RATINGS, STRENGTHS
-from palate.feedback.reviewing import Case, Decision, Disputed, Said
-from palate.feedback.tables import Batch, User
+from palate.feedback.labelers import reviewing
+from palate.feedback.labelers.reviewing import Case, Decision, Disputed, Said
+from palate.feedback.store.tables import Batch, User
+from palate.feedback.tasks.judgements import FLAGS, RATINGS, STRENGTHS
 from palate.records import Message
 from palate.studio.access import REVIEWERS, Db, Person, allow
 from palate.studio.figures import share

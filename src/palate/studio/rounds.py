@@ -12,10 +12,11 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from palate.feedback import arena, policies, rounds
-from palate.feedback.datasets import Dataset
-from palate.feedback.rounds import RoundView
-from palate.feedback.tables import Job, Model
+from palate.feedback.export.datasets import Dataset
+from palate.feedback.store import policies, rounds
+from palate.feedback.store.rounds import RoundView
+from palate.feedback.store.tables import Job, Model
+from palate.feedback.tasks import arena
 from palate.studio import charts, choosing, jobs, plans, progress
 from palate.studio.access import ADMINS, RESEARCHERS, Db, Home, allow
 from palate.studio.charts import Bar, percent

@@ -13,8 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from palate.errors import NotFoundError
-from palate.feedback import policies, rounds
-from palate.feedback.tables import Job, Model, User
+from palate.feedback.store import policies, rounds
+from palate.feedback.store.tables import Job, Model, User
 from palate.studio import jobs, outcomes, plans, progress, recipebook
 from palate.studio.access import ADMINS, RESEARCHERS, Db, Home, Person, allow
 from palate.studio.jobs import start, stop

@@ -8,7 +8,6 @@ Left out: sharing a trunk between the models of an ensemble.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from palate import disk
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
-from palate.feedback.proposing import key_of
+from palate.feedback.tasks.proposing import key_of
 from palate.recipe import load_recipe
 from palate.records import Candidates
 from palate.rewards.learned import LearnedReward
@@ -68,4 +67,4 @@ def _scores(reward: LearnedReward, place: int, items: Sequence[Candidates]) -> l
 
 
 def _line(row: dict[str, object]) -> str:
-    return json.dumps(row) + "\n"
+    return disk.json_text(row) + "\n"

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
 from palate.errors import DataError
-from palate.feedback import gold, judgements
-from palate.feedback.gold import DEFAULT_THRESHOLD, ItemResult, PersonResult
-from palate.feedback.tables import Batch, Item, User
+from palate.feedback.labelers import gold
+from palate.feedback.labelers.gold import DEFAULT_THRESHOLD, ItemResult, PersonResult
+from palate.feedback.store.tables import Batch, Item, User
+from palate.feedback.tasks import judgements
 from palate.records import Prompt, Ranking
 from palate.studio.access import RESEARCHERS, Db, Person, allow
 from palate.studio.figures import share

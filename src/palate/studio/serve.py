@@ -9,7 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from palate.errors import DataError
-from palate.feedback import people
+from palate.feedback.store import people
 from palate.studio.app import create_app
 from palate.studio.workspace import Settings, Workspace, create
 

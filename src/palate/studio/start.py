@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from palate.errors import ConflictError
-from palate.feedback import guidelines, importing, judgements, policies, rounds
-from palate.feedback.importing import Imported, Parsed
-from palate.feedback.tables import Batch, Job, Judgement, Model, PromptRow, ResponseRow, User
+from palate.feedback.labelers import guidelines
+from palate.feedback.store import policies, rounds
+from palate.feedback.store.tables import Batch, Job, Judgement, Model, PromptRow, ResponseRow, User
+from palate.feedback.tasks import importing, judgements
+from palate.feedback.tasks.importing import Imported, Parsed
 from palate.records import Prompt
 from palate.studio import choosing, plans
 from palate.studio.access import RESEARCHERS, Db, Home, allow

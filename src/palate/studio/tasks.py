@@ -12,10 +12,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from palate.feedback import blind, judgements, queue, screening, worklist
-from palate.feedback.judgements import FLAGS, DemonstrationForm, RankingForm
-from palate.feedback.tables import Batch, Item, Task, User
-from palate.feedback.worklist import Draft, Pile
+from palate.feedback.labelers import screening
+from palate.feedback.store.tables import Batch, Item, Task, User
+from palate.feedback.tasks import blind, judgements, queue, worklist
+from palate.feedback.tasks.judgements import FLAGS, DemonstrationForm, RankingForm
+from palate.feedback.tasks.worklist import Draft, Pile
 from palate.records import Message
 from palate.studio.access import LABELERS, Db, Person, allow
 from palate.studio.rendering import safe_html

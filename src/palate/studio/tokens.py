@@ -16,8 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError, ForbiddenError, NotFoundError
-from palate.feedback import people
-from palate.feedback.tables import Token, User
+from palate.feedback.store import people
+from palate.feedback.store.tables import Token, User
 from palate.studio.access import CHATTERS, Db, Person, Visitor, allow
 from palate.studio.rendering import page
 

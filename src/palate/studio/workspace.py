@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from palate.errors import DataError
-from palate.feedback.store import Store
+from palate.feedback.store.database import Store
 from palate.recipe import Section
 from palate.studio.recipebook import write_starters
 

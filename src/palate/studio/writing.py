@@ -17,9 +17,9 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from palate.errors import PalateError
-from palate.feedback import exchanges
-from palate.feedback.exchanges import Ask
-from palate.feedback.store import Store
+from palate.feedback.chat import exchanges
+from palate.feedback.chat.exchanges import Ask
+from palate.feedback.store.database import Store
 from palate.records import Message, Provenance
 from palate.studio.generation import Busy
 from palate.studio.wire import Done, Failed, Piece, Serving

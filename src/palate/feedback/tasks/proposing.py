@@ -1,0 +1,174 @@
+"""What to label next, and how well a reward model knows each labeler: both follow from its scores.
+
+A reward model's margin between two responses is a claim: people prefer the first with probability sigmoid(margin).
+Where all claims about an item's responses are near one half, a judgement teaches most. With several reward models
+(other seeds, other rounds) the question is better put: where they contradict each other they lack data, while where all
+say one half the responses may simply be alike. So one model proposes by entropy, several by the variance of their
+claims.
+
+Left out: redundancy between items that are proposed together, and the chance that labelers will skip one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from palate.feedback.store.tables import Batch, Item, Judgement, PromptRow, ResponseRow, Task
+from palate.intervals import Estimate, Floats, ratio_estimate
+from palate.records import Candidates, Ranking, content_id
+
+Key = tuple[str, str]
+"""A prompt's id and the hash of a response's text."""
+
+Scores = Mapping[Key, Sequence[float]]
+"""The raw scores [M] that M reward models give a response."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelerAccuracy:
+    """How often a reward model orders responses as one labeler did.
+
+    Attributes:
+        held_out: their judgements trained nothing.
+        accuracy: over their ordered pairs; equal scores count one half.
+    """
+
+    name: str
+    held_out: bool
+    num_pairs: int
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Within: labelers whose judgements trained the model. Across: people it has never heard. Prompts new to it."""
+
+    within: Estimate
+    across: Estimate
+    labelers: tuple[LabelerAccuracy, ...]
+
+
+def key_of(prompt_id: str, text: str) -> Key:
+    """Under which a response's scores are found."""
+    return prompt_id, content_id(text)
+
+
+def uncertainty(raw: ArrayLike) -> float:
+    """How much a judgement of K responses would teach, from 0 to 1, by raw scores [M, K] of M reward models.
+
+    For one model the mean over pairs of the binary entropy of sigmoid(r_i - r_j), in bits; for several the mean over
+    pairs of four times the variance of that probability between models, which is 1 where half of them are sure of the
+    one and half of the other.
+    """
+    scores = np.atleast_2d(np.asarray(raw, dtype=np.float64))
+    pairs = list(combinations(range(scores.shape[1]), 2))
+    if not pairs:
+        return 0.0
+    first, second = (list(side) for side in zip(*pairs, strict=True))
+    preferred = 0.5 * (1 + np.tanh((scores[:, first] - scores[:, second]) / 2))
+    if len(scores) > 1:
+        return float((4 * preferred.var(axis=0)).mean())
+    return float(_entropy(preferred).mean())
+
+
+def unlabelled(session: Session, batch: Batch) -> list[tuple[Item, Candidates]]:
+    """The items nobody has judged or is judging, with their texts; those of fewer than two responses ask nothing."""
+    judged = exists().where(Judgement.item_id == Item.id)
+    in_hand = exists().where(Task.item_id == Item.id, Task.state == "leased")
+    waiting = Item.open_places > 0
+    items = session.scalars(
+        select(Item).where(Item.batch_id == batch.id, waiting, ~judged, ~in_hand).order_by(Item.position)
+    ).all()
+    several = [item for item in items if len(item.response_ids) > 1]
+    return list(zip(several, candidates_of(session, several), strict=True))
+
+
+def candidates_of(session: Session, items: Sequence[Item]) -> list[Candidates]:
+    """The prompt and the responses of every item."""
+    prompts = _records(session, PromptRow, {item.prompt_id for item in items})
+    responses = _records(session, ResponseRow, {each for item in items for each in item.response_ids})
+    return [
+        Candidates.model_validate(
+            {"prompt": prompts[item.prompt_id], "responses": [responses[each] for each in item.response_ids]}
+        )
+        for item in items
+    ]
+
+
+def prioritise(session: Session, batch: Batch, scores: Scores) -> int:
+    """Put what the reward models are least sure of first; returns how many items got their place."""
+    count = 0
+    for item, candidates in unlabelled(session, batch):
+        found = [scores.get(key_of(candidates.prompt.id, response.text)) for response in candidates.responses]
+        known = [each for each in found if each is not None]
+        if len(known) == len(found):
+            item.priority = uncertainty(np.array(known).T)
+            count += 1
+    return count
+
+
+def accuracy(
+    rankings: Sequence[Ranking], scores: Scores, *, held_out: frozenset[str] = frozenset(), seed: int = 0
+) -> Accuracy:
+    """Per labeler, and for those who trained the model and those who did not; intervals bootstrapped by prompt.
+
+    Args:
+        rankings: of prompts that the model was not trained on.
+        scores: of the first of M models.
+        held_out: names of labelers whose judgements trained nothing.
+    """
+    names = sorted({ranking.labeler for ranking in rankings})
+    within = [ranking for ranking in rankings if ranking.labeler not in held_out]
+    across = [ranking for ranking in rankings if ranking.labeler in held_out]
+    labelers = []
+    for name in names:
+        theirs = [ranking for ranking in rankings if ranking.labeler == name]
+        num_pairs = sum(len(_verdicts(ranking, scores)) for ranking in theirs)
+        labelers.append(
+            LabelerAccuracy(
+                name=name, held_out=name in held_out, num_pairs=num_pairs, accuracy=_share(theirs, scores, seed)
+            )
+        )
+    return Accuracy(within=_share(within, scores, seed), across=_share(across, scores, seed), labelers=tuple(labelers))
+
+
+def _share(rankings: Sequence[Ranking], scores: Scores, seed: int) -> Estimate:
+    """Share of ordered pairs that the scores order alike."""
+    by_prompt: dict[str, list[float]] = {}
+    for ranking in rankings:
+        by_prompt.setdefault(ranking.prompt.id, []).extend(_verdicts(ranking, scores))
+    right = [sum(verdicts) for verdicts in by_prompt.values()]
+    return ratio_estimate(right, [len(verdicts) for verdicts in by_prompt.values()], seed=seed)
+
+
+def _verdicts(ranking: Ranking, scores: Scores) -> list[float]:
+    """For each ordered pair whose scores are known: 1 for the same order, one half for equal scores, 0 else."""
+    found = [scores.get(key_of(ranking.prompt.id, response.text)) for response in ranking.responses]
+    margins = [
+        found[better][0] - found[worse][0]  # type: ignore[index]
+        for better, worse in ranking.pairs
+        if found[better] is not None and found[worse] is not None
+    ]
+    return [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
+
+
+def _records(session: Session, table: type[PromptRow] | type[ResponseRow], ids: set[str]) -> dict[str, Any]:
+    """Records by id, asked for some hundreds at a time, which every database takes."""
+    wanted = sorted(ids)
+    parts = (wanted[start : start + 500] for start in range(0, len(wanted), 500))
+    found = (session.execute(select(table.id, table.record).where(table.id.in_(part))) for part in parts)
+    return {row_id: record for rows in found for row_id, record in rows}
+
+
+def _entropy(share: Floats) -> Floats:
+    """Of a coin that falls so, in bits."""
+    inside = np.clip(share, 1e-300, 1 - 1e-16)
+    return -(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside))
