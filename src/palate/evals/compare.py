@@ -23,11 +23,13 @@ from palate.evals.plots import before_after
 from palate.evals.report import Report
 from palate.evals.text import TextSignals, text_signals
 from palate.evals.winrate import WinRate, length_controlled, win_rate
+from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
 from palate.lm.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1
 from palate.recipe import Sampling, WinRateRecipe
 from palate.records import Prompt
+from palate.rewards.learned import LearnedReward
 from palate.rewards.mix import RewardSource, reward_source
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
@@ -74,8 +76,10 @@ class Comparison:
 def train(recipe: WinRateRecipe, run: Run) -> None:
     """Sample, judge, and write report and texts."""
     data = read_prompts(recipe.prompts)
-    model = load_language_model(recipe.model, precision=recipe.precision)
-    baseline = load_language_model(recipe.baseline, precision=recipe.precision)
+    model = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    baseline = load_language_model(
+        recipe.baseline, chat_template=recipe.baseline_chat_template, precision=recipe.precision
+    )
     run.add_inputs({"prompts": data.files, "model": model.weights, "baseline": baseline.weights})
     prompts = prompts_with_room(
         run,
@@ -85,11 +89,13 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
+    judge = reward_source(recipe.judge)
+    say_layouts(run, model.chat, baseline.chat, judge)
     found = compare(
         model,
         baseline,
         prompts,
-        reward_source(recipe.judge),
+        judge,
         recipe.sampling,
         num_responses=recipe.responses_per_prompt,
         seed=recipe.seed,
@@ -107,6 +113,14 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         report.text("Dropped, skipped, assumed", "\n\n".join(run.notes))
     report.write(run.directory)
     run.finish(figures)
+
+
+def say_layouts(run: Run, model: Chat, baseline: Chat, judge: RewardSource) -> None:
+    """Say where the two models and the judge do not lay a conversation out in the same way."""
+    if model.fingerprint != baseline.fingerprint:
+        run.note("chat template: the baseline's is another one; the KL is that to the baseline given the model's")
+    if isinstance(judge, LearnedReward) and not (judge.reads_like(model) and judge.reads_like(baseline)):
+        run.note("chat template: the judge's is another one; it is given what the responses say in its own")
 
 
 def compare(

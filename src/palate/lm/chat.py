@@ -61,12 +61,14 @@ class Chat:
         messages, tools = (prompt.messages, prompt.tools) if isinstance(prompt, Prompt) else (prompt, ())
         return [token for part, _ in self._parts(messages, tools) for token in part]
 
-    def response_tokens(self, text: str) -> list[int]:
-        """The response and the stop token.
+    def response_tokens(self, text: str, *, ended: bool = True) -> list[int]:
+        """The response and the stop token, unless the response was cut off.
 
         Raises:
             TemplateError: the template opens a thought that the response does not close.
         """
+        if not ended:
+            return self._following(self.rendering.opening, self.rendering.response(text))
         self._check_thought(text)
         return self._said_tokens(self.rendering.response(text))
 
@@ -84,6 +86,10 @@ class Chat:
         for message in learned:
             self._check_thought(message.content)
         return self._laid_out(messages, tools)
+
+    def merges_system(self, prompt: Prompt) -> bool:
+        """Whether a system turn becomes part of the user's, because the template has none."""
+        return self.rendering.merges_system and any(message.role == "system" for message in prompt.messages)
 
     def text_tokens(self, text: str) -> list[int]:
         """Raw text and the stop token, no conversation around it."""

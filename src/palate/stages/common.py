@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -90,6 +90,15 @@ def say_left_out(
     return data.rejected.total
 
 
+def say_chat(run: Run, chat: Chat, conversations: Iterable[Prompt]) -> None:
+    """Say what the chat template does that nobody would expect, once, before the first step."""
+    for line in chat.differences:
+        run.note(f"chat template: {line}")
+    merged = sum(chat.merges_system(prompt) for prompt in conversations)
+    if merged:
+        run.note(f"chat template: none for system turns; {merged} stand at the beginning of the user's turn instead")
+
+
 def prompts_with_room(
     run: Run,
     data: Read[Prompt],
@@ -113,6 +122,7 @@ def prompts_with_room(
             usable = usable_prompts(
                 chat, prompts, max_length=limit - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
             )
+        say_chat(run, chat, usable.prompts)
         encoded.append((prompts, usable.left_out))
         prompts = usable.prompts
     say_left_out(run, data, encoded, of=len(data.records), max_left_out=max_left_out)

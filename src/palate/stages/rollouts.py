@@ -76,9 +76,9 @@ class Actors:
 
 def load_actors(recipe: RLRecipe, run: Run) -> Actors:
     """Policy, a frozen copy of it, the rewards and the prompts; the trunk in memory once."""
-    policy = load_language_model(recipe.model, precision=recipe.precision)
+    policy = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     prepare(policy.model, recipe)
-    reference = load_language_model(recipe.model, precision=recipe.precision).model
+    reference = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision).model
     rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens)
     for other in (reference, *(source.model for source in rewards.learned)):
         other.freeze(min(recipe.frozen_layers, other.model.shape.num_layers))
@@ -86,6 +86,11 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
         other.freeze_all()
     if any(source.loaded.chat.tokenizer.get_vocab() != policy.chat.tokenizer.get_vocab() for source in rewards.learned):
         raise ModelError("the reward model has another vocabulary than the policy: train it from the same base model")
+    if strangers := [source.loaded.name for source in rewards.learned if not source.reads_like(policy.chat)]:
+        raise ModelError(
+            f"the reward model {strangers[0]} was trained with another chat template than the policy's, whose "
+            "tokens it is to score: give both the same chat_template, and train the reward model again"
+        )
     data = read_prompts(recipe.prompts)
     reward_weights = {source.loaded.name: source.loaded.weights for source in rewards.learned}
     run.add_inputs({"prompts": data.files, "model": policy.weights, "rewards": reward_weights})
