@@ -47,8 +47,8 @@ class Chat:
         self._special = _any_of(specials | {self.rendering.stop})
         self.stop_id = int(tokenizer.convert_tokens_to_ids(self.rendering.stop))
         self._anchors: dict[str, list[int]] = {}
-        bos = tokenizer.bos_token_id
-        if bos is not None and self.prompt_tokens([QUESTION])[:2] == [bos, bos]:
+        bos, opened = tokenizer.bos_token_id, self.prompt_tokens([QUESTION])
+        if bos is not None and opened[:2] == [bos, bos]:
             raise TemplateError("the chat template adds BOS twice: remove one")
         self.pad_id = self._set_padding()
 
