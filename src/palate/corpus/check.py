@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,15 +104,20 @@ def check_data(
     format: str = "auto",
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    see: Callable[[Item, Path, int], None] | None = None,
 ) -> ImportReport:
     """Read files to their end and report; nothing is written.
+
+    Args:
+        see: is given every record with its file and line.
 
     Raises:
         DataError: a file that cannot be read at all.
     """
     report = ImportReport()
-    for _ in _records(paths, report, format, fields, tags):
-        pass
+    for path, line, item in _records(paths, report, format, fields, tags):
+        if see is not None:
+            see(item, path, line)
     return report
 
 
@@ -142,7 +147,7 @@ def import_data(
         raise DataError("would be overwritten by its own import; name another file", path=out)
     report = ImportReport(skip_bad=skip_bad)
     with output(out) as result:
-        for item in _records(paths, report, format, fields, tags):
+        for _, _, item in _records(paths, report, format, fields, tags):
             result.stream.write((json.dumps({"text": item}) if isinstance(item, str) else item.to_json()) + "\n")
         result.keep = not report.failed
     report.out = None if report.failed else out
@@ -155,13 +160,13 @@ def _records(
     format: str,
     fields: Mapping[str, str] | None,
     tags: Sequence[str],
-) -> Iterator[Item]:
+) -> Iterator[tuple[Path, int, Item]]:
     unique = Unique(report.rejections)
-    for path in paths:
-        for _, item in iterate(Path(path), rejections=report.rejections, format=format, fields=fields, tags=tags):
+    for path in map(Path, paths):
+        for line, item in iterate(path, rejections=report.rejections, format=format, fields=fields, tags=tags):
             if unique(item):
                 report.add(item)
-                yield item
+                yield path, line, item
 
 
 def _texts(item: Item) -> Iterator[tuple[str, str]]:
