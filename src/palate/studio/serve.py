@@ -11,7 +11,7 @@ import uvicorn
 from palate.errors import DataError
 from palate.feedback.store import people
 from palate.studio.app import create_app
-from palate.studio.workspace import Settings, Workspace, create
+from palate.studio.web.workspace import Settings, Workspace, create
 
 
 def init(directory: Path, *, database: str | None = None, name: str | None = None, model: str | None = None) -> None:
