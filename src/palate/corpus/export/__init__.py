@@ -17,8 +17,8 @@ Texts that go to `hh` lose blanks at their ends, as they do when such a file is 
 
 from __future__ import annotations
 
+from palate.corpus.export.conversion import ExportReport, export_data, export_lines, export_records
 from palate.corpus.export.pseudonyms import Pseudonyms
-from palate.corpus.export.stream import ExportReport, export_data, export_lines, export_records
 from palate.corpus.export.table import EXPORTERS, Target
 
 __all__ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from palate.corpus.export.pairs import overall_score
+from palate.corpus.export.pair_formats import overall_score
 from palate.corpus.export.parts import (
     Exported,
     Row,
