@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.studio.web import charts
+from palate.evals import theme
+from palate.studio.web import charts, rendering
 from palate.studio.web.charts import Bar, Series
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 4))
@@ -168,3 +169,12 @@ def path(tree: ElementTree.Element, kind: str) -> list[tuple[float, float]]:
     assert found is not None
     points = re.findall(r"(-?[\d.]+) (-?[\d.]+)", found.attrib["d"])
     return [(float(x), float(y)) for x, y in points]
+
+
+def test_pages_and_reports_have_one_palette() -> None:
+    """The app's charts and matplotlib's draw with the same colours, light and dark."""
+    css = (rendering.STATIC / "web" / "palate.css").read_text(encoding="utf-8")
+    light, dark = css.split("@media (prefers-color-scheme: dark)", 1)
+    for palette, text in ((theme.LIGHT, light), (theme.DARK, dark)):
+        stated = dict(re.findall(r"--([\w-]+): (#\w+);", text.split("button", 1)[0]))
+        assert palette.items() <= stated.items()
