@@ -33,8 +33,8 @@ from palate.feedback.store.database import Store
 from palate.feedback.store.tables import Model
 from palate.studio.chat.generation import Done, Failed, Piece
 from palate.studio.chat.openai_protocol import ApiError, ChatRequest, Reply
+from palate.studio.chat.streaming import Draws
 from palate.studio.chat.talking import locator
-from palate.studio.chat.writing import Draws
 from palate.studio.web.access import CHATTERS, Db, Home, Person, allow
 
 Events: TypeAlias = AsyncGenerator[Piece | Done | Failed]

@@ -26,8 +26,8 @@ from palate.feedback.store import policies
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import ChatMessage, Conversation, User
 from palate.studio.chat.generation import Generator
+from palate.studio.chat.streaming import Desk, Writing
 from palate.studio.chat.views import ConversationLine, ConversationOut, ModelOut, line_of, view_of
-from palate.studio.chat.writing import Desk, Writing
 from palate.studio.web.access import CHATTERS, Db, Person, allow
 from palate.studio.web.rendering import asset, page
 from palate.studio.web.workspace import Workspace
