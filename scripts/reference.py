@@ -28,6 +28,7 @@ _GROUPS = {
     "reward": "The reward model's training",
     "dpo": "Direct preference optimisation",
     "best_of_n": "Best of n",
+    "data": "Data",
     "tokens": "Tokens",
     "time": "Time",
 }

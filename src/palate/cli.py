@@ -359,7 +359,11 @@ def _stage(commands: _Group, stage: Stage) -> None:
         recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
         out = args.out or Path("runs") / args.recipe.stem
         trackers = [_import("palate.run.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
-        run = _import("palate.run.directory", "Run").open(out, recipe, resume=args.resume, trackers=trackers)
+        if args.accept_changed_data and not args.resume:
+            parser.error("--accept-changed-data goes with --resume")
+        run = _import("palate.run.directory", "Run").open(
+            out, recipe, resume=args.resume, accept_changed_data=args.accept_changed_data, trackers=trackers
+        )
         if not run.finished:
             _import(stage.module, "train")(recipe, run)
 
@@ -371,6 +375,9 @@ def _stage(commands: _Group, stage: Stage) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default: runs/ and the recipe's name")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
+    parser.add_argument(
+        "--accept-changed-data", action="store_true", help="with --resume: data files that have changed since then"
+    )
     parser.set_defaults(again="; go on with --resume")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
 

@@ -23,12 +23,28 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+PromptsLeftOut = Annotated[
+    Fraction,
+    Field(
+        description="Largest share of the prompts that may be left out because they leave no room for a response "
+        "(`max_new_tokens`), or the chat template cannot hold them; more end the run before its first step."
+    ),
+]
+TwoOrMore = Annotated[int, Field(ge=2)]
+ChatTemplate = Annotated[
+    str,
+    Field(
+        description="How conversations are laid out: a family's name such as `chatml`, `llama3` or `qwen3`, or a file; "
+        "it is saved with the model that comes out. Empty: the model's own."
+    ),
+]
 
 
 class Section(BaseModel):
-    """Frozen; unknown keys are refused."""
+    """Frozen; unknown keys are refused, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Section):
@@ -51,6 +67,14 @@ class Holdout(Section):
     tag: str = Field("", description="Hold out by this tag instead of by hash.")
     value: str = Field("", description="Prompts whose tag has this value are held out.")
 
+    @model_validator(mode="after")
+    def _two_sides(self) -> Holdout:
+        if bool(self.tag) != bool(self.value):
+            raise ValueError("a holdout by tag needs both: a tag, and the value of it that is held out")
+        if not self.tag and not 0 < self.fraction < 1:
+            raise ValueError(f"fraction = {self.fraction:g} leaves nothing to train on, or nothing to validate on")
+        return self
+
 
 class Optimizer(Section):
     """AdamW with a warm-up and a linear or cosine decay."""
@@ -59,8 +83,8 @@ class Optimizer(Section):
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape after the warm-up.")
     warmup: Fraction = Field(0.05, description="Share of all optimizer steps spent warming up.")
     weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay.")
-    beta1: Fraction = Field(0.9, description="Adam's first decay rate.")
-    beta2: Fraction = Field(0.99, description="Adam's second decay rate.")
+    beta1: Decay = Field(0.9, description="Adam's first decay rate.")
+    beta2: Decay = Field(0.99, description="Adam's second decay rate.")
     epsilon: Positive = Field(1e-8, description="Adam's epsilon.")
     max_grad_norm: NonNegative = Field(1.0, description="Gradients are scaled down to this norm; 0 leaves them.")
 
@@ -70,7 +94,7 @@ class RLOptimizer(Optimizer):
 
     learning_rate: Positive = Field(1e-5, description="Peak learning rate.")
     warmup: Fraction = Field(0.0, description="Share of all optimizer steps spent warming up.")
-    beta2: Fraction = Field(0.95, description="Adam's second decay rate.")
+    beta2: Decay = Field(0.95, description="Adam's second decay rate.")
     epsilon: Positive = Field(1e-5, description="Adam's epsilon; the usual 1e-8 gives six times the early KL.")
 
 
@@ -90,12 +114,16 @@ class StageRecipe(Section):
     model: str = Field(
         "smollm2-135m", description="Model to start from: a path, a Hugging Face name, or one of the zoo."
     )
+    chat_template: ChatTemplate = ""
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products; weights stay in fp32.")
     frozen_layers: int = Field(0, ge=0, description="Leave the embeddings and this many lower layers as they are.")
     checkpoint_every: PositiveInt = Field(20, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="Older ones are deleted.")
     max_length: PositiveInt = Field(
         1024, description="Longest prompt + response in tokens; longer rows are left out and counted."
+    )
+    max_left_out: Fraction = Field(
+        0.5, description="Largest share of the rows that may be left out; more end the run before its first step."
     )
     microbatch_tokens: PositiveInt = Field(4096, description="Tokens in one forward and backward pass.")
 
@@ -118,9 +146,7 @@ class RewardRecipe(StageRecipe):
     data: Data = Field(description="Rankings.")
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the rankings; more than one overfits quickly.")
-    batch_responses: PositiveInt = Field(
-        32, description="Distinct responses per step; those of a prompt stay together."
-    )
+    batch_responses: TwoOrMore = Field(32, description="Distinct responses per step; those of a prompt stay together.")
     tie: Literal["half", "skip"] = Field("half", description="A tie is half a win for either, or left out.")
     margin_scale: NonNegative = Field(0.0, description="Margin in the loss per unit of stated preference strength.")
     labeler_weights: Mapping[str, NonNegative] = Field(
@@ -139,9 +165,7 @@ class DPORecipe(StageRecipe):
     data: Data = Field(description="Rankings; every ordered pair of one is used.")
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the pairs.")
-    batch_responses: PositiveInt = Field(
-        32, description="Distinct responses per step; those of a prompt stay together."
-    )
+    batch_responses: TwoOrMore = Field(32, description="Distinct responses per step; those of a prompt stay together.")
     beta: Positive = Field(0.1, description="Strength of the pull to the reference.")
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(0.0, description="Assumed share of wrong labels.")
     temperature: Positive = Field(0.7, description="Temperature of the policy whose log-probabilities are compared.")
@@ -168,6 +192,7 @@ class RLRecipe(StageRecipe):
 
     prompts: Data = Field(description="Prompts to sample responses for.")
     rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
+    max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     steps: PositiveInt = Field(20, description="Rollouts, each followed by its updates.")
     prompts_per_step: PositiveInt = Field(
@@ -181,6 +206,17 @@ class RLRecipe(StageRecipe):
         0.02, description="Entropy per token below this, three steps in a row, ends the run."
     )
 
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> RLRecipe:
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("every reward has weight 0: there is nothing to learn")
+        if self.sampling.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"sampling.max_new_tokens = {self.sampling.max_new_tokens} leaves no room for a prompt within "
+                f"max_length = {self.max_length}"
+            )
+        return self
+
 
 class Pretraining(Section):
     """The pretraining gradient mixed into PPO (PPO-ptx)."""
@@ -188,7 +224,7 @@ class Pretraining(Section):
     data: Data = Field(description="Raw text.")
     coef: Positive = Field(1.0, description="Weight of the language-model loss in the combined gradient (gamma).")
     sequences_per_step: PositiveInt = Field(8, description="Sequences of text beside each optimizer step.")
-    sequence_length: PositiveInt = Field(128, description="Tokens of each.")
+    sequence_length: TwoOrMore = Field(128, description="Tokens of each.")
 
 
 class PPORecipe(RLRecipe):
@@ -196,7 +232,7 @@ class PPORecipe(RLRecipe):
 
     stage: Literal["ppo"] = "ppo"
     value_model: str = Field("", description="Model the value model starts from; empty: the first reward model.")
-    kl_target: float | None = Field(None, description="Adapt `kl_coef` towards this KL per sequence (nats).")
+    kl_target: Positive | None = Field(None, description="Adapt `kl_coef` towards this KL per sequence (nats).")
     kl_horizon: PositiveInt = Field(500, description="Sequences over which the adaptation works.")
     whiten_rewards: bool = Field(False, description="Scale rewards to unit variance, keeping their mean.")
     epochs: PositiveInt = Field(1, description="Passes over a rollout.")
@@ -211,9 +247,17 @@ class PPORecipe(RLRecipe):
     value_optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the value model.")
 
     @model_validator(mode="after")
-    def _no_empty_minibatch(self) -> PPORecipe:
+    def _works_together(self) -> PPORecipe:
         if self.minibatches > self.prompts_per_step:
             raise ValueError("minibatches are made of whole prompts: at most prompts_per_step of them")
+        if self.value_warmup >= self.steps:
+            raise ValueError(
+                f"value_warmup = {self.value_warmup} leaves none of {self.steps} steps in which the policy learns"
+            )
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError("kl_target adapts kl_coef by factors, and 0 stays 0: set kl_coef above 0")
+        if not self.value_model and not any(reward.model for reward in self.rewards):
+            raise ValueError("no reward model to start the value model from: set value_model to a model's directory")
         return self
 
 
@@ -221,6 +265,9 @@ class ReinforceRecipe(RLRecipe):
     """REINFORCE with the leave-one-out baseline (RLOO)."""
 
     stage: Literal["reinforce"] = "reinforce"
+    responses_per_prompt: TwoOrMore = Field(
+        4, description="Responses sampled for each (K); each is compared with the mean of the others."
+    )
     optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer.")
 
 
@@ -230,9 +277,11 @@ class BestOfNRecipe(Section):
     stage: Literal["best_of_n"] = "best_of_n"
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
     model: str = Field("smollm2-135m", description="Model to sample from.")
+    chat_template: ChatTemplate = ""
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Prompts to sample responses for.")
     rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
+    max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     n: PositiveInt = Field(8, description="Responses to choose from.")
 
@@ -243,8 +292,10 @@ class SampleRecipe(Section):
     stage: Literal["sample"] = "sample"
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
     model: str = Field("smollm2-135m", description="Model to sample from.")
+    chat_template: ChatTemplate = ""
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Prompts to sample responses for.")
+    max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")
 
@@ -269,9 +320,12 @@ class WinRateRecipe(Section):
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
     model: str = Field(description="The model in question.")
     baseline: str = Field(description="The model it is compared with.")
+    chat_template: ChatTemplate = ""
+    baseline_chat_template: str = Field("", description="The same for the baseline.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Held-out prompts.")
     judge: Reward = Field(description="Scores a response; the higher score wins.")
+    max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling, the same for both.")
     responses_per_prompt: PositiveInt = Field(2, description="Responses of each model to each prompt.")
 

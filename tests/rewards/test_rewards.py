@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from palate.errors import DataError, RecipeError
+from palate.errors import DataError, RecipeError, RewardError
 from palate.lm.batch import Sequences
 from palate.lm.encode import encode_responses
 from palate.lm.zoo import load_scalar_model, save
@@ -125,7 +125,7 @@ def test_function_rewards() -> None:
     scores = FunctionReward("my_rewards:letters")(PROMPTS, TEXTS)
     assert scores.tolist() == [3.0, 9.0, 15.0, 0.0]
     assert scores.dtype == torch.float32
-    with pytest.raises(RecipeError, match=r"'my_rewards:constant' gave \(4, 1\) scores for 4 responses"):
+    with pytest.raises(RewardError, match=r"'my_rewards:constant' returned \[0\.0\] for response 1 of 4 \('one'\)"):
         FunctionReward("my_rewards:constant")(PROMPTS, TEXTS)
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from palate import disk
 from palate.demo.loop import FULL, Loop, Scale
 from palate.evals import plots
 from palate.evals.compare import Answers, answers, contrast
@@ -85,7 +86,7 @@ def one_seed(loop: Loop) -> list[Point]:
         optimizer={"learning_rate": 5e-5},
     )
     points = measure(loop)
-    kept.write_text(json.dumps([asdict(point) for point in points], indent=2), encoding="utf-8")
+    disk.write_text(kept, disk.json_text([asdict(point) for point in points], indent=2))
     return points
 
 

@@ -246,7 +246,7 @@ def _holdout(recipe: NamedRecipe, collected: Collected) -> dict[str, Any]:
     _, kind = recipebook.kinds()[recipebook.stage_of(recipe)]
     if "holdout" not in kind.model_fields:
         return {}
-    wanted = Holdout.model_validate(recipebook.tree_of(recipe).get("holdout", {}))
+    wanted = parse_recipe(Holdout, recipebook.tree_of(recipe).get("holdout", {}), where=f"{recipe.name}.toml: holdout")
     if wanted.tag:
         return {}
     for fraction in (wanted.fraction, *(each for each in _HOLDOUTS if each > wanted.fraction)):

@@ -7,7 +7,6 @@ and images off, and sanitises *last*, after everything that could have made mark
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -21,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from palate import disk
 from palate.studio.web.navigation import entries_for
 
 STUDIO = Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def wants_json(request: Request) -> bool:
 
 def data_block(value: Any) -> Markup:
     """JSON for a ``<script type="application/json">``, which the page's own scripts read."""
-    text = json.dumps(value, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
+    text = disk.json_text(value, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
     return Markup(text)
 
 
