@@ -20,8 +20,8 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError, DataError, NotFoundError
-from palate.feedback.labelers.admission import Result
 from palate.feedback.labelers import admission
+from palate.feedback.labelers.admission import Result
 from palate.feedback.store import people
 from palate.feedback.store.tables import Batch, Item, Judgement, Review, Task, User
 from palate.feedback.tasks import batches, judgements, meetings, queue
