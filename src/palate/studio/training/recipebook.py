@@ -1,0 +1,175 @@
+"""The recipes an admin may start by name: TOML files of the workspace, short, without data or models.
+
+A recipe here says how to train. On what and from which model is filled in when a job is started (`plans`), and the
+result is checked like any recipe. A file is named by its stem and found by listing the folder, so that a name from a
+browser never becomes a path. `palate init` writes a starter set, sized for a laptop.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import Field
+
+from palate import recipe as recipes
+from palate.commands import STAGES
+from palate.errors import NotFoundError, RecipeError
+from palate.recipe import Section, parse_recipe
+
+STARTERS = Path(__file__).parent / "recipes"
+
+_SIZES: Mapping[str, Mapping[str, object]] = {
+    "smollm2-135m": {},
+    "tiny": {"frozen_layers": 1, "max_new_tokens": 8, "steps": 4, "prompts_per_step": 4, "n": 4, "epochs": 2},
+}
+"""What differs from the starter set for a model we know; for another one no layers are frozen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedRecipe:
+    """A recipe of the workspace.
+
+    Attributes:
+        command: of the command line; empty where the file cannot be used.
+        about: what the comment at its beginning says.
+        problem: why it cannot be used.
+    """
+
+    name: str
+    command: str
+    about: str
+    text: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A job to be.
+
+    Attributes:
+        command: of the command line (`sft`, `best-of-n`), or `score`.
+        recipe: with everything filled in, as TOML.
+        then: what is to be done with the result; see `outcomes`.
+    """
+
+    name: str
+    command: str
+    recipe: str
+    then: dict[str, Any]
+    round_number: int | None = None
+
+
+class ScoreRecipe(Section):
+    """What a scoring job reads; it is written by the app alone."""
+
+    stage: Literal["score"] = "score"
+    seed: int = Field(0, ge=0, description="Of no effect: scoring draws nothing.")
+    models: tuple[str, ...] = Field(min_length=1, description="Reward models.")
+    data: str = Field(description="A file of candidates.")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
+
+
+@cache
+def kinds() -> dict[str, tuple[str, type[Section]]]:
+    """The command and the recipe of every stage, by the name that recipes use."""
+    found = ((stage.name, getattr(recipes, stage.recipe)) for stage in STAGES)
+    return {kind.model_fields["stage"].default: (command, kind) for command, kind in found}
+
+
+def write_starters(directory: Path, model: str) -> None:
+    """Put the starter set into a workspace's folder; what is there stays."""
+    for path in sorted(STARTERS.glob("*.toml")):
+        target = directory / path.name
+        if not target.exists():
+            target.write_text(_sized(path.read_text(encoding="utf-8"), model), encoding="utf-8")
+
+
+def listing(directory: Path) -> list[NamedRecipe]:
+    """Every recipe of a folder, by name; those that cannot be used say why."""
+    return [_read(path) for path in sorted(directory.glob("*.toml"))]
+
+
+def named(directory: Path, name: str) -> NamedRecipe:
+    """One that can be used.
+
+    Raises:
+        NotFoundError: there is none of that name.
+        RecipeError: it cannot be used as it is.
+    """
+    found = next((recipe for recipe in listing(directory) if recipe.name == name), None)
+    if found is None:
+        raise NotFoundError("there is no recipe of that name in the workspace's recipes folder")
+    if found.problem:
+        raise RecipeError(f"{name}.toml: {found.problem}")
+    return found
+
+
+def first_of(directory: Path, command: str) -> NamedRecipe:
+    """The first recipe for a command, for where nobody was asked which.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    usable = [recipe for recipe in listing(directory) if recipe.command == command]
+    if not usable:
+        raise NotFoundError(f"the workspace's recipes folder has no recipe for `palate {command}`")
+    return usable[0]
+
+
+def fill(recipe: NamedRecipe, values: Mapping[str, Any]) -> str:
+    """The recipe with these values; a section keeps what they do not name.
+
+    Raises:
+        RecipeError: the result is not a recipe of its stage.
+    """
+    tree = tree_of(recipe)
+    for key, value in values.items():
+        tree[key] = tree.get(key, {}) | value if isinstance(value, dict) else value
+    _, kind = kinds()[tree["stage"]]
+    parse_recipe(kind, tree, where=f"{recipe.name}.toml")
+    return tomli_w.dumps(tree)
+
+
+def tree_of(recipe: NamedRecipe) -> dict[str, Any]:
+    """What the file says."""
+    return tomllib.loads(recipe.text)
+
+
+def stage_of(recipe: NamedRecipe) -> str:
+    """The name that the file has for its stage, such as ``best_of_n``."""
+    return str(tree_of(recipe)["stage"])
+
+
+def extra_rewards(recipe: NamedRecipe) -> Sequence[dict[str, Any]]:
+    """The terms of its reward that are no models."""
+    return [term for term in tree_of(recipe).get("rewards", []) if not term.get("model")]
+
+
+def _read(path: Path) -> NamedRecipe:
+    try:
+        text = path.read_text(encoding="utf-8")
+        stage = tomllib.loads(text).get("stage")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return NamedRecipe(name=path.stem, command="", about="", text="", problem=f"cannot be read: {error}")
+    lines = re.match(r"(?:#.*\n)*", text)
+    about = " ".join(line.lstrip("# ") for line in lines[0].splitlines()) if lines else ""
+    if stage not in kinds():
+        problem = f"say which stage it is for: stage = one of {', '.join(kinds())}"
+        return NamedRecipe(name=path.stem, command="", about=about, text=text, problem=problem)
+    return NamedRecipe(name=path.stem, command=kinds()[stage][0], about=about, text=text)
+
+
+def _sized(text: str, model: str) -> str:
+    """A starter recipe for a model: other numbers where we know better, no frozen layers where we do not know it."""
+    if model not in _SIZES:
+        return re.sub(r"^frozen_layers = .*\n", "", text, flags=re.MULTILINE)
+    for key, value in _SIZES[model].items():
+        text = re.sub(rf"^{key} = [^\s#]+( *#.*)?$", f"{key} = {value}", text, flags=re.MULTILINE)
+    return text
