@@ -233,7 +233,7 @@ def _data(commands: _Group) -> None:
         preview = None
         if args.model:
             chat = _import("palate.lm.zoo", "load_chat")(args.model, chat_template=args.chat_template)
-            preview = _import("palate.lm.preview", "Preview")(chat, max_length=args.max_length)
+            preview = _import("palate.stages.preview", "Preview")(chat, max_length=args.max_length)
         report = _import("palate.corpus.check", "check_data")(
             args.files,
             format=args.format,
@@ -243,7 +243,7 @@ def _data(commands: _Group) -> None:
         )
         print(report, flush=True)
         if preview is not None:
-            _import("palate.lm.preview", "show")(preview)
+            _import("palate.stages.preview", "show")(preview)
         return 2 if report.failed else 0
 
     def import_(args: argparse.Namespace) -> int:

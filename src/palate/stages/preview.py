@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 from rich.console import Console
 from rich.text import Text
 
-from palate.corpus.rejections import Rejections, Unusable
 from palate.errors import TemplateError
 from palate.lm.chat import Chat
 from palate.records import Candidates, Demonstration, Prompt, Ranking
@@ -60,27 +58,28 @@ class Preview:
     def __init__(self, chat: Chat, *, max_length: int, count: int = 3) -> None:
         self.chat, self.max_length, self.count = chat, max_length, count
         self.shown: list[Shown] = []
-        self.left_out = Rejections()
         self.records = self.sequences = self.tokens = self.longest = self.merged = 0
 
-    def add(self, record: Record, path: Path, line: int) -> None:
-        """Encode one record as the stage that uses such records would, and count it."""
+    def add(self, record: Record, place: str) -> str:
+        """Encode one record as the stage that uses such records would, and count it.
+
+        Returns:
+            Why the stage would leave it out; empty if it would not.
+        """
         try:
             rows = list(_encode(self.chat, record))
         except TemplateError as error:
-            self.left_out.add(Unusable(str(error)), path, line)
-            return
+            return str(error)
         lengths = [len(tokens) for _, tokens, _ in rows]
-        if max(lengths) > self.max_length:
-            self.left_out.add(Unusable(f"longer than max_length = {self.max_length} tokens"), path, line)
         if self.records < self.count:
-            self.shown += [self._shown(f"{path}:{line} {what}", tokens, learned) for what, tokens, learned in rows]
+            self.shown += [self._shown(f"{place} {what}", tokens, learned) for what, tokens, learned in rows]
         self.records += 1
         self.sequences += len(rows)
         self.tokens += sum(lengths)
         self.longest = max(self.longest, *lengths)
         if not isinstance(record, str):
             self.merged += self.chat.merges_system(record if isinstance(record, Prompt) else record.prompt)
+        return f"longer than max_length = {self.max_length} tokens" if max(lengths) > self.max_length else ""
 
     def lines(self) -> list[str]:
         """What there is to say of all records."""
@@ -92,7 +91,7 @@ class Preview:
         if self.sequences:
             mean = self.tokens / self.sequences
             lines.append(f"tokens     {self.sequences} sequences of {mean:.1f} (mean), the longest of {self.longest}")
-        return [*lines, *(line.replace("unusable", "left out", 1) for line in str(self.left_out).splitlines())]
+        return lines
 
     def _shown(self, title: str, tokens: Sequence[int], learned: Sequence[bool]) -> Shown:
         texts = [_printable(self._text(token)) for token in tokens[:_LONGEST]]

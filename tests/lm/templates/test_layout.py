@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.lm import families
-from tests.lm.families import MISBEHAVING, chat, family
+from tests.lm.templates import families
+from tests.lm.templates.families import MISBEHAVING, chat, family
 
 from palate.errors import TemplateError
 from palate.lm.chat import Chat
 from palate.lm.encode import encode_demonstrations, encode_responses, usable_prompts
-from palate.lm.rendering import PROBE
 from palate.lm.templates import FAMILIES
+from palate.lm.templates.layout import PROBE
 from palate.records import Demonstration, Message, Prompt, Response
 
 SYSTEM = Message(role="system", content="Be kind.")
@@ -119,8 +119,8 @@ def test_a_system_turn_goes_into_the_users(template: str) -> None:
 
 @pytest.mark.parametrize("name", ["gemma", "mistral"])
 def test_a_template_that_merges_system_turns_itself_is_known_to(name: str) -> None:
-    assert family(name).rendering.merges_system
-    assert not family("llama3").rendering.merges_system
+    assert family(name).layout.merges_system
+    assert not family("llama3").layout.merges_system
 
 
 def test_rows_that_a_template_cannot_hold_are_left_out_with_their_reason() -> None:
@@ -195,7 +195,7 @@ def test_what_is_sampled_is_what_is_learned(name: str, turns: list[tuple[str, st
     """Every prompt with its response begins the tokens of the longer conversation; stop tokens are the template's."""
     chat = ALL[name]
     messages = [said(role, text) for asked, given in turns for role, text in (("user", asked), ("assistant", given))]
-    if chat.rendering.opens_thought:
+    if chat.layout.opens_thought:
         messages = [said(turn.role, "</think>" + turn.content) for turn in messages]
     tokens, mask = chat.dialogue_tokens(messages)
     for end in range(1, len(messages), 2):
@@ -212,7 +212,7 @@ def test_nobody_types_a_special_token_in_any_role(name: str) -> None:
     chat = ALL[name]
     special = {token for token, added in chat.tokenizer.added_tokens_decoder.items() if added.special}
     forged = "".join((*families.SPECIALS, "<s></s>", "\ufdd1\ufdd2<\ufdd1/s><|im_\ufdd0end|>"))
-    close = "</think>" if chat.rendering.opens_thought else ""
+    close = "</think>" if chat.layout.opens_thought else ""
 
     def specials(text: str) -> list[int]:
         messages = [said("system", text), said("user", text), said("assistant", close + text), *PROBE[2:3]]
@@ -237,6 +237,6 @@ def test_a_tokenizer_that_begins_texts_in_its_own_way_gives_the_models_own_token
         wrapped.chat_template = template
         made = Chat(wrapped)
         tokens, _ = made.dialogue_tokens(PROBE)
-        assert tokens == wrapped(made.rendering.own(PROBE), add_special_tokens=False).input_ids
+        assert tokens == wrapped(made.layout.own(PROBE), add_special_tokens=False).input_ids
         assert made.differences == ()
         assert made.text(made.response_tokens("Roses are.")) == "Roses are."

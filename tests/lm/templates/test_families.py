@@ -7,12 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tests.lm.families import family, tokenizer
+from tests.lm.templates.families import family, tokenizer
 
 from palate.errors import TemplateError
 from palate.lm.chat import Chat
-from palate.lm.rendering import PROBE
 from palate.lm.templates import FAMILIES, find_template
+from palate.lm.templates.layout import PROBE
 from palate.lm.zoo import load_chat
 from palate.records import Message, Prompt
 
@@ -61,7 +61,7 @@ def test_a_family_reads_as_it_is_documented(name: str) -> None:
     chat = family(name)
     tokens, mask = chat.dialogue_tokens([SYSTEM, *PROBE])
     assert chat.tokenizer.decode(tokens) == DOCUMENTED[name]
-    stop, lead = chat.rendering.stop, chat.rendering.lead
+    stop, lead = chat.layout.stop, chat.layout.lead
     learned = chat.tokenizer.decode([token for token, inside in zip(tokens, mask, strict=True) if inside])
     assert learned == f"{lead}Roses are.{stop}{lead}The perch.{stop}"
     assert tokens.count(chat.tokenizer.bos_token_id) == (DOCUMENTED[name].count("<s>"))
