@@ -53,9 +53,10 @@ def train(tmp_path: Path, toml: Toml, capsys: pytest.CaptureFixture[str]) -> Cal
         ("dpo", TIES, {}, "12: nothing but ties"),
         ("dpo", TIED_COPIES, {}, "12: nothing but ties"),
         ("reward", TIES, {"tie": "skip"}, "nothing but ties"),
+        ("reward", TIES, {"tie": "half"}, "nothing but ties"),
         ("reward", GOOD, {"labeler_weights": {"ann": 0}}, "12: by a labeler of weight 0"),
-        ("reward", LENGTHY, {}, "longer than max_length = 1024 tokens"),
-        ("dpo", LENGTHY, {}, "longer than max_length = 1024 tokens"),
+        ("reward", LENGTHY, {}, ": longer than max_length = 1024 tokens): every response of one must fit"),
+        ("dpo", LENGTHY, {}, ": longer than max_length = 1024 tokens): every response of one must fit"),
         (
             "reward",
             THUMBS + COPIES,

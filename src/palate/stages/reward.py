@@ -53,7 +53,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     run.add_inputs({"data": data.files, "model": loaded.weights})
     rankings = comparable(data, labeler_weights=recipe.labeler_weights)
     learned, held_out = split(rankings, recipe.holdout)
-    if recipe.tie == "skip":
+    if recipe.tie == "skip" or not any(map(ordered_pairs, learned)):  # ties beside nothing else teach nothing either
         learned = without_ties(data, learned)
     prepared = partial(
         prepare_responses,
