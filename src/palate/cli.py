@@ -167,7 +167,7 @@ STAGES = (
         "eval",
         "win rate of one model against another",
         "Both models answer held-out prompts and a judge that training never saw compares the answers. With intervals.",
-        "palate.evals.compare",
+        "palate.stages.evaluate",
         "WinRateRecipe",
         "win_rate",
     ),

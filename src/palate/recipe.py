@@ -32,6 +32,13 @@ PromptsLeftOut = Annotated[
     ),
 ]
 TwoOrMore = Annotated[int, Field(ge=2)]
+ChatTemplate = Annotated[
+    str,
+    Field(
+        description="How conversations are laid out: a family's name such as `chatml`, `llama3` or `qwen3`, or a file; "
+        "it is saved with the model that comes out. Empty: the model's own."
+    ),
+]
 
 
 class Section(BaseModel):
@@ -107,6 +114,7 @@ class StageRecipe(Section):
     model: str = Field(
         "smollm2-135m", description="Model to start from: a path, a Hugging Face name, or one of the zoo."
     )
+    chat_template: ChatTemplate = ""
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products; weights stay in fp32.")
     frozen_layers: int = Field(0, ge=0, description="Leave the embeddings and this many lower layers as they are.")
     checkpoint_every: PositiveInt = Field(20, description="Steps between checkpoints.")
@@ -269,6 +277,7 @@ class BestOfNRecipe(Section):
     stage: Literal["best_of_n"] = "best_of_n"
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
     model: str = Field("smollm2-135m", description="Model to sample from.")
+    chat_template: ChatTemplate = ""
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Prompts to sample responses for.")
     rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
@@ -283,6 +292,7 @@ class SampleRecipe(Section):
     stage: Literal["sample"] = "sample"
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
     model: str = Field("smollm2-135m", description="Model to sample from.")
+    chat_template: ChatTemplate = ""
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Prompts to sample responses for.")
     max_left_out: PromptsLeftOut = 0.0
@@ -310,6 +320,8 @@ class WinRateRecipe(Section):
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
     model: str = Field(description="The model in question.")
     baseline: str = Field(description="The model it is compared with.")
+    chat_template: ChatTemplate = ""
+    baseline_chat_template: str = Field("", description="The same for the baseline.")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
     prompts: Data = Field(description="Held-out prompts.")
     judge: Reward = Field(description="Scores a response; the higher score wins.")

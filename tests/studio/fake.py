@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from palate.records import Message, Provenance, Response
-from palate.studio.generation import Busy
-from palate.studio.wire import Done, Failed, Piece, Serving
+from palate.studio.chat.generation import Busy
+from palate.studio.chat.wire import Done, Failed, Piece, Serving
 
 PIECE = 3
 

@@ -14,7 +14,7 @@ import httpx2 as httpx
 import uvicorn
 
 from palate.feedback.store import people
-from palate.studio.access import COOKIE
+from palate.studio.web.access import COOKIE
 
 if TYPE_CHECKING:
     from tests.studio.conftest import Studio

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 LIGHT = {
     "ink": "#1c2330",
-    "muted": "#667085",
+    "muted": "#596273",
     "grid": "#e4e7ec",
     "paper": "#ffffff",
     "blue": "#2f6fde",
@@ -20,7 +20,7 @@ LIGHT = {
 }
 DARK = {
     "ink": "#e8ebf1",
-    "muted": "#9aa3b5",
+    "muted": "#a3acbd",
     "grid": "#2c3442",
     "paper": "#151a23",
     "blue": "#6ea4ff",

@@ -18,7 +18,6 @@ from typing import Any
 from palate import disk
 from palate.demo.loop import FULL, Loop, Scale
 from palate.evals import plots
-from palate.evals.compare import Answers, answers, contrast
 from palate.evals.report import Report
 from palate.evals.winrate import WinRate, win_rate
 from palate.lm.zoo import load_language_model
@@ -30,6 +29,7 @@ from palate.rewards.rules import FunctionReward
 from palate.rollout.local import LocalEngine
 from palate.stages import dpo, reinforce
 from palate.stages.best_of_n import best_rows
+from palate.stages.evaluate import Answers, answers, contrast
 
 BEST_OF = (2, 4, 8)
 

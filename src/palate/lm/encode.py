@@ -89,8 +89,18 @@ def usable_prompts(
     return Usable(prompts=tuple(prompts[index] for index in rows), left_out=left_out)
 
 
-def encode_responses(chat: Chat, prompts: Sequence[Prompt], texts: Sequence[str], *, max_length: int) -> Encoded:
+def encode_responses(
+    chat: Chat,
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    ended: Sequence[bool] | None = None,
+) -> Encoded:
     """Prompt and response pairs; equal prompts share a group.
+
+    Args:
+        ended: which responses get a stop token; all of them if absent.
 
     Raises:
         DataError: no item is left.
@@ -103,8 +113,8 @@ def encode_responses(chat: Chat, prompts: Sequence[Prompt], texts: Sequence[str]
         return chat.prompt_tokens(distinct[prompt_id])
 
     rows, left_out = _encode(
-        list(zip(prompts, texts, strict=True)),
-        lambda item: (opened(item[0].id), chat.response_tokens(item[1])),
+        list(zip(prompts, texts, ended or [True] * len(texts), strict=True)),
+        lambda item: (opened(item[0].id), chat.response_tokens(item[1], ended=item[2])),
         lambda row: len(row[0]) + len(row[1]),
         max_length,
     )

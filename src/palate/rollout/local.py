@@ -86,6 +86,7 @@ class LocalEngine:
             logprobs=torch.zeros(sequences.mask.shape).masked_scatter(sequences.mask, drawn).to(self.model.device),
             ended=torch.tensor([response.ended for response in responses]),
             temperature=sampling.temperature,
+            layout=self.chat.fingerprint,
         )
 
 

@@ -28,8 +28,11 @@ from palate.stages.common import finish_run, prompts_with_room
 
 def train(recipe: BestOfNRecipe, run: Run) -> None:
     """Write the best response to each prompt to ``responses.jsonl``."""
-    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     rewards = Mix(recipe.rewards, precision=recipe.precision)
+    for source in rewards.learned:
+        if not source.reads_like(loaded.chat):
+            run.note(f"chat template: that of {source.loaded.name} is another one; it is given what the responses say")
     data = read_prompts(recipe.prompts)
     run.add_inputs({"prompts": data.files, "model": loaded.weights})
     prompts = prompts_with_room(

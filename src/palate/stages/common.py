@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -90,6 +90,15 @@ def say_left_out(
     return data.rejected.total
 
 
+def say_chat(run: Run, chat: Chat, conversations: Iterable[Prompt]) -> None:
+    """Say what the chat template does that nobody would expect, once, before the first step."""
+    for line in chat.differences:
+        run.note(f"chat template: {line}")
+    merged = sum(chat.merges_system(prompt) for prompt in conversations)
+    if merged:
+        run.note(f"chat template: none for system turns; {merged} stand at the beginning of the user's turn instead")
+
+
 def prompts_with_room(
     run: Run,
     data: Read[Prompt],
@@ -113,6 +122,7 @@ def prompts_with_room(
             usable = usable_prompts(
                 chat, prompts, max_length=limit - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
             )
+        say_chat(run, chat, usable.prompts)
         encoded.append((prompts, usable.left_out))
         prompts = usable.prompts
     say_left_out(run, data, encoded, of=len(data.records), max_left_out=max_left_out)
@@ -129,14 +139,6 @@ def finish_run(run: Run, numbers: Mapping[str, float | None], *, extra: Callable
 def floats(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Plain numbers for the log."""
     return {name: float(value) for name, value in metrics.items()}
-
-
-def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
-    """[B, T] of something computed microbatch by microbatch."""
-    out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
-    for part in sequences.parts(max_tokens):
-        out[part.rows, : part.mask.shape[1]] = compute(part)
-    return out
 
 
 def at(part: Sequences, *tensors: Tensor) -> list[Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from palate.corpus import read_rankings
 from palate.corpus.pairs import Judgement, batches, ordered_pairs
 from palate.corpus.splits import split
-from palate.lm.batch import Sequences
+from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.lm.zoo import load_language_model, save
@@ -28,13 +28,13 @@ from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, per_token, prepare, say_left_out
+from palate.stages.common import finish_run, floats, prepare, say_chat, say_left_out
 from palate.stages.comparisons import comparable, prepare_responses, without_ties
 
 
 def train(recipe: DPORecipe, run: Run) -> None:
     """Fine-tune ``recipe.model`` on preferences and write it to ``run``."""
-    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     policy, chat = loaded.model, loaded.chat
     prepare(policy, recipe)
 
@@ -51,6 +51,7 @@ def train(recipe: DPORecipe, run: Run) -> None:
         of=len(rankings),
         max_left_out=recipe.max_left_out,
     )
+    say_chat(run, chat, (ranking.prompt for ranking in rankings))
     with showing("frozen layers") as show:
         trunk = policy.trunk(train_set.sequences, show=show)
     held_out_trunk = policy.trunk(validation.sequences)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from palate.corpus import read_texts
 from palate.errors import DataError
-from palate.lm.batch import Sequences
+from palate.lm.batch import Sequences, per_token
 from palate.lm.encode import encode_texts
 from palate.lm.model import LanguageModel, ScalarModel, Trunk
 from palate.lm.optim import Optimizer
@@ -38,7 +38,7 @@ from palate.recipe import PPORecipe
 from palate.rewards.learned import Normalization
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import at, finish_run, floats, per_token
+from palate.stages.common import at, finish_run, floats
 from palate.stages.rollouts import (
     Actors,
     Scored,
@@ -54,7 +54,7 @@ def train(recipe: PPORecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     actors = load_actors(recipe, run)
     policy, chat = actors.policy.model, actors.policy.chat
-    value_model = load_value_model(recipe, actors)
+    value_model = load_value_model(recipe, actors, run)
     text = load_pretraining(recipe, actors, run)
     engine = LocalEngine(policy, chat)
     updates = recipe.epochs * recipe.minibatches
@@ -230,10 +230,13 @@ def pretraining_gradient(policy: LanguageModel, text: Sequences, coef: float, ma
     return {"policy/pretraining_loss": float(sum(parts))}
 
 
-def load_value_model(recipe: PPORecipe, actors: Actors) -> ScalarModel:
+def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel:
     """Started from the reward model, in its normalised units."""
     name = recipe.value_model or actors.rewards.learned[0].loaded.name
-    value_model = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed).model
+    loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed)
+    if loaded.chat.fingerprint != actors.policy.chat.fingerprint:
+        run.note(f"value model: {name} has another chat template than the policy; it learns the policy's")
+    value_model = loaded.model
     normalization = Normalization.read(locate(name))
     value_model.rescale(normalization.mean, normalization.scale)
     value_model.freeze(min(recipe.frozen_layers, value_model.model.shape.num_layers))

@@ -39,13 +39,15 @@ from palate.records import Ranking
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, prepare, say_left_out
+from palate.stages.common import finish_run, floats, prepare, say_chat, say_left_out
 from palate.stages.comparisons import Responses, comparable, prepare_responses, without_ties
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:
     """Train a reward model on rankings, normalise it and write it to ``run``."""
-    loaded = load_scalar_model(recipe.model, precision=recipe.precision, seed=recipe.seed)
+    loaded = load_scalar_model(
+        recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, seed=recipe.seed
+    )
     model, chat = loaded.model, loaded.chat
     prepare(model, recipe)
 
@@ -70,6 +72,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         of=len(rankings),
         max_left_out=recipe.max_left_out,
     )
+    say_chat(run, chat, (ranking.prompt for ranking in rankings))
     with showing("frozen layers") as show:
         trunk = model.trunk(train_set.sequences, show=show)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from palate.corpus import read_prompts
 from palate.errors import ModelError, TrainingError
-from palate.lm.batch import Sequences
+from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1, k3
@@ -26,7 +26,7 @@ from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.rollout.engine import Responses, Rollout, RolloutEngine
 from palate.run.directory import Run
-from palate.stages.common import per_token, prepare, prompts_with_room
+from palate.stages.common import prepare, prompts_with_room
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token: fp32 stays below 1e-4; bf16 products round differently for different batches."""
@@ -76,9 +76,9 @@ class Actors:
 
 def load_actors(recipe: RLRecipe, run: Run) -> Actors:
     """Policy, a frozen copy of it, the rewards and the prompts; the trunk in memory once."""
-    policy = load_language_model(recipe.model, precision=recipe.precision)
+    policy = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     prepare(policy.model, recipe)
-    reference = load_language_model(recipe.model, precision=recipe.precision).model
+    reference = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision).model
     rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens)
     for other in (reference, *(source.model for source in rewards.learned)):
         other.freeze(min(recipe.frozen_layers, other.model.shape.num_layers))
@@ -86,6 +86,11 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
         other.freeze_all()
     if any(source.loaded.chat.tokenizer.get_vocab() != policy.chat.tokenizer.get_vocab() for source in rewards.learned):
         raise ModelError("the reward model has another vocabulary than the policy: train it from the same base model")
+    if strangers := [source.loaded.name for source in rewards.learned if not source.reads_like(policy.chat)]:
+        raise ModelError(
+            f"the reward model {strangers[0]} was trained with another chat template than the policy's, whose "
+            "tokens it is to score: give both the same chat_template, and train the reward model again"
+        )
     data = read_prompts(recipe.prompts)
     reward_weights = {source.loaded.name: source.loaded.weights for source in rewards.learned}
     run.add_inputs({"prompts": data.files, "model": policy.weights, "rewards": reward_weights})

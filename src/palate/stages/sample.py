@@ -24,7 +24,7 @@ PROMPTS_PER_STEP = 32
 
 def train(recipe: SampleRecipe, run: Run) -> None:
     """Write ``candidates.jsonl``, one line per prompt."""
-    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     data = read_prompts(recipe.prompts)
     run.add_inputs({"prompts": data.files, "model": loaded.weights})
     prompts = prompts_with_room(

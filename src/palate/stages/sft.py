@@ -24,12 +24,12 @@ from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, plan, prepare, say_left_out
+from palate.stages.common import finish_run, floats, plan, prepare, say_chat, say_left_out
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:
     """Fine-tune ``recipe.model`` on demonstrations and write it to ``run``."""
-    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     model, chat = loaded.model, loaded.chat
     prepare(model, recipe)
 
@@ -45,6 +45,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
         of=len(data.records),
         max_left_out=recipe.max_left_out,
     )
+    say_chat(run, chat, (item.prompt for item in data.records))
     sequences = train_set.sequences.to(model.device)
     with showing("frozen layers") as show:
         trunk = model.trunk(sequences, show=show)

@@ -1,1 +1,4 @@
-"""The web app in which people give, check and use their preferences."""
+"""The web app in which people give, check and use their preferences.
+
+`app` and `serve` put the rooms together: `overview -> labeling -> training`, `chat` apart, all of them on `web`.
+"""

@@ -20,32 +20,32 @@ from starlette.types import Receive, Scope, Send
 
 import palate
 from palate.errors import ConflictError, ForbiddenError, NotFoundError, PalateError, TooManyError
-from palate.studio.access import ANYONE, Db, SignInNeeded, allow, guard, roles_of
-from palate.studio.rendering import STATIC, page, wants_json
-from palate.studio.security import SecurityHeaders
-from palate.studio.workspace import Workspace
+from palate.studio.web.access import ANYONE, Db, SignInNeeded, allow, guard, roles_of
+from palate.studio.web.rendering import STATIC, page, wants_json
+from palate.studio.web.security import SecurityHeaders
+from palate.studio.web.workspace import Workspace
 
 ROUTERS = (
-    "entry",
-    "label",
-    "tasks",
-    "guidelines",
-    "chat",
-    "tokens",
-    "openai_api",
-    "arena",
-    "labelers",
-    "screening",
-    "review",
-    "agreement",
-    "exports",
-    "dashboard",
-    "log",
-    "description",
-    "start",
-    "batches",
-    "runs",
-    "rounds",
+    "web.entry",
+    "labeling.label",
+    "labeling.tasks",
+    "labeling.guidelines",
+    "chat.talking",
+    "web.tokens",
+    "chat.openai_api",
+    "overview.arena",
+    "labeling.people",
+    "labeling.screening",
+    "labeling.review",
+    "labeling.agreement",
+    "labeling.exports",
+    "overview.dashboard",
+    "labeling.log",
+    "web.description",
+    "overview.start",
+    "labeling.batches",
+    "training.runs",
+    "training.rounds",
 )
 """Modules of this package with a ``router``; one with ``start`` and ``stop`` has something running beside it."""
 
@@ -165,6 +165,6 @@ def _handle_errors(app: FastAPI) -> None:
 def _error(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     if wants_json(request):
         return JSONResponse({"error": message}, status_code=status, headers=headers)
-    response = page(request, "error.html", status=status, code=status, message=message)
+    response = page(request, "web/error.html", status=status, code=status, message=message)
     response.headers.update(headers or {})
     return response

@@ -54,7 +54,7 @@ def test_upgrading_again_changes_nothing(store: Store) -> None:
 
 
 def test_two_processes_may_upgrade_at_once(empty_url: str) -> None:
-    script = "import sys; from palate.feedback.store import Store; input(); Store(sys.argv[1]).upgrade()"
+    script = "import sys; from palate.feedback.store.database import Store; input(); Store(sys.argv[1]).upgrade()"
     processes = [
         subprocess.Popen([sys.executable, "-c", script, empty_url], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2)
@@ -190,7 +190,7 @@ def test_sqlite_writers_stand_in_line(sqlite_world: World) -> None:
 
 
 def test_the_line_is_not_endless(sqlite_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palate.feedback.store.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("palate.feedback.store.database.BUSY_SECONDS", 0.01)
     store = sqlite_world.store
     with store.write(), pytest.raises(TooManyError, match="busy"), store.write():
         pass

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from palate.corpus.export import demonstrations, pairs, whole
+from palate.corpus.export import demonstration_formats, pair_formats, ranking_formats
 from palate.corpus.export.parts import Comparison, Exported, Exporter, in_comparisons, in_pairs, model_of
 from palate.corpus.formats import Item
 from palate.corpus.rejections import Unusable
@@ -89,107 +89,123 @@ def _each(exporter: Exporter) -> Callable[[], Exporter]:
 
 
 def _trl(write: Callable[[Comparison], Exported]) -> Callable[[], Exporter]:
-    return lambda: pairs.EvenMargins(write)
+    return lambda: pair_formats.EvenMargins(write)
 
 
 _ALL = (
     Target("palate", "our own records, with all they say", _each(_palate), frozenset(DETAILS), "palate"),
-    _target("trl-explicit", "prompt, chosen, rejected (margin): texts", _trl(pairs.trl_explicit), "strength"),
+    _target("trl-explicit", "prompt, chosen, rejected (margin): texts", _trl(pair_formats.trl_explicit), "strength"),
     _target(
         "trl-conversational",
         "prompt, chosen, rejected (margin): turns",
-        _trl(pairs.trl_conversational),
+        _trl(pair_formats.trl_conversational),
         "strength",
         "trl-explicit",
     ),
-    _target("trl-implicit", "chosen, rejected (margin): turns", _trl(pairs.trl_implicit), "strength"),
+    _target("trl-implicit", "chosen, rejected (margin): turns", _trl(pair_formats.trl_implicit), "strength"),
     _target(
         "trl-implicit-text",
         "chosen, rejected (margin): texts",
-        _trl(pairs.trl_implicit_text),
+        _trl(pair_formats.trl_implicit_text),
         "strength",
         "trl-implicit",
     ),
-    _target("trl-kto", "prompt, completion, label: turns", _each(pairs.in_thumbs(pairs.trl_kto)), "ratings"),
+    _target(
+        "trl-kto", "prompt, completion, label: turns", _each(pair_formats.in_thumbs(pair_formats.trl_kto)), "ratings"
+    ),
     _target(
         "trl-kto-text",
         "prompt, completion, label: texts",
-        _each(pairs.in_thumbs(pairs.trl_kto_text)),
+        _each(pair_formats.in_thumbs(pair_formats.trl_kto_text)),
         "ratings",
         "trl-kto",
     ),
     _target(
         "trl-prompt-completion",
         "prompt, completion: turns",
-        _each(demonstrations.trl_prompt_completion),
+        _each(demonstration_formats.trl_prompt_completion),
         read_as="prompt-response",
     ),
     _target(
         "trl-prompt-completion-text",
         "prompt, completion: texts",
-        _each(demonstrations.trl_prompt_completion_text),
+        _each(demonstration_formats.trl_prompt_completion_text),
         read_as="prompt-response",
     ),
     Target(
         "messages",
         "messages [{role, content}]; also TRL's",
-        _each(demonstrations.messages),
+        _each(demonstration_formats.messages),
         frozenset({"speakers' names"}),
         "messages",
     ),
-    _target("sharegpt", "conversations [{from, value}]", _each(demonstrations.sharegpt)),
-    _target("alpaca", "instruction, input, output", _each(demonstrations.alpaca)),
-    _target("hh", 'chosen, rejected: transcripts "\\n\\nHuman: ..."', _each(in_pairs(pairs.hh))),
+    _target("sharegpt", "conversations [{from, value}]", _each(demonstration_formats.sharegpt)),
+    _target("alpaca", "instruction, input, output", _each(demonstration_formats.alpaca)),
+    _target("hh", 'chosen, rejected: transcripts "\\n\\nHuman: ..."', _each(in_pairs(pair_formats.hh))),
     _target(
-        "rankings", "prompt, responses [...], ranks [...]", _each(whole.rankings), "ratings strength labeler source"
+        "rankings",
+        "prompt, responses [...], ranks [...]",
+        _each(ranking_formats.rankings),
+        "ratings strength labeler source",
     ),
-    _target("oasst", "message trees with ranks, a message a row", _each(whole.oasst), "ratings flags author model"),
+    _target(
+        "oasst", "message trees with ranks, a message a row", _each(ranking_formats.oasst), "ratings flags author model"
+    ),
     _target(
         "ultrafeedback",
         "instruction, completions [{response, model, overall_score}]",
-        _each(whole.ultrafeedback),
+        _each(ranking_formats.ultrafeedback),
         "ratings model",
     ),
     _target(
         "ultrafeedback-binarized",
         "prompt, chosen, rejected, score_chosen, score_rejected",
-        _each(in_pairs(pairs.ultrafeedback_binarized)),
+        _each(in_pairs(pair_formats.ultrafeedback_binarized)),
         "ratings",
         "trl-explicit",
     ),
-    _target("helpsteer2", "prompt, response, helpfulness", whole.HelpSteer2, "ratings"),
+    _target("helpsteer2", "prompt, response, helpfulness", ranking_formats.HelpSteer2, "ratings"),
     _target(
         "helpsteer2-preference",
         "prompt, response_1, response_2, preference_strength",
-        _each(in_comparisons(pairs.helpsteer2_preference)),
+        _each(in_comparisons(pair_formats.helpsteer2_preference)),
         "strength",
         "helpsteer2",
     ),
-    _target("shp", "history, human_ref_A, human_ref_B, labels", _each(in_comparisons(pairs.shp))),
+    _target("shp", "history, human_ref_A, human_ref_B, labels", _each(in_comparisons(pair_formats.shp))),
     _target(
-        "webgpt", "question, answer_0, answer_1, score_0, score_1", _each(in_comparisons(pairs.webgpt)), "strength"
+        "webgpt",
+        "question, answer_0, answer_1, score_0, score_1",
+        _each(in_comparisons(pair_formats.webgpt)),
+        "strength",
     ),
     _target(
         "stiennon",
         "info, summaries [{text, policy}], choice, worker",
-        _each(in_comparisons(pairs.stiennon)),
+        _each(in_comparisons(pair_formats.stiennon)),
         "labeler model",
     ),
     _target(
         "arena",
         "model_a, model_b, winner, judge, conversation_a, conversation_b",
-        _each(in_comparisons(pairs.arena)),
+        _each(in_comparisons(pair_formats.arena)),
         "labeler model",
     ),
-    _target("argilla", "fields, responses [{values {ranking [{value, rank}]}}]", _each(whole.argilla), "labeler"),
+    _target(
+        "argilla", "fields, responses [{values {ranking [{value, rank}]}}]", _each(ranking_formats.argilla), "labeler"
+    ),
     _target(
         "label-studio",
         "data {prompt, items}, annotations [{result [ranker]}]",
-        _each(whole.label_studio),
+        _each(ranking_formats.label_studio),
         "labeler seconds",
     ),
     _target(
-        "csv", "a table: prompt | prompt, response | prompt, chosen, rejected", _each(pairs.csv), "strength", "auto"
+        "csv",
+        "a table: prompt | prompt, response | prompt, chosen, rejected",
+        _each(pair_formats.csv),
+        "strength",
+        "auto",
     ),
 )
 EXPORTERS: Mapping[str, Target] = {target.name: target for target in _ALL}

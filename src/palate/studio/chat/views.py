@@ -1,0 +1,164 @@
+"""What the chat's pages and its API say of conversations.
+
+While two answers wait to be chosen from, they stand in the order in which they are shown, without the names of models;
+nothing else in them tells which is which.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from palate.feedback.chat import conversations, exchanges, reactions
+from palate.feedback.chat.conversations import ChatSettings, Turn
+from palate.feedback.store import policies
+from palate.feedback.store.tables import ChatMessage, Conversation, Judgement, User
+from palate.studio.web.rendering import safe_html
+
+State = Literal["streaming", "done", "stopped", "failed"]
+
+
+class ModelOut(BaseModel):
+    """A model that can be talked to."""
+
+    id: str
+    name: str
+
+
+class ConversationLine(BaseModel):
+    """A conversation in the list."""
+
+    id: str
+    title: str
+    updated_at: float
+
+
+class Reaction(BaseModel):
+    """What the owner said about an answer."""
+
+    thumb: Literal["up", "down"] | None = None
+    reasons: list[str] = []
+    comment: str = ""
+    verdict: Literal["better", "worse", "same"] | None = None
+    edited: bool = False
+
+
+class AnswerOut(BaseModel):
+    """One variant at one position: ``html`` of answers that are finished.
+
+    ``yours`` are the owner's own words, and ``model`` is not told in two-answer mode.
+    """
+
+    id: str
+    state: State
+    text: str
+    html: str
+    chosen: bool
+    yours: bool
+    model: str | None
+    can_judge: bool
+    can_compare: bool
+    reaction: Reaction
+
+
+class TurnOut(BaseModel):
+    """What stands at one position; ``pair`` says that two answers wait to be chosen from."""
+
+    position: int
+    role: Literal["user", "assistant"]
+    pair: bool
+    variants: list[AnswerOut]
+
+
+class ConversationOut(BaseModel):
+    """A conversation with everything in it."""
+
+    id: str
+    title: str
+    model_id: str
+    settings: ChatSettings
+    updated_at: float
+    turns: list[TurnOut]
+
+
+def line_of(conversation: Conversation) -> ConversationLine:
+    """For the list."""
+    return ConversationLine(id=conversation.id, title=conversation.title, updated_at=conversation.updated_at)
+
+
+def view_of(session: Session, user: User, conversation: Conversation) -> ConversationOut:
+    """As its owner sees it."""
+    settings = conversations.settings_of(conversation)
+    so_far = conversations.turns(session, conversation)
+    said = _by_message(reactions.said_about(session, user, [each.id for turn in so_far for each in turn.variants]))
+    names = {} if settings.two_answers else {model.path: model.name for model in policies.policies(session)}
+    return ConversationOut(
+        id=conversation.id,
+        title=conversation.title,
+        model_id=conversation.model_id,
+        settings=settings,
+        updated_at=conversation.updated_at,
+        turns=[_turn(so_far, turn, said, names) for turn in so_far],
+    )
+
+
+def _turn(so_far: Sequence[Turn], turn: Turn, said: Mapping[str, list[Judgement]], names: Mapping[str, str]) -> TurnOut:
+    waiting = [turn.pair[index] for index in exchanges.shown(turn.pair)]
+    compared = {} if waiting else {each.id: reactions.earlier(so_far, each) is not None for each in turn.variants}
+    return TurnOut(
+        position=turn.position,
+        role="user" if turn.variants[0].role == "user" else "assistant",
+        pair=bool(waiting),
+        variants=[
+            _answer(each, said[each.id], {} if waiting else names, can_compare=compared.get(each.id, False))
+            for each in waiting or turn.variants
+        ],
+    )
+
+
+def _answer(
+    message: ChatMessage, said: Sequence[Judgement], names: Mapping[str, str], *, can_compare: bool
+) -> AnswerOut:
+    is_answer = message.role == "assistant"
+    finished = is_answer and message.state in ("done", "stopped")
+    drawn_by = (message.provenance or {}).get("model", "")
+    return AnswerOut.model_validate(
+        {
+            "id": message.id,
+            "state": message.state,
+            "text": message.content,
+            "html": safe_html(message.content) if finished else "",
+            "chosen": message.is_chosen,
+            "yours": message.provenance is None,
+            "model": names.get(drawn_by),
+            "can_judge": is_answer and reactions.is_judged(message),
+            "can_compare": can_compare,
+            "reaction": _reaction(said),
+        }
+    )
+
+
+def _reaction(said: Sequence[Judgement]) -> Reaction:
+    found = Reaction()
+    for line in said:
+        if line.kind == "thumb":
+            found.thumb = "up" if line.record["ratings"] == [7] else "down"
+            found.reasons = list((line.record.get("flags") or [[]])[0])
+            found.comment = line.comment
+        elif line.kind == "edit":
+            found.edited = True
+        elif line.quality["how"] == reactions.DRAWN_AGAIN:
+            before, this = line.record["ranks"]
+            found.verdict = "same" if before == this else "better" if this < before else "worse"
+    return found
+
+
+def _by_message(lines: Sequence[Judgement]) -> Mapping[str, list[Judgement]]:
+    found: defaultdict[str, list[Judgement]] = defaultdict(list)
+    for line in lines:
+        found[line.message_id or ""].append(line)
+    return found

@@ -1,0 +1,251 @@
+"""The process that holds the models: JSON lines in, JSON lines out (`wire.py`).
+
+A model never runs in the web process, so pages are served while tokens are computed, and a crash costs the generations
+under way and nothing else. Everything is computed in one thread. The generations under way take turns, one token a
+turn; one that draws several responses gets a token of one of them in its turn. Loading a model and reading a prompt are
+done in one go, and the others wait meanwhile.
+
+Left out: keeping a conversation's keys and values between its turns, and decoding different requests in one batch.
+
+The worker ends when its standard input does, so it never outlives the process that started it, however that one ended.
+
+Run it: `python -m palate.studio.chat.worker --models 2`, then for example
+`{"op": "generate", "id": "1", "model": "tiny", "prompt": {"messages": [{"role": "user", "content": "Hi"}]}}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import BinaryIO
+
+from pydantic import ValidationError
+
+from palate.errors import PalateError
+from palate.lm import zoo
+from palate.lm.model import LanguageModel
+from palate.recipe import Sampling
+from palate.records import Provenance, Response
+from palate.rollout import stream as streaming
+from palate.studio.chat import wire
+
+GRACE_SECONDS = 3.0
+"""Once the input has ended, a computation that takes longer than this is cut off."""
+
+Stamp = tuple[tuple[int, int], ...]
+Model = zoo.Loaded[LanguageModel]
+
+
+class Models:
+    """The models used last, at most ``limit``; a generation under way keeps its own until it ends.
+
+    A directory that has been written anew since is loaded anew.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._kept: OrderedDict[str, tuple[Stamp, Model]] = OrderedDict()
+
+    def get(self, name: str) -> Model:
+        """The model, loaded if need be.
+
+        Raises:
+            ModelError: there is none, or it cannot be used.
+        """
+        stamp = _stamp(name)
+        if name in self._kept and self._kept[name][0] != stamp:
+            self.forget(name)
+        if name not in self._kept:
+            while len(self._kept) >= self.limit:  # before loading: memory for one more may not be there
+                self._kept.popitem(last=False)
+            self._kept[name] = stamp, zoo.load_language_model(name)
+        self._kept.move_to_end(name)
+        return self._kept[name][1]
+
+    def forget(self, name: str) -> None:
+        """Give its memory back."""
+        self._kept.pop(name, None)
+
+
+def _stamp(name: str) -> Stamp:
+    """Changes when a model's directory is written anew; empty for what is no path."""
+    if not Path(name).exists():
+        return ()
+    stats = [path.stat() for path in zoo.weight_files(zoo.locate(name))]
+    return tuple((stat.st_mtime_ns, stat.st_ino) for stat in stats)
+
+
+class Worker:
+    """Answers requests, one token at a time.
+
+    Args:
+        out: where events are written.
+        max_models: kept loaded.
+    """
+
+    def __init__(self, out: BinaryIO, *, max_models: int) -> None:
+        self.out = out
+        self.models = Models(max_models)
+        self.active: deque[tuple[str, Iterator[wire.Event]]] = deque()
+
+    def run(self, lines: SimpleQueue[bytes | None]) -> None:
+        """Until ``lines`` gives None."""
+        while (line := self._next(lines)) is not None:
+            if line:
+                self.handle(line)
+            elif self.active:
+                self.turn()
+
+    def _next(self, lines: SimpleQueue[bytes | None]) -> bytes | None:
+        """The next request; empty if there is none and there are generations to go on with."""
+        try:
+            return lines.get(block=not self.active)
+        except Empty:
+            return b""
+
+    def handle(self, line: bytes) -> None:
+        """Do what the request says, or put it in the row of those that take turns."""
+        try:
+            request = wire.REQUEST.validate_json(line)
+        except ValidationError as error:
+            self.send(_failed(_id_in(line), error))
+            return
+        if isinstance(request, wire.Cancel):
+            self._cancel(request.id)
+        else:
+            self.active.append((request.id, self._events(request)))
+
+    def turn(self) -> None:
+        """One step of the first in the row, which then goes to its end."""
+        id, events = self.active.popleft()
+        try:
+            event = next(events, None)
+        except Exception as error:
+            if not isinstance(error, PalateError):
+                traceback.print_exc()
+            self.send(_failed(id, error))
+            return
+        if event is None:
+            return
+        self.active.append((id, events))
+        if not isinstance(event, wire.Piece) or event.text:
+            self.send(event)
+
+    def send(self, event: wire.Event) -> None:
+        """Write it at once."""
+        self.out.write(wire.line(event))
+        self.out.flush()
+
+    def _cancel(self, id: str) -> None:
+        ended = [events for other, events in self.active if other == id]
+        self.active = deque((other, events) for other, events in self.active if other != id)
+        if ended:
+            self.send(wire.Cancelled(id=id))
+
+    def _events(self, request: wire.Load | wire.Unload | wire.Generate) -> Iterator[wire.Event]:
+        if isinstance(request, wire.Unload):
+            self.models.forget(request.model)
+            yield wire.Unloaded(id=request.id, model=request.model)
+            return
+        loaded = self.models.get(request.model)
+        if isinstance(request, wire.Load):
+            yield wire.Loaded(id=request.id, model=request.model, weights=loaded.weights)
+        else:
+            yield from _generation(loaded, request)
+
+
+def _generation(loaded: Model, request: wire.Generate) -> Iterator[wire.Event]:
+    """One event a token, and one for each end."""
+    greedy = request.sampling.temperature == 0
+    settings = request.sampling.model_dump(exclude={"temperature"} if greedy else set())
+    events = streaming.stream(
+        loaded.model,
+        loaded.chat,
+        request.prompt,
+        Sampling(**settings, num_slots=request.num_responses),
+        key=(request.seed, "sample"),  # as the stage `sample` draws: its provenance says the same
+        sample_index=request.sample_index,
+        num_responses=request.num_responses,
+        greedy=greedy,
+    )
+    for event in events:
+        if isinstance(event, streaming.Piece):
+            yield wire.Piece(id=request.id, index=event.index, text=event.text)
+        else:
+            yield _done(loaded, request, event)
+
+
+def _done(loaded: Model, request: wire.Generate, finished: streaming.Finished) -> wire.Done:
+    provenance = Provenance(
+        model=loaded.name,
+        checkpoint=loaded.weights,
+        temperature=request.sampling.temperature,
+        max_new_tokens=request.sampling.max_new_tokens,
+        seed=request.seed,
+        sample_index=request.sample_index + finished.index,
+        logprob=finished.logprob,
+        ended=finished.finish_reason == "stop",
+    )
+    return wire.Done(
+        id=request.id,
+        index=finished.index,
+        response=Response(text=finished.text, provenance=provenance),
+        finish_reason=finished.finish_reason,
+        prompt_tokens=finished.prompt_tokens,
+        response_tokens=finished.response_tokens,
+    )
+
+
+def _failed(id: str, error: Exception) -> wire.Failed:
+    text = str(error)
+    if isinstance(error, ValidationError):
+        text = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+    return wire.Failed(id=id, kind=type(error).__name__, message=" ".join(text.split()))
+
+
+def _id_in(line: bytes) -> str:
+    """The id of a request that cannot be understood; empty if there is none."""
+    with contextlib.suppress(ValueError):
+        request = json.loads(line)
+        if isinstance(request, dict) and isinstance(request.get("id"), str):
+            return str(request["id"])
+    return ""
+
+
+def _read(source: BinaryIO, lines: SimpleQueue[bytes | None]) -> None:
+    """In a thread: pass on what comes; at the end of the input let the worker end, then end it."""
+    for line in source:
+        lines.put(line)
+    lines.put(None)
+    time.sleep(GRACE_SECONDS)
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve standard input and output; what libraries print goes to standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m palate.studio.chat.worker", description="Holds models; JSON lines."
+    )
+    parser.add_argument("--models", type=int, default=2, metavar="N", help="models kept loaded (default 2)")
+    max_models = parser.parse_args().models
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    lines: SimpleQueue[bytes | None] = SimpleQueue()
+    threading.Thread(target=_read, args=(sys.stdin.buffer, lines), daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):
+        Worker(out, max_models=max_models).run(lines)
+    os._exit(0)  # at once: a usual exit would wait for the thread that reads
+
+
+if __name__ == "__main__":
+    main()

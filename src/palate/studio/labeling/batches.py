@@ -1,0 +1,440 @@
+"""Batches: made of sampled responses, of prompts to be answered by people, or of a file; watched, paused, reordered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from palate.errors import ConflictError, NotFoundError
+from palate.feedback.store import people, policies, rounds
+from palate.feedback.store.rounds import BatchView
+from palate.feedback.store.tables import Batch, Item, PromptRow, Task, User
+from palate.feedback.tasks import batches as material
+from palate.feedback.tasks import importing, proposing
+from palate.feedback.tasks.batches import BatchPlan
+from palate.feedback.tasks.importing import Imported
+from palate.feedback.tasks.judgements import FLAGS
+from palate.records import Prompt
+from palate.studio.training import jobs, plans, recipebook
+from palate.studio.training.runs import RunOut, run_out
+from palate.studio.web.access import ADMINS, RESEARCHERS, Db, Home, Person, allow
+from palate.studio.web.rendering import page
+from palate.studio.web.uploads import MOST_BYTES, form_of, received
+from palate.studio.web.workspace import Workspace
+
+router = APIRouter()
+
+PAGE = 50
+Start = Annotated[int, Field(ge=0, le=10**9)]
+KINDS = {
+    "ranking": "Rank several answers",
+    "pair": "Choose between two answers",
+    "demonstration": "Write an answer",
+    "arena": "Blind comparison of two models",
+}
+
+
+class BatchIn(BaseModel):
+    """What every batch has; ``name`` is what labelers see."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    kind: Literal["ranking", "pair", "demonstration"] = "ranking"
+    overlap: Annotated[int, Field(ge=1, le=50)] = 1
+    per_labeler: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    lease_minutes: Annotated[float, Field(ge=1, le=1440)] = 30.0
+    ratings: bool = True
+    flags: Annotated[list[str], Field(max_length=len(FLAGS))] = list(FLAGS)
+
+
+class SampledIn(BatchIn):
+    """Prompts without answers, answered by a model. Without ``model_id`` it is the round's own model."""
+
+    num_prompts: Annotated[int, Field(ge=1, le=10_000)]
+    responses_per_prompt: Annotated[int, Field(ge=2, le=9)] = 4
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7
+    max_new_tokens: Annotated[int, Field(ge=1, le=2048)] = 48
+    model_id: str | None = None
+
+
+class DemonstrationsIn(BatchIn):
+    """Prompts that nobody was asked to answer yet."""
+
+    kind: Literal["demonstration"] = "demonstration"
+    num_prompts: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class FileIn(BatchIn):
+    """A file of candidates or rankings; with a threshold its ranks are the known answers of a screening test."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class StateIn(BaseModel):
+    """What becomes of a batch; a closed one may be opened again."""
+
+    state: Literal["open", "paused", "closed"]
+
+
+class BatchOut(BaseModel):
+    """A batch and how far it is: ``done`` of ``wanted`` judgements; ``covered`` items have at least one."""
+
+    id: str
+    name: str
+    kind: str
+    state: str
+    overlap: int
+    per_labeler: int | None
+    is_screening: bool
+    round_number: int | None
+    created_at: float
+    items: int
+    done: int
+    wanted: int
+    covered: int
+
+
+class ItemOut(BaseModel):
+    """One item: its prompt's last turn, and how many people have done, skipped or are at work on it."""
+
+    id: str
+    prompt: str
+    responses: int
+    priority: float
+    done: int
+    in_hand: int
+    skipped: int
+
+
+class FileOut(BaseModel):
+    """What came of a file."""
+
+    id: str
+    added: int
+    rejected: list[dict[str, Any]]
+
+
+@router.get("/batches", include_in_schema=False)
+@allow(RESEARCHERS)
+def batches_page(request: Request, store: Db) -> HTMLResponse:
+    """All batches, the newest first."""
+    with store.read() as session:
+        views = _views(session)
+    return page(request, "labeling/batches.html", views=views, kinds=KINDS)
+
+
+@router.get("/batches/new", include_in_schema=False)
+@allow(RESEARCHERS)
+def new_page(
+    request: Request, store: Db, home: Home, source: Literal["", "sampled", "people", "file"] = ""
+) -> HTMLResponse:
+    """Three ways to make a batch, and the form of one."""
+    with store.read() as session:
+        models, round_ = policies.policies(session), rounds.current(session)
+        prompts = session.scalar(select(func.count()).select_from(PromptRow)) or 0
+        unanswered, unasked = plans.count_unanswered(session), len(_unasked(session))
+    return page(
+        request,
+        "labeling/batches_new.html",
+        source=source,
+        models=models,
+        policy_id=round_.policy_id if round_ else None,
+        prompts=prompts,
+        unanswered=unanswered,
+        unasked=unasked,
+        flags=FLAGS,
+        sampling=sampling_defaults(home),
+        megabytes=home.settings.upload_megabytes,
+    )
+
+
+@router.get("/batches/{batch_id}", include_in_schema=False)
+@allow(RESEARCHERS)
+def batch_page(request: Request, store: Db, batch_id: str, start: Start = 0) -> HTMLResponse:
+    """One batch and its items."""
+    with store.read() as session:
+        batch = batch_of(session, batch_id)
+        view = rounds.batch_view(session, batch)
+        items = _items(session, batch, start)
+        rewards = plans.newest_reward_models(session) if batch.kind != "demonstration" else []
+    return page(
+        request,
+        "labeling/batch.html",
+        batch=batch,
+        view=view,
+        items=items,
+        start=start,
+        size=PAGE,
+        rewards=rewards,
+        kinds=KINDS,
+        flags=FLAGS,
+    )
+
+
+@router.get("/api/batches", tags=["batches"], summary="All batches, the newest first")
+@allow(RESEARCHERS)
+def list_batches(store: Db) -> list[BatchOut]:
+    """With how far each is."""
+    with store.read() as session:
+        return [_out(view) for view in _views(session)]
+
+
+@router.post("/api/batches/sampled", tags=["batches"], summary="Sample answers to be judged", status_code=201)
+@allow(ADMINS)
+def make_sampled(store: Db, home: Home, person: Person, new: SampledIn) -> RunOut:
+    """A job: the batch is there when it has ended."""
+    if new.kind == "demonstration" or (new.kind == "pair" and new.responses_per_prompt != 2):
+        raise ConflictError("pairs are made of two answers, and demonstrations of none")
+    with store.write() as session:
+        round_ = rounds.current_or_first(session, home.settings.model)
+        model = plans.model_of(session, new.model_id or round_.policy_id or "", "policy")
+        prompts = plans.unanswered(session, limit=new.num_prompts)
+    if not prompts:
+        raise ConflictError("every prompt has answers already: import more prompts first")
+    plan = plans.plan_sampling(
+        home,
+        model,
+        prompts,
+        settings={
+            "responses_per_prompt": new.responses_per_prompt,
+            "sampling": {"temperature": new.temperature, "max_new_tokens": new.max_new_tokens},
+        },
+        then={"batch": _plan_of(new)},
+        round_number=round_.number,
+    )
+    with store.write() as session:
+        job = jobs.enqueue(session, home, plan, by=session.get_one(User, person.id))
+    return run_out(home, job)
+
+
+@router.post("/api/batches/demonstrations", tags=["batches"], summary="Ask people for answers", status_code=201)
+@allow(RESEARCHERS)
+def make_demonstrations(store: Db, person: Person, home: Home, new: DemonstrationsIn) -> BatchOut:
+    """Of prompts that are in no such batch yet, the oldest first."""
+    with store.write() as session:
+        ids = _unasked(session)[: new.num_prompts]
+        if not ids:
+            raise ConflictError("people were asked about every prompt already: import more prompts first")
+        batch = _create(session, home, person, new)
+        for prompt_id in ids:
+            material.add_item(session, batch, prompt_id)
+        return _out(rounds.batch_view(session, batch))
+
+
+@router.post(
+    "/api/batches/file",
+    tags=["batches"],
+    summary="Make a batch of a file of candidates or rankings",
+    status_code=201,
+    max_body_size=MOST_BYTES,
+    openapi_extra=form_of(
+        name={"type": "string"},
+        kind={"type": "string", "enum": ["ranking", "pair", "demonstration"]},
+        overlap={"type": "integer"},
+        threshold={"type": "number", "description": "Makes it a screening test whose known answers are the ranks."},
+    ),
+)
+@allow(RESEARCHERS)
+async def make_from_file(request: Request, home: Home, person: Person) -> FileOut:
+    """In any format that Palate reads; rows that do not fit are counted."""
+    async with received(request, home) as got:
+        return await run_in_threadpool(_from_file, home, person, got.path, got.fields)
+
+
+@router.get("/api/batches/{batch_id}", tags=["batches"], summary="One batch")
+@allow(RESEARCHERS)
+def get_batch(store: Db, batch_id: str) -> BatchOut:
+    """With how far it is."""
+    with store.read() as session:
+        return _out(rounds.batch_view(session, batch_of(session, batch_id)))
+
+
+@router.get("/api/batches/{batch_id}/items", tags=["batches"], summary="Items of a batch, in their order of priority")
+@allow(RESEARCHERS)
+def list_items(store: Db, batch_id: str, start: Start = 0) -> list[ItemOut]:
+    """Fifty from ``start`` on."""
+    with store.read() as session:
+        return _items(session, batch_of(session, batch_id), start)
+
+
+@router.post("/api/batches/{batch_id}/state", tags=["batches"], summary="Pause, close or open a batch")
+@allow(RESEARCHERS)
+def change_state(store: Db, person: Person, batch_id: str, change: StateIn) -> BatchOut:
+    """Of a batch that is not open nothing is handed out; what somebody has in hand may still be handed in."""
+    with store.write() as session:
+        batch = batch_of(session, batch_id)
+        if batch.kind == "arena":
+            raise ConflictError("an arena is opened and closed on its own page")
+        batch.state = change.state
+        people.record(session, person.id, f"{change.state} a batch", name=batch.name)
+        return _out(rounds.batch_view(session, batch))
+
+
+@router.post(
+    "/api/batches/{batch_id}/order",
+    tags=["batches"],
+    summary="Put first what the reward model is least sure of",
+    status_code=201,
+)
+@allow(ADMINS)
+def order_by_doubt(store: Db, home: Home, person: Person, batch_id: str) -> RunOut:
+    """A job that scores what nobody has judged; with several reward models, where they contradict each other."""
+    with store.read() as session:
+        batch = batch_of(session, batch_id)
+        rewards = plans.newest_reward_models(session)
+        candidates = [each for _, each in proposing.unlabelled(session, batch)]
+    if not rewards:
+        raise ConflictError("there is no reward model yet: train one first")
+    if not candidates:
+        raise ConflictError("every item of this batch is judged, or being judged")
+    then = {"do": "priorities", "batch_id": batch.id}
+    name = f"order {batch.name}"
+    plan = plans.plan_scoring(home, candidates, rewards, name=name, then=then, round_number=batch.round_number)
+    with store.write() as session:
+        job = jobs.enqueue(session, home, plan, by=session.get_one(User, person.id))
+    return run_out(home, job)
+
+
+def batch_of(session: Session, batch_id: str) -> Batch:
+    """A batch.
+
+    Raises:
+        NotFoundError: there is none with that id.
+    """
+    batch = session.get(Batch, batch_id)
+    if batch is None:
+        raise NotFoundError("no such batch")
+    return batch
+
+
+def sampling_defaults(home: Workspace) -> Mapping[str, Any]:
+    """What the workspace's recipe for sampling says, or else what we do."""
+    found = (recipe for recipe in recipebook.listing(home.recipes) if recipe.command == "sample")
+    tree = next(map(recipebook.tree_of, found), {})
+    fallback = SampledIn(name="x", num_prompts=1)
+    drawn = tree.get("sampling", {})
+    return {
+        "responses_per_prompt": tree.get("responses_per_prompt", fallback.responses_per_prompt),
+        "temperature": drawn.get("temperature", fallback.temperature),
+        "max_new_tokens": drawn.get("max_new_tokens", fallback.max_new_tokens),
+    }
+
+
+def _from_file(home: Workspace, person: User, path: Path, fields: Mapping[str, str]) -> FileOut:
+    new = _checked({key: value for key, value in fields.items() if value and key != "csrf"})
+    parsed = importing.parse_file(path)
+    with home.store.write() as session:
+        batch = _create(session, home, person, new, threshold=new.threshold)
+        found = importing.add_items(session, batch, parsed, source=path.name)
+        if not found.added:
+            raise ConflictError(f"nothing in {path.name} makes an item of this batch: {_why(found)}")
+    return FileOut(id=batch.id, added=found.added, rejected=[reason_out(each) for each in found.rejected])
+
+
+def _checked(fields: Mapping[str, str]) -> FileIn:
+    """The form's fields, which came as text, with the errors that FastAPI gives for its own."""
+    try:
+        return FileIn.model_validate(fields)
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
+
+
+def _create(session: Session, home: Workspace, person: User, new: BatchIn, *, threshold: float | None = None) -> Batch:
+    round_ = rounds.current_or_first(session, home.settings.model)
+    plan = BatchPlan(
+        **_plan_of(new), is_screening=threshold is not None, threshold=threshold, round_number=round_.number
+    )
+    return material.create_batch(session, plan, by=session.get_one(User, person.id))
+
+
+def _plan_of(new: BatchIn) -> dict[str, Any]:
+    """What a `BatchPlan` says of it."""
+    unknown = set(new.flags) - FLAGS.keys()
+    if unknown:
+        raise ConflictError(f"no such flag: {', '.join(sorted(unknown))}")
+    return {
+        "name": new.name.strip(),
+        "kind": new.kind,
+        "overlap": new.overlap,
+        "per_labeler": new.per_labeler,
+        "lease_seconds": new.lease_minutes * 60,
+        "settings": {} if new.kind == "demonstration" else {"ratings": new.ratings, "flags": new.flags},
+    }
+
+
+def _views(session: Session) -> list[BatchView]:
+    found = session.scalars(select(Batch).order_by(Batch.created_at.desc(), Batch.id))
+    return [rounds.batch_view(session, batch) for batch in found]
+
+
+def _unasked(session: Session) -> list[str]:
+    """Ids of prompts that are in no batch of demonstrations, the oldest first."""
+    asked = select(Item.prompt_id).join(Batch, Batch.id == Item.batch_id).where(Batch.kind == "demonstration")
+    rows = select(PromptRow.id).where(PromptRow.id.not_in(asked)).order_by(PromptRow.created_at, PromptRow.id)
+    return list(session.scalars(rows))
+
+
+def _items(session: Session, batch: Batch, start: int) -> list[ItemOut]:
+    wanted = select(Item, PromptRow.record).join(PromptRow, PromptRow.id == Item.prompt_id)
+    wanted = wanted.where(Item.batch_id == batch.id).order_by(Item.priority.desc(), Item.position)
+    rows = session.execute(wanted.offset(start).limit(PAGE)).all()
+    counts = _counts(session, [item.id for item, _ in rows])
+    return [
+        ItemOut(
+            id=item.id,
+            prompt=Prompt.model_validate(record).text,
+            responses=len(item.response_ids),
+            priority=item.priority,
+            done=counts.get((item.id, "submitted"), 0),
+            in_hand=counts.get((item.id, "leased"), 0),
+            skipped=counts.get((item.id, "skipped"), 0),
+        )
+        for item, record in rows
+    ]
+
+
+def _counts(session: Session, ids: Sequence[str]) -> dict[tuple[str, str], int]:
+    rows = session.execute(
+        select(Task.item_id, Task.state, func.count())
+        .where(Task.item_id.in_(ids), ~Task.is_surplus)
+        .group_by(Task.item_id, Task.state)
+    )
+    return {(item_id, state): count for item_id, state, count in rows}
+
+
+def _out(view: BatchView) -> BatchOut:
+    batch = view.batch
+    return BatchOut(
+        id=batch.id,
+        name=batch.name,
+        kind=batch.kind,
+        state=batch.state,
+        overlap=batch.overlap,
+        per_labeler=batch.per_labeler,
+        is_screening=batch.is_screening,
+        round_number=batch.round_number,
+        created_at=batch.created_at,
+        items=view.items,
+        done=view.done,
+        wanted=view.wanted,
+        covered=view.covered,
+    )
+
+
+def _why(found: Imported) -> str:
+    return "; ".join(f"{each.reason} ({each.count})" for each in found.rejected) or "it holds no records"
+
+
+def reason_out(each: importing.Reason) -> dict[str, Any]:
+    """A reason as JSON."""
+    return {"reason": each.reason, "count": each.count, "lines": list(each.lines)}

@@ -1,0 +1,34 @@
+// A file that made a batch: on to it, unless there is something to read first.
+
+import { call } from "../web/palate.js";
+
+document.querySelector("#from-file")?.addEventListener("sent", (event) => {
+  const made = event.detail;
+  if (!made.rejected.length) return window.location.assign(`/batches/${made.id}`);
+  const box = document.createElement("div");
+  box.className = "alert warn";
+  const said = document.createElement("p");
+  said.textContent = `${made.added} items were made; some rows were left out:`;
+  const list = document.createElement("ul");
+  for (const each of made.rejected) {
+    const line = document.createElement("li");
+    line.textContent = `${each.count}: ${each.reason}${each.lines.length ? ` (line ${each.lines.join(", ")})` : ""}`;
+    list.append(line);
+  }
+  const on = document.createElement("a");
+  on.href = `/batches/${made.id}`;
+  on.textContent = "Look at the batch";
+  box.append(said, list, on);
+  event.target.querySelector(".result").replaceChildren(box);
+});
+
+// progress of one batch
+const numbers = document.querySelector("[data-batch]");
+if (numbers) {
+  setInterval(async () => {
+    if (document.hidden) return;
+    const batch = await call("GET", `/api/batches/${numbers.dataset.batch}`).catch(() => null);
+    if (!batch) return;
+    for (const place of numbers.querySelectorAll("[data-count]")) place.textContent = batch[place.dataset.count].toLocaleString();
+  }, 3000);
+}

@@ -1,0 +1,86 @@
+"""What the process of a job runs: one command of `palate`, and a note of how it ended.
+
+    python -P -m palate.studio.training.launch RUN_DIRECTORY sft RECIPE.toml --out RUN_DIRECTORY
+
+``process.json`` in the run directory says which process it is from the beginning, and its exit status in the end. So
+the app knows both after it was itself restarted; a note without a status, and no such process, means that it was
+killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from palate import disk
+from palate.errors import PalateError
+from palate.studio.training import processes
+from palate.studio.training.processes import Process
+
+FILE = "process.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Which process it is, and its exit status if it has come to its end."""
+
+    process: Process
+    status: int | None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command, with the note before and after."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an app in a shell's background ignores what cancels jobs
+    directory, command = Path(argv[0]), argv[1:]
+    process = processes.find(os.getpid())
+    assert process is not None, "a process finds itself"
+    write_note(directory, Note(process, None))
+    status = 1  # of an error that nobody foresaw; its traceback is in the log
+    try:
+        status = run(command)
+    finally:
+        write_note(directory, Note(process, status))
+    return status
+
+
+def run(command: Sequence[str]) -> int:
+    """A command of the command line, or ``score``, which only the app has a use for."""
+    if command[0] != "score":
+        from palate import cli
+
+        return cli.main(command)
+    from palate.studio.training.scoring import main as score
+
+    try:
+        score(command[1:])
+    except PalateError as error:
+        print(f"palate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"palate: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def write_note(directory: Path, note: Note) -> None:
+    """Put the note down, whole or not at all."""
+    said = {"pid": note.process.pid, "started": note.process.started, "status": note.status}
+    disk.write_text(directory / FILE, json.dumps(said) + "\n")
+
+
+def read_note(directory: Path) -> Note | None:
+    """The note in a run directory, if there is one."""
+    try:
+        said = json.loads((directory / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return Note(Process(said["pid"], said["started"]), said["status"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,270 @@
+"""From "train this recipe on what we have" to a job: data out of the log, models and paths into the recipe.
+
+`preview` says what a job would learn from and what it would not, before anything is started; `plan` writes the data and
+fills in the recipe. Paths in recipes are relative to the workspace, where jobs run, so that it can be moved.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tomli_w
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from palate.corpus.splits import split
+from palate.errors import ConflictError, DataError, NotFoundError
+from palate.feedback.export import datasets
+from palate.feedback.export.datasets import Collected, Dataset, Kind
+from palate.feedback.store import rounds
+from palate.feedback.store.tables import Job, Model, PromptRow, ResponseRow, Round
+from palate.recipe import Holdout, RewardRecipe, parse_recipe
+from palate.records import Candidates, Prompt
+from palate.studio.training import recipebook
+from palate.studio.training.recipebook import NamedRecipe, Plan, ScoreRecipe
+from palate.studio.web.workspace import Workspace
+
+DATA: Mapping[str, Kind] = {
+    "sft": "demonstrations",
+    "reward": "rankings",
+    "dpo": "rankings",
+    "ppo": "prompts",
+    "reinforce": "prompts",
+    "best-of-n": "evaluation prompts",
+    "eval": "evaluation prompts",
+}
+"""What each command learns from or answers; prompts are sampled for a batch, not for their own sake."""
+
+REWARDED = frozenset({"ppo", "reinforce", "best-of-n", "eval"})
+"""Commands that need a reward model."""
+
+TRAINING = frozenset({"sft", "dpo", "ppo", "reinforce", "reward"})
+"""Commands that make a model."""
+
+_HOLDOUTS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What somebody chose in the form.
+
+    Attributes:
+        model_id: trained from, sampled from, or in question.
+        reward_ids: reward models; of several the mean counts.
+        baseline_id: what a win rate is against.
+    """
+
+    recipe: str
+    model_id: str
+    reward_ids: tuple[str, ...] = ()
+    baseline_id: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a job would use.
+
+    Attributes:
+        weights: of labelers who count more or less than one.
+        problem: why it cannot start yet.
+    """
+
+    kind: str
+    count: int
+    people: int
+    left_out: Mapping[str, int]
+    notes: Sequence[str]
+    weights: Mapping[str, float]
+    problem: str
+
+
+def preview(session: Session, recipe: NamedRecipe) -> Preview:
+    """What there is for a recipe now."""
+    collected = datasets.collect(session, DATA[recipe.command])
+    problem = "" if collected.records else f"there are no {collected.kind} yet"
+    if recipe.command in REWARDED and not problem and not _reward_models(session):
+        problem = "there is no reward model yet: train one first"
+    return Preview(
+        kind=collected.kind,
+        count=len(collected.records),
+        people=collected.people,
+        left_out=collected.left_out,
+        notes=collected.notes,
+        weights=datasets.labeler_weights(session) if recipe.command == "reward" else {},
+        problem=problem,
+    )
+
+
+def plan(workspace: Workspace, choice: Choice) -> Plan:
+    """Write the data and make a job of a recipe.
+
+    Raises:
+        ConflictError: there is nothing to learn from, or no reward model.
+        NotFoundError: no such recipe or model.
+        RecipeError: the recipe cannot be used.
+    """
+    recipe = recipebook.named(workspace.recipes, choice.recipe)
+    with workspace.store.read() as session:
+        collected = datasets.collect(session, DATA[recipe.command])
+        values = _values(session, recipe, choice)
+    with workspace.store.write() as session:
+        number = rounds.current_or_first(session, workspace.settings.model).number
+    dataset = datasets.write(workspace.directory, collected)
+    values["prompts" if "prompts" in dataset.kind else "data"] = {"path": dataset.path}
+    values |= _holdout(recipe, collected)
+    return Plan(
+        name=recipe.name.replace("_", " "),
+        command=recipe.command,
+        recipe=recipebook.fill(recipe, values),
+        then=_then(recipe.command, choice),
+        round_number=number,
+    )
+
+
+def plan_sampling(
+    workspace: Workspace,
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    settings: Mapping[str, Any],
+    then: Mapping[str, Any],
+    round_number: int | None,
+) -> Plan:
+    """A job that lets a model answer prompts; ``settings`` go into the workspace's recipe for sampling."""
+    recipe = recipebook.first_of(workspace.recipes, "sample")
+    dataset = datasets.write(workspace.directory, Collected(kind="prompts", records=prompts, left_out={}))
+    values = {"model": model.path, "prompts": {"path": dataset.path}, **settings}
+    return Plan(
+        name="sample",
+        command="sample",
+        recipe=recipebook.fill(recipe, values),
+        then={"do": "import", "model_id": model.id, **then},
+        round_number=round_number,
+    )
+
+
+def plan_scoring(
+    workspace: Workspace,
+    candidates: Sequence[Candidates],
+    models: Sequence[Model],
+    *,
+    name: str,
+    then: dict[str, Any],
+    round_number: int | None,
+) -> Plan:
+    """A job that scores responses with reward models."""
+    if not candidates:
+        raise ConflictError("there are no responses to score")
+    dataset = datasets.write(workspace.directory, Collected(kind="responses", records=candidates, left_out={}))
+    recipe = ScoreRecipe(models=tuple(model.path for model in models), data=dataset.path)
+    return Plan(
+        name=name, command="score", recipe=tomli_w.dumps(recipe.model_dump()), then=then, round_number=round_number
+    )
+
+
+def unanswered(session: Session, *, limit: int | None = None) -> list[Prompt]:
+    """Prompts without any response, the oldest first."""
+    answered = select(ResponseRow.prompt_id)
+    rows = select(PromptRow.record).where(PromptRow.id.not_in(answered)).order_by(PromptRow.created_at, PromptRow.id)
+    return [Prompt.model_validate(record) for record in session.scalars(rows.limit(limit))]
+
+
+def count_unanswered(session: Session) -> int:
+    """How many those are."""
+    answered = select(ResponseRow.prompt_id)
+    return session.scalar(select(func.count()).select_from(PromptRow).where(PromptRow.id.not_in(answered))) or 0
+
+
+def model_of(session: Session, model_id: str, kind: str) -> Model:
+    """A model of this kind.
+
+    Raises:
+        NotFoundError: there is none with that id.
+    """
+    model = session.get(Model, model_id)
+    if model is None or model.kind != kind:
+        raise NotFoundError("no such reward model" if kind == "reward" else "no such model")
+    return model
+
+
+def dataset_of(workspace: Workspace, job: Job) -> Dataset | None:
+    """The card of what a job learned from or answered."""
+    tree = tomllib.loads(job.recipe)
+    data = tree.get("data", tree.get("prompts"))
+    path = data.get("path") if isinstance(data, dict) else data
+    return datasets.read_card(workspace.directory, path) if isinstance(path, str) else None
+
+
+def likely_model(session: Session, command: str, round_: Round) -> str | None:
+    """What somebody would most likely choose: the newest model where it is measured, where it learns what was tuned.
+
+    A supervised model of this round is trained further; before there is one, and to make one, the round's own.
+    """
+    made = select(Model.id).join(Job, Job.id == Model.job_id).where(Model.kind == "policy").limit(1)
+    made = made.where(Model.round_number == round_.number).order_by(Model.created_at.desc())
+    if command in ("eval", "best-of-n"):
+        return session.scalar(made) or round_.policy_id
+    tuned = None if command == "sft" else session.scalar(made.where(Job.stage == "sft"))
+    return tuned or round_.policy_id
+
+
+def newest_reward_models(session: Session) -> list[Model]:
+    """The reward models of the latest round that has any: one, or an ensemble."""
+    models = _reward_models(session)
+    return [model for model in models if model.round_number == models[0].round_number]
+
+
+def _reward_models(session: Session) -> list[Model]:
+    return list(session.scalars(select(Model).where(Model.kind == "reward").order_by(Model.created_at.desc())))
+
+
+def _values(session: Session, recipe: NamedRecipe, choice: Choice) -> dict[str, Any]:
+    """Models and weights for the recipe."""
+    values: dict[str, Any] = {"seed": choice.seed, "model": model_of(session, choice.model_id, "policy").path}
+    if recipe.command == "reward":
+        values["labeler_weights"] = datasets.labeler_weights(session)
+    if recipe.command not in REWARDED:
+        return values
+    if not choice.reward_ids:
+        raise ConflictError("choose a reward model; if there is none yet, train one first")
+    rewards = [model_of(session, reward_id, "reward").path for reward_id in choice.reward_ids]
+    if recipe.command == "eval":
+        if choice.baseline_id is None or choice.baseline_id == choice.model_id:
+            raise ConflictError("choose another model to compare with")
+        baseline = model_of(session, choice.baseline_id, "policy").path
+        return values | {"baseline": baseline, "judge": {"model": rewards[0]}}
+    terms = [{"model": path, "weight": 1 / len(rewards)} for path in rewards]
+    return values | {"rewards": [*terms, *recipebook.extra_rewards(recipe)]}
+
+
+def _holdout(recipe: NamedRecipe, collected: Collected) -> dict[str, Any]:
+    """A larger share for validation where little data leaves none."""
+    _, kind = recipebook.kinds()[recipebook.stage_of(recipe)]
+    if "holdout" not in kind.model_fields:
+        return {}
+    wanted = parse_recipe(Holdout, recipebook.tree_of(recipe).get("holdout", {}), where=f"{recipe.name}.toml: holdout")
+    if wanted.tag:
+        return {}
+    for fraction in (wanted.fraction, *(each for each in _HOLDOUTS if each > wanted.fraction)):
+        try:
+            split(collected.records, Holdout(fraction=fraction))
+        except DataError:
+            continue
+        return {} if fraction == wanted.fraction else {"holdout": {"fraction": fraction}}
+    raise ConflictError(f"too few prompts in these {collected.kind}: some must be kept to see what was learned")
+
+
+def _then(command: str, choice: Choice) -> dict[str, Any]:
+    if command in TRAINING:
+        kind = "reward" if command == "reward" else "policy"
+        return {"do": "register", "kind": kind, "parent_id": choice.model_id}
+    return {"do": "measure", "model_id": choice.model_id, "baseline_id": choice.baseline_id}
+
+
+def reward_holdout(recipe: Mapping[str, Any]) -> Holdout:
+    """The prompts that a reward model was not trained on, by its resolved recipe."""
+    return parse_recipe(RewardRecipe, recipe).holdout

@@ -1,0 +1,153 @@
+"""How far a run is and how it goes, read from its directory while it is being written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from palate.run import lineage
+from palate.run.metrics import explain
+from palate.studio.web import charts
+from palate.studio.web.charts import Bar, Series, percent
+
+Rows = Sequence[Mapping[str, Any]]
+
+LAST = 1 << 14
+"""Bytes at the end of a file of metrics in which its last line surely is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One picture: metrics that belong together, and what it shows."""
+
+    title: str
+    metrics: tuple[str, ...]
+    is_share: bool = False
+    reference: float | None = None
+
+
+CURVES = (
+    Curve("Score", ("objective/score", "objective/reward")),
+    Curve("KL to the reference", ("objective/kl", "objective/kl_k3")),
+    Curve("Response length", ("tokens/response_length",)),
+    Curve("Entropy", ("policy/entropy",)),
+    Curve("Responses cut off", ("tokens/truncated",), is_share=True),
+    Curve("Loss", ("sft/loss", "reward/loss", "dpo/loss")),
+    Curve("Pairs ordered as people did", ("reward/accuracy", "dpo/accuracy"), is_share=True, reference=0.5),
+    Curve("Margin", ("reward/margin", "dpo/margin")),
+    Curve("Implied rewards", ("dpo/chosen_reward", "dpo/rejected_reward")),
+    Curve("Clipped tokens", ("policy/clip_fraction", "value/clip_fraction"), is_share=True),
+    Curve("Value: explained variance", ("value/explained_variance",)),
+    Curve(
+        "Gradient norm", ("policy/grad_norm", "value/grad_norm", "reward/grad_norm", "sft/grad_norm", "dpo/grad_norm")
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A run's steps so far.
+
+    Attributes:
+        total: None before training began.
+        rows: its last metrics, one row a step.
+    """
+
+    step: int
+    total: int | None
+    rows: Rows
+
+
+def progress_of(directory: Path, *, most: int | None = None) -> Progress:
+    """Where a run is; nothing at all before it began.
+
+    Args:
+        most: bytes of its metrics that are read, from the end; None for all.
+    """
+    rows = read_rows(directory / "metrics.jsonl", most=most)
+    try:
+        record = lineage.read(directory) or {}
+    except ValueError:  # being written
+        record = {}
+    return Progress(step=int(rows[-1]["step"]) + 1 if rows else 0, total=record.get("total_steps"), rows=rows)
+
+
+def read_rows(path: Path, *, most: int | None = None) -> list[dict[str, Any]]:
+    """The whole lines of a JSON-lines file that may just be written, or of its last ``most`` bytes."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0 if most is None else max(0, path.stat().st_size - most))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in text.split("\n")[:-1]:
+        try:
+            rows.append(dict(json.loads(line)))
+        except ValueError:  # torn by a process that was killed, or by where we began
+            continue
+    return rows
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def pictures(rows: Rows) -> list[tuple[Markup, str]]:
+    """A chart with what it shows, for everything that the run has logged of `CURVES`."""
+    return [_picture(curve, rows) for curve in CURVES if any(name in row for row in rows for name in curve.metrics)]
+
+
+def samples_over_time(rows: Rows, *, most: int = 6) -> list[tuple[int, Rows]]:
+    """The samples of the first step, the last, and some between; the newest first."""
+    by_step: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_step.setdefault(int(row.get("step", 0)), []).append(row)
+    steps = sorted(by_step)
+    if len(steps) > most:
+        steps = [steps[round(index * (len(steps) - 1) / (most - 1))] for index in range(most)]
+    return [(step, by_step[step]) for step in reversed(steps)]
+
+
+def accuracy_chart(found: Mapping[str, Any]) -> Markup:
+    """A reward model's accuracy by labeler: those it learned from first, then those it has never heard."""
+    labelers = sorted(found["labelers"], key=lambda labeler: (labeler["held_out"], labeler["name"]))
+    entries = [
+        Bar(
+            label=labeler["name"],
+            **labeler["accuracy"],
+            note=f"{labeler['num_pairs']} pairs{', held out' if labeler['held_out'] else ''}",
+            colour=2 if labeler["held_out"] else 1,
+        )
+        for labeler in labelers
+    ]
+    groups = [
+        Bar(label="Within", **found["within"], note="labelers it learned from"),
+        Bar(label="Across", **found["across"], note="held-out labelers", colour=2),
+    ]
+    return charts.bars("Accuracy by labeler", [*groups, *entries], high=1.0, reference=0.5, format=percent)
+
+
+def _picture(curve: Curve, rows: Rows) -> tuple[Markup, str]:
+    present = [name for name in curve.metrics if any(name in row for row in rows)]
+    steps = [float(row["step"]) for row in rows]
+    series = [Series(name=name, x=steps, y=[row.get(name) for row in rows]) for name in present]
+    drawing = charts.lines(
+        curve.title,
+        series,
+        x_label="step",
+        smooth=True,
+        reference=curve.reference,
+        y_format=percent if curve.is_share else None,
+        y_low=0.0 if curve.is_share else None,
+    )
+    return drawing, (explain(present[0]) or "").replace("`", "")

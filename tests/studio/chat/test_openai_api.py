@@ -1,0 +1,192 @@
+"""The endpoint, asked by the real `openai` client over real HTTP, and answered by a real model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import httpx2 as httpx
+import openai
+import pytest
+from openai import OpenAI
+from tests.studio.conftest import ClientOf, Studio
+from tests.studio.fake import Fake, failed
+from tests.studio.live import TIMEOUT, Live
+
+from palate.studio.chat import wire
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.fixture
+def client(live: Live) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{live.url}/v1", api_key=live.token("chat"), max_retries=0, timeout=TIMEOUT) as client:
+        yield client
+
+
+def test_models(live: Live, client: OpenAI) -> None:
+    models = {model.id: model for model in client.models.list()}
+    assert {"tiny", "talker"} <= models.keys()
+    assert (models["tiny"].object, models["tiny"].owned_by) == ("model", "Palate")
+    assert client.models.retrieve("tiny") == models["tiny"]
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("no/such/model")
+
+
+def test_a_response(client: OpenAI) -> None:
+    reply = client.chat.completions.create(model="talker", messages=HI, max_tokens=9, seed=3)
+    (choice,) = reply.choices
+    assert choice.message.role == "assistant"
+    assert len(choice.message.content or "") == 9
+    assert choice.finish_reason == "length"
+    assert (reply.object, reply.model) == ("chat.completion", "talker")
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == 9
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 9
+    assert len(reply.system_fingerprint or "") > 8
+    again = client.chat.completions.create(model="talker", messages=HI, max_completion_tokens=9, seed=3)
+    assert again.choices[0].message.content == choice.message.content
+    other = client.chat.completions.create(model="talker", messages=HI, max_tokens=9, seed=4)
+    assert other.choices[0].message.content != choice.message.content
+
+
+def test_temperature_zero_is_greedy(client: OpenAI) -> None:
+    replies = client.chat.completions.create(model="talker", messages=HI, max_tokens=9, temperature=0, n=4)
+    assert [choice.index for choice in replies.choices] == [0, 1, 2, 3]
+    assert len({choice.message.content for choice in replies.choices}) == 1
+    assert replies.usage is not None
+    assert replies.usage.completion_tokens == 36
+
+
+def test_a_stream(client: OpenAI) -> None:
+    options = {"include_usage": True}
+    whole = client.chat.completions.create(model="talker", messages=HI, max_tokens=9, seed=3, n=2)
+    texts, reasons, roles, usage = ["", ""], ["", ""], [], None
+    with client.chat.completions.create(
+        model="talker", messages=HI, max_tokens=9, seed=3, n=2, stream=True, stream_options=options
+    ) as stream:
+        chunks = list(stream)
+    for chunk in chunks:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            reasons[choice.index] += choice.finish_reason or ""
+            roles += [choice.delta.role] if choice.delta.role else []
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert texts[0] != texts[1]
+    assert (reasons, roles) == (["length", "length"], ["assistant", "assistant"])
+    assert usage == whole.usage
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) == 18
+
+
+def test_a_stop_string(client: OpenAI) -> None:
+    whole = (
+        client.chat.completions.create(model="talker", messages=HI, max_tokens=60, seed=3).choices[0].message.content
+    )
+    assert whole is not None
+    stop = whole[20:22]
+    expected = whole.split(stop)[0]
+    cut = client.chat.completions.create(model="talker", messages=HI, max_tokens=60, seed=3, stop=stop)
+    assert (cut.choices[0].message.content, cut.choices[0].finish_reason, cut.usage) == (expected, "stop", None)
+    with client.chat.completions.create(
+        model="talker", messages=HI, max_tokens=60, seed=3, stop=[stop, "@@"], stream=True
+    ) as stream:
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == expected
+
+
+def test_errors(live: Live, client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="top_p is not supported here") as bad:
+        client.chat.completions.create(model="talker", messages=HI, top_p=0.5)
+    assert (bad.value.code, bad.value.param, bad.value.type) == (
+        "unsupported_parameter",
+        "top_p",
+        "invalid_request_error",
+    )
+    with pytest.raises(openai.BadRequestError, match="less than or equal to 4"):
+        client.chat.completions.create(model="talker", messages=HI, n=9)
+    with pytest.raises(openai.NotFoundError, match="there is no model 'gpt'") as missing:
+        client.chat.completions.create(model="gpt", messages=HI)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError, match="do not fit the model's context") as long:
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a" * 3000}])
+    assert long.value.code == "context_length_exceeded"
+    stranger = OpenAI(base_url=f"{live.url}/v1", api_key="wrong", max_retries=0)
+    with stranger, pytest.raises(openai.AuthenticationError) as nobody:
+        stranger.models.list()
+    assert nobody.value.code == "invalid_api_key"
+
+
+def test_streams_are_bounded_for_each_person(client: OpenAI) -> None:
+    long = {"model": "talker", "messages": HI, "max_tokens": 1900, "stream": True}
+    with client.chat.completions.create(**long) as one, client.chat.completions.create(**long) as two:
+        next(iter(one)), next(iter(two))
+        for stream in (True, False):
+            with pytest.raises(openai.RateLimitError, match="being written for you already") as busy:
+                client.chat.completions.create(**(long | {"stream": stream}))
+            assert busy.value.response.headers["retry-after"] == "1"
+            assert busy.value.code == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_it_ends_with_its_reader(live: Live, stream: bool) -> None:
+    headers = {"Authorization": f"Bearer {live.token('chat')}"}
+    body = {"model": "talker", "messages": HI, "max_tokens": 1900, "stream": stream}
+    users = live.studio.app.state.generator._users
+    _until(lambda: not users)
+    with httpx.Client(base_url=live.url, headers=headers, timeout=TIMEOUT) as client:
+        if stream:
+            with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                reading = response.iter_bytes()  # kept: once nobody holds it, the response is closed
+                next(reading)
+                assert users
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/chat/completions", json=body, timeout=httpx.Timeout(TIMEOUT, read=0.3))
+    _until(lambda: not users)
+
+
+def _until(true: object) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _post(client: object, **body: object) -> httpx.Response:
+    return client.post("/v1/chat/completions", json={"model": "base", "messages": HI, **body})  # type: ignore[attr-defined]
+
+
+def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
+    from palate.feedback.store import policies
+
+    client = client_of("chat")
+    with studio.store.write() as session:
+        policies.base_policy(session, "base")
+    cases = [
+        (failed("TemplateError", "no system turns"), 400, "invalid_request_error"),
+        (failed("ModelError", "no weights"), 404, "invalid_request_error"),
+        (failed("WorkerDied", "it died"), 503, "server_error"),
+        (failed("KeyError", "a bug"), 503, "server_error"),
+    ]
+    for failure, status, kind in cases:
+        studio.app.state.generator = Fake(failure)
+        response = _post(client)
+        assert (response.status_code, response.json()["error"]["type"]) == (status, kind)
+
+
+def test_a_failure_in_the_middle_of_a_stream_is_an_event(studio: Studio, client_of: ClientOf) -> None:
+    from palate.feedback.store import policies
+
+    class Breaks(Fake):
+        async def stream(self, *args, **kwargs):
+            yield wire.Piece(id="1", index=0, text="Hel")
+            yield failed("WorkerDied", "it died")
+
+    with studio.store.write() as session:
+        policies.base_policy(session, "base")
+    studio.app.state.generator = Breaks()
+    text = _post(client_of("chat"), stream=True).text
+    assert '"content": "Hel"' in text
+    assert '"error": {"message": "it died"' in text
+    assert "[DONE]" not in text

@@ -1,0 +1,365 @@
+"""Runs from named recipes: what goes in, what is shown, who may start them, and the whole loop for real."""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from tests.studio.conftest import PASSWORD, Client, ClientOf, Studio
+
+from palate.feedback.store import people
+from palate.feedback.store.tables import Batch, Item, Job, Model, Review, User
+from palate.feedback.tasks import batches, judgements, queue
+from palate.feedback.tasks.batches import BatchPlan
+from palate.feedback.tasks.judgements import DemonstrationForm, RankingForm
+from palate.records import Prompt, Ranking, Response
+from palate.studio.training import jobs, outcomes, recipebook
+from palate.studio.training.jobs import Runner
+from palate.studio.training.recipebook import Plan
+
+PATIENCE = 300.0
+
+
+class Desk:
+    """An admin's browser, and people who judge without one."""
+
+    def __init__(self, studio: Studio, client: Client) -> None:
+        self.studio, self.client = studio, client
+        for path in studio.workspace.recipes.glob("*.toml"):
+            path.unlink()
+        recipebook.write_starters(studio.workspace.recipes, "tiny")
+        client.post("/api/rounds/policy", json={"model": "tiny"})
+        self.tiny = str(client.get("/api/models").json()[0]["id"])
+        self.batch: Batch | None = None
+
+    def judge(self, name: str, count: int, *, first: int = 0, overlap: int = 9, **columns: object) -> User:
+        """A labeler who likes long answers ranks items of one batch, from a number on."""
+        with self.studio.store.write() as session:
+            user = people.create_user(session, name, PASSWORD, "labeler")
+            for key, value in columns.items():
+                setattr(user, key, value)
+            if self.batch is None:
+                self.batch = batches.create_batch(session, BatchPlan(name="b", overlap=overlap), by=None)
+            for number in range(first, first + count):
+                item = self._item(session, number)
+                task = queue._task(session, user, item, time.time())
+                queue.take_place(session, item.id)
+                lengths = [len(responses.text) for responses in judgements.responses_of(session, item)]
+                by_place = [lengths[index] for index in task.shown_order]
+                ranks = tuple(1 + sorted(by_place, reverse=True).index(length) for length in by_place)
+                form = RankingForm(ranks=ranks, seconds=60, confirmed=True)
+                judgements.submit_ranking(session, user, task, form)
+        return user
+
+    def _item(self, session: object, number: int) -> Item:
+        prompt = Prompt.from_text(f"Question {number}?")
+        assert self.batch is not None
+        found = session.scalars(select(Item).where(Item.prompt_id == prompt.id)).first()  # type: ignore[attr-defined]
+        if found is not None:
+            return found  # type: ignore[no-any-return]
+        batches.add_prompts(session, [prompt])  # type: ignore[arg-type]
+        rows = [
+            batches.add_response(session, prompt.id, Response(text="x" * (4 * k + 1)))  # type: ignore[arg-type]
+            for k in range(3)
+        ]
+        return batches.add_item(session, self.batch, prompt.id, [row.id for row in rows])  # type: ignore[arg-type]
+
+    def run_all(self) -> None:
+        """Look after the jobs until none is left."""
+        runner = Runner(self.studio.workspace)
+        deadline = time.monotonic() + PATIENCE
+        while any(run["state"] in ("queued", "running") for run in self.client.get("/api/runs").json()):
+            assert time.monotonic() < deadline, "it takes too long"
+            runner.tick()
+            time.sleep(0.05)
+        runner.stop()
+
+
+@pytest.fixture
+def desk(studio: Studio, client_of: ClientOf) -> Desk:
+    return Desk(studio, client_of("admin"))
+
+
+def test_every_starter_recipe_can_be_used_and_says_what_it_is_for(desk: Desk) -> None:
+    found = desk.client.get("/api/recipes").json()
+    assert {each["name"]: each["command"] for each in found} == {
+        "best_of_n": "best-of-n",
+        "dpo": "dpo",
+        "ppo": "ppo",
+        "reward": "reward",
+        "sample": "sample",
+        "sft": "sft",
+        "win_rate": "eval",
+    }
+    assert all(each["about"].endswith(".") and not each["problem"] for each in found)
+
+
+def test_starters_are_sized_for_the_model(tmp_path: Path) -> None:
+    for model in ("smollm2-135m", "tiny", "some/other"):
+        (tmp_path / model.replace("/", "-")).mkdir()
+        recipebook.write_starters(tmp_path / model.replace("/", "-"), model)
+
+    def says(model: str) -> dict[str, object]:
+        return tomllib.loads((tmp_path / model / "ppo.toml").read_text())
+
+    assert says("smollm2-135m")["frozen_layers"] == 26
+    assert says("tiny")["frozen_layers"] == 1
+    assert says("tiny")["sampling"] == {"temperature": 0.7, "max_new_tokens": 8}
+    assert "frozen_layers" not in says("some-other")
+
+
+def test_a_recipe_that_cannot_be_used_says_why_and_spoils_no_other(desk: Desk) -> None:
+    folder = desk.studio.workspace.recipes
+    (folder / "broken.toml").write_text("stage = ")
+    (folder / "odd.toml").write_text('# Odd.\nstage = "dance"\n')
+    (folder / "typo.toml").write_text('stage = "sft"\nepoks = 3\n')
+    found = {each["name"]: each["problem"] for each in desk.client.get("/api/recipes").json()}
+    assert found["broken"].startswith("cannot be read")
+    assert "say which stage" in found["odd"]
+    assert found["reward"] == ""
+    desk.judge("ann", 4)
+    with desk.studio.store.write() as session:
+        _demonstrate(session, desk.client.user)
+    got = desk.client.post("/api/runs", json={"recipe": "typo", "model_id": desk.tiny})
+    assert (got.status_code, got.json()["error"]) == (400, "typo.toml: unknown key 'epoks'; did you mean 'epochs'?")
+
+
+@pytest.mark.parametrize("name", ["nothing", "../palate", "sft.toml", "/etc/passwd", ""])
+def test_only_recipes_of_the_folder_can_be_named(desk: Desk, name: str) -> None:
+    got = desk.client.post("/api/runs", json={"recipe": name, "model_id": desk.tiny})
+    assert got.status_code in (404, 422)
+    assert desk.client.get("/api/runs").json() == []
+
+
+def test_only_an_admin_starts_stops_and_resumes(desk: Desk, client_of: ClientOf) -> None:
+    desk.judge("ann", 10)
+    run_id = desk.client.post("/api/runs", json={"recipe": "reward", "model_id": desk.tiny}).json()["id"]
+    researcher, reviewer = client_of("researcher"), client_of("reviewer")
+    assert researcher.get(f"/api/runs/{run_id}").json()["state"] == "queued"
+    for path in ("/api/runs", f"/api/runs/{run_id}/cancel", f"/api/runs/{run_id}/resume"):
+        assert researcher.post(path, json={"recipe": "reward", "model_id": desk.tiny}).status_code == 403
+    assert reviewer.get("/api/runs").status_code == 403
+    assert researcher.get("/runs/new").status_code == 403
+    assert desk.client.post(f"/api/runs/{run_id}/cancel").json()["state"] == "cancelled"
+    assert desk.client.post(f"/api/runs/{run_id}/resume").json()["state"] == "queued"
+
+
+def test_what_is_left_out_is_counted_by_its_reason_before_anything_starts(desk: Desk) -> None:
+    desk.judge("ann", 6, weight=1.5)
+    desk.judge("bob", 3, is_held_out=True)
+    cyd = desk.judge("cyd", 2, first=20)
+    with desk.studio.store.write() as session:
+        of_cyd = session.scalars(judgements.current().where(judgements.Judgement.user_id == cyd.id)).all()
+        session.get_one(judgements.Task, of_cyd[0].task_id).is_surplus = True
+        discard = Review(item_id=of_cyd[1].item_id, reviewer_id=cyd.id, decision="discard", created_at=time.time())
+        session.add(discard)
+        thumb = Ranking(prompt=Prompt.from_text("hi"), responses=(Response(text="yo"),), ranks=(1,), ratings=(7,))
+        record = thumb.model_dump(mode="json", exclude_defaults=True)
+        judgements.append(session, "thumb", record, session.get_one(User, cyd.id))
+        judgements.append(session, "thumb", record, session.get_one(User, cyd.id), consent=False)
+    got = desk.client.get("/api/recipes/reward/preview").json()
+    assert (got["count"], got["people"], got["problem"]) == (6, 1, "")
+    assert got["weights"] == {"ann": 1.5}
+    assert got["left_out"] == {
+        "by a held-out labeler": 3,
+        "handed in too late to count": 1,
+        "discarded or settled by a reviewer": 1,
+        "a thumb, which compares nothing": 1,
+        "no consent to training": 1,
+    }
+    html = desk.client.get("/runs/new?recipe=reward", headers={"accept": "text/html"}).text
+    assert "3: by a held-out labeler" in html
+
+
+def test_without_data_or_reward_model_it_says_what_is_missing(desk: Desk) -> None:
+    def problem(recipe: str) -> str:
+        return str(desk.client.get(f"/api/recipes/{recipe}/preview").json()["problem"])
+
+    assert problem("sft") == "there are no demonstrations yet"
+    assert problem("reward") == "there are no rankings yet"
+    assert problem("ppo") == "there are no prompts yet"
+    desk.client.post("/api/prompts", json={"lines": "one\ntwo"})
+    assert problem("ppo") == "there is no reward model yet: train one first"
+    refused = desk.client.post("/api/runs", json={"recipe": "ppo", "model_id": desk.tiny})
+    assert (refused.status_code, refused.json()["error"][:21]) == (409, "choose a reward model")
+    assert desk.client.post("/api/runs", json={"recipe": "sft", "model_id": desk.tiny}).status_code == 409
+    assert desk.client.post("/api/runs", json={"recipe": "reward", "model_id": "x"}).status_code == 404
+
+
+def test_a_job_has_everything_filled_in(desk: Desk) -> None:
+    desk.judge("ann", 30, weight=0.5)
+    run = desk.client.post("/api/runs", json={"recipe": "reward", "model_id": desk.tiny, "seed": 7}).json()
+    with desk.studio.store.read() as session:
+        job = jobs.job_of(session, run["id"])
+    tree = tomllib.loads(job.recipe)
+    assert (tree["model"], tree["seed"], tree["labeler_weights"]) == ("tiny", 7, {"ann": 0.5})
+    assert (tree["frozen_layers"], tree["epochs"]) == (1, 2)
+    path = desk.studio.workspace.directory / tree["data"]["path"]
+    rows = [Ranking.model_validate_json(line) for line in path.read_text().splitlines()]
+    assert len(rows) == 30
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert (card["count"], card["kind"], card["people"]) == (30, "rankings", 1)
+    assert card["sha256"].startswith(path.stem.rpartition("-")[2])
+    again = desk.client.post("/api/runs", json={"recipe": "reward", "model_id": desk.tiny}).json()
+    with desk.studio.store.read() as session:
+        assert tomllib.loads(jobs.job_of(session, again["id"]).recipe)["data"] == tree["data"]  # the same file
+
+
+def test_little_data_gets_a_larger_share_held_out(desk: Desk) -> None:
+    """Of these two prompts neither falls into the first tenth, and one into the first half."""
+    desk.judge("ann", 2)
+    got = desk.client.post("/api/runs", json={"recipe": "reward", "model_id": desk.tiny})
+    if got.status_code == 201:
+        with desk.studio.store.read() as session:
+            assert tomllib.loads(jobs.job_of(session, got.json()["id"]).recipe)["holdout"]["fraction"] > 0.1
+    else:
+        assert "too few prompts" in got.json()["error"]
+
+
+def test_one_prompt_cannot_teach_and_test(desk: Desk) -> None:
+    desk.judge("ann", 1)
+    got = desk.client.post("/api/runs", json={"recipe": "reward", "model_id": desk.tiny})
+    assert got.status_code == 409
+    assert "too few prompts" in got.json()["error"]
+
+
+def test_several_reward_models_share_the_reward(desk: Desk) -> None:
+    desk.client.post("/api/prompts", json={"lines": "\n".join(f"Q{n}?" for n in range(30))})
+    with desk.studio.store.write() as session:
+        session.add_all(models := [Model(name=n, path=f"runs/{n}", kind="reward", created_at=1.0) for n in "ab"])
+        session.flush()
+        ids = [model.id for model in models]
+    recipe = desk.studio.workspace.recipes / "ppo.toml"
+    recipe.write_text("rewards = [{ length = 10.0, weight = 0.1 }]\n" + recipe.read_text())
+    run = desk.client.post("/api/runs", json={"recipe": "ppo", "model_id": desk.tiny, "reward_ids": ids}).json()
+    with desk.studio.store.read() as session:
+        tree = tomllib.loads(jobs.job_of(session, run["id"]).recipe)
+    assert tree["rewards"] == [
+        {"model": "runs/a", "weight": 0.5},
+        {"model": "runs/b", "weight": 0.5},
+        {"length": 10.0, "weight": 0.1},
+    ]
+    card = json.loads((desk.studio.workspace.directory / tree["prompts"]["path"]).with_suffix(".json").read_text())
+    kept = card["left_out"]["kept for evaluation"]
+    assert card["count"] + kept == 30
+    assert kept > 0
+
+
+@pytest.fixture
+def finished(desk: Desk) -> str:
+    """A run whose directory was written by hand."""
+    with desk.studio.store.write() as session:
+        plan = Plan(name="ppo <b>", command="ppo", recipe="", then={})
+        job = jobs.enqueue(session, desk.studio.workspace, plan, by=session.get_one(User, desk.client.user.id))
+        job.state, job.started_at, job.ended_at = "done", 10.0, 100.0
+    directory = jobs.directory_of(desk.studio.workspace, job)
+    directory.mkdir()
+    rows = [{"step": n, "objective/score": n / 10, "objective/kl": n / 5, "policy/entropy": 2.0} for n in range(30)]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 30, "torn')
+    said = [{"step": n, "prompt": "p", "response": f"<script>alert({n})</script>", "score": 0.5} for n in range(30)]
+    (directory / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    record = {"stage": "ppo", "ended": None, "total_steps": 40}
+    (directory / "lineage.json").write_text(json.dumps(record))
+    (directory / jobs.LOG).write_text("step 30/40\n<img src=x onerror=alert(1)>\n")
+    (directory / "report.html").write_text("<!doctype html><h1>R</h1><script>alert(1)</script>")
+    return job.id
+
+
+def test_the_page_of_a_run_shows_curves_samples_and_log(desk: Desk, finished: str) -> None:
+    html = desk.client.get(f"/runs/{finished}", headers={"accept": "text/html"}).text
+    assert "30 of 40" in html
+    for title in ("Score", "KL to the reference", "Entropy"):
+        assert f"<figcaption>{title}</figcaption>" in html
+    assert "<figcaption>Loss</figcaption>" not in html
+    assert [f"Step {n}</summary>" in html for n in (29, 23, 17, 12, 6, 0, 1)] == [True] * 6 + [False]
+    assert "<script>alert" not in html
+    assert "<img" not in html
+    assert "style=" not in html
+
+
+def test_a_script_gets_the_changing_parts(desk: Desk, finished: str) -> None:
+    got = desk.client.get(f"/runs/{finished}/live").json()
+    assert (got["state"], got["step"], sorted(got["html"])) == ("done", 30, ["curves", "log", "samples", "status"])
+    assert "<script>alert" not in json.dumps(got["html"])
+    assert desk.client.get("/runs/live").json()["busy"] is False
+    metrics = desk.client.get(f"/api/runs/{finished}/metrics").json()
+    assert (len(metrics), metrics[-1]["objective/score"]) == (30, 2.9)
+
+
+def test_a_comparison_leaves_its_figure(desk: Desk) -> None:
+    with desk.studio.store.write() as session:
+        plan = Plan(name="win rate", command="eval", recipe="", then={"do": "measure"})
+        job = jobs.enqueue(session, desk.studio.workspace, plan, by=None)
+    directory = jobs.directory_of(desk.studio.workspace, job)
+    directory.mkdir()
+    (directory / "report.json").write_text('{"win_rate": 0.6251, "win_rate_low": 0.5, "win_rate_high": 0.75}')
+    Runner(desk.studio.workspace)._use(job)
+    done = desk.client.get(f"/api/runs/{job.id}").json()
+    assert (done["state"], done["message"]) == ("done", "win rate 0.625 (0.5 to 0.75)")
+
+
+def test_a_report_is_boxed_in(desk: Desk, finished: str) -> None:
+    got = desk.client.get(f"/runs/{finished}/report")
+    policy = got.headers["content-security-policy"]
+    assert policy.split("; ")[:2] == ["sandbox", "default-src 'none'"]
+    assert "script" not in policy
+    assert "allow-" not in policy
+    assert got.headers["x-content-type-options"] == "nosniff"
+    with desk.studio.store.read() as session:
+        job = jobs.job_of(session, finished)
+    (jobs.directory_of(desk.studio.workspace, job) / "report.html").unlink()
+    assert desk.client.get(f"/runs/{finished}/report").status_code == 404
+
+
+def _demonstrate(session: object, user: User) -> None:
+    """Two demonstrations."""
+    batch = batches.create_batch(session, BatchPlan(name="d", kind="demonstration"), by=None)  # type: ignore[arg-type]
+    for number in range(2):
+        prompt = Prompt.from_text(f"Show {number}?")
+        batches.add_prompts(session, [prompt])  # type: ignore[arg-type]
+        item = batches.add_item(session, batch, prompt.id)  # type: ignore[arg-type]
+        task = queue._task(session, session.get_one(User, user.id), item, time.time())  # type: ignore[arg-type, attr-defined]
+        queue.take_place(session, item.id)  # type: ignore[arg-type]
+        form = DemonstrationForm(text=f"So {number}.", seconds=60)
+        judgements.submit_demonstration(session, session.get_one(User, user.id), task, form)  # type: ignore[arg-type, attr-defined]
+
+
+def test_from_rankings_to_a_reward_model_and_a_better_policy(desk: Desk) -> None:
+    """For real: three labelers, a reward model, its accuracy by labeler, PPO against it, each in its own process."""
+    desk.judge("ann", 24)
+    desk.judge("bob", 12)
+    desk.judge("eve", 24, is_held_out=True)
+    reward = desk.client.post("/api/runs", json={"recipe": "reward", "model_id": desk.tiny}).json()
+    desk.run_all()
+    runs = desk.client.get("/api/runs").json()
+    assert [(run["command"], run["state"]) for run in runs] == [("score", "done"), ("reward", "done")], runs
+    directory = desk.studio.workspace.runs / "reward"
+    accuracy = json.loads((directory / outcomes.ACCURACY).read_text())
+    assert {each["name"]: each["held_out"] for each in accuracy["labelers"]} == {
+        "ann": False,
+        "bob": False,
+        "eve": True,
+    }
+    assert accuracy["across"]["value"] == pytest.approx(
+        next(each["accuracy"]["value"] for each in accuracy["labelers"] if each["name"] == "eve")
+    )
+    html = desk.client.get(f"/runs/{reward['id']}", headers={"accept": "text/html"}).text
+    assert "Accuracy by labeler" in html
+    with desk.studio.store.read() as session:
+        made = session.scalars(select(Model).where(Model.kind == "reward")).one()
+        assert (made.path, made.parent_id, made.round_number) == ("runs/reward", desk.tiny, 1)
+    ppo = {"recipe": "ppo", "model_id": desk.tiny, "reward_ids": [made.id]}
+    run = desk.client.post("/api/runs", json=ppo).json()
+    desk.run_all()
+    done = desk.client.get(f"/api/runs/{run['id']}").json()
+    assert (done["state"], done["message"], done["step"]) == ("done", "made the model ppo", 4), done
+    lineage = json.loads((desk.studio.workspace.runs / "ppo" / "lineage.json").read_text())
+    assert [parent["path"] for parent in lineage["parents"]] == ["runs/reward"]
+    report = desk.client.get(f"/runs/{run['id']}/report")
+    assert report.status_code == 200
+    with desk.studio.store.read() as session:
+        assert session.scalars(select(Job.state)).all() == ["done"] * 3

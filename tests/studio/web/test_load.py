@@ -1,0 +1,38 @@
+"""Several labelers at once through real HTTP, and a server that is killed in the middle: the benchmark, in short."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "studio_load.py"
+
+
+@pytest.fixture(scope="module")
+def studio_load() -> Any:
+    spec = importlib.util.spec_from_file_location("studio_load", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["studio_load"] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_nothing_is_lost_when_the_server_is_killed(
+    kind: str, studio_load: Any, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"labelers": 5, "seconds": 6.0, "kill": True, "think": (0.1, 0.4)}
+    if kind == "sqlite":
+        figures = studio_load.run(tmp_path / "workspace", **how)
+    else:
+        with request.getfixturevalue("postgres").empty() as url:
+            figures = studio_load.run(tmp_path / "workspace", database=url, **how)
+    assert figures["wrong"] == []
+    assert figures["submitted"] > 0
+    assert figures["lost_connections"] > 0, "the server was not killed while they worked"
