@@ -79,6 +79,6 @@ def test_the_normalization_of_scores_that_are_not_finite() -> None:
 
 def test_data_in_a_page_of_the_app() -> None:
     pytest.importorskip("fastapi")
-    from palate.studio.rendering import data_block
+    from palate.studio.web.rendering import data_block
 
     assert strictly(str(data_block({"curve": [0.5, NAN]}))) == {"curve": [0.5, None]}

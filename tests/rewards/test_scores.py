@@ -144,9 +144,7 @@ def test_a_module_that_cannot_be_read_is_one_line(
 def test_terms_whose_sum_is_no_number(mine: types.ModuleType) -> None:
     mine.large = given_by([3e38] * 3)  # type: ignore[attr-defined]
     mix = Mix([Reward(function="mine:large"), Reward(function="mine:large", weight=2.0)])
-    with pytest.raises(
-        RewardError, match=r"weighted sum of the rewards returned inf for response 1 of 3 \('one'\)"
-    ):
+    with pytest.raises(RewardError, match=r"weighted sum of the rewards returned inf for response 1 of 3 \('one'\)"):
         mix(PROMPTS, TEXTS)
 
 

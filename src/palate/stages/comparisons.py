@@ -119,7 +119,8 @@ def prepare_responses(
     rankings: Sequence[Ranking],
     *,
     labeler_weights: Mapping[str, float],
-    max_length: int,
+    max_length: float,
+    limit: str,
     device: torch.device,
 ) -> Responses:
     """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out.
@@ -131,7 +132,9 @@ def prepare_responses(
         (ranking.prompt.id, response.text): ranking.prompt for ranking in rankings for response in ranking.responses
     }
     keys = list(said)
-    encoded = encode_responses(chat, list(said.values()), [text for _, text in keys], max_length=max_length)
+    encoded = encode_responses(
+        chat, list(said.values()), [text for _, text in keys], max_length=max_length, limit=limit
+    )
     row_of = {keys[item]: row for row, item in enumerate(encoded.kept)}
     missing = {keys[item.index]: item for item in encoded.left_out}
     problems = [_problem(ranking, missing) for ranking in rankings]
