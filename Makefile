@@ -11,7 +11,7 @@ DEVELOPING := $(VENV)/.developing
 .PHONY: help demo test check docs bench clean
 
 help:
-	@echo "make demo    the whole loop on a small model, for real"
+	@echo "make demo    the whole loop on a small model, for real; make demo SCALE=quick only looks whether it works"
 	@echo "make test    run the tests"
 	@echo "make check   format, lint and types"
 	@echo "make bench   side by side with TRL, transformers and vLLM; an hour, and their environments in .bench/"
@@ -19,7 +19,7 @@ help:
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
 demo: $(READY)
-	$(BIN)/palate demo
+	$(BIN)/palate demo $(if $(SCALE),--scale $(SCALE) --out runs/demo-$(SCALE))
 
 test: $(DEVELOPING)
 	scripts/test

@@ -14,7 +14,8 @@ from unittest.mock import patch
 
 import palate
 from palate import recipe
-from palate.cli import STAGES, build_parsers
+from palate.cli import build_parsers
+from palate.commands import STAGES
 from palate.run.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import pytest
 
 from palate import recipe
-from palate.cli import STAGES, build_parsers
+from palate.cli import build_parsers
+from palate.commands import STAGES
 from palate.run.metrics import METRICS, explain
 
 ROOT = Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "palate"
 
-GROUND = {"errors", "disk", "intervals", "randomness", "records", "scores", "words"}
+GROUND = {"commands", "errors", "disk", "intervals", "randomness", "records", "scores", "words"}
 """Definitions that many share; they import each other alone."""
 
 DOORS = {"__init__", "__main__", "cli"}
@@ -30,11 +30,12 @@ PLAN = {
     "run": "",
     "corpus": "recipe",
     "corpus/export": "corpus",
-    "lm": "recipe",
+    "lm": "lm/templates recipe",
+    "lm/templates": "",
     "rollout": "lm recipe",
     "simulated": "recipe",
     "rewards": "lm recipe rollout simulated",
-    "evals": "corpus lm objectives recipe rewards rollout run",
+    "evals": "run",
     "stages": "corpus evals feedback/statistics lm objectives recipe rewards rollout run",
     "demo": "evals feedback/statistics lm recipe rewards run simulated stages",
     "experiments": "demo evals lm objectives recipe rewards rollout stages",
@@ -49,13 +50,13 @@ PLAN = {
     "feedback/statistics": "feedback/store/tables feedback/tasks",
     "feedback/chat": "feedback/store feedback/store/tables feedback/tasks",
     "feedback/export": "corpus corpus/export feedback/store feedback/store/tables feedback/tasks",
-    # the web app: overview -> labeling -> training, chat apart, all of them on web
+    # the web app: overview -> labeling -> training, chat apart, all of them on web; a job runs a command
     "studio": "feedback/store studio/training studio/web",
     "studio/web": "corpus feedback/store feedback/store/tables recipe",
     "studio/web/charts": "",
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm recipe rollout studio/web",
-    "studio/training": "corpus feedback/export feedback/store feedback/store/tables feedback/tasks recipe rewards run "
-    "studio/web studio/web/charts",
+    "studio/training": "cli corpus feedback/export feedback/store feedback/store/tables feedback/tasks recipe rewards "
+    "run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/export feedback/export feedback/labelers feedback/statistics feedback/store "
     "feedback/store/tables feedback/tasks studio/training studio/web studio/web/charts",
     "studio/overview": "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks "

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from tests.feedback.world import NOW, World, together
 
+from palate.feedback.labelers import admission
 from palate.feedback.labelers.admission import ItemResult, Result
-from palate.feedback.labelers.roster import admission
 from palate.feedback.store.tables import Batch, Event, Item, Judgement, User
 from palate.feedback.tasks import judgements, queue
 
