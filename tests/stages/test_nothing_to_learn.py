@@ -80,6 +80,18 @@ def test_nothing_to_learn_is_an_error_before_the_first_step(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+def test_a_ranking_that_fits_no_batch_is_known_before_the_first_step(
+    stage: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    status, said = train(
+        stage, [ranking(n, ["One.", "Two.", "Three."], [1, 2, 3]) for n in range(12)], batch_responses=2
+    )
+    assert status == 2
+    assert "a ranking of 3 responses does not fit in a batch of 2: raise batch_responses" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_thumbs_are_told_what_they_are_good_for(train: Callable[..., tuple[int, str]]) -> None:
     _, said = train("reward", THUMBS)
     assert "palate sft" in said
