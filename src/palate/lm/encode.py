@@ -206,8 +206,10 @@ def _encode(
 
 
 def _nothing_left(left_out: Sequence[LeftOut], shortest: int | None, limit: str) -> str:
-    raised = "raise max_length" if "max_length" in limit else "shorten them"
-    hint = f" (the shortest has {shortest}): {raised}" if shortest is not None else ""
+    ways = ["shorten them"]
+    ways += ["raise max_length"] if "max_length" in limit else []
+    ways += ["lower max_new_tokens"] if "max_new_tokens" in limit else []
+    hint = f" (the shortest has {shortest}): {' or '.join(ways)}" if shortest is not None else ""
     if all(item.too_long for item in left_out):
         return f"all {len(left_out)} rows are {left_out[0].reason}{hint}"
     counts = Counter(item.reason for item in left_out).most_common(3)
