@@ -64,8 +64,12 @@ _CHECK = """\
 Reads files to their end and says what is in them: how many records of which kind, what cannot be used and why, and how
 often the longer response is the preferred one. Status 2 if there are malformed rows.
 
-example:
-  palate data check pairs.csv --format pairs --field prompt=question --field a=first --field b=second"""
+With --model it shows the first records as that model will see them, token by token, and what of them is learned; how
+many records are too long or do not suit its chat template; and what differs from the model's own rendering.
+
+examples:
+  palate data check pairs.csv --format pairs --field prompt=question --field a=first --field b=second
+  palate data check chats.jsonl --model smollm2-135m"""
 
 _IMPORT = """\
 Writes the records of files as Palate's own, one JSON object per line; exact duplicates are left out and counted.
@@ -233,10 +237,20 @@ def _demo(commands: _Group) -> None:
 
 def _data(commands: _Group) -> None:
     def check(args: argparse.Namespace) -> int:
+        preview = None
+        if args.model:
+            chat = _import("palate.lm.zoo", "load_chat")(args.model, chat_template=args.chat_template)
+            preview = _import("palate.stages.preview", "Preview")(chat, max_length=args.max_length)
         report = _import("palate.corpus.check", "check_data")(
-            args.files, format=args.format, fields=dict(args.field), tags=args.tag
+            args.files,
+            format=args.format,
+            fields=dict(args.field),
+            tags=args.tag,
+            see=preview and preview.add,
         )
-        print(report)
+        print(report, flush=True)
+        if preview is not None:
+            _import("palate.stages.preview", "show")(preview)
         return 2 if report.failed else 0
 
     def import_(args: argparse.Namespace) -> int:
@@ -252,6 +266,11 @@ def _data(commands: _Group) -> None:
     group = commands.group("data", "check, import and export data", _DATA)
     parser = group.add("check", check, "what is in a file, and what cannot be used", _CHECK, more=_formats)
     _add_reading(parser)
+    parser.add_argument("--model", metavar="NAME", help="show the first records as this model will see them")
+    parser.add_argument("--chat-template", default="", metavar="NAME", help="a family's or a file's, with --model")
+    parser.add_argument(
+        "--max-length", type=int, default=1024, metavar="N", help="tokens, with --model; default: %(default)s"
+    )
     parser = group.add("import", import_, "turn files into Palate's own records", _IMPORT, more=_formats)
     _add_reading(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")

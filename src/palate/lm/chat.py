@@ -1,8 +1,8 @@
 """Messages to tokens and back, through the model's own chat template or one that was named.
 
-Whoever asks, a sampler, a loss or a reward model, gets the same tokens: those of the parts that `rendering.py` gives,
-each tokenised apart, so that a prompt's tokens are always an exact prefix of those of prompt and response. Where the
-model's own rendering is another one, `differences` says so.
+Whoever asks, a sampler, a loss or a reward model, gets the same tokens: those of the parts that `templates/layout.py`
+gives, each tokenised apart, so that a prompt's tokens are always an exact prefix of those of prompt and response. Where
+the model's own rendering is another one, `differences` says so.
 
 Only the template makes special tokens. Whoever types ``<|im_end|>`` into a message gets those ten characters, not the
 end of their turn: otherwise a chat user could forge the system's or the assistant's turns.
@@ -16,9 +16,9 @@ from functools import cached_property
 from typing import Any
 
 from palate.errors import TemplateError
-from palate.lm.differences import differences
-from palate.lm.rendering import BREAK, PROBE, QUESTION, Rendering, Tools
 from palate.lm.templates import find_template
+from palate.lm.templates.differences import differences
+from palate.lm.templates.layout import BREAK, PROBE, QUESTION, Layout, Tools
 from palate.records import Message, Prompt, content_id
 
 
@@ -27,7 +27,7 @@ class Chat:
 
     Attributes:
         tokenizer: a Hugging Face tokenizer.
-        rendering: its template.
+        layout: what its template does with a conversation.
         stop_id: the token that ends a response; part of the response.
         pad_id: another token than that, for those who must tell padding from tokens; None if there is no such token.
     """
@@ -41,14 +41,14 @@ class Chat:
         added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values() if token.content}
         specials = {name for name, special in added.items() if special} | set(tokenizer.all_special_tokens)
         self._special = _any_of(specials)
-        self.rendering = Rendering(
+        self.layout = Layout(
             tokenizer, ends=_any_of(specials | set(added)), specials=self._special, spelled=self._spelled
         )
-        self._special = _any_of(specials | {self.rendering.stop})
-        self.stop_id = int(tokenizer.convert_tokens_to_ids(self.rendering.stop))
+        self._special = _any_of(specials | {self.layout.stop})
+        self.stop_id = int(tokenizer.convert_tokens_to_ids(self.layout.stop))
         self._anchors: dict[str, list[int]] = {}
-        bos = tokenizer.bos_token_id
-        if bos is not None and self.prompt_tokens([QUESTION])[:2] == [bos, bos]:
+        bos, opened = tokenizer.bos_token_id, self.prompt_tokens([QUESTION])
+        if bos is not None and opened[:2] == [bos, bos]:
             raise TemplateError("the chat template adds BOS twice: remove one")
         self.pad_id = self._set_padding()
 
@@ -68,9 +68,9 @@ class Chat:
             TemplateError: the template opens a thought that the response does not close.
         """
         if not ended:
-            return self._following(self.rendering.opening, self.rendering.response(text))
+            return self._following(self.layout.opening, self.layout.response(text))
         self._check_thought(text)
-        return self._said_tokens(self.rendering.response(text))
+        return self._said_tokens(self.layout.response(text))
 
     def dialogue_tokens(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[list[int], list[bool]]:
         """A whole conversation, and which tokens are to be learned: the assistant's, but for turns that say otherwise.
@@ -89,7 +89,7 @@ class Chat:
 
     def merges_system(self, prompt: Prompt) -> bool:
         """Whether a system turn becomes part of the user's, because the template has none."""
-        return self.rendering.merges_system and any(message.role == "system" for message in prompt.messages)
+        return self.layout.merges_system and any(message.role == "system" for message in prompt.messages)
 
     def text_tokens(self, text: str) -> list[int]:
         """Raw text and the stop token, no conversation around it."""
@@ -104,12 +104,12 @@ class Chat:
     def differences(self) -> tuple[str, ...]:
         """Where the model's own rendering of a conversation is another one than ours, a line each."""
         tokens, _ = self._laid_out(PROBE, ())
-        return differences(self.rendering, merges=tokens != self._tokens(self.rendering.own(PROBE)))
+        return differences(self.layout, merges=tokens != self._tokens(self.layout.own(PROBE)))
 
     @cached_property
     def fingerprint(self) -> str:
         """The same for two that give the same tokens for the same conversation."""
-        return content_id(*map(str, self._laid_out(PROBE, ())[0]), str(self.rendering.merges_system))
+        return content_id(*map(str, self._laid_out(PROBE, ())[0]), str(self.layout.merges_system))
 
     def _laid_out(self, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[bool]]:
         end = max(index for index, message in enumerate(messages) if message.role == "assistant") + 1
@@ -122,13 +122,13 @@ class Chat:
 
     def _parts(self, messages: Sequence[Message], tools: Tools) -> Iterable[tuple[list[int], bool]]:
         """Tokens of what is given and of what is said, in turn, and whether they are to be learned."""
-        for number, turn in enumerate(self.rendering.turns(messages, tools)):
-            yield self._following(self.rendering.stop, turn.before) if number else self._tokens(turn.before), False
+        for number, turn in enumerate(self.layout.turns(messages, tools)):
+            yield self._following(self.layout.stop, turn.before) if number else self._tokens(turn.before), False
             if turn.message is not None:
                 yield self._said_tokens(turn.said), turn.message.learn
 
     def _said_tokens(self, said: str) -> list[int]:
-        return [*self._following(self.rendering.opening, said), self.stop_id]
+        return [*self._following(self.layout.opening, said), self.stop_id]
 
     def _following(self, anchor: str, text: str) -> list[int]:
         """Tokens of a text as they are behind another one.
@@ -141,11 +141,11 @@ class Chat:
             self._anchors[anchor] = self._encode(anchor)
         before, both = self._anchors[anchor], self._encode(anchor + first)
         tokens = both[len(before) :] if both[: len(before)] == before else self._encode(first)
-        return tokens + [token for part in others for token in self._following(self.rendering.stop, part)]
+        return tokens + [token for part in others for token in self._following(self.layout.stop, part)]
 
     def _tokens(self, text: str) -> list[int]:
         first, *others = text.split(BREAK)
-        return self._encode(first) + [token for part in others for token in self._following(self.rendering.stop, part)]
+        return self._encode(first) + [token for part in others for token in self._following(self.layout.stop, part)]
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -156,7 +156,7 @@ class Chat:
         return self._special.sub(lambda found: found[0][0] + BREAK + found[0][1:], plain)
 
     def _check_thought(self, text: str) -> None:
-        if not self.rendering.closes_thought(text):
+        if not self.layout.closes_thought(text):
             raise TemplateError(
                 "no </think> in the response, while the chat template begins every response within a thought: name "
                 'one that does not by chat_template, such as "deepseek-r1-distill" or "qwen3"'

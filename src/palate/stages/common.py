@@ -20,7 +20,7 @@ from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import Model
 from palate.randomness import permutation
 from palate.recipe import StageRecipe
-from palate.records import Demonstration, Prompt, Ranking
+from palate.records import Demonstration, Prompt, Ranking, content_id
 from palate.run.directory import Run
 from palate.run.trackers import showing
 
@@ -33,13 +33,13 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
         raise RecipeError(
             f"frozen_layers = {recipe.frozen_layers}, but {recipe.model} has {model.model.shape.num_layers} layers"
         )
-    if recipe.max_length > model.context:
-        raise RecipeError(
-            f"max_length = {recipe.max_length}, but {recipe.model} was made for {model.context} tokens: "
-            f"set max_length = {model.context}"
-        )
     model.freeze(recipe.frozen_layers)
     deterministic()
+
+
+def longest(recipe: StageRecipe, *models: Model) -> tuple[float, str]:
+    """The longest prompt + response in tokens, and what sets it: the recipe, or what the models were made for."""
+    return min((recipe.max_length, "max_length"), *((model.context, "the model's context") for model in models))
 
 
 def deterministic() -> None:
@@ -90,8 +90,16 @@ def say_left_out(
     return data.rejected.total
 
 
-def say_chat(run: Run, chat: Chat, conversations: Iterable[Prompt]) -> None:
-    """Say what the chat template does that nobody would expect, once, before the first step."""
+def say_chat(run: Run, chat: Chat, conversations: Iterable[Prompt], *, name: str = "chat_template") -> None:
+    """Say what the chat template does that nobody would expect, once, before the first step.
+
+    Args:
+        name: under which its hash is one of the run's inputs.
+
+    Raises:
+        RunError: the run was resumed, and the template is not what it was.
+    """
+    run.add_inputs({name: content_id(str(chat.tokenizer.chat_template))})
     for line in chat.differences:
         run.note(f"chat template: {line}")
     merged = sum(chat.merges_system(prompt) for prompt in conversations)
@@ -103,7 +111,7 @@ def prompts_with_room(
     run: Run,
     data: Read[Prompt],
     chats: Sequence[Chat],
-    limits: Mapping[str, float],
+    limit: tuple[float, str],
     *,
     max_new_tokens: int,
     max_left_out: float,
@@ -113,16 +121,17 @@ def prompts_with_room(
     All of them are looked at before the first step, or one would end the run at whatever step it is met.
 
     Args:
-        limits: the longest prompt + response there may be, by what sets it.
+        chats: of the model, and of the baseline if there is one.
+        limit: the longest prompt + response in tokens, and what sets it.
     """
-    name, limit = min(limits.items(), key=lambda item: item[1])
+    max_length, name = limit
     prompts, encoded = data.records, []
-    for chat in chats:
+    for number, chat in enumerate(chats):
         with showing("prompts") as show:
             usable = usable_prompts(
-                chat, prompts, max_length=limit - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
+                chat, prompts, max_length=max_length - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
             )
-        say_chat(run, chat, usable.prompts)
+        say_chat(run, chat, usable.prompts, name="baseline_chat_template" if number else "chat_template")
         encoded.append((prompts, usable.left_out))
         prompts = usable.prompts
     say_left_out(run, data, encoded, of=len(data.records), max_left_out=max_left_out)

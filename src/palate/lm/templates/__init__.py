@@ -1,4 +1,9 @@
-"""Chat templates by name: our own for families of models, or whatever a file holds.
+"""Chat templates: our own for families of models by name, whatever a file holds, and what a template does.
+
+    layout       conversations as text, turn by turn, through any template
+    differences  what the model's own rendering has otherwise, in words
+
+No tokens here: those are `chat.py`'s.
 
 Each `.jinja` beside this file is written for what training needs: what a turn looks like does not depend on later
 turns, a response follows its prompt directly, and `{% generation %}` marks what the model says itself, its end

@@ -74,7 +74,11 @@ async def start(app: FastAPI) -> None:
     """The models' process starts when it is first needed; what a crash left half written is closed."""
     home: Workspace = app.state.workspace
     settings = home.settings
-    generator = Generator(max_streams=settings.chat_streams, max_per_user=settings.chat_streams_per_person)
+    generator = Generator(
+        max_streams=settings.chat_streams,
+        max_per_user=settings.chat_streams_per_person,
+        chat_templates={locator(home)(settings.model): home.chat_template} if home.chat_template else {},
+    )
     app.state.generator = generator
     app.state.desk = Desk(generator, home.store, locator(home), per_person=settings.chat_streams_per_person)
     with home.store.write() as session:

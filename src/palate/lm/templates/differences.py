@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
 from palate.errors import TemplateError
-from palate.lm.rendering import BREAK, PROBE, Rendering
+from palate.lm.templates.layout import BREAK, PROBE, Layout
 from palate.records import Message
 
 _THOUGHTFUL = tuple(
@@ -23,26 +23,26 @@ _THOUGHTFUL = tuple(
 )
 
 
-def differences(rendering: Rendering, *, merges: bool) -> tuple[str, ...]:
+def differences(layout: Layout, *, merges: bool) -> tuple[str, ...]:
     """A line for each; none if there are none.
 
     Args:
-        rendering: a template.
+        layout: of a template.
         merges: the tokenizer makes other tokens of the whole text than of its parts.
     """
-    lines = [line for probe in (PROBE, _THOUGHTFUL) for line in _texts(rendering, probe)]
-    if rendering.header:
-        lines.append(f"the chat template does not open the assistant's turn: {rendering.header!r} is put there")
-    if rendering.writes_dates:
+    lines = [line for probe in (PROBE, _THOUGHTFUL) for line in _texts(layout, probe)]
+    if layout.header:
+        lines.append(f"the chat template does not open the assistant's turn: {layout.header!r} is put there")
+    if layout.writes_dates:
         lines.append("the chat template writes today's date into prompts, which change from day to day")
     if merges and not lines:
         lines.append("the tokenizer would merge characters across the border of a prompt and its response: kept apart")
     return tuple(dict.fromkeys(lines))
 
 
-def _texts(rendering: Rendering, messages: Sequence[Message]) -> Iterator[str]:
+def _texts(layout: Layout, messages: Sequence[Message]) -> Iterator[str]:
     try:
-        own, ours = rendering.own(messages).replace(BREAK, ""), _ours(rendering, messages)
+        own, ours = layout.own(messages).replace(BREAK, ""), _ours(layout, messages)
     except TemplateError:  # thoughts are not for every template
         return
     theirs, parts = _words(own), _words(ours)
@@ -56,8 +56,8 @@ def _texts(rendering: Rendering, messages: Sequence[Message]) -> Iterator[str]:
             yield f"the model's own rendering has {alone!r} where {here!r} is kept here"
 
 
-def _ours(rendering: Rendering, messages: Sequence[Message]) -> str:
-    parts = [turn.before + (turn.said or "") + rendering.stop for turn in rendering.turns(messages)]
+def _ours(layout: Layout, messages: Sequence[Message]) -> str:
+    parts = [turn.before + (turn.said or "") + layout.stop for turn in layout.turns(messages)]
     return "".join(parts).replace(BREAK, "")
 
 

@@ -61,7 +61,7 @@ class Turn:
     message: Message | None = None
 
 
-class Rendering:
+class Layout:
     """A tokenizer's chat template, and what it does with a conversation.
 
     Args:
