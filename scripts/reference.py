@@ -129,8 +129,8 @@ def _default(field: dict[str, Any], sections: dict[str, Any]) -> str:
 def _metrics() -> str:
     parts = [
         "# Metrics\n",
-        "Every number in `metrics.jsonl`. Unless said otherwise a metric is a mean over the step's batch, a KL or "
-        "entropy is in nats, and a time is in seconds. `<name>` stands for any text.\n",
+        "Every number in `metrics.jsonl`. Unless said otherwise a metric is a mean over the step's batch and all of "
+        "its updates, a KL or entropy is in nats, and a time is in seconds. `<name>` stands for any text.\n",
     ]
     for group, title in _GROUPS.items():
         rows = [f"| `{name}` | {_cell(text)} |" for name, text in METRICS.items() if name.startswith(f"{group}/")]

@@ -220,11 +220,18 @@ class _Group:
 
 def _demo(commands: _Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        _import("palate.demo.loop", "demo")(args.out, seed=args.seed)
+        scale = _import("palate.demo.loop", "SCALES")[args.scale]
+        _import("palate.demo.loop", "demo")(args.out, seed=args.seed, scale=scale)
 
     parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="all randomness follows from it; default: %(default)s")
+    parser.add_argument(
+        "--scale",
+        choices=("full", "quick"),
+        default="full",
+        help="quick: whether everything works here, in a minute or two; its result means nothing; default: %(default)s",
+    )
     parser.set_defaults(again="; the same command goes on from there")
 
 

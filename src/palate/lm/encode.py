@@ -79,7 +79,7 @@ def usable_prompts(
     """The prompts that the chat template can hold and that have at most ``max_length`` tokens.
 
     Args:
-        limit: what sets the limit, in words.
+        limit: what sets ``max_length``, in words.
         show: told how many of how many prompts were looked at.
 
     Raises:
@@ -94,12 +94,14 @@ def encode_responses(
     prompts: Sequence[Prompt],
     texts: Sequence[str],
     *,
-    max_length: int,
+    max_length: float,
+    limit: str = "max_length",
     ended: Sequence[bool] | None = None,
 ) -> Encoded:
     """Prompt and response pairs; equal prompts share a group.
 
     Args:
+        limit: what sets ``max_length``, in words.
         ended: which responses get a stop token; all of them if absent.
 
     Raises:
@@ -117,6 +119,7 @@ def encode_responses(
         lambda item: (opened(item[0].id), chat.response_tokens(item[1], ended=item[2])),
         lambda row: len(row[0]) + len(row[1]),
         max_length,
+        limit,
     )
     sequences = Sequences.pack(
         [before for before, _ in rows.values()],
@@ -126,8 +129,13 @@ def encode_responses(
     return Encoded(sequences=sequences, kept=tuple(rows), left_out=left_out)
 
 
-def encode_demonstrations(chat: Chat, demonstrations: Sequence[Demonstration], *, max_length: int) -> Encoded:
+def encode_demonstrations(
+    chat: Chat, demonstrations: Sequence[Demonstration], *, max_length: float, limit: str = "max_length"
+) -> Encoded:
     """Whole conversations; every assistant turn to be learned is masked in, its stop token included.
+
+    Args:
+        limit: what sets ``max_length``, in words.
 
     Raises:
         DataError: no demonstration is left.
@@ -137,6 +145,7 @@ def encode_demonstrations(chat: Chat, demonstrations: Sequence[Demonstration], *
         lambda item: chat.dialogue_tokens(item.messages, item.prompt.tools),
         lambda row: len(row[0]),
         max_length,
+        limit,
     )
     starts = [mask.index(True) for _, mask in rows.values()]
     sequences = Sequences.pack(
@@ -167,7 +176,7 @@ def _encode(
     encode: Callable[[T], Row],
     length: Callable[[Row], int],
     max_length: float,
-    limit: str = "max_length",
+    limit: str,
     show: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[int, Row], tuple[LeftOut, ...]]:
     """The rows that can be used by the index of their item, and the other items."""
@@ -197,8 +206,10 @@ def _encode(
 
 
 def _nothing_left(left_out: Sequence[LeftOut], shortest: int | None, limit: str) -> str:
-    raised = "raise max_length" if "max_length" in limit else "shorten them"
-    hint = f" (the shortest has {shortest}): {raised}" if shortest is not None else ""
+    ways = ["shorten them"]
+    ways += ["raise max_length"] if "max_length" in limit else []
+    ways += ["lower max_new_tokens"] if "max_new_tokens" in limit else []
+    hint = f" (the shortest has {shortest}): {' or '.join(ways)}" if shortest is not None else ""
     if all(item.too_long for item in left_out):
         return f"all {len(left_out)} rows are {left_out[0].reason}{hint}"
     counts = Counter(item.reason for item in left_out).most_common(3)

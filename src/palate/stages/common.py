@@ -33,13 +33,13 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
         raise RecipeError(
             f"frozen_layers = {recipe.frozen_layers}, but {recipe.model} has {model.model.shape.num_layers} layers"
         )
-    if recipe.max_length > model.context:
-        raise RecipeError(
-            f"max_length = {recipe.max_length}, but {recipe.model} was made for {model.context} tokens: "
-            f"set max_length = {model.context}"
-        )
     model.freeze(recipe.frozen_layers)
     deterministic()
+
+
+def longest(recipe: StageRecipe, *models: Model) -> tuple[float, str]:
+    """The longest prompt + response in tokens, and what sets it: the recipe, or what the models were made for."""
+    return min((recipe.max_length, "max_length"), *((model.context, "the model's context") for model in models))
 
 
 def deterministic() -> None:
@@ -111,7 +111,7 @@ def prompts_with_room(
     run: Run,
     data: Read[Prompt],
     chats: Sequence[Chat],
-    limits: Mapping[str, float],
+    limit: tuple[float, str],
     *,
     max_new_tokens: int,
     max_left_out: float,
@@ -122,14 +122,14 @@ def prompts_with_room(
 
     Args:
         chats: of the model, and of the baseline if there is one.
-        limits: the longest prompt + response there may be, by what sets it.
+        limit: the longest prompt + response in tokens, and what sets it.
     """
-    name, limit = min(limits.items(), key=lambda item: item[1])
+    max_length, name = limit
     prompts, encoded = data.records, []
     for number, chat in enumerate(chats):
         with showing("prompts") as show:
             usable = usable_prompts(
-                chat, prompts, max_length=limit - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
+                chat, prompts, max_length=max_length - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
             )
         say_chat(run, chat, usable.prompts, name="baseline_chat_template" if number else "chat_template")
         encoded.append((prompts, usable.left_out))

@@ -105,10 +105,13 @@ def _without(data: Read[Ranking], rankings: Sequence[Ranking], problem: Callable
     data.reject((ranking, reason) for ranking, reason in problems if reason)
     kept = [ranking for ranking, reason in problems if not reason]
     if not kept:
-        reasons = Counter(reason for _, reason in problems)
-        counted = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
-        raise DataError(f"no comparison to learn from ({counted}){ADVICE if THUMB in reasons else ''}")
+        reasons = [reason for _, reason in problems]
+        raise DataError(f"no comparison to learn from ({_counted(reasons)}){ADVICE if THUMB in reasons else ''}")
     return kept
+
+
+def _counted(reasons: Sequence[str]) -> str:
+    return "; ".join(f"{count}: {reason}" for reason, count in Counter(reasons).most_common())
 
 
 def prepare_responses(
@@ -116,7 +119,8 @@ def prepare_responses(
     rankings: Sequence[Ranking],
     *,
     labeler_weights: Mapping[str, float],
-    max_length: int,
+    max_length: float,
+    limit: str,
     device: torch.device,
 ) -> Responses:
     """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out.
@@ -128,14 +132,17 @@ def prepare_responses(
         (ranking.prompt.id, response.text): ranking.prompt for ranking in rankings for response in ranking.responses
     }
     keys = list(said)
-    encoded = encode_responses(chat, list(said.values()), [text for _, text in keys], max_length=max_length)
+    encoded = encode_responses(
+        chat, list(said.values()), [text for _, text in keys], max_length=max_length, limit=limit
+    )
     row_of = {keys[item]: row for row, item in enumerate(encoded.kept)}
     missing = {keys[item.index]: item for item in encoded.left_out}
     problems = [_problem(ranking, missing) for ranking in rankings]
     usable = [ranking for ranking, problem in zip(rankings, problems, strict=True) if problem is None]
     left_out = [replace(problem, index=index) for index, problem in enumerate(problems) if problem is not None]
     if not usable:
-        raise DataError(f"none of {len(rankings)} rankings can be used; the first: {left_out[0].reason}")
+        counted = _counted([item.reason for item in left_out])
+        raise DataError(f"none of {len(rankings)} rankings can be used ({counted}): every response of one must fit")
     return Responses(
         rankings=usable,
         sets=comparison_sets(usable, labeler_weights=labeler_weights),
