@@ -87,6 +87,21 @@ def test_more_than_the_allowed_share_stops_before_the_first_step(
     assert command(stage, **changes, max_left_out=0.7)[0] == 0
 
 
+@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+@pytest.mark.parametrize(("short", "use"), [(2, "to validate on"), (0, "to learn from")])
+def test_no_side_may_be_left_without_rows(
+    stage: str, write: Callable[..., str], short: int, use: str, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Whichever side of the holdout it is, what is said counts all rows."""
+    data = {"path": write(tmp_path / "data.jsonl", short=short, long=40)}
+    status, said, _ = command(stage, data=data, max_length=256, max_left_out=1.0)
+    assert status == 2
+    assert f"40 of {40 + short} rows cannot be used, none is left {use}; most often: longer than max_length" in said
+    assert "raise max_length" in said
+    assert "set max_left_out" not in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 RL = ("ppo", "reinforce")
 SAMPLING: dict[str, dict[str, Any]] = {
     "ppo": {"max_length": 512},

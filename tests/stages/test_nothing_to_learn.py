@@ -55,8 +55,8 @@ def train(tmp_path: Path, toml: Toml, capsys: pytest.CaptureFixture[str]) -> Cal
         ("reward", TIES, {"tie": "skip"}, "nothing but ties"),
         ("reward", TIES, {"tie": "half"}, "nothing but ties"),
         ("reward", GOOD, {"labeler_weights": {"ann": 0}}, "12: by a labeler of weight 0"),
-        ("reward", LENGTHY, {}, ": longer than max_length = 1024 tokens): every response of one must fit"),
-        ("dpo", LENGTHY, {}, ": longer than max_length = 1024 tokens): every response of one must fit"),
+        ("reward", LENGTHY, {}, "12 of 12 rows cannot be used, none is left to learn from; most often: longer than"),
+        ("dpo", LENGTHY, {}, "12 of 12 rows cannot be used, none is left to learn from; most often: longer than"),
         (
             "reward",
             THUMBS + COPIES,

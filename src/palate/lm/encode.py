@@ -1,12 +1,11 @@
 """Records to sequences: tokenised once, grouped by prompt, nothing cut off.
 
 A row that is longer than the limit, or that the chat template cannot hold, is left out with its reason. The stage
-counts and shows them; only when no row is left is that an error here.
+counts and shows them, and decides how many are too many.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -83,7 +82,7 @@ def usable_prompts(
         show: told how many of how many prompts were looked at.
 
     Raises:
-        DataError: there is none.
+        DataError: none were given.
     """
     rows, left_out = _encode(prompts, lambda prompt: len(chat.prompt_tokens(prompt)), int, max_length, limit, show)
     return Usable(prompts=tuple(prompts[index] for index in rows), left_out=left_out)
@@ -105,7 +104,7 @@ def encode_responses(
         ended: which responses get a stop token; all of them if absent.
 
     Raises:
-        DataError: no item is left.
+        DataError: no items were given.
     """
     distinct = {prompt.id: prompt for prompt in prompts}
     groups = {prompt_id: number for number, prompt_id in enumerate(distinct)}
@@ -138,7 +137,7 @@ def encode_demonstrations(
         limit: what sets ``max_length``, in words.
 
     Raises:
-        DataError: no demonstration is left.
+        DataError: no demonstrations were given.
     """
     rows, left_out = _encode(
         demonstrations,
@@ -182,7 +181,6 @@ def _encode(
     """The rows that can be used by the index of their item, and the other items."""
     rows: dict[int, Row] = {}
     left_out: list[LeftOut] = []
-    shortest = None
     for index, item in enumerate(items):
         if show is not None:
             show(index, len(items))
@@ -192,7 +190,6 @@ def _encode(
             left_out.append(LeftOut(index=index, reason=str(error)))
             continue
         size = length(row)
-        shortest = size if shortest is None else min(size, shortest)
         if size <= max_length:
             rows[index] = row
         else:
@@ -200,18 +197,4 @@ def _encode(
             left_out.append(LeftOut(index=index, reason=reason, too_long=True))
     if not items:
         raise DataError("nothing to encode: no rows")
-    if not rows:
-        raise DataError(_nothing_left(left_out, shortest, limit))
     return rows, tuple(left_out)
-
-
-def _nothing_left(left_out: Sequence[LeftOut], shortest: int | None, limit: str) -> str:
-    ways = ["shorten them"]
-    ways += ["raise max_length"] if "max_length" in limit else []
-    ways += ["lower max_new_tokens"] if "max_new_tokens" in limit else []
-    hint = f" (the shortest has {shortest}): {' or '.join(ways)}" if shortest is not None else ""
-    if all(item.too_long for item in left_out):
-        return f"all {len(left_out)} rows are {left_out[0].reason}{hint}"
-    counts = Counter(item.reason for item in left_out).most_common(3)
-    reasons = "; ".join(f"{count}: {reason}" for reason, count in counts)
-    return f"none of {len(left_out)} rows can be used: {reasons}{hint}"

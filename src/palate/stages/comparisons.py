@@ -105,13 +105,10 @@ def _without(data: Read[Ranking], rankings: Sequence[Ranking], problem: Callable
     data.reject((ranking, reason) for ranking, reason in problems if reason)
     kept = [ranking for ranking, reason in problems if not reason]
     if not kept:
-        reasons = [reason for _, reason in problems]
-        raise DataError(f"no comparison to learn from ({_counted(reasons)}){ADVICE if THUMB in reasons else ''}")
+        reasons = Counter(reason for _, reason in problems)
+        counted = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+        raise DataError(f"no comparison to learn from ({counted}){ADVICE if THUMB in reasons else ''}")
     return kept
-
-
-def _counted(reasons: Sequence[str]) -> str:
-    return "; ".join(f"{count}: {reason}" for reason, count in Counter(reasons).most_common())
 
 
 def prepare_responses(
@@ -123,11 +120,7 @@ def prepare_responses(
     limit: str,
     device: torch.device,
 ) -> Responses:
-    """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out.
-
-    Raises:
-        DataError: no ranking is left.
-    """
+    """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out."""
     said = {
         (ranking.prompt.id, response.text): ranking.prompt for ranking in rankings for response in ranking.responses
     }
@@ -140,9 +133,6 @@ def prepare_responses(
     problems = [_problem(ranking, missing) for ranking in rankings]
     usable = [ranking for ranking, problem in zip(rankings, problems, strict=True) if problem is None]
     left_out = [replace(problem, index=index) for index, problem in enumerate(problems) if problem is not None]
-    if not usable:
-        counted = _counted([item.reason for item in left_out])
-        raise DataError(f"none of {len(rankings)} rankings can be used ({counted}): every response of one must fit")
     return Responses(
         rankings=usable,
         sets=comparison_sets(usable, labeler_weights=labeler_weights),

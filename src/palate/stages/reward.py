@@ -70,7 +70,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     left_out = say_left_out(
         run,
         data,
-        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        {"to learn from": (learned, train_set.left_out), "to validate on": (held_out, validation.left_out)},
         of=len(rankings),
         max_left_out=recipe.max_left_out,
     )

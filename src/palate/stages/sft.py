@@ -42,7 +42,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
     left_out = say_left_out(
         run,
         data,
-        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        {"to learn from": (learned, train_set.left_out), "to validate on": (held_out, validation.left_out)},
         of=len(data.records),
         max_left_out=recipe.max_left_out,
     )
