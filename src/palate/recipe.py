@@ -40,7 +40,8 @@ class Data(Section):
         {},
         description="For `pairs`: which column, or text with {columns}, is `prompt`, `a`, `b`, `preferred`.",
     )
-    tags: tuple[str, ...] = Field((), description="Columns to keep as tags of the prompt.")
+    tags: tuple[str, ...] = Field((), description="Columns to keep as tags of the prompt; `a.b` is one within another.")
+    ignore: tuple[str, ...] = Field((), description="Columns to leave out although they may matter; `a.b` likewise.")
     limit: int = Field(0, ge=0, description="Use at most this many records, chosen by hash of the prompt; 0 uses all.")
 
 

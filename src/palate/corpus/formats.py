@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from palate.corpus import columns, demonstrations, labeling_tools, rankings, trees
-from palate.corpus.files import Row
+from palate.corpus.fields import plain
 from palate.corpus.rejections import Malformed
+from palate.corpus.rows import Row
 from palate.corpus.values import Fields
 from palate.records import Candidates, Demonstration, Message, Prompt, Ranking
 
@@ -44,6 +45,8 @@ class Format:
         parsers: for each kind of record the format can give, the function that gives it.
         fits: a look at the values, where the fields alone do not tell.
         group: makes one row of several that belong together.
+        beside: columns known to stand beside those that are read and to say nothing that is missing without them (the
+            scores that a preference was made of). They are named in reports and never stop an import.
     """
 
     name: str
@@ -52,6 +55,16 @@ class Format:
     parsers: Mapping[Kind, Parser]
     fits: Callable[[Fields], bool] = lambda row: True
     group: Callable[[Iterator[Row]], Iterator[Row]] | None = None
+    beside: frozenset[str] = frozenset()
+
+    def has_beside(self, name: str) -> bool:
+        """Whether a field is one of those `beside`, at any depth, or stands in one."""
+        return any(f".{known}." in f".{name}." for known in self.beside)
+
+    def matched(self, row: Fields) -> frozenset[str]:
+        """The largest of the key sets that the row has; empty if it is not of this format."""
+        keys = max((keys for keys in self.keys if keys <= row.keys()), key=len, default=frozenset[str]())
+        return keys if keys and self.fits(row) else frozenset()
 
 
 def palate(kind: OwnKind) -> Parser:
@@ -59,7 +72,7 @@ def palate(kind: OwnKind) -> Parser:
 
     def parse(row: Fields) -> Iterator[Item]:
         if _own_kind(row) is kind:
-            yield kind.model_validate(row)
+            yield kind.model_validate(plain(row))
 
     return parse
 
@@ -72,22 +85,29 @@ def _own_kind(row: Fields) -> OwnKind:
 
 
 def _is_own(row: Fields) -> bool:
-    prompt = row.get("prompt", row)
-    return isinstance(prompt, dict) and prompt.keys() <= _PROMPT_KEYS and _awaits_answer(prompt.get("messages"))
+    prompt = plain(row.get("prompt", row), read=False)
+    if not (isinstance(prompt, dict) and prompt.keys() <= _PROMPT_KEYS and _awaits_answer(prompt.get("messages"))):
+        return False
+    return "prompt" in row or all(map(_is_plain, prompt["messages"])) or any(map(_is_ours, prompt["messages"]))
 
 
 def _awaits_answer(turns: Any) -> bool:
-    """Whether these are the messages of a prompt of ours, and not somebody's whole conversation."""
+    """Whether these could be the messages of a prompt of ours, and not somebody's whole conversation."""
     if not isinstance(turns, list) or not turns:
         return False
-    return all(map(_is_own_turn, turns)) and turns[-1]["role"] != "assistant"
+    known = Message.model_fields.keys()
+    own = all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() <= known for turn in turns)
+    return own and turns[-1]["role"] != "assistant"
 
 
-def _is_own_turn(turn: Any) -> bool:
-    if not (isinstance(turn, dict) and {"role", "content"} <= turn.keys() <= Message.model_fields.keys()):
-        return False
-    calls = turn.get("tool_calls", ())
-    return isinstance(calls, list | tuple) and all(isinstance(call, dict) and "name" in call for call in calls)
+def _is_plain(turn: Mapping[str, Any]) -> bool:
+    return turn.keys() == {"role", "content"}
+
+
+def _is_ours(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn has what nobody else writes."""
+    calls = turn.get("tool_calls")
+    return "learn" in turn or (isinstance(calls, list) and any(isinstance(c, dict) and "name" in c for c in calls))
 
 
 def _has_transcripts(row: Fields) -> bool:
@@ -95,15 +115,17 @@ def _has_transcripts(row: Fields) -> bool:
 
 
 def _has_thumb(row: Fields) -> bool:
-    return str(row["label"]).strip().lower() in ("true", "false", "1", "0", "1.0", "0.0")
+    return any(rankings.is_thumb(row[key]) for key in rankings.THUMB_KEYS if row.get(key) is not None)
 
 
 def _has_answer_lists(row: Fields) -> bool:
     return all(isinstance(row[key], list) for key in ("responses", "ranks")) and not _is_own(row)
 
 
-def _format(name: str, shape: str, *keys: str, **rest: Any) -> Format:
-    return Format(name, shape, tuple(frozenset(names.split()) for names in keys), **rest)
+def _format(name: str, shape: str, *keys: str, beside: str = "", **rest: Any) -> Format:
+    return Format(
+        name, shape, tuple(frozenset(names.split()) for names in keys), beside=frozenset(beside.split()), **rest
+    )
 
 
 _ALL = (
@@ -161,6 +183,7 @@ _ALL = (
         "message_tree_id prompt",
         parsers={Demonstration: trees.oasst, Ranking: trees.oasst_rankings},
         group=trees.oasst_trees,
+        beside="detoxify labels emojis tree_state review_count review_result rank",
     ),
     _format(
         "hh",
@@ -171,9 +194,10 @@ _ALL = (
     ),
     _format(
         "trl-explicit",
-        "prompt, chosen, rejected (margin)",
-        "prompt chosen rejected",
+        "prompt (or question, query, input), chosen, rejected (margin)",
+        *(f"{key} chosen rejected" for key in rankings.PROMPT_KEYS),
         parsers={Ranking: rankings.trl_explicit},
+        beside="score_chosen score_rejected chosen_score rejected_score chosen_model rejected_model",
     ),
     _format(
         "trl-implicit",
@@ -184,19 +208,29 @@ _ALL = (
     ),
     _format(
         "trl-kto",
-        "prompt, completion, label",
-        "prompt completion label",
-        parsers={Ranking: rankings.trl_kto},
+        "prompt, completion (or response), label: a thumb",
+        *(f"prompt {answer} {thumb}" for answer in ("completion", "response") for thumb in rankings.THUMB_KEYS),
+        parsers={Ranking: rankings.thumbs},
         fits=_has_thumb,
     ),
     _format(
         "llama-factory",
-        "conversations, chosen, rejected | messages, label",
+        "conversations, chosen, rejected | messages, conversations or instruction, output with a thumb: label, kto_tag",
         "conversations chosen rejected",
-        "messages label",
-        "conversations label",
-        parsers={Ranking: rankings.llama_factory},
+        *(
+            f"{shown} {thumb}"
+            for shown in ("messages", "conversations", "instruction output", "instruction input output")
+            for thumb in rankings.THUMB_KEYS
+        ),
+        parsers={Ranking: lambda row: (rankings.llama_factory if "chosen" in row else rankings.thumbs)(row)},
         fits=lambda row: "chosen" in row or _has_thumb(row),
+    ),
+    _format(
+        "ms-swift",
+        "messages, rejected_response (or rejected_messages)",
+        "messages rejected_response",
+        "messages rejected_messages",
+        parsers={Ranking: rankings.ms_swift},
     ),
     _format(
         "alpaca-preference",
@@ -219,6 +253,8 @@ _ALL = (
         "instruction, completions [{response, model, overall_score}]",
         "instruction completions",
         parsers={Ranking: rankings.ultrafeedback},
+        beside="correct_answers incorrect_answers completions.annotations completions.critique completions.principle "
+        "completions.fine-grained_score completions.custom_system_prompt",
     ),
     _format(
         "helpsteer2",
@@ -227,24 +263,29 @@ _ALL = (
         "prompt response helpfulness",
         parsers={Ranking: rankings.helpsteer2},
         group=rankings.helpsteer2_groups,
+        beside="correctness coherence complexity verbosity preference_statement preference_elaboration "
+        "all_preferences_unprocessed three_most_similar_preferences",
     ),
     _format(
         "shp",
         "history, human_ref_A, human_ref_B, labels",
         "history human_ref_A human_ref_B labels",
         parsers={Ranking: rankings.shp},
+        beside="score_A score_B score_ratio upvote_ratio",
     ),
     _format(
         "webgpt",
         "question, answer_0, answer_1, score_0, score_1",
         "question answer_0 answer_1 score_0 score_1",
         parsers={Ranking: rankings.webgpt},
+        beside="quotes_0 quotes_1 tokens_0 tokens_1",
     ),
     _format(
         "stiennon",
         "info, summaries [{text, policy}], choice, worker",
         "info summaries choice",
         parsers={Ranking: rankings.stiennon},
+        beside="extra summaries.note",
     ),
     _format(
         "arena",

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.turns import prompt_of
 from palate.corpus.values import (
     Fields,
     list_of,
     number_of,
+    object_of,
+    objects_of,
     optional_number,
-    prompt_of_value,
     ranks_by,
     text_of,
     value_of,
@@ -31,16 +33,16 @@ _RANK = re.compile(r"(?:rank[ _-]?)?(\d+)", re.IGNORECASE)
 
 def argilla(row: Fields) -> Rankings:
     """fields, and responses of {user_id, status, values {question {value [{value, rank}]}}}."""
-    fields = _object(value_of(row, "fields"), "fields")
-    prompt = prompt_of_value(value_of(fields, next((name for name in _PROMPTS if name in fields), "prompt")))
-    yield from _each(_objects(row, "responses"), lambda answer: _argilla_ranking(prompt, fields, answer))
+    fields = object_of(value_of(row, "fields"), "fields")
+    prompt = prompt_of(fields, next((name for name in _PROMPTS if name in fields), "prompt"))
+    yield from _each(objects_of(row, "responses"), lambda answer: _argilla_ranking(prompt, fields, answer))
 
 
 def _argilla_ranking(prompt: Prompt, fields: Fields, answer: Fields) -> Rankings:
     if answer.get("status", "submitted") != "submitted":
         raise Unusable("a response that was not submitted")
-    values = _object(answer.get("values") or {}, "values")
-    ranked = next(filter(None, (_argilla_ranks(_object(value, name)) for name, value in values.items())), None)
+    values = object_of(answer.get("values") or {}, "values")
+    ranked = next(filter(None, (_argilla_ranks(object_of(value, name)) for name, value in values.items())), None)
     if ranked is None:
         raise Unusable("a response without a ranking")
     yield _ranking(prompt, fields, ranked, labeler=answer.get("user_id"))
@@ -60,10 +62,10 @@ def label_studio(row: Fields) -> Rankings:
     A single bucket holds its items in order. Several are ranks if they are called 1, 2, ... or rank-1, rank-2, ...;
     items within one are tied. The bucket `_` holds what was not ranked.
     """
-    data = _object(value_of(row, "data"), "data")
-    prompt = prompt_of_value(value_of(data, "prompt"))
-    texts = {str(value_of(item, "id")): value_of(item, "body") for item in _objects(data, "items")}
-    annotations = _objects(row, "annotations")
+    data = object_of(value_of(row, "data"), "data")
+    prompt = prompt_of(data)
+    texts = {str(value_of(item, "id")): value_of(item, "body") for item in objects_of(data, "items")}
+    annotations = objects_of(row, "annotations")
     yield from _each(annotations, lambda annotation: _label_studio_ranking(prompt, texts, annotation))
 
 
@@ -91,9 +93,9 @@ def _each(judgements: Sequence[Fields], read: Callable[[Fields], Rankings]) -> R
 
 def _ranker(annotation: Fields) -> dict[str, list[Any]] | None:
     """Bucket -> ids, if one of the results is a ranking."""
-    for result in _objects(annotation, "result"):
+    for result in objects_of(annotation, "result"):
         if result.get("type") == "ranker":
-            buckets = _object(_object(value_of(result, "value"), "value").get("ranker"), "ranker")
+            buckets = object_of(object_of(value_of(result, "value"), "value").get("ranker"), "ranker")
             return {name: list_of(buckets, name) for name in buckets}
     return None
 
@@ -126,13 +128,3 @@ def _ranking(
         labeler="" if labeler is None else str(labeler),
         seconds=seconds,
     )
-
-
-def _object(value: Any, name: str) -> Fields:
-    if not isinstance(value, Mapping):
-        raise Malformed(f"field {name!r} is not an object")
-    return value
-
-
-def _objects(row: Fields, key: str) -> list[Fields]:
-    return [_object(each, key) for each in list_of(row, key)]
