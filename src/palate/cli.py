@@ -310,14 +310,20 @@ def _demo(commands: _Group) -> None:
 def _data(commands: _Group) -> None:
     def check(args: argparse.Namespace) -> int:
         report = _import("palate.corpus.check", "check_data")(
-            args.files, format=args.format, fields=dict(args.field), tags=args.tag
+            args.files, format=args.format, fields=dict(args.field), tags=args.tag, ignore=args.ignore
         )
         print(report)
         return 2 if report.failed else 0
 
     def import_(args: argparse.Namespace) -> int:
         report = _import("palate.corpus.check", "import_data")(
-            args.files, out=args.out, format=args.format, fields=dict(args.field), tags=args.tag, skip_bad=args.skip_bad
+            args.files,
+            out=args.out,
+            format=args.format,
+            fields=dict(args.field),
+            tags=args.tag,
+            ignore=args.ignore,
+            skip_bad=args.skip_bad,
         )
         print(report)
         return 2 if report.failed else 0
@@ -351,7 +357,12 @@ def _add_reading(parser: Parser) -> None:
         metavar="NAME=COLUMN",
         help="what a column holds; repeat",
     )
-    parser.add_argument("--tag", action="append", default=[], metavar="COLUMN", help="keep a column as a tag; repeat")
+    parser.add_argument(
+        "--tag", action="append", default=[], metavar="COLUMN", help="keep a column as a tag (a.b: one within another)"
+    )
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="COLUMN", help="leave a column out although it may matter"
+    )
 
 
 def _stage(commands: _Group, stage: Stage) -> None:

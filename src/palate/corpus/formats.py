@@ -316,6 +316,7 @@ _ALL = (
         *demonstrations.PROMPT_KEYS,
         "turns",
         parsers={Prompt: demonstrations.prompt},
+        fits=lambda row: any(isinstance(row.get(key), str | list) for key in (*demonstrations.PROMPT_KEYS, "turns")),
     ),
     _format("text", "text | sections [...] | a .txt file", "text", "sections", parsers={str: demonstrations.text}),
 )

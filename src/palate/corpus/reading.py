@@ -8,7 +8,7 @@ from a format that holds them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -83,13 +83,17 @@ def read_texts(data: Data) -> Read[str]:
 
 def paths_of(path: str) -> tuple[Path, ...]:
     """The files of a recipe's `path`, which may name several, joined by commas."""
-    paths = tuple(Path(part.strip()) for part in path.split(",") if part.strip())
+    return check_paths([Path(part.strip()) for part in path.split(",") if part.strip()])
+
+
+def check_paths(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The files, if there are any and each is named once."""
     if not paths:
         raise DataError("no file is named")
     for place, each in enumerate(paths):
         if each in paths[:place]:
             raise DataError("is named twice: its judgements would count twice", path=each)
-    return paths
+    return tuple(paths)
 
 
 def iterate(
@@ -103,6 +107,7 @@ def iterate(
     ignore: Sequence[str] | Ignored = (),
     strict: bool = False,
     account: Account | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Item]]:
     """Stream a file's records, each with its line, holding one row at a time.
 
@@ -112,6 +117,7 @@ def iterate(
         ignore: columns to leave out; an `Ignored` serves several files and is checked by whoever made it.
         strict: stop at the first malformed row.
         account: is told what became of every column; by default a column that must not be left out stops the reading.
+        watch: is told how many bytes were read, whenever some were.
 
     Raises:
         DataError: a file that cannot be read or holds no such records; a column that matters and is not read, or one
@@ -120,7 +126,8 @@ def iterate(
     account = account or Account(path)
     account.tags, account.mapped = tuple(tags), bool(fields)
     ignored = ignore if isinstance(ignore, Ignored) else Ignored(ignore)
-    opened = open_format(path, ignored.rows(read_rows(path), account), format, fields or {}, account)
+    rows = ignored.rows(read_rows(path, notes=account.notes, watch=watch), account)
+    opened = open_format(path, rows, format, fields or {}, account)
     found = opened.format
     _check_kind(found, kind, path)
     for row in opened.rows:
