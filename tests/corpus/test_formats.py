@@ -255,7 +255,20 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
             "conversation_a": [USER, GOOD],
             "conversation_b": [USER, BAD],
         },
-        [by_models(ranked(FRUIT, "A pear.", "A brick.", ranks=(1, 1), labeler="arena_user_1"), "one", "two")],
+        [
+            by_models(
+                ranked(
+                    FRUIT,
+                    "A pear.",
+                    "A brick.",
+                    ranks=(1, 1),
+                    labeler="arena_user_1",
+                    flags=(("both bad",), ("both bad",)),
+                ),
+                "one",
+                "two",
+            )
+        ],
     ),
     (
         "argilla",
@@ -364,7 +377,7 @@ REFUSED = [
         "trl-explicit",
         {"prompt": "a", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
         "unusable",
-        "the two dialogues part before their last turn",
+        "the dialogues do not end with the prompt: no shared prompt",
     ),
     ("trl-implicit", {"chosen": "blue", "rejected": "green"}, "unusable", "the two texts begin differently"),
     ("trl-implicit", {"chosen": "same", "rejected": "same"}, "malformed", "the two responses of a pair are identical"),
@@ -387,12 +400,6 @@ REFUSED = [
         {"instruction": "a", "completions": [{"response": "b", "overall_score": 1}]},
         "unusable",
         "a single response: nothing to compare",
-    ),
-    (
-        "arena",
-        {"winner": "nobody", "conversation_a": [USER, GOOD], "conversation_b": [USER, BAD]},
-        "malformed",
-        "field 'winner' is not",
     ),
     (
         "arena",
@@ -457,7 +464,7 @@ def test_a_rated_response_that_comes_again_begins_another_ranking(write: Write) 
     ("rows", "message"),
     [
         ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields foo, bar; name"),
-        ([{"prompt": "a", "chosen": "b", "rejected": "c", "messages": [USER, GOOD]}], "could be messages or trl-expl"),
+        ([{"instruction": "a", "output": "b", "question": "c", "answer": "d"}], "could be prompt-response or alpaca"),
         (
             [{"question": "a", "answer": "b"}, {"instruction": "a", "response": "b", "context": "c"}],
             r"rows of several formats: prompt-response \(row 1\) and dolly \(row 2\); say which one is meant",

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from palate.corpus.files import file_suffix
 from palate.corpus.formats import KIND_NAMES, Item
@@ -104,6 +105,8 @@ def check_data(
     format: str = "auto",
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    verdicts: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | None = None,
 ) -> ImportReport:
     """Read files to their end and report; nothing is written.
 
@@ -111,7 +114,7 @@ def check_data(
         DataError: a file that cannot be read at all.
     """
     report = ImportReport()
-    for _ in _records(paths, report, format, fields, tags):
+    for _ in _records(paths, report, format=format, fields=fields, tags=tags, verdicts=verdicts, join=join):
         pass
     return report
 
@@ -123,6 +126,8 @@ def import_data(
     format: str = "auto",
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    verdicts: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | None = None,
     skip_bad: bool = False,
 ) -> ImportReport:
     """Write the records of files as our own, one JSON object a line; raw text as {"text": ...}.
@@ -142,7 +147,7 @@ def import_data(
         raise DataError("would be overwritten by its own import; name another file", path=out)
     report = ImportReport(skip_bad=skip_bad)
     with output(out) as result:
-        for item in _records(paths, report, format, fields, tags):
+        for item in _records(paths, report, format=format, fields=fields, tags=tags, verdicts=verdicts, join=join):
             result.stream.write((json.dumps({"text": item}) if isinstance(item, str) else item.to_json()) + "\n")
         result.keep = not report.failed
     report.out = None if report.failed else out
@@ -152,13 +157,11 @@ def import_data(
 def _records(
     paths: Sequence[Path | str],
     report: ImportReport,
-    format: str,
-    fields: Mapping[str, str] | None,
-    tags: Sequence[str],
+    **said: Any,
 ) -> Iterator[Item]:
     unique = Unique(report.rejections)
     for path in paths:
-        for _, item in iterate(Path(path), rejections=report.rejections, format=format, fields=fields, tags=tags):
+        for _, item in iterate(Path(path), rejections=report.rejections, **said):
             if unique(item):
                 report.add(item)
                 yield item

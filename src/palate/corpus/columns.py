@@ -8,15 +8,9 @@ are stripped where they are set into a text):
     text              text
     pairs             prompt, a, b; preferred (absent: a is), labeler, strength
 
-`preferred` is a column that holds, for each row, one of:
-
-    the name of the column used for a, or for b       `a1`, `a2`
-    a, b                                              in either case
-    1, 2                                              the first, the second
-    tie, equal                                        neither
-
-0 is refused, since 0/1 could mean "first/second" as well as "no/yes". An empty or null value is an undecided pair,
-counted as unusable. A list of such values is a list of votes: each is a ranking of its own by `vote-1`, `vote-2`, ...
+`preferred` is a column that says which is better in any of the words of `verdicts`, the names of the columns used for
+a and b among them; absent, a is. An empty or null value is an undecided pair, counted as unusable. A list of such
+values is a list of votes: each is a ranking of its own by `vote-1`, `vote-2`, ...
 """
 
 from __future__ import annotations
@@ -27,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.sides import name_of, votes
 from palate.corpus.values import Fields, optional_number, prompt_of_value, response_of_value, value_of
 from palate.errors import DataError
 from palate.records import Ranking
@@ -39,7 +34,6 @@ MAPPABLE: Mapping[str, tuple[str, ...]] = {
 }
 DEFAULT_PAIR: Mapping[str, str] = {"prompt": "prompt", "a": "chosen", "b": "rejected"}
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-_RANKS = {"a": (1, 2), "1": (1, 2), "b": (2, 1), "2": (2, 1), "tie": (1, 1), "equal": (1, 1)}
 
 
 def check_mapping(format_name: str, mapping: Mapping[str, str]) -> None:
@@ -105,24 +99,17 @@ def pairs(row: Fields, mapping: Mapping[str, str]) -> Iterator[Ranking | Unusabl
     prompt = prompt_of_value(value_of(row, "prompt"))
     responses = tuple(response_of_value(value_of(row, name), name) for name in "ab")
     strength = optional_number(row, "strength")
-    votes = row.get("preferred", "a")
-    labeler = str(row.get("labeler") or "")
-    for place, vote in enumerate(votes if isinstance(votes, list) else [votes], 1):
-        if vote is None or not str(vote).strip():
-            yield Unusable("no preference given")
+    labeler = name_of(row.get("labeler"))
+    sides = [(mapping[name].strip(), name) for name in "ab"]
+    for name, found in votes(row.get("preferred", "a"), mapping.get("preferred", "preferred"), sides):
+        if isinstance(found, Unusable):
+            yield found
             continue
-        name = "-".join(filter(None, (labeler, f"vote-{place}"))) if isinstance(votes, list) else labeler
-        ranks = _ranks(str(vote).strip(), mapping)
-        yield Ranking(prompt=prompt, responses=responses, ranks=ranks, strength=strength, labeler=name)
-
-
-def _ranks(vote: str, mapping: Mapping[str, str]) -> tuple[int, int]:
-    for name, ranks in (("a", (1, 2)), ("b", (2, 1))):
-        if vote == mapping[name].strip():
-            return ranks
-    if vote.lower() not in _RANKS:
-        columns = f"{mapping['a']}, {mapping['b']}"
-        raise Malformed(
-            f"preferred is none of {columns}, a, b, 1, 2, tie, equal (write 0/1 as 1/2: it could mean either)"
+        yield Ranking(
+            prompt=prompt,
+            responses=responses,
+            ranks=found.ranks,
+            flags=found.flags,
+            strength=found.strength if strength is None else strength,
+            labeler="-".join(filter(None, (labeler, name))),
         )
-    return _RANKS[vote.lower()]

@@ -7,10 +7,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from palate.corpus import columns, demonstrations, labeling_tools, rankings, trees
+from palate.corpus import (
+    columns,
+    demonstrations,
+    labeling_tools,
+    listed,
+    published,
+    rankings,
+    sides,
+    thumbs,
+    tool_exports,
+    trees,
+)
 from palate.corpus.files import Row
 from palate.corpus.rejections import Malformed
 from palate.corpus.values import Fields
+from palate.corpus.verdicts import is_thumb
 from palate.records import Candidates, Demonstration, Prompt, Ranking
 
 Item: TypeAlias = Prompt | Demonstration | Ranking | Candidates | str
@@ -25,6 +37,7 @@ KIND_NAMES: Mapping[Kind, str] = {
     Candidates: "candidates",
     str: "texts",
 }
+_SIDES = ("chosen", "rejected")
 _OWN_KINDS: Mapping[str, OwnKind] = {
     "ranks": Ranking,
     "responses": Candidates,
@@ -43,6 +56,7 @@ class Format:
         parsers: for each kind of record the format can give, the function that gives it.
         fits: a look at the values, where the fields alone do not tell.
         group: makes one row of several that belong together.
+        columns: where the fields go by many names, those that a row of this format has; none if it is of another.
     """
 
     name: str
@@ -51,6 +65,7 @@ class Format:
     parsers: Mapping[Kind, Parser]
     fits: Callable[[Fields], bool] = lambda row: True
     group: Callable[[Iterator[Row]], Iterator[Row]] | None = None
+    columns: Callable[[Fields], frozenset[str]] | None = None
 
 
 def palate(kind: OwnKind) -> Parser:
@@ -88,7 +103,12 @@ def _has_transcripts(row: Fields) -> bool:
 
 
 def _has_thumb(row: Fields) -> bool:
-    return str(row["label"]).strip().lower() in ("true", "false", "1", "0", "1.0", "0.0")
+    return is_thumb(row["label"])
+
+
+def _one_each(row: Fields) -> bool:
+    """Whether one response was chosen and one rejected: texts or turns, not lists of texts."""
+    return not any(isinstance(row[key], list) and all(isinstance(each, str) for each in row[key]) for key in _SIDES)
 
 
 def _has_answer_lists(row: Fields) -> bool:
@@ -164,22 +184,24 @@ _ALL = (
     ),
     _format(
         "trl-explicit",
-        "prompt, chosen, rejected (margin)",
+        "prompt, chosen, rejected (margin, or score_chosen and score_rejected; chosen_model, rejected_model)",
         "prompt chosen rejected",
+        "prompt chosen rejected messages",
         parsers={Ranking: rankings.trl_explicit},
+        fits=_one_each,
     ),
     _format(
         "trl-implicit",
         "chosen, rejected (margin), both with their prompt",
         "chosen rejected",
         parsers={Ranking: rankings.trl_implicit},
-        fits=lambda row: not _has_transcripts(row),
+        fits=lambda row: _one_each(row) and not _has_transcripts(row),
     ),
     _format(
         "trl-kto",
         "prompt, completion, label",
         "prompt completion label",
-        parsers={Ranking: rankings.trl_kto},
+        parsers={Ranking: thumbs.thumbs},
         fits=_has_thumb,
     ),
     _format(
@@ -243,19 +265,128 @@ _ALL = (
         "arena",
         "model_a, model_b, winner, conversation_a, conversation_b",
         "winner conversation_a conversation_b",
-        parsers={Ranking: rankings.arena},
+        parsers={Ranking: published.arena},
+    ),
+    _format(
+        "arena-turns",
+        "prompt, response_a, response_b: a text a turn; winner_model_a, winner_model_b, winner_tie",
+        "prompt response_a response_b winner_model_a winner_model_b winner_tie",
+        parsers={Ranking: published.arena_turns},
+        fits=published.has_texts_by_turn,
+    ),
+    _format(
+        "helpsteer3",
+        "context [turns], response1, response2, overall_preference",
+        "context response1 response2 overall_preference",
+        parsers={Ranking: published.helpsteer3},
+    ),
+    _format(
+        "pku-saferlhf",
+        "prompt, response_0, response_1, better_response_id, safer_response_id",
+        "prompt response_0 response_1 better_response_id",
+        parsers={Ranking: published.pku},
+    ),
+    _format(
+        "openai-preference",
+        "input {messages}, preferred_output, non_preferred_output",
+        "input preferred_output non_preferred_output",
+        parsers={Ranking: published.openai_preference},
+    ),
+    _format(
+        "message-pairs",
+        "chosen_messages, rejected_messages",
+        "chosen_messages rejected_messages",
+        parsers={Ranking: published.message_pairs},
+    ),
+    _format(
+        "prometheus",
+        "orig_instruction, orig_response_A, orig_response_B, orig_preference",
+        "orig_instruction orig_response_A orig_response_B orig_preference",
+        "instruction output orig_instruction orig_response_A orig_response_B orig_preference",
+        parsers={Ranking: published.prometheus},
+    ),
+    _format(
+        "squality",
+        "passage-id, questions {number {system {response, reviews}}} (no words of the questions)",
+        "passage-id questions",
+        parsers={Ranking: published.squality},
+    ),
+    _format(
+        "sides",
+        "responses side by side and what was said of them: response_a, response_b, winner (labeler, model_a, ...)",
+        parsers={Ranking: sides.side_by_side},
+        columns=sides.columns,
+    ),
+    _format(
+        "list",
+        "responses [...] with rewards, scores or ranks [...] | answers [{answer, model, rank}]",
+        parsers={Ranking: listed.ranked_list},
+        columns=listed.in_lists,
+    ),
+    _format(
+        "best-and-rest",
+        "prompt, chosen [text, ...], rejected [text, ...]",
+        parsers={Ranking: listed.best_and_rest},
+        columns=listed.in_chosen_and_rejected,
+    ),
+    _format(
+        "thumbs",
+        "an answer and a thumb in any words: instruction, output, kto_tag | messages, label | prompt, response, rating",
+        parsers={Ranking: thumbs.thumbs},
+        columns=thumbs.columns,
+    ),
+    _format(
+        "steps",
+        "prompt, completions, labels of the steps of one answer: nothing to compare",
+        "prompt completions labels",
+        parsers={Ranking: published.steps},
+    ),
+    _format(
+        "summary-axes",
+        "info, summary {axes}: points of one summary, nothing to compare",
+        "info summary",
+        parsers={Ranking: published.axes},
+    ),
+    _format(
+        "absolute",
+        "orig_instruction, orig_response, orig_score: one answer's points, nothing to compare",
+        "orig_instruction orig_response orig_score",
+        "instruction output orig_instruction orig_response orig_score",
+        parsers={Ranking: published.absolute},
     ),
     _format(
         "argilla",
         "fields, responses [{user_id, values {ranking {value [{value, rank}]}}}]",
         "fields responses",
         parsers={Ranking: labeling_tools.argilla},
+        fits=lambda row: not tool_exports.is_argilla2(row),
+    ),
+    _format(
+        "argilla-2",
+        "fields, responses {question [{value, user_id}]}",
+        "fields responses",
+        parsers={Ranking: tool_exports.argilla2},
+        fits=tool_exports.is_argilla2,
     ),
     _format(
         "label-studio",
         "data {prompt, items [{id, body}]}, annotations [{result [{type: ranker, value {ranker}}]}]",
         "data annotations",
         parsers={Ranking: labeling_tools.label_studio},
+        fits=lambda row: not tool_exports.is_pairwise(row),
+    ),
+    _format(
+        "label-studio-pairwise",
+        "data {prompt, ...}, annotations [{result [{type: pairwise, value {selected}}]}]",
+        "data annotations",
+        parsers={Ranking: tool_exports.label_studio_pairwise},
+        fits=tool_exports.is_pairwise,
+    ),
+    _format(
+        "open-webui",
+        "data {rating, model_id, reason, comment}, meta {message_id}, snapshot {chat}",
+        "data meta snapshot",
+        parsers={Ranking: tool_exports.open_webui},
     ),
     _format(
         "pairs",

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from palate.corpus.files import Row
 from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.thumbs import thumbs
 from palate.corpus.values import (
     Fields,
     instruction_prompt,
@@ -34,8 +35,8 @@ from palate.records import Demonstration, Message, Prompt, Ranking, Response, So
 
 Rankings: TypeAlias = Iterator[Ranking | Unusable]
 
+_SIDES = ("chosen", "rejected")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
-_UP, _DOWN = 7.0, 1.0  # a thumb as a rating
 
 
 def pair(prompt: Prompt, better: Response, worse: Response, strength: float | None = None) -> Ranking:
@@ -43,14 +44,9 @@ def pair(prompt: Prompt, better: Response, worse: Response, strength: float | No
     return Ranking(prompt=prompt, responses=(better, worse), ranks=(1, 2), strength=strength)
 
 
-def thumb(prompt: Prompt, response: Response, up: bool) -> Ranking:
-    """A thumb is a rating of one response."""
-    return Ranking(prompt=prompt, responses=(response,), ranks=(1,), ratings=(_UP if up else _DOWN,))
-
-
 def hh(row: Fields) -> Rankings:
     """chosen, rejected: whole transcripts with Human: and Assistant: before every turn."""
-    yield _last_turns(turns_of_transcript(text_of(row, "chosen")), turns_of_transcript(text_of(row, "rejected")))
+    yield last_turns(turns_of_transcript(text_of(row, "chosen")), turns_of_transcript(text_of(row, "rejected")))
 
 
 def turns_of_transcript(text: str) -> tuple[Message, ...]:
@@ -63,7 +59,8 @@ def turns_of_transcript(text: str) -> tuple[Message, ...]:
     return messages_of([{"role": name, "content": text} for name, text in zip(names, contents, strict=True)], "chosen")
 
 
-def _last_turns(chosen: Sequence[Message], rejected: Sequence[Message], strength: float | None = None) -> Ranking:
+def last_turns(chosen: Sequence[Message], rejected: Sequence[Message], strength: float | None = None) -> Ranking:
+    """Two dialogues as a prompt, all their turns but the last, and two responses, the first of which is better."""
     if not (chosen and rejected and chosen[-1].role == rejected[-1].role == "assistant"):
         raise Unusable("a dialogue that does not end with the assistant's turn")
     if tuple(chosen[:-1]) != tuple(rejected[:-1]):
@@ -76,28 +73,57 @@ def _response(turn: Message) -> Response:
 
 
 def trl_explicit(row: Fields) -> Rankings:
-    """prompt, chosen, rejected: texts or turns; the latter may repeat the prompt. `margin` is the strength."""
-    strength = optional_number(row, "margin")
+    """prompt, chosen, rejected: texts or turns; the latter may repeat the prompt, and what stands before it.
+
+    `margin` is the strength; else it is the difference of their scores, where both have one.
+    """
     prompt = prompt_of_value(value_of(row, "prompt"))
-    chosen, rejected = (_answer(prompt, value_of(row, key), key) for key in ("chosen", "rejected"))
-    yield pair(prompt, chosen, rejected, strength)
+    heads, answers = zip(*(_head_and_answer(value_of(row, key), key) for key in _SIDES), strict=True)
+    if "messages" in row and messages_of(list_of(row, "messages"), "messages")[:-1] != heads[0]:
+        raise Malformed("field 'messages' holds another dialogue than 'chosen'")
+    if heads[0] != heads[1]:
+        raise Unusable("the two dialogues part before their last turn: no shared prompt")
+    if heads[0] and heads[0][-len(prompt.messages) :] != prompt.messages:
+        raise Unusable("the dialogues do not end with the prompt: no shared prompt")
+    chosen, rejected = (
+        response_of_value(answer, key, model=_beside(row, key, "model") or "")
+        for answer, key in zip(answers, _SIDES, strict=True)
+    )
+    yield pair(prompt_of_messages(heads[0] or prompt.messages), chosen, rejected, strength_of(row))
 
 
-def _answer(prompt: Prompt, value: Any, name: str) -> Response:
+def _head_and_answer(value: Any, name: str) -> tuple[tuple[Message, ...], Any]:
+    """The turns before an answer, if they are there, and the answer."""
     if isinstance(value, list) and len(value) > 1:
         turns = messages_of(value, name)
-        if turns[:-1] != prompt.messages:
-            raise Unusable("the two dialogues part before their last turn: no shared prompt")
-        value = [{"role": turns[-1].role, "content": turns[-1].content}]
-    return response_of_value(value, name)
+        return turns[:-1], [{"role": turns[-1].role, "content": turns[-1].content}]
+    return (), value
+
+
+def strength_of(row: Fields) -> float | None:
+    """The margin of a pair, or how far apart its scores are."""
+    margin = optional_number(row, "margin")
+    scores = [_beside(row, key, "score", "rating") for key in _SIDES]
+    if margin is not None or None in scores or "" in scores:
+        return margin
+    better, worse = (number_of(score, f"score of {key}") for score, key in zip(scores, _SIDES, strict=True))
+    if better < worse:
+        raise Unusable("the chosen response has the lower score")
+    return better - worse
+
+
+def _beside(row: Fields, side: str, *names: str) -> Any:
+    """What else is said of the chosen or of the rejected response: score_chosen, chosen-rating, chosen_model, ..."""
+    columns = (form for name in names for form in (f"{side}_{name}", f"{name}_{side}", f"{side}-{name}"))
+    return next((row[column] for column in columns if row.get(column) is not None), None)
 
 
 def trl_implicit(row: Fields) -> Rankings:
     """chosen, rejected: turns, or texts whose common beginning, up to a blank, is the prompt (margin: strength)."""
-    strength = optional_number(row, "margin")
+    strength = strength_of(row)
     chosen, rejected = value_of(row, "chosen"), value_of(row, "rejected")
     if not (isinstance(chosen, str) and isinstance(rejected, str)):
-        yield _last_turns(messages_of(chosen, "chosen"), messages_of(rejected, "rejected"), strength)
+        yield last_turns(messages_of(chosen, "chosen"), messages_of(rejected, "rejected"), strength)
         return
     if chosen == rejected:
         raise Malformed("the two responses of a pair are identical")
@@ -110,25 +136,15 @@ def trl_implicit(row: Fields) -> Rankings:
     yield pair(Prompt.from_text(shared.rstrip()), Response(text=better), Response(text=worse), strength)
 
 
-def trl_kto(row: Fields) -> Rankings:
-    """prompt, completion, label: a thumb up where the label is true."""
-    prompt = prompt_of_value(value_of(row, "prompt"))
-    response = response_of_value(value_of(row, "completion"), "completion")
-    yield thumb(prompt, response, truth_of(value_of(row, "label"), "label"))
-
-
 def llama_factory(row: Fields) -> Rankings:
-    """conversations with chosen and rejected turns, or a whole conversation with a label."""
+    """conversations, or messages, with a chosen and a rejected turn, or a thumb for the last one."""
+    if "chosen" not in row:
+        yield from thumbs(row)
+        return
     key = "conversations" if "conversations" in row else "messages"
     turns = with_system(optional_text(row, "system"), messages_of(list_of(row, key), key))
-    if "label" not in row:
-        chosen, rejected = (response_of_value(value_of(row, name), name) for name in ("chosen", "rejected"))
-        yield pair(prompt_of_messages(turns, key), chosen, rejected)
-    elif turns and turns[-1].role == "assistant":
-        up = truth_of(value_of(row, "label"), "label")
-        yield thumb(prompt_of_messages(turns[:-1], key), _response(turns[-1]), up)
-    else:
-        raise Unusable("a dialogue that does not end with the assistant's turn")
+    chosen, rejected = (response_of_value(value_of(row, name), name) for name in _SIDES)
+    yield pair(prompt_of_messages(turns, key), chosen, rejected)
 
 
 def alpaca_preference(row: Fields) -> Rankings:
@@ -250,19 +266,3 @@ def summary_request(info: Fields) -> str:
     named = (("SUBREDDIT: r/", "subreddit"), ("TITLE: ", "title"))
     head = [name + optional_text(info, key) for name, key in named if optional_text(info, key)]
     return "\n\n".join([*head, f"POST: {body}", "TL;DR:"])
-
-
-def arena(row: Fields) -> Rankings:
-    """model_a, model_b, winner (model_a, model_b, tie, tie (bothbad)), conversation_a, conversation_b, judge."""
-    scores = {"model_a": (1, 0), "model_b": (0, 1), "tie": (0, 0), "tie (bothbad)": (0, 0)}.get(str(row.get("winner")))
-    if scores is None:
-        raise Malformed("field 'winner' is not model_a, model_b, tie or tie (bothbad)")
-    shared = _last_turns(
-        messages_of(list_of(row, "conversation_a"), "conversation_a"),
-        messages_of(list_of(row, "conversation_b"), "conversation_b"),
-    )
-    responses = [
-        response_of_value(response.text, "response", model=optional_text(row, model))
-        for response, model in zip(shared.responses, ("model_a", "model_b"), strict=True)
-    ]
-    yield _scored(shared.prompt, responses, scores, labeler=optional_text(row, "judge"))

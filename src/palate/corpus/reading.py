@@ -10,17 +10,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from palate.corpus.columns import tags_of
+from palate.corpus.explaining import explained, joined, unclear_judgements
 from palate.corpus.files import Row, read_rows, sha256
 from palate.corpus.formats import KIND_NAMES, Format, Item, Kind, Parser
 from palate.corpus.recognition import open_format
 from palate.corpus.rejections import Malformed, Rejected, Rejections, Unusable
+from palate.corpus.verdicts import Unclear
 from palate.errors import DataError
 from palate.recipe import Data
 from palate.records import Demonstration, Prompt, Ranking, content_id
@@ -95,6 +99,8 @@ def iterate(
     format: str = "auto",
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    verdicts: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | None = None,
     strict: bool = False,
 ) -> Iterator[tuple[int, Item]]:
     """Stream a file's records, each with its line, holding one row at a time.
@@ -102,22 +108,34 @@ def iterate(
     Args:
         kind: only records of this kind; None: of every kind the format holds.
         rejections: counts what gives no record.
+        verdicts: what the file's own words of judgement mean (see `verdicts`).
+        join: column -> another file, whose rows belong to those with the same value.
         strict: stop at the first malformed row.
 
     Raises:
-        DataError: a file that cannot be read or holds no such records; with `strict`, a malformed row.
+        DataError: a file that cannot be read or holds no such records, or judgements that are not understood; with
+            `strict`, a malformed row.
     """
-    found, rows = open_format(path, read_rows(path), format, fields or {})
+    given = partial(_rows, path, join or {}, verdicts or {}, (fields or {}).get("preferred", ""))
+    found, rows = open_format(path, given(), format, fields or {})
     parsers = _parsers(found, kind, path)
     for row in rows:
         for item in _parse(row, parsers, tags, kind):
             if not isinstance(item, Rejected):
                 yield row.line, item
+            elif isinstance(item, Unclear):
+                more = (item for row in rows for item in _parse(row, parsers, tags, kind))
+                counts = Counter(each.value for each in chain([item], more) if isinstance(each, Unclear))
+                raise DataError(unclear_judgements(item, counts, given()), path=path, line=row.line)
             elif strict and isinstance(item, Malformed):
                 advice = f"`palate data check {path}` lists all such rows, `palate data import --skip-bad` drops them"
                 raise DataError(f"{item}; {advice}", path=path, line=row.line)
             else:
                 rejections.add(item, path, row.line)
+
+
+def _rows(path: Path, join: Mapping[str, str], verdicts: Mapping[str, str], judged: str) -> Iterator[Row]:
+    return explained(joined(read_rows(path), join), verdicts, [judged])
 
 
 class Unique:
@@ -146,16 +164,25 @@ def _identity(item: Item) -> str:
 def _read(data: Data, kind: type[T]) -> Read[T]:
     rejections = Rejections()
     unique = Unique(rejections)
-    paths = paths_of(data.path)
+    paths: Sequence[Path] = paths_of(data.path)
     records: list[T] = []
     for path in paths:
         items = iterate(
-            path, kind, rejections=rejections, format=data.format, fields=data.fields, tags=data.tags, strict=True
+            path,
+            kind,
+            rejections=rejections,
+            format=data.format,
+            fields=data.fields,
+            tags=data.tags,
+            verdicts=data.verdicts,
+            join=data.join,
+            strict=True,
         )
         records.extend(item for _, item in items if isinstance(item, kind) and unique(item))
     if not records:
         raise DataError(f"no {KIND_NAMES[kind]} in it\n{rejections}".rstrip(), path=data.path)
-    files = {str(path): sha256(path) for path in paths}
+    sources = (*paths, *[Path(other) for other in data.join.values()])
+    files = {str(source): sha256(source) for source in sources}
     return Read(tuple(_limited(records, data.limit)), rejections, files)
 
 

@@ -107,7 +107,10 @@ def _agreed(path: Path, rows: Sequence[Row]) -> str:
 def _only_one(path: Path, row: Row) -> dict[str, frozenset[str]]:
     """The format that fits a row, with the fields that it asked for; empty if there is none."""
     fitting = {found.name: keys for found in FORMATS.values() if (keys := _matched(found, row.fields))}
-    strong = {name: keys for name, keys in fitting.items() if name not in _WEAK} or fitting
+    strong = next(
+        filter(None, ({name: keys for name, keys in fitting.items() if _order(name) == order} for order in range(4))),
+        {},
+    )
     left = {name: keys for name, keys in strong.items() if not any(keys < other for other in strong.values())}
     if len(left) > 1:
         message = f"a row with the fields {', '.join(row.fields)} could be {' or '.join(left)}; {_listing()}"
@@ -115,8 +118,16 @@ def _only_one(path: Path, row: Row) -> dict[str, frozenset[str]]:
     return left
 
 
+def _order(name: str) -> int:
+    """Named preferences come first, then those whose columns go by any name, other records, and bare prompts."""
+    found = FORMATS[name]
+    return 3 if name in _WEAK else 1 if found.columns else 0 if Ranking in found.parsers else 2
+
+
 def _matched(found: Format, row: Fields) -> frozenset[str]:
     """The largest of the format's key sets that the row has; empty if it is not of this format."""
+    if found.columns is not None:
+        return found.columns(row)
     matched = max((keys for keys in found.keys if keys <= row.keys()), key=len, default=frozenset[str]())
     return matched if matched and found.fits(row) else frozenset()
 

@@ -90,6 +90,18 @@ def list_of(row: Fields, key: str) -> list[Any]:
     return value
 
 
+def object_of(value: Any, name: str) -> Fields:
+    """An object."""
+    if not isinstance(value, Mapping):
+        raise Malformed(f"field {name!r} is not an object")
+    return value
+
+
+def objects_of(row: Fields, key: str) -> list[Fields]:
+    """A list of objects that must be there."""
+    return [object_of(each, key) for each in list_of(row, key)]
+
+
 def messages_of(value: Any, name: str) -> tuple[Message, ...]:
     """Turns written {role, content} or {from, value}, several or a single one; a blank system turn is left away."""
     turns = [value] if isinstance(value, Mapping) else value

@@ -1,0 +1,155 @@
+"""More of what annotation and chat tools export: Argilla 2's own records, Label Studio's pairwise tasks, open-webui.
+
+What a labeler has not handed in, or has not judged, is counted as unusable, as in `labeling_tools`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from palate.corpus.labeling_tools import PROMPTS, each_judgement, ranking_of_names
+from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.sides import name_of
+from palate.corpus.thumbs import thumb
+from palate.corpus.values import (
+    Fields,
+    messages_of,
+    number_of,
+    object_of,
+    objects_of,
+    optional_number,
+    optional_text,
+    prompt_of_messages,
+    prompt_of_value,
+    response_of_value,
+    value_of,
+)
+from palate.corpus.verdicts import thumb_of, verdict
+from palate.records import Prompt, Ranking
+
+Rankings: TypeAlias = Iterator[Ranking | Unusable]
+
+
+def is_argilla2(row: Fields) -> bool:
+    """Whether responses stand by question, as in Argilla 2; in Argilla 1 they are a list."""
+    return isinstance(row.get("responses"), Mapping)
+
+
+def argilla2(row: Fields) -> Rankings:
+    """fields, and responses {question: [{value, user_id, status}]}: rankings, or labels that name a response."""
+    fields = object_of(value_of(row, "fields"), "fields")
+    prompt = prompt_of_value(value_of(fields, next((name for name in PROMPTS if name in fields), "prompt")))
+    responses = object_of(value_of(row, "responses"), "responses")
+    answers = [answer for question in responses for answer in objects_of(responses, question)]
+    if not answers:
+        yield Unusable("no response of anybody's")
+    yield from each_judgement(answers, lambda answer: _argilla2_ranking(prompt, fields, answer))
+
+
+def _argilla2_ranking(prompt: Prompt, fields: Fields, answer: Fields) -> Rankings:
+    if (answer.get("status") or "submitted") != "submitted":
+        raise Unusable("a response that was not submitted")
+    ranks = _ranks_of(answer.get("value"), [name for name in fields if name not in PROMPTS])
+    if ranks is None:
+        raise Unusable("a response without a ranking")
+    yield ranking_of_names(prompt, fields, ranks, labeler=name_of(answer.get("user_id")))
+
+
+def _ranks_of(value: Any, names: Sequence[str]) -> dict[str, float] | None:
+    """Field -> rank: out of names in order, of ties within it, of {value, rank}, or of the best one's name alone."""
+    if isinstance(value, list) and value:
+        ranks: dict[str, float] = {}
+        for place, entry in enumerate(value):
+            for each in entry if isinstance(entry, list) else [entry]:
+                if isinstance(each, Mapping):
+                    ranks[str(value_of(each, "value"))] = number_of(value_of(each, "rank"), "rank")
+                else:
+                    ranks[str(each)] = place
+        return ranks if set(ranks) <= set(names) else None
+    if isinstance(value, str) and value in names and len(names) > 1:
+        return {name: float(name != value) for name in names}
+    return None
+
+
+def is_pairwise(row: Fields) -> bool:
+    """Whether a result of one of the annotations is of the type pairwise."""
+    return any(_pairwise(annotation) for annotation in row.get("annotations") or () if isinstance(annotation, Mapping))
+
+
+def _pairwise(annotation: Fields) -> Fields | None:
+    results = annotation.get("result") or ()
+    return next(
+        (result for result in results if isinstance(result, Mapping) and result.get("type") == "pairwise"), None
+    )
+
+
+def label_studio_pairwise(row: Fields) -> Rankings:
+    """data, and annotations [{result [{type: pairwise, value {selected}, to_name "one,other"}], lead_time}]."""
+    data = object_of(value_of(row, "data"), "data")
+    prompt = prompt_of_value(value_of(data, next((name for name in PROMPTS if name in data), "prompt")))
+    yield from each_judgement(objects_of(row, "annotations"), lambda each: _pairwise_ranking(prompt, data, each))
+
+
+def _pairwise_ranking(prompt: Prompt, data: Fields, annotation: Fields) -> Rankings:
+    if annotation.get("was_cancelled"):
+        raise Unusable("a cancelled annotation")
+    result = _pairwise(annotation)
+    if result is None:
+        raise Unusable("an annotation without a comparison")
+    names = [name.strip() for name in str(value_of(result, "to_name")).split(",")]
+    if len(names) != 2 or not set(names) <= data.keys():
+        raise Malformed("field 'to_name' does not name two texts of 'data'")
+    found = verdict(
+        value_of(object_of(value_of(result, "value"), "value"), "selected"), "selected", [(n,) for n in names]
+    )
+    yield Ranking(
+        prompt=prompt,
+        responses=tuple(response_of_value(data[name], name) for name in names),
+        ranks=found.ranks,
+        flags=found.flags,
+        labeler=name_of(annotation.get("completed_by")),
+        seconds=optional_number(annotation, "lead_time"),
+    )
+
+
+def open_webui(row: Fields) -> Rankings:
+    """data {rating, model_id, reason, comment}, meta {message_id, message_index}, snapshot {chat}: a thumb.
+
+    The reason is kept as the response's flag, the comment as a tag of the prompt.
+    """
+    data, meta = (object_of(value_of(row, name), name) for name in ("data", "meta"))
+    up = thumb_of(data.get("rating"), "rating")
+    turns = messages_of(_turns_to(row, meta), "messages")
+    if not turns or turns[-1].role != "assistant":
+        raise Unusable("a thumb for a message that is not in the snapshot")
+    prompt = prompt_of_messages(turns[:-1], "messages")
+    if comment := optional_text(data, "comment"):
+        prompt = prompt.model_copy(update={"tags": {"comment": comment}})
+    response = response_of_value(turns[-1].content, "response", model=name_of(data.get("model_id")))
+    reason = optional_text(data, "reason")
+    found = thumb(prompt, response, up, name_of(row.get("user_id")))
+    yield found.model_copy(update={"flags": ((reason,),)}) if reason else found
+
+
+def _turns_to(row: Fields, meta: Fields) -> list[Fields]:
+    """The message that the thumb is for, and what came before it: by its id, else by its place."""
+    chat = object_of(value_of(row, "snapshot"), "snapshot").get("chat")
+    chat = object_of(object_of(chat, "chat").get("chat"), "chat")
+    name, known = meta.get("message_id"), object_of(chat.get("history") or {}, "history").get("messages") or {}
+    if name in known:
+        return _ancestors(object_of(known, "messages"), name)
+    turns = objects_of(chat, "messages")
+    ends = [place for place, turn in enumerate(turns, 1) if name is not None and turn.get("id") == name]
+    place = optional_number(meta, "message_index")
+    end = ends[0] if ends else len(turns) if place is None else int(place) + 1
+    return turns[:end]
+
+
+def _ancestors(known: Fields, name: Any) -> list[Fields]:
+    found: list[Fields] = []
+    while name in known and len(found) <= len(known):
+        turn = object_of(known[name], "messages")
+        found.append(turn)
+        name = turn.get("parentId")
+    return found[::-1]
