@@ -115,7 +115,7 @@ def unclear_judgements(first: Unclear, counts: Counter[str], rows: Iterable[Row]
     settings = (_setting(value, choice) for value, choice in zip(sorted(counts)[:_MOST_SHOWN], cycle(first.choices)))
     return (
         f"{first.column!r} says {_counted(counts)}, which may mean anything"
-        + (f" (beside {_counted(clear)}, which are understood)" if clear else "")
+        + (f" (understood: {_counted(clear)})" if clear else "")
         + f"; say what each means, such as {' '.join(settings)} (or {', '.join(first.meanings)}; "
         "`data.verdicts` in a recipe)"
     )
@@ -131,5 +131,5 @@ def _values(value: Any) -> list[Any]:
 
 
 def _counted(values: Counter[str]) -> str:
-    listed = [f"{value!r} {count} times" for value, count in values.most_common(_MOST_SHOWN)]
+    listed = [f"{value!r} ({count})" for value, count in values.most_common(_MOST_SHOWN)]
     return ", ".join(listed) + (f" and {len(values) - _MOST_SHOWN} more" if len(values) > _MOST_SHOWN else "")

@@ -189,20 +189,26 @@ def thumb_of(value: Any, column: str) -> bool:
         Unusable: no thumb, or one that the user leaves out.
         Unclear: a value that is no thumb.
     """
-    word = plain(value.meaning if isinstance(value, Told) else value)
+    word = _thumb_word(value)
     if word in _UP or word in _DOWN:
         return word in _UP
     if isinstance(value, Told) and word == "skip":
         raise Unusable(f"{column!r} says {shown(value)!r}, which is left out")
-    if value is None or not word or word in ("neutral", "none", "null"):
+    if word in ("", "neutral", "none", "null"):
         raise Unusable("no thumb given")
     raise Unclear(value, column)
 
 
 def is_thumb(value: Any) -> bool:
     """Whether a value says good or bad."""
-    word = value.meaning if isinstance(value, Told) else plain(value)
+    word = _thumb_word(value)
     return word in _UP or word in _DOWN or (isinstance(value, Told) and word == "skip")
+
+
+def _thumb_word(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return "?"
+    return plain(value.meaning if isinstance(value, Told) else value)
 
 
 def _meant(value: Any, sides: Sequence[Sequence[str]]) -> Verdict | None:
