@@ -53,11 +53,11 @@ _RESPONSES = (
 _MODELS = ("model", "model_name", "system", "policy", "source", "generator")
 _SCORES = ("score", "rating", "reward", "orig_score")
 _PROMPTS = (
+    "orig_instruction",
     "prompt",
     "question",
     "instruction",
     "query",
-    "orig_instruction",
     "input",
     "text",
     "post",
