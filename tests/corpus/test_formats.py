@@ -320,8 +320,8 @@ def test_a_row_is_recognised_and_read(write: Write, name: str, row: dict[str, An
     assert rejections.total == 0
 
 
-_ELSEWHERE = """helpsteer3 pku-saferlhf openai-preference message-pairs arena-turns prometheus sides list best-and-rest
-    thumbs steps summary-axes absolute argilla-2 label-studio-pairwise open-webui squality"""
+_ELSEWHERE = """helpsteer3 pku-saferlhf openai-preference message-pairs arena-turns prometheus sides better-worse list
+    best-and-rest thumbs steps summary-axes absolute argilla-2 label-studio-pairwise open-webui squality"""
 ELSEWHERE = set(_ELSEWHERE.split())  # in test_shapes
 
 

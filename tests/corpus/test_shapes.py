@@ -170,6 +170,27 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         ],
     ),
     (
+        "better-worse",
+        {
+            "instruction": "Name a bird.",
+            "chosen_response": "A wren.",
+            "rejected_response": "A spoon.",
+            "chosen_model": "one",
+            "rejected_model": "two",
+            "chosen_avg_rating": 5,
+            "rejected_avg_rating": 1.5,
+        },
+        [ranked(BIRD, "A wren.", "A spoon.", models="one two", strength=3.5)],
+    ),
+    ("better-worse", {"question": "Name a bird.", "response_j": "A wren.", "response_k": "A spoon.", "qid": 3}, [PAIR]),
+    ("better-worse", {"prompt": "Name a bird.", "y_w": "A wren.", "y_l": "A spoon."}, [PAIR]),
+    ("better-worse", {"prompt": [USER], "preferred": "A wren.", "dispreferred": "A spoon."}, [PAIR]),
+    (
+        "better-worse",
+        {"context": [USER], "good_edited_response": "A wren.", "bad_edited_response": "A spoon."},
+        [PAIR],
+    ),
+    (
         "list",
         {
             "prompt": "Name a bird.",

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from palate.corpus import (
+    better_worse,
     columns,
     demonstrations,
     labeling_tools,
@@ -316,6 +317,12 @@ _ALL = (
         "responses side by side and what was said of them: response_a, response_b, winner (labeler, model_a, ...)",
         parsers={Ranking: sides.side_by_side},
         columns=sides.columns,
+    ),
+    _format(
+        "better-worse",
+        "chosen_response, rejected_response | preferred, dispreferred | response_j, response_k | y_w, y_l | ...",
+        parsers={Ranking: better_worse.better_and_worse},
+        columns=better_worse.columns,
     ),
     _format(
         "list",

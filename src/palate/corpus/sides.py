@@ -106,7 +106,7 @@ LABELERS = (
     "evaluation_session_id",
 )
 _SECONDS = ("seconds", "lead_time", "time_spent", "duration", "duration_seconds", "time_seconds")
-_STRENGTHS = ("strength", "margin", "preference_strength")
+STRENGTHS = ("strength", "margin", "preference_strength")
 _NUMERAL = re.compile(r"\s*\d+\s*")
 
 
@@ -179,7 +179,7 @@ def columns(row: Fields) -> frozenset[str]:
     judged = _judged_by(row, sides)
     if not judged:
         return frozenset()
-    more = (column_of(row, names) for names in (LABELERS, _SECONDS, _STRENGTHS, ("system",)))
+    more = (column_of(row, names) for names in (LABELERS, _SECONDS, STRENGTHS, ("system",)))
     models = sides.beside(*_MODELS) or ()
     return frozenset(filter(None, (prompt, *sides.columns, *judged, *models, *_bare(row, sides), *more)))
 
@@ -210,7 +210,7 @@ def judged(
     """A ranking of these responses for every judgement that the row holds."""
     column = column_of(row, LABELERS)
     labeler = name_of(row[column]) if column else ""
-    strength = optional_number(row, column_of(row, _STRENGTHS) or "")
+    strength = optional_number(row, column_of(row, STRENGTHS) or "")
     seconds = optional_number(row, column_of(row, _SECONDS) or "")
     for name, found in _verdicts(row, sides, models_of(row, sides)):
         if isinstance(found, Unusable):
