@@ -321,6 +321,23 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         ],
     ),
     (
+        "argilla-2",
+        {
+            "id": "r",
+            "status": "completed",
+            "prompt": "Name a bird.",
+            "one": "A spoon.",
+            "two": "A wren.",
+            "order.responses": [["two", "one"], ["one", "two"]],
+            "order.responses.users": ["ann", "bea"],
+            "order.responses.status": ["submitted", "submitted"],
+        },
+        [
+            ranked(BIRD, "A spoon.", "A wren.", ranks=ranks, labeler=labeler)
+            for labeler, ranks in (("ann", (2, 1)), ("bea", (1, 2)))
+        ],
+    ),
+    (
         "label-studio-pairwise",
         {
             "id": 1,

@@ -366,14 +366,13 @@ _ALL = (
         "fields, responses [{user_id, values {ranking {value [{value, rank}]}}}]",
         "fields responses",
         parsers={Ranking: labeling_tools.argilla},
-        fits=lambda row: not tool_exports.is_argilla2(row),
+        fits=lambda row: not tool_exports.argilla2_columns(row),
     ),
     _format(
         "argilla-2",
         "fields, responses {question [{value, user_id}]}",
-        "fields responses",
         parsers={Ranking: tool_exports.argilla2},
-        fits=tool_exports.is_argilla2,
+        columns=tool_exports.argilla2_columns,
     ),
     _format(
         "label-studio",

@@ -14,6 +14,7 @@ from palate.corpus.sides import name_of
 from palate.corpus.thumbs import thumb
 from palate.corpus.values import (
     Fields,
+    list_of,
     messages_of,
     number_of,
     object_of,
@@ -31,20 +32,43 @@ from palate.records import Prompt, Ranking
 Rankings: TypeAlias = Iterator[Ranking | Unusable]
 
 
-def is_argilla2(row: Fields) -> bool:
-    """Whether responses stand by question, as in Argilla 2; in Argilla 1 they are a list."""
-    return isinstance(row.get("responses"), Mapping)
+def argilla2_columns(row: Fields) -> frozenset[str]:
+    """The columns of an Argilla 2 record read here: nested, or flat as a table of it has them."""
+    if isinstance(row.get("responses"), Mapping) and "fields" in row:
+        return frozenset({"fields", "responses"})
+    return frozenset(row) if _questions(row) else frozenset()
 
 
 def argilla2(row: Fields) -> Rankings:
-    """fields, and responses {question: [{value, user_id, status}]}: rankings, or labels that name a response."""
-    fields = object_of(value_of(row, "fields"), "fields")
+    """fields, responses {question: [{value, user_id, status}]}: rankings, or labels that name a response.
+
+    A table has the fields as columns and, for each question, `question.responses` with `.users` and `.status`.
+    """
+    if flat := _questions(row):
+        fields: Fields = {name: row[name] for name in row if "." not in name and isinstance(row[name], str)}
+        answers = [answer for question in flat for answer in _flat_answers(row, question)]
+    else:
+        fields = object_of(value_of(row, "fields"), "fields")
+        responses = object_of(value_of(row, "responses"), "responses")
+        answers = [answer for question in responses for answer in objects_of(responses, question)]
     prompt = prompt_of_value(value_of(fields, next((name for name in PROMPTS if name in fields), "prompt")))
-    responses = object_of(value_of(row, "responses"), "responses")
-    answers = [answer for question in responses for answer in objects_of(responses, question)]
     if not answers:
         yield Unusable("no response of anybody's")
     yield from each_judgement(answers, lambda answer: _argilla2_ranking(prompt, fields, answer))
+
+
+def _questions(row: Fields) -> list[str]:
+    named = (name.removesuffix(".responses.users") for name in row if name.endswith(".responses.users"))
+    return [question for question in named if f"{question}.responses" in row]
+
+
+def _flat_answers(row: Fields, question: str) -> Iterator[Fields]:
+    values, users = list_of(row, f"{question}.responses"), list_of(row, f"{question}.responses.users")
+    status = row.get(f"{question}.responses.status") or ["submitted"] * len(values)
+    if not len(values) == len(users) == len(status):
+        raise Malformed(f"fields '{question}.responses', '.users' and '.status' are not equally long")
+    for value, user, state in zip(values, users, status, strict=True):
+        yield {"value": value, "user_id": user, "status": state}
 
 
 def _argilla2_ranking(prompt: Prompt, fields: Fields, answer: Fields) -> Rankings:
