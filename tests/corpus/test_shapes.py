@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from palate.corpus.formats import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.recognition import open_format
 from palate.corpus.rejections import Rejections
+from palate.errors import DataError
 from palate.records import Message, Prompt, Provenance, Ranking, Response, Role
 
 Write = Callable[..., Path]
@@ -515,6 +518,47 @@ def test_answers_are_joined_to_judgements(write: Write) -> None:
         for task, worker, ranks in ((0, "5", (1, 2)), (0, "6", (1, 1)), (1, "5", (2, 1)))
     ]
     assert dict(rejections.malformed) == {f"{join['id']} has no row with this 'id'": 1}
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-3, 9) | st.floats() | st.text(max_size=3) | st.just("a")
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn, value: Any) -> Any:
+    """The value with something in it replaced, removed or renamed."""
+    if not isinstance(value, dict | list) or not value or draw(st.integers(0, 3)) == 0:
+        return draw(VALUES)
+    copy: Any = value.copy()
+    place = draw(st.sampled_from(list(value) if isinstance(value, dict) else range(len(value))))
+    what = draw(st.sampled_from(["spoil", "spoil", "remove", "rename"]))
+    if what == "spoil":
+        copy[place] = draw(spoiled(value[place]))
+    else:
+        taken = copy.pop(place)
+        if what == "rename" and isinstance(copy, dict):
+            copy[draw(st.sampled_from(["label", "winner", "responses", "messages", "score_a", "x"]))] = taken
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [case[:2] for case in CASES], ids=[f"{i}-{c[0]}" for i, c in enumerate(CASES)]
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_spoiled_row_is_read_or_counted_or_refused(
+    write: Write, name: str, row: dict[str, Any], data: st.DataObject
+) -> None:
+    path = write("rows.jsonl", [row, data.draw(spoiled(row).filter(lambda spoilt: isinstance(spoilt, dict)))])
+    for format_ in (name, "auto"):
+        rejections = Rejections()
+        try:
+            lines = {line for line, _ in iterate(path, rejections=rejections, format=format_)}
+        except DataError:
+            continue
+        assert len(lines) + rejections.total >= 2
 
 
 NEW = {case[0] for case in [*CASES, *UNUSABLE]}

@@ -26,7 +26,7 @@ from palate.corpus.values import (
     response_of_value,
     value_of,
 )
-from palate.corpus.verdicts import thumb_of, verdict
+from palate.corpus.verdicts import is_thumb, thumb_of, understood, verdict
 from palate.records import Prompt, Ranking
 
 Rankings: TypeAlias = Iterator[Ranking | Unusable]
@@ -124,9 +124,10 @@ def _pairwise_ranking(prompt: Prompt, data: Fields, annotation: Fields) -> Ranki
     names = [name.strip() for name in str(value_of(result, "to_name")).split(",")]
     if len(names) != 2 or not set(names) <= data.keys():
         raise Malformed("field 'to_name' does not name two texts of 'data'")
-    found = verdict(
-        value_of(object_of(value_of(result, "value"), "value"), "selected"), "selected", [(n,) for n in names]
-    )
+    selected, sides = value_of(object_of(value_of(result, "value"), "value"), "selected"), [(name,) for name in names]
+    if not understood(selected, sides):
+        raise Malformed("field 'selected' is neither left nor right")
+    found = verdict(selected, "selected", sides)
     yield Ranking(
         prompt=prompt,
         responses=tuple(response_of_value(data[name], name) for name in names),
@@ -143,7 +144,9 @@ def open_webui(row: Fields) -> Rankings:
     The reason is kept as the response's flag, the comment as a tag of the prompt.
     """
     data, meta = (object_of(value_of(row, name), name) for name in ("data", "meta"))
-    up = thumb_of(data.get("rating"), "rating")
+    if data.get("rating") is not None and not is_thumb(data["rating"]):
+        raise Malformed("field 'data.rating' is neither 1 nor -1")
+    up = thumb_of(data.get("rating"), "data.rating")
     turns = messages_of(_turns_to(row, meta), "messages")
     if not turns or turns[-1].role != "assistant":
         raise Unusable("a thumb for a message that is not in the snapshot")
