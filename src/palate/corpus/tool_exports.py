@@ -163,20 +163,20 @@ def _turns_to(row: Fields, meta: Fields) -> list[Fields]:
     """The message that the thumb is for, and what came before it: by its id, else by its place."""
     chat = object_of(value_of(row, "snapshot"), "snapshot").get("chat")
     chat = object_of(object_of(chat, "chat").get("chat"), "chat")
-    name, known = meta.get("message_id"), object_of(chat.get("history") or {}, "history").get("messages") or {}
+    name = optional_text(meta, "message_id")
+    known = object_of(object_of(chat.get("history") or {}, "history").get("messages") or {}, "messages")
     if name in known:
-        return _ancestors(object_of(known, "messages"), name)
+        return _ancestors(known, name)
     turns = objects_of(chat, "messages")
-    ends = [place for place, turn in enumerate(turns, 1) if name is not None and turn.get("id") == name]
+    ends = [place for place, turn in enumerate(turns, 1) if name and turn.get("id") == name]
     place = optional_number(meta, "message_index")
-    end = ends[0] if ends else len(turns) if place is None else int(place) + 1
-    return turns[:end]
+    return turns[: ends[0] if ends else len(turns) if place is None else max(0, int(place) + 1)]
 
 
-def _ancestors(known: Fields, name: Any) -> list[Fields]:
+def _ancestors(known: Fields, name: str) -> list[Fields]:
     found: list[Fields] = []
     while name in known and len(found) <= len(known):
         turn = object_of(known[name], "messages")
         found.append(turn)
-        name = turn.get("parentId")
+        name = optional_text(turn, "parentId")
     return found[::-1]
