@@ -566,4 +566,4 @@ NEW = {case[0] for case in [*CASES, *UNUSABLE]}
 
 def test_the_formats_of_this_page_are_there() -> None:
     assert set(FORMATS) >= NEW
-    assert all(open_format(Path("x"), iter(()), name, {})[0].name == name for name in NEW)
+    assert all(open_format(Path("x"), iter(()), name, {}).format.name == name for name in NEW)

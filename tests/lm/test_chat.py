@@ -8,7 +8,7 @@ from palate.errors import DataError, TemplateError
 from palate.lm.builtin import TINY_TEMPLATE, byte_tokenizer
 from palate.lm.chat import Chat
 from palate.lm.encode import encode_demonstrations, encode_responses, encode_texts
-from palate.records import Demonstration, Message, Prompt, Response
+from palate.records import Demonstration, Message, Prompt, Response, ToolCall
 
 USER, HELLO = Message(role="user", content="Hi there"), Message(role="assistant", content="Hello.")
 
@@ -50,6 +50,22 @@ def test_every_assistant_turn_is_masked_in_with_its_stop_token(chat: Chat) -> No
     assert runs == 2
     assert chosen == chat.response_tokens("Hello.") + chat.response_tokens("Bye")
     assert tokens == chat.prompt_tokens(messages[:-1]) + chat.response_tokens("Bye")
+
+
+def test_a_turn_not_to_be_learned_is_masked_out(chat: Chat) -> None:
+    context = HELLO.model_copy(update={"learn": False})
+    bye = Message(role="assistant", content="Bye")
+    tokens, mask = chat.dialogue_tokens([USER, context, USER, bye])
+    assert tokens == chat.dialogue_tokens([USER, HELLO, USER, bye])[0]
+    assert [token for token, inside in zip(tokens, mask, strict=True) if inside] == chat.response_tokens("Bye")
+
+
+def test_tools_are_refused_in_words(chat: Chat) -> None:
+    call = Message(role="assistant", content="", tool_calls=(ToolCall(name="weather"),))
+    with pytest.raises(TemplateError, match="a conversation with tools"):
+        chat.dialogue_tokens([USER, call])
+    with pytest.raises(TemplateError, match="a conversation with tools"):
+        chat.prompt_tokens(Prompt(messages=(USER,), tools=({"name": "weather"},)))
 
 
 def test_demonstrations_keep_their_eos_and_mask_earlier_turns_in(chat: Chat) -> None:

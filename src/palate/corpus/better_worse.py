@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 
 from palate.corpus.columns import mapped, pairs
+from palate.corpus.rankings import apart
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, STRENGTHS, Sides, column_of, models_of, plain_names, prompt_column
-from palate.corpus.values import Fields, number_of, response_of_value
+from palate.corpus.sides import LABELERS, STRENGTHS, Sides, by_model, column_of, models_of, plain_names, prompt_column
+from palate.corpus.values import Fields, number_of
 from palate.records import Ranking
 
 _SIDES = (
@@ -57,22 +58,12 @@ def better_and_worse(row: Fields) -> Iterator[Ranking | Unusable]:
         if isinstance(found, Unusable):
             yield found
             continue
-        responses = tuple(
-            response_of_value(response.text, "response", model=model)
-            for response, model in zip(found.responses, models, strict=True)
-        )
+        responses = tuple(map(by_model, found.responses, models))
         strength = found.strength
         if strength is None and scores:
             better, worse = (number_of(row[column], column) for column in scores)
             strength = apart(better, worse)
         yield found.model_copy(update={"responses": responses, "strength": strength})
-
-
-def apart(better: float, worse: float) -> float:
-    """How far apart two scores are."""
-    if better < worse:
-        raise Unusable("the better response has the lower score")
-    return better - worse
 
 
 def _beside(row: Fields) -> Mapping[str, str]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from palate.corpus.duplicates import Unique
 from palate.corpus.files import file_suffix
 from palate.corpus.formats import KIND_NAMES, Item
-from palate.corpus.reading import Unique, iterate
+from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
 from palate.corpus.writing import output
 from palate.errors import DataError

@@ -14,8 +14,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from palate.corpus.files import Row, read_rows
+from palate.corpus.files import read_rows
 from palate.corpus.rejections import Malformed
+from palate.corpus.rows import Row
 from palate.corpus.sides import VERDICTS, plain_names
 from palate.corpus.thumbs import THUMBS
 from palate.corpus.values import Fields

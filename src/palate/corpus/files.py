@@ -21,11 +21,11 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from palate.corpus.rejections import Malformed, Rejected
+from palate.corpus.rejections import Malformed
+from palate.corpus.rows import Row
 from palate.errors import DataError, MissingExtraError
 
 Stream: TypeAlias = io.BufferedReader | gzip.GzipFile
@@ -37,15 +37,6 @@ _TEXT_CHUNK = 4000  # characters after which a plain text is cut at the next bla
 _BLANK = re.compile(r"[ \t\r\n]*")
 _ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a file, or the problem that stands in its place."""
-
-    line: int
-    fields: Mapping[str, Any]
-    problem: Rejected | None = None
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -20,11 +20,12 @@ from palate.corpus import (
     tool_exports,
     trees,
 )
-from palate.corpus.files import Row
+from palate.corpus.fields import plain
 from palate.corpus.rejections import Malformed
+from palate.corpus.rows import Row
 from palate.corpus.values import Fields
 from palate.corpus.verdicts import is_thumb
-from palate.records import Candidates, Demonstration, Prompt, Ranking
+from palate.records import Candidates, Demonstration, Message, Prompt, Ranking
 
 Item: TypeAlias = Prompt | Demonstration | Ranking | Candidates | str
 OwnKind: TypeAlias = type[Prompt] | type[Demonstration] | type[Ranking] | type[Candidates]
@@ -38,13 +39,15 @@ KIND_NAMES: Mapping[Kind, str] = {
     Candidates: "candidates",
     str: "texts",
 }
-_SIDES = ("chosen", "rejected")
 _OWN_KINDS: Mapping[str, OwnKind] = {
     "ranks": Ranking,
     "responses": Candidates,
     "response": Demonstration,
     "messages": Prompt,
 }
+_SIDES = ("chosen", "rejected")
+_THUMBS = ("label", "kto_tag")
+_PROMPT_KEYS = Prompt.model_fields.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,10 @@ class Format:
         keys: a row with all fields of one of these may be of this format.
         parsers: for each kind of record the format can give, the function that gives it.
         fits: a look at the values, where the fields alone do not tell.
-        group: makes one row of several that belong together.
         columns: where the fields go by many names, those that a row of this format has; none if it is of another.
+        group: makes one row of several that belong together.
+        beside: columns known to stand beside those that are read and to say nothing that is missing without them (the
+            scores that a preference was made of). They are named in reports and never stop an import.
     """
 
     name: str
@@ -66,7 +71,19 @@ class Format:
     parsers: Mapping[Kind, Parser]
     fits: Callable[[Fields], bool] = lambda row: True
     group: Callable[[Iterator[Row]], Iterator[Row]] | None = None
+    beside: frozenset[str] = frozenset()
     columns: Callable[[Fields], frozenset[str]] | None = None
+
+    def has_beside(self, name: str) -> bool:
+        """Whether a field is one of those `beside`, at any depth, or stands in one."""
+        return any(f".{known}." in f".{name}." for known in self.beside)
+
+    def matched(self, row: Fields) -> frozenset[str]:
+        """The largest of the key sets that the row has; empty if it is not of this format."""
+        if self.columns is not None:
+            return self.columns(row)
+        keys = max((keys for keys in self.keys if keys <= row.keys()), key=len, default=frozenset[str]())
+        return keys if keys and self.fits(row) else frozenset()
 
 
 def palate(kind: OwnKind) -> Parser:
@@ -74,7 +91,7 @@ def palate(kind: OwnKind) -> Parser:
 
     def parse(row: Fields) -> Iterator[Item]:
         if _own_kind(row) is kind:
-            yield kind.model_validate(row)
+            yield kind.model_validate(plain(row))
 
     return parse
 
@@ -87,16 +104,29 @@ def _own_kind(row: Fields) -> OwnKind:
 
 
 def _is_own(row: Fields) -> bool:
-    prompt = row.get("prompt", row)
-    return isinstance(prompt, dict) and prompt.keys() <= {"messages", "tags"} and _awaits_answer(prompt.get("messages"))
+    prompt = plain(row.get("prompt", row), read=False)
+    if not (isinstance(prompt, dict) and prompt.keys() <= _PROMPT_KEYS and _awaits_answer(prompt.get("messages"))):
+        return False
+    return "prompt" in row or all(map(_is_plain, prompt["messages"])) or any(map(_is_ours, prompt["messages"]))
 
 
 def _awaits_answer(turns: Any) -> bool:
-    """Whether these are the messages of a prompt of ours, and not somebody's whole conversation."""
+    """Whether these could be the messages of a prompt of ours, and not somebody's whole conversation."""
     if not isinstance(turns, list) or not turns:
         return False
-    plain = all(isinstance(turn, dict) and turn.keys() == {"role", "content"} for turn in turns)
-    return plain and turns[-1]["role"] != "assistant"
+    known = Message.model_fields.keys()
+    own = all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() <= known for turn in turns)
+    return own and turns[-1]["role"] != "assistant"
+
+
+def _is_plain(turn: Mapping[str, Any]) -> bool:
+    return turn.keys() == {"role", "content"}
+
+
+def _is_ours(turn: Mapping[str, Any]) -> bool:
+    """Whether a turn has what nobody else writes."""
+    calls = turn.get("tool_calls")
+    return "learn" in turn or (isinstance(calls, list) and any(isinstance(c, dict) and "name" in c for c in calls))
 
 
 def _has_transcripts(row: Fields) -> bool:
@@ -104,7 +134,7 @@ def _has_transcripts(row: Fields) -> bool:
 
 
 def _has_thumb(row: Fields) -> bool:
-    return is_thumb(row["label"])
+    return any(is_thumb(row[key]) for key in _THUMBS if row.get(key) is not None)
 
 
 def _one_each(row: Fields) -> bool:
@@ -116,8 +146,10 @@ def _has_answer_lists(row: Fields) -> bool:
     return all(isinstance(row[key], list) for key in ("responses", "ranks")) and not _is_own(row)
 
 
-def _format(name: str, shape: str, *keys: str, **rest: Any) -> Format:
-    return Format(name, shape, tuple(frozenset(names.split()) for names in keys), **rest)
+def _format(name: str, shape: str, *keys: str, beside: str = "", **rest: Any) -> Format:
+    return Format(
+        name, shape, tuple(frozenset(names.split()) for names in keys), beside=frozenset(beside.split()), **rest
+    )
 
 
 _ALL = (
@@ -175,6 +207,7 @@ _ALL = (
         "message_tree_id prompt",
         parsers={Demonstration: trees.oasst, Ranking: trees.oasst_rankings},
         group=trees.oasst_trees,
+        beside="detoxify labels emojis tree_state review_count review_result rank",
     ),
     _format(
         "hh",
@@ -185,9 +218,8 @@ _ALL = (
     ),
     _format(
         "trl-explicit",
-        "prompt, chosen, rejected (margin, or score_chosen and score_rejected; chosen_model, rejected_model)",
-        "prompt chosen rejected",
-        "prompt chosen rejected messages",
+        "prompt (or question, query, input), chosen, rejected (margin; chosen_score, chosen_model, ...)",
+        *(f"{key} chosen rejected{more}" for key in rankings.PROMPT_KEYS for more in ("", " messages")),
         parsers={Ranking: rankings.trl_explicit},
         fits=_one_each,
     ),
@@ -200,19 +232,29 @@ _ALL = (
     ),
     _format(
         "trl-kto",
-        "prompt, completion, label",
-        "prompt completion label",
+        "prompt, completion (or response), label: a thumb",
+        *(f"prompt {answer} {thumb}" for answer in ("completion", "response") for thumb in _THUMBS),
         parsers={Ranking: thumbs.thumbs},
         fits=_has_thumb,
     ),
     _format(
         "llama-factory",
-        "conversations, chosen, rejected | messages, label",
+        "conversations, chosen, rejected | messages, conversations or instruction, output with a thumb: label, kto_tag",
         "conversations chosen rejected",
-        "messages label",
-        "conversations label",
+        *(
+            f"{shown} {thumb}"
+            for shown in ("messages", "conversations", "instruction output", "instruction input output")
+            for thumb in _THUMBS
+        ),
         parsers={Ranking: rankings.llama_factory},
         fits=lambda row: "chosen" in row or _has_thumb(row),
+    ),
+    _format(
+        "ms-swift",
+        "messages, rejected_response (or rejected_messages)",
+        "messages rejected_response",
+        "messages rejected_messages",
+        parsers={Ranking: rankings.ms_swift},
     ),
     _format(
         "alpaca-preference",
@@ -235,6 +277,8 @@ _ALL = (
         "instruction, completions [{response, model, overall_score}]",
         "instruction completions",
         parsers={Ranking: rankings.ultrafeedback},
+        beside="correct_answers incorrect_answers completions.annotations completions.critique completions.principle "
+        "completions.fine-grained_score completions.custom_system_prompt",
     ),
     _format(
         "helpsteer2",
@@ -243,24 +287,29 @@ _ALL = (
         "prompt response helpfulness",
         parsers={Ranking: rankings.helpsteer2},
         group=rankings.helpsteer2_groups,
+        beside="correctness coherence complexity verbosity preference_statement preference_elaboration "
+        "all_preferences_unprocessed three_most_similar_preferences",
     ),
     _format(
         "shp",
         "history, human_ref_A, human_ref_B, labels",
         "history human_ref_A human_ref_B labels",
         parsers={Ranking: rankings.shp},
+        beside="score_A score_B score_ratio upvote_ratio",
     ),
     _format(
         "webgpt",
         "question, answer_0, answer_1, score_0, score_1",
         "question answer_0 answer_1 score_0 score_1",
         parsers={Ranking: rankings.webgpt},
+        beside="quotes_0 quotes_1 tokens_0 tokens_1",
     ),
     _format(
         "stiennon",
         "info, summaries [{text, policy}], choice, worker",
         "info summaries choice",
         parsers={Ranking: rankings.stiennon},
+        beside="extra summaries.note",
     ),
     _format(
         "arena",
@@ -280,6 +329,7 @@ _ALL = (
         "context [turns], response1, response2, overall_preference",
         "context response1 response2 overall_preference",
         parsers={Ranking: published.helpsteer3},
+        beside="individual_preference",
     ),
     _format(
         "pku-saferlhf",
@@ -292,6 +342,7 @@ _ALL = (
         "input {messages}, preferred_output, non_preferred_output",
         "input preferred_output non_preferred_output",
         parsers={Ranking: published.openai_preference},
+        beside="parallel_tool_calls",
     ),
     _format(
         "message-pairs",
@@ -305,12 +356,16 @@ _ALL = (
         "orig_instruction orig_response_A orig_response_B orig_preference",
         "instruction output orig_instruction orig_response_A orig_response_B orig_preference",
         parsers={Ranking: published.prometheus},
+        beside="instruction input output orig_criteria orig_reference_answer orig_score_A orig_score_B orig_feedback "
+        "orig_feedback_A orig_feedback_B",
     ),
     _format(
         "squality",
         "passage-id, questions {number {system {response, reviews}}} (no words of the questions)",
         "passage-id questions",
         parsers={Ranking: published.squality},
+        beside="overall overall-rating correctness-rating correctness-rank selection-rating selection-rank system "
+        "annotations",
     ),
     _format(
         "sides",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.turns import prompt_of
 from palate.corpus.values import (
     Fields,
     list_of,
@@ -18,7 +19,6 @@ from palate.corpus.values import (
     object_of,
     objects_of,
     optional_number,
-    prompt_of_value,
     ranks_by,
     text_of,
     value_of,
@@ -34,7 +34,7 @@ _RANK = re.compile(r"(?:rank[ _-]?)?(\d+)", re.IGNORECASE)
 def argilla(row: Fields) -> Rankings:
     """fields, and responses of {user_id, status, values {question {value [{value, rank}]}}}."""
     fields = object_of(value_of(row, "fields"), "fields")
-    prompt = prompt_of_value(value_of(fields, next((name for name in PROMPTS if name in fields), "prompt")))
+    prompt = prompt_of(fields, next((name for name in PROMPTS if name in fields), "prompt"))
     yield from each_judgement(objects_of(row, "responses"), lambda answer: _argilla_ranking(prompt, fields, answer))
 
 
@@ -63,7 +63,7 @@ def label_studio(row: Fields) -> Rankings:
     items within one are tied. The bucket `_` holds what was not ranked.
     """
     data = object_of(value_of(row, "data"), "data")
-    prompt = prompt_of_value(value_of(data, "prompt"))
+    prompt = prompt_of(data)
     texts = {str(value_of(item, "id")): value_of(item, "body") for item in objects_of(data, "items")}
     annotations = objects_of(row, "annotations")
     yield from each_judgement(annotations, lambda annotation: _label_studio_ranking(prompt, texts, annotation))

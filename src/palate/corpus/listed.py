@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, column_of, name_of, prompt_column, prompt_of
-from palate.corpus.values import Fields, list_of, number_of, ranks_by, response_of_value, value_of
+from palate.corpus.sides import LABELERS, column_of, name_of, prompt_column, prompt_in
+from palate.corpus.turns import response_of
+from palate.corpus.values import Fields, list_of, number_of, ranks_by, value_of
 from palate.records import Ranking, Response
 
 _LISTS = (
@@ -68,7 +69,7 @@ def ranked_list(row: Fields) -> Iterator[Ranking]:
     else:
         models = _names(row, "models", len(answers))
         responses = [
-            response_of_value(answer, "response", model=model) for answer, model in zip(answers, models, strict=True)
+            response_of(answer, "response", model=model) for answer, model in zip(answers, models, strict=True)
         ]
         numbers = [number_of(number, judged) for number in list_of(row, judged)]
     if len(numbers) != len(responses):
@@ -78,7 +79,7 @@ def ranked_list(row: Fields) -> Iterator[Ranking]:
     labeler = column_of(row, LABELERS)
     by_rank = judged in _RANKS
     yield Ranking(
-        prompt=prompt_of(row),
+        prompt=prompt_in(row),
         responses=tuple(responses),
         ranks=ranks_by(numbers, lowest_first=by_rank),
         strength=abs(numbers[0] - numbers[1]) if len(numbers) == 2 and not by_rank else None,
@@ -92,7 +93,7 @@ def _response_of(answer: Any) -> Response:
     if text is None:
         raise Malformed(f"a response that is no object with one of {', '.join(_TEXTS)}")
     author = column_of(answer, _AUTHORS)
-    return response_of_value(answer[text], text, model=name_of(answer[author]) if author else "")
+    return response_of(answer[text], text, model=name_of(answer[author]) if author else "")
 
 
 def in_chosen_and_rejected(row: Fields) -> frozenset[str]:
@@ -118,11 +119,11 @@ def best_and_rest(row: Fields) -> Iterator[Ranking]:
     models = _names(row, "models", len(chosen) + len(rejected))
     own = [*_beside(row, "chosen", len(chosen)), *_beside(row, "rejected", len(rejected))]
     responses = tuple(
-        response_of_value(text, "response", model=beside or model)
+        response_of(text, "response", model=beside or model)
         for text, beside, model in zip([*chosen, *rejected], own, models, strict=True)
     )
     ranks = (1,) * len(chosen) + (2,) * len(rejected)
-    yield Ranking(prompt=prompt_of(row), responses=responses, ranks=ranks)
+    yield Ranking(prompt=prompt_in(row), responses=responses, ranks=ranks)
 
 
 def _several(value: Any) -> list[Any]:

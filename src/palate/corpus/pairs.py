@@ -56,10 +56,15 @@ def comparison_sets(
 
     Rankings for which `is_comparison` is false have no place in a set, nor have those of a labeler with weight 0. Of
     copies of one response within a ranking the best rank counts.
+
+    Raises:
+        DataError: a response that calls a tool: responses are compared by their texts.
     """
     weights = labeler_weights or {}
     by_prompt: dict[str, list[Ranking]] = {}
     for ranking in rankings:
+        if any(response.tool_calls for response in ranking.responses):
+            raise DataError(f"a ranking of tool calls ({ranking.prompt.text[:60]!r}): only texts are compared")
         if is_comparison(ranking) and weights.get(ranking.labeler, 1.0) > 0:
             by_prompt.setdefault(ranking.prompt.id, []).append(ranking)
     return [_comparison_set(group, weights) for group in by_prompt.values()]

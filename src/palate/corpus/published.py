@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from palate.corpus.fields import label
 from palate.corpus.rankings import last_turns, pair
 from palate.corpus.rejections import Unusable
-from palate.corpus.sides import Sides, judged, models_of, plain_names, side_by_side
+from palate.corpus.sides import Sides, by_model, judged, models_of, plain_names, side_by_side
+from palate.corpus.turns import conversation_of, dialogue_in, prompt_of, response_of
 from palate.corpus.values import (
     Fields,
     list_of,
-    messages_of,
     number_of,
     object_of,
     optional_number,
-    prompt_of_value,
     ranks_by,
-    response_of_value,
     said,
+    structure_in,
     truth_of,
     value_of,
 )
@@ -32,19 +31,17 @@ def arena(row: Fields) -> Rankings:
     """model_a, model_b, winner, conversation_a, conversation_b, judge; `turn` says how far the judge had read."""
     sides = Sides(plain_names(row), "conversation", ("a", "b"), ("conversation_a", "conversation_b"))
     read = optional_number(row, "turn")
-    first, second = (
-        messages_of(list_of(row, column), column)[: 2 * int(read) if read else None] for column in sides.columns
-    )
-    shared = last_turns(first, second)
+    first, second = (conversation_of(row, column)[: 2 * int(read) if read else None] for column in sides.columns)
+    shared = last_turns(row, first, second)
     yield from judged(row, shared.prompt, _by(shared.responses, models_of(row, sides)), sides)
 
 
 def arena_turns(row: Fields) -> Rankings:
     """model_a, model_b, winner_model_a, winner_model_b, winner_tie; prompt, response_a, response_b: texts by turn."""
-    asked, first, second = (_texts_by_turn(row, name) for name in ("prompt", "response_a", "response_b"))
-    if not len(asked) == len(first) == len(second):
+    questions, first, second = (_texts_by_turn(row, name) for name in ("prompt", "response_a", "response_b"))
+    if not len(questions) == len(first) == len(second):
         raise Unusable("not as many answers as prompts")
-    shared = last_turns(_dialogue(asked, first), _dialogue(asked, second))
+    shared = last_turns(row, _dialogue(questions, first), _dialogue(questions, second))
     sides = Sides(plain_names(row), "response", ("a", "b"), ("response_a", "response_b"))
     yield from judged(row, shared.prompt, _by(shared.responses, models_of(row, sides)), sides)
 
@@ -55,10 +52,8 @@ def has_texts_by_turn(row: Fields) -> bool:
 
 
 def _parsed(value: Any) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
-    except (ValueError, RecursionError):
-        return value
+    found = structure_in(value) if isinstance(value, str) else value
+    return value if found is None else found
 
 
 def _texts_by_turn(row: Fields, name: str) -> list[str]:
@@ -68,27 +63,24 @@ def _texts_by_turn(row: Fields, name: str) -> list[str]:
     return [said(text, name) for text in texts]
 
 
-def _dialogue(asked: Sequence[str], answered: Sequence[str]) -> tuple[Message, ...]:
+def _dialogue(questions: Sequence[str], answered: Sequence[str]) -> tuple[Message, ...]:
     return tuple(
         turn
-        for question, answer in zip(asked, answered, strict=True)
+        for question, answer in zip(questions, answered, strict=True)
         for turn in (Message(role="user", content=question), Message(role="assistant", content=answer))
     )
 
 
 def _by(responses: Sequence[Response], models: Sequence[str]) -> list[Response]:
-    return [
-        response_of_value(response.text, "response", model=model)
-        for response, model in zip(responses, models, strict=True)
-    ]
+    return [by_model(response, model) for response, model in zip(responses, models, strict=True)]
 
 
 def helpsteer3(row: Fields) -> Rankings:
     """context (turns), response1, response2, overall_preference (-3: the first is much better, to 3)."""
     lean = number_of(value_of(row, "overall_preference"), "overall_preference")
-    first, second = (response_of_value(value_of(row, name), name) for name in ("response1", "response2"))
+    first, second = (response_of(value_of(row, name), label(row, name)) for name in ("response1", "response2"))
     yield Ranking(
-        prompt=prompt_of_value(value_of(row, "context"), "context"),
+        prompt=prompt_of(row, "context"),
         responses=(first, second),
         ranks=ranks_by((-lean, lean)),
         strength=abs(lean),
@@ -111,18 +103,19 @@ def _safety(row: Fields, place: int, safer: float | None) -> tuple[str, ...]:
 
 def openai_preference(row: Fields) -> Rankings:
     """input {messages}, preferred_output, non_preferred_output: a turn of the assistant's in a list each."""
-    asked = value_of(row, "input")
-    turns = list_of(asked, "messages") if isinstance(asked, Mapping) else asked
+    given = object_of(value_of(row, "input"), "input")
     better, worse = (
-        response_of_value(value_of(row, name), name) for name in ("preferred_output", "non_preferred_output")
+        response_of(value_of(row, name), label(row, name)) for name in ("preferred_output", "non_preferred_output")
     )
-    yield pair(prompt_of_value(turns, "input"), better, worse)
+    yield pair(prompt_of(given, "messages"), better, worse)
 
 
 def message_pairs(row: Fields) -> Rankings:
     """chosen_messages, rejected_messages: whole dialogues that part at the last turn."""
-    chosen, rejected = (messages_of(list_of(row, name), name) for name in ("chosen_messages", "rejected_messages"))
-    yield last_turns(chosen, rejected)
+    (chosen, first), (rejected, second) = (
+        dialogue_in(value_of(row, name), label(row, name)) for name in ("chosen_messages", "rejected_messages")
+    )
+    yield last_turns(row, chosen, rejected, first, second)
 
 
 def prometheus(row: Fields) -> Rankings:
@@ -143,7 +136,7 @@ def squality(row: Fields) -> Rankings:
             system: answer for system, answer in object_of(answers, "questions").items() if isinstance(answer, Mapping)
         }
         responses = {
-            system: response_of_value(value_of(answer, "response"), "response", model=_author(system))
+            system: response_of(value_of(answer, "response"), label(answer, "response"), model=_author(system))
             for system, answer in answered.items()
         }
         for worker, ranks in _ranks_by_worker(answered).items():

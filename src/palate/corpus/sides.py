@@ -16,20 +16,12 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
+from palate.corpus.fields import label, peek
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.values import (
-    Fields,
-    number_of,
-    optional_number,
-    optional_text,
-    prompt_of_value,
-    ranks_by,
-    response_of_value,
-    truth_of,
-    with_system,
-)
+from palate.corpus.turns import prompt_of, response_of
+from palate.corpus.values import Fields, number_of, optional_number, ranks_by, strength_of, truth_of, value_of
 from palate.corpus.verdicts import Verdict, best_of, verdict
-from palate.records import Prompt, Ranking, Response, Source
+from palate.records import Prompt, Provenance, Ranking, Response, Source
 
 _DIGITS = tuple("0123456789")
 _ENDINGS = (tuple(ascii_lowercase[:12]), _DIGITS, _DIGITS[1:], ("x", "y"), ("left", "right"), ("first", "second"))
@@ -167,8 +159,14 @@ def prompt_column(row: Fields) -> str | None:
     """The column of the prompt; a number is a prompt's number as long as there is a text."""
     names = plain_names(row)
     present = [names[name] for name in _PROMPTS if name in names]
-    worded = [column for column in present if not _NUMERAL.fullmatch(str(row[column]))]
-    return next(iter(worded or present), None)
+    numerals = _numerals(row)
+    return next(iter([column for column in present if column not in numerals] or present), None)
+
+
+def _numerals(row: Fields) -> list[str]:
+    names = plain_names(row)
+    present = (names[name] for name in _PROMPTS if name in names)
+    return [column for column in present if _NUMERAL.fullmatch(str(peek(row, column)))]
 
 
 def columns(row: Fields) -> frozenset[str]:
@@ -198,10 +196,10 @@ def side_by_side(row: Fields) -> Iterator[Ranking | Unusable]:
     if sides is None:
         raise Malformed(_no_answers(row))
     responses = tuple(
-        response_of_value(row[column], column, model=model)
+        response_of(value_of(row, column), label(row, column), model=model)
         for column, model in zip(sides.columns, models_of(row, sides), strict=True)
     )
-    yield from judged(row, prompt_of(row), responses, sides)
+    yield from judged(row, prompt_in(row), responses, sides)
 
 
 def judged(
@@ -210,7 +208,7 @@ def judged(
     """A ranking of these responses for every judgement that the row holds."""
     column = column_of(row, LABELERS)
     labeler = name_of(row[column]) if column else ""
-    strength = optional_number(row, column_of(row, STRENGTHS) or "")
+    strength = strength_of(row, column_of(row, STRENGTHS) or "")
     seconds = optional_number(row, column_of(row, _SECONDS) or "")
     for name, found in _verdicts(row, sides, models_of(row, sides)):
         if isinstance(found, Unusable):
@@ -228,14 +226,14 @@ def judged(
         )
 
 
-def prompt_of(row: Fields) -> Prompt:
-    """The prompt of a row whose columns may have any of the usual names, after its system turn if there is one."""
+def prompt_in(row: Fields) -> Prompt:
+    """The prompt of a row whose columns may have any of the usual names."""
     column = prompt_column(row)
     if column is None:
         raise Malformed(f"no column that could be the prompt: call it one of {', '.join(_PROMPTS)}")
-    asked = prompt_of_value(row[column], column)
-    system = column_of(row, ("system", "system_prompt"))
-    return Prompt(messages=with_system(optional_text(row, system), asked.messages)) if system else asked
+    for number in _numerals(row):
+        row[number]  # a prompt's number says no more than its text
+    return prompt_of(row, column, history=column != "history")
 
 
 def models_of(row: Fields, sides: Sides) -> tuple[str, ...]:
@@ -248,6 +246,11 @@ def models_of(row: Fields, sides: Sides) -> tuple[str, ...]:
             name if not model or _NUMERAL.fullmatch(model) else model for model, name in zip(models, shown, strict=True)
         ]
     return tuple(models)
+
+
+def by_model(response: Response, model: str) -> Response:
+    """The response, written by a model if one is named."""
+    return response.model_copy(update={"provenance": Provenance(model=model)}) if model else response
 
 
 def _bare(row: Fields, sides: Sides) -> tuple[str, ...]:

@@ -7,21 +7,14 @@ The thumb is in a column of one of `THUMBS` and in any of the words of `verdicts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from palate.corpus.demonstrations import PROMPT_RESPONSE_KEYS, alpaca, dolly, prompt_response
+from palate.corpus.demonstrations import PROMPT_RESPONSE_KEYS, answers_transcript
+from palate.corpus.fields import label, peek
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, column_of, name_of
-from palate.corpus.values import (
-    Fields,
-    list_of,
-    messages_of,
-    optional_text,
-    prompt_of_messages,
-    response_of_value,
-    with_system,
-)
+from palate.corpus.sides import LABELERS, by_model, column_of, name_of
+from palate.corpus.turns import answer, asked, conversation_of, history_of, instruction_prompt, prompt_of, response_of
+from palate.corpus.values import Fields, value_of
 from palate.corpus.verdicts import is_thumb, thumb_of
 from palate.records import Prompt, Ranking, Response
 
@@ -30,28 +23,28 @@ _UP, _DOWN = 7.0, 1.0  # a thumb as a rating
 _MODELS = ("model", "model_name", "model_id")
 _DIALOGUES = ("messages", "conversations", "conversation")
 _SHAPES = (
-    *({name} for name in _DIALOGUES),
-    {"instruction", "context", "response"},
-    {"instruction", "output"},
-    {"instruction", "input", "response"},
-    *(set(keys) for keys in PROMPT_RESPONSE_KEYS),
+    *((name,) for name in _DIALOGUES),
+    ("instruction", "context", "response"),
+    ("instruction", "input", "output"),
+    ("instruction", "input", "response"),
+    ("instruction", "output"),
+    *PROMPT_RESPONSE_KEYS,
 )
 
 
 def thumb(prompt: Prompt, response: Response, up: bool, labeler: str = "") -> Ranking:
     """A thumb is a rating of one response."""
-    return Ranking(prompt=prompt, responses=(response,), ranks=(1,), ratings=(_UP if up else _DOWN,), labeler=labeler)
+    rating = _UP if up else _DOWN
+    return Ranking(prompt=prompt, responses=(response,), ranks=(1,), ratings=(rating,), labeler=labeler)
 
 
 def columns(row: Fields) -> frozenset[str]:
     """The columns read here of a row with an answer and a thumb."""
-    column = column_of(row, THUMBS)
-    shape = next((shape for shape in _SHAPES if shape <= row.keys()), None)
-    if column is None or shape is None or not is_thumb(row[column]):
+    column, shape = column_of(row, THUMBS), _shape_of(row)
+    if column is None or not shape or not is_thumb(peek(row, column)):
         return frozenset()
-    extra = {"input", "system", "history"} & row.keys()
     more = (column_of(row, names) for names in (LABELERS, _MODELS))
-    return frozenset({*shape, *extra, column, *filter(None, more)})
+    return frozenset({*shape, column, *filter(None, more)})
 
 
 def thumbs(row: Fields) -> Iterator[Ranking]:
@@ -59,27 +52,33 @@ def thumbs(row: Fields) -> Iterator[Ranking]:
     column = column_of(row, THUMBS)
     if column is None:
         raise Malformed(f"no thumb: no column called {', '.join(THUMBS)}")
-    up = thumb_of(row[column], column)
+    up = thumb_of(value_of(row, column), label(row, column))
     prompt, response = _answered(row)
     labeler, model = column_of(row, LABELERS), column_of(row, _MODELS)
-    if model:
-        response = response_of_value(response.text, "response", model=name_of(row[model]))
+    response = by_model(response, name_of(row[model]) if model else "")
     yield thumb(prompt, response, up, name_of(row[labeler]) if labeler else "")
 
 
+def _shape_of(row: Fields) -> tuple[str, ...]:
+    return next((shape for shape in _SHAPES if all(name in row for name in shape)), ())
+
+
 def _answered(row: Fields) -> tuple[Prompt, Response]:
-    key = next((name for name in _DIALOGUES if name in row), None)
-    if key is not None:
-        turns = with_system(optional_text(row, "system"), messages_of(list_of(row, key), key))
-        if not turns or turns[-1].role != "assistant":
-            raise Unusable("a dialogue that does not end with the assistant's turn")
-        return prompt_of_messages(turns[:-1], key), Response(text=turns[-1].content)
-    for shown in _demonstrations(row):
-        return shown.prompt, shown.response
-    raise Unusable("a thumb without an answer")
+    shape = _shape_of(row)
+    if not shape:
+        raise Malformed("a thumb without an answer")
+    if shape[0] in _DIALOGUES:
+        return _last_turn(row, shape[0])
+    question, last = shape[0], shape[-1]
+    if question == "instruction":
+        prompt = instruction_prompt(row, context="context" if "context" in shape else "input")
+    else:
+        prompt = prompt_of(row, question)
+    return prompt, response_of(value_of(row, last), label(row, last), strip=answers_transcript(row, question))
 
 
-def _demonstrations(row: Mapping[str, Any]) -> Iterator[Any]:
-    if {"instruction", "context", "response"} <= row.keys():
-        return dolly(row)
-    return alpaca(row) if {"instruction", "output"} <= row.keys() or "input" in row else prompt_response(row)
+def _last_turn(row: Fields, dialogue: str) -> tuple[Prompt, Response]:
+    turns = conversation_of(row, dialogue)
+    if not turns or turns[-1].role != "assistant":
+        raise Unusable(f"a dialogue in {label(row, dialogue)!r} that does not end with the assistant's turn")
+    return asked(row, (*history_of(row), *turns[:-1]), label(row, dialogue)), answer(turns[-1])

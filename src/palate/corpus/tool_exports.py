@@ -8,22 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from palate.corpus.fields import label
 from palate.corpus.labeling_tools import PROMPTS, each_judgement, ranking_of_names
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import name_of
+from palate.corpus.sides import by_model, name_of
 from palate.corpus.thumbs import thumb
+from palate.corpus.turns import answer, asked, messages_of, prompt_of, response_of
 from palate.corpus.values import (
     Fields,
     list_of,
-    messages_of,
     number_of,
     object_of,
     objects_of,
     optional_number,
     optional_text,
-    prompt_of_messages,
-    prompt_of_value,
-    response_of_value,
     value_of,
 )
 from palate.corpus.verdicts import is_thumb, thumb_of, understood, verdict
@@ -51,10 +49,14 @@ def argilla2(row: Fields) -> Rankings:
         fields = object_of(value_of(row, "fields"), "fields")
         responses = object_of(value_of(row, "responses"), "responses")
         answers = [answer for question in responses for answer in objects_of(responses, question)]
-    prompt = prompt_of_value(value_of(fields, next((name for name in PROMPTS if name in fields), "prompt")))
+    prompt = prompt_of(fields, _prompt_column(fields))
     if not answers:
         yield Unusable("no response of anybody's")
     yield from each_judgement(answers, lambda answer: _argilla2_ranking(prompt, fields, answer))
+
+
+def _prompt_column(fields: Fields) -> str:
+    return next((name for name in PROMPTS if name in fields), "prompt")
 
 
 def _questions(row: Fields) -> list[str]:
@@ -111,7 +113,7 @@ def _pairwise(annotation: Fields) -> Fields | None:
 def label_studio_pairwise(row: Fields) -> Rankings:
     """data, and annotations [{result [{type: pairwise, value {selected}, to_name "one,other"}], lead_time}]."""
     data = object_of(value_of(row, "data"), "data")
-    prompt = prompt_of_value(value_of(data, next((name for name in PROMPTS if name in data), "prompt")))
+    prompt = prompt_of(data, _prompt_column(data))
     yield from each_judgement(objects_of(row, "annotations"), lambda each: _pairwise_ranking(prompt, data, each))
 
 
@@ -130,7 +132,7 @@ def _pairwise_ranking(prompt: Prompt, data: Fields, annotation: Fields) -> Ranki
     found = verdict(selected, "selected", sides)
     yield Ranking(
         prompt=prompt,
-        responses=tuple(response_of_value(data[name], name) for name in names),
+        responses=tuple(response_of(data[name], label(data, name)) for name in names),
         ranks=found.ranks,
         flags=found.flags,
         labeler=name_of(annotation.get("completed_by")),
@@ -150,10 +152,10 @@ def open_webui(row: Fields) -> Rankings:
     turns = messages_of(_turns_to(row, meta), "messages")
     if not turns or turns[-1].role != "assistant":
         raise Unusable("a thumb for a message that is not in the snapshot")
-    prompt = prompt_of_messages(turns[:-1], "messages")
+    prompt = asked(row, turns[:-1], "messages")
     if comment := optional_text(data, "comment"):
         prompt = prompt.model_copy(update={"tags": {"comment": comment}})
-    response = response_of_value(turns[-1].content, "response", model=name_of(data.get("model_id")))
+    response = by_model(answer(turns[-1]), name_of(data.get("model_id")))
     reason = optional_text(data, "reason")
     found = thumb(prompt, response, up, name_of(row.get("user_id")))
     yield found.model_copy(update={"flags": ((reason,),)}) if reason else found

@@ -157,7 +157,7 @@ def verdict(value: Any, column: str, sides: Sequence[Sequence[str]]) -> Verdict:
         found = _in_words(value.meaning, sides) if value.meaning not in ("up", "down") else None
     elif value is None or not str(value).strip():
         raise Unusable("no preference given")
-    elif isinstance(value, bool | list | dict):
+    elif isinstance(value, bool | list | Mapping):
         found = None
     else:
         found = _meant(value, sides)
@@ -206,7 +206,7 @@ def is_thumb(value: Any) -> bool:
 
 
 def _thumb_word(value: Any) -> str:
-    if isinstance(value, list | dict):
+    if isinstance(value, list | Mapping):
         return "?"
     return plain(value.meaning if isinstance(value, Told) else value)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from palate.corpus.duplicates import Unique
 from palate.corpus.files import file_suffix
-from palate.corpus.reading import Unique, iterate, prompt_of
+from palate.corpus.reading import iterate, prompt_of
 from palate.corpus.rejections import Malformed, Rejections, Unusable
 from palate.errors import DataError
 from palate.feedback import batches

@@ -11,7 +11,7 @@ end of their turn: otherwise a chat user could forge the system's or the assista
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palate.errors import TemplateError
@@ -58,18 +58,24 @@ class Chat:
     def prompt_tokens(self, prompt: Prompt | Sequence[Message]) -> list[int]:
         """The conversation so far and the template's opening of the assistant's turn."""
         messages = prompt.messages if isinstance(prompt, Prompt) else prompt
+        _refuse_tools(messages, prompt.tools if isinstance(prompt, Prompt) else ())
         return self._tokens(self._render(messages, opened=True))
 
     def response_tokens(self, text: str) -> list[int]:
         """The response and the stop token."""
         return [*self._tokens(self._spelled(text)), self.stop_id]
 
-    def dialogue_tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """A whole conversation, and which tokens are the assistant's (stop tokens included).
+    def dialogue_tokens(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[list[int], list[bool]]:
+        """A whole conversation, and which tokens are to be learned: the assistant's, but for turns that say otherwise.
+
+        The stop token of a turn belongs to it.
 
         Raises:
             TemplateError: the template rewrites earlier turns once later ones are known.
         """
+        _refuse_tools(messages, tools)
         tokens: list[int] = []
         mask: list[bool] = []
         for index, message in enumerate(messages):
@@ -79,7 +85,7 @@ class Chat:
             if before[: len(tokens)] != tokens:
                 raise TemplateError("the chat template changes earlier turns when later ones are added")
             response = self.response_tokens(message.content)
-            mask += [False] * (len(before) - len(tokens)) + [True] * len(response)
+            mask += [False] * (len(before) - len(tokens)) + [message.learn] * len(response)
             tokens = before + response
         return tokens, mask
 
@@ -149,3 +155,8 @@ class Chat:
         if chosen is not None:
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(chosen)
         return chosen
+
+
+def _refuse_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> None:
+    if tools or any(message.role == "tool" or message.tool_calls for message in messages):
+        raise TemplateError("a conversation with tools: the chat template is given texts alone, so it cannot show them")

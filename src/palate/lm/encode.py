@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from palate.errors import DataError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
-from palate.records import Demonstration, Message, Prompt
+from palate.records import Demonstration, Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +47,12 @@ def encode_responses(chat: Chat, prompts: Sequence[Prompt], texts: Sequence[str]
 
 
 def encode_demonstrations(chat: Chat, demonstrations: Sequence[Demonstration], *, max_length: int) -> Encoded:
-    """Whole conversations; every assistant turn in them is masked in, its stop token included.
+    """Whole conversations; every assistant turn to be learned is masked in, its stop token included.
 
     Raises:
         DataError: every demonstration is too long.
     """
-    rows = [
-        chat.dialogue_tokens([*item.prompt.messages, Message(role="assistant", content=item.response.text)])
-        for item in demonstrations
-    ]
+    rows = [chat.dialogue_tokens(item.messages, item.prompt.tools) for item in demonstrations]
     kept = _fitting([len(tokens) for tokens, _ in rows], max_length)
     starts = [mask.index(True) for _, mask in rows]
     return Encoded(

@@ -1,0 +1,67 @@
+"""Records that say what an earlier one said, and what is made of each.
+
+    a prompt, a text, a demonstration, candidates   the same again adds nothing: left out
+    the same judgement by the same labeler          one person has one vote: left out
+    another judgement by the same labeler           changed their mind, or wavered: both are kept
+    the same judgement, and nobody is named         a vote of its own: kept, since votes and copies look alike
+
+The last two are kept and counted, so that whoever knows better can name the labelers' column or clean the file.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from palate.corpus.formats import Item
+from palate.corpus.rejections import Rejections
+from palate.records import Candidates, Demonstration, Prompt, Ranking, content_id
+
+_SAME = "the labeler said the same of these responses before; left out"
+_OTHER = "the labeler had judged these responses otherwise; kept"
+_VOTE = "judgements that nobody signed and that say what an earlier one says; each is kept as a vote: name the labelers"
+
+
+class Unique:
+    """Whether a record is to be kept; counts those that repeat another. 16 bytes are held of each."""
+
+    def __init__(self, rejections: Rejections) -> None:
+        self.rejections = rejections
+        self._seen: set[bytes] = set()
+
+    def __call__(self, item: Item) -> bool:
+        """Whether it says something new, or is a vote."""
+        if not isinstance(item, Ranking):
+            known = self._known(_identity(item))
+            self.rejections.duplicates += known
+            return not known
+        judged, verdict = _judgement(item)
+        known = self._known(verdict)
+        if not item.labeler:
+            self.rejections.repeated.update([_VOTE] if known else [])
+            return True
+        before = self._known(judged)
+        self.rejections.repeated.update([_SAME if known else _OTHER] if before else [])
+        return not known
+
+    def _known(self, text: str) -> bool:
+        """Whether this was said before; from now on it was."""
+        fingerprint = blake2b(text.encode(), digest_size=16).digest()
+        known = fingerprint in self._seen
+        self._seen.add(fingerprint)
+        return known
+
+
+def _identity(item: Prompt | Demonstration | Candidates | str) -> str:
+    if isinstance(item, Prompt):
+        return item.id  # tags are not part of what it says
+    return item if isinstance(item, str) else item.to_json()
+
+
+def _judgement(ranking: Ranking) -> tuple[str, str]:
+    """What was judged by whom, and what was said of it: the responses in any order."""
+    ratings = ranking.ratings or ("",) * len(ranking.ranks)
+    said = [content_id(*response.parts) for response in ranking.responses]
+    verdicts = sorted(zip(said, map(str, ranking.ranks), map(str, ratings), strict=True))
+    subject = ("judged", ranking.prompt.id, ranking.labeler)
+    verdict = (part for each in verdicts for part in each)
+    return content_id(*subject, *sorted(said)), content_id(*subject, "so", *verdict)
