@@ -10,7 +10,6 @@ import pytest
 
 from palate.corpus.formats import FORMATS, Item
 from palate.corpus.reading import iterate
-from palate.corpus.recognition import open_format
 from palate.corpus.rejections import Rejections
 from palate.errors import DataError
 from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response, Role
