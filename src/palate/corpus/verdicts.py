@@ -6,8 +6,8 @@
     signs         A>B, A>>B, A=B, B>A>C, and > < = alone; two signs are a strength of 2, one is 1
     thumbs        true/false, good/bad, desirable/undesirable, up/down, like/dislike, +1/-1, 1/0, yes/no
 
-Capitals, blanks and underscores do not matter. What is none of these is `Unclear`: nobody guesses. The user says what
-it means by a `Told` value (`--verdict left=a`, `data.verdicts`), and `skip` leaves such judgements out, counted.
+Capitals, blanks and underscores do not matter. What is none of these is not guessed: the user says what it means
+(`--verdict left=a`, `data.verdicts`), and `skip` leaves such judgements out, counted.
 """
 
 from __future__ import annotations
