@@ -136,8 +136,14 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
     ),
     (
         "trl-explicit",
-        {"prompt": "Name a fruit.", "chosen": [USER, GOOD], "rejected": [USER, BAD], "score_chosen": 8.0},
-        [PAIR],
+        {
+            "prompt": "Name a fruit.",
+            "chosen": [USER, GOOD],
+            "rejected": [USER, BAD],
+            "score_chosen": 8,
+            "score_rejected": 6,
+        },
+        [PAIR.model_copy(update={"strength": 2.0})],
     ),
     ("trl-implicit", {"chosen": [USER, GOOD], "rejected": [USER, BAD]}, [PAIR]),
     (
@@ -283,7 +289,20 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
             "conversation_a": [USER, GOOD],
             "conversation_b": [USER, BAD],
         },
-        [by_models(ranked(FRUIT, "A pear.", "A brick.", ranks=(1, 1), labeler="arena_user_1"), "one", "two")],
+        [
+            by_models(
+                ranked(
+                    FRUIT,
+                    "A pear.",
+                    "A brick.",
+                    ranks=(1, 1),
+                    labeler="arena_user_1",
+                    flags=(("both bad",), ("both bad",)),
+                ),
+                "one",
+                "two",
+            )
+        ],
     ),
     (
         "argilla",
@@ -333,8 +352,13 @@ def test_a_row_is_recognised_and_read(write: Write, name: str, row: dict[str, An
     assert rejections.total == 0
 
 
+_ELSEWHERE = """helpsteer3 pku-saferlhf openai-preference message-pairs arena-turns prometheus sides better-worse list
+    best-and-rest thumbs steps summary-axes absolute argilla-2 label-studio-pairwise open-webui squality"""
+ELSEWHERE = set(_ELSEWHERE.split())  # in test_shapes
+
+
 def test_every_format_but_pairs_has_a_case() -> None:
-    assert {case[0] for case in CASES} | {"oasst", "pairs"} == set(FORMATS)
+    assert {case[0] for case in CASES} | {"oasst", "pairs"} | ELSEWHERE == set(FORMATS)
 
 
 REFUSED = [
@@ -438,12 +462,6 @@ REFUSED = [
     ),
     (
         "arena",
-        {"winner": "nobody", "conversation_a": [USER, GOOD], "conversation_b": [USER, BAD]},
-        "malformed",
-        "field 'winner' is not",
-    ),
-    (
-        "arena",
         {
             "winner": "model_a",
             "conversation_a": [USER, GOOD, USER, GOOD],
@@ -505,6 +523,10 @@ def test_a_rated_response_that_comes_again_begins_another_ranking(write: Write) 
     ("rows", "message"),
     [
         ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields 'foo', 'bar'; name"),
+        (
+            [{"instruction": "a", "output": "b", "question": "c", "answer": "d"}],
+            "could be prompt-response .which leaves instruction out., or alpaca",
+        ),
         (
             [{"question": "a", "answer": "b"}, {"instruction": "a", "response": "b", "context": "c"}],
             r"rows of several formats: prompt-response \(row 1\) and dolly \(row 2\); divide the file",

@@ -11,15 +11,9 @@ are stripped where they are set into a text):
 A prompt may also have a `system` turn, what was said before (`history`) and `tools`. A name with dots is that of a
 nested column: `meta.topic`, `answers.0.text`.
 
-`preferred` is a column that holds, for each row, one of:
-
-    the name of the column used for a, or for b       `a1`, `a2`
-    a, b                                              in either case
-    1, 2                                              the first, the second
-    tie, equal                                        neither
-
-0 is refused, since 0/1 could mean "first/second" as well as "no/yes". An empty or null value is an undecided pair,
-counted as unusable. A list of such values is a list of votes: each is a ranking of its own by `vote-1`, `vote-2`, ...
+`preferred` is a column that says which is better in any of the words of `verdicts`, the names of the columns used for
+a and b among them; absent, a is. An empty or null value is an undecided pair, counted as unusable. A list of such
+values is a list of votes: each is a ranking of its own by `vote-1`, `vote-2`, ...
 """
 
 from __future__ import annotations
@@ -31,6 +25,7 @@ from typing import Any
 
 from palate.corpus.fields import Tracked, is_null, label, nested
 from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.sides import name_of, votes
 from palate.corpus.turns import prompt_of, response_of
 from palate.corpus.values import Fields, kind_of, strength_of, value_of
 from palate.errors import DataError
@@ -51,7 +46,6 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 }
 DEFAULT_PAIR: Mapping[str, str] = {"prompt": "prompt", "a": "chosen", "b": "rejected"}
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-_RANKS = {"a": (1, 2), "1": (1, 2), "b": (2, 1), "2": (2, 1), "tie": (1, 1), "equal": (1, 1)}
 
 
 def check_mapping(format_name: str, mapping: Mapping[str, str]) -> None:
@@ -131,23 +125,18 @@ def pairs(row: Fields, mapping: Mapping[str, str]) -> Iterator[Ranking | Unusabl
     prompt = prompt_of(row)
     responses = tuple(response_of(value_of(row, name), label(row, name)) for name in "ab")
     strength = strength_of(row, "strength")
-    votes = row.get("preferred", None if "preferred" in mapping else "a")
-    labeler = str(row.get("labeler") or "")
-    for place, vote in enumerate(votes if isinstance(votes, list) else [votes], 1):
-        if vote is None or not str(vote).strip():
-            yield Unusable(f"no preference given in {mapping['preferred']!r}")
+    labeler = name_of(row.get("labeler"))
+    sides = [(mapping[name].strip(), name) for name in "ab"]
+    judged = row.get("preferred") if "preferred" in mapping else "a"
+    for name, found in votes(judged, mapping.get("preferred", ""), sides):
+        if isinstance(found, Unusable):
+            yield found
             continue
-        name = "-".join(filter(None, (labeler, f"vote-{place}"))) if isinstance(votes, list) else labeler
-        ranks = _ranks(str(vote).strip(), mapping)
-        yield Ranking(prompt=prompt, responses=responses, ranks=ranks, strength=strength, labeler=name)
-
-
-def _ranks(vote: str, mapping: Mapping[str, str]) -> tuple[int, int]:
-    for name, ranks in (("a", (1, 2)), ("b", (2, 1))):
-        if vote == mapping[name].strip():
-            return ranks
-    if vote.lower() not in _RANKS:
-        columns = f"{mapping['a']}, {mapping['b']}"
-        reason = f"preferred ({mapping['preferred']!r}) is none of {columns}, a, b, 1, 2, tie, equal"
-        raise Malformed(f"{reason} (write 0/1 as 1/2: it could mean either)", found=vote)
-    return _RANKS[vote.lower()]
+        yield Ranking(
+            prompt=prompt,
+            responses=responses,
+            ranks=found.ranks,
+            flags=found.flags,
+            strength=found.strength if strength is None else strength,
+            labeler="-".join(filter(None, (labeler, name))),
+        )

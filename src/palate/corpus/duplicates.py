@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from palate.corpus.formats import Item
 from palate.corpus.rejections import Rejections
-from palate.records import Candidates, Demonstration, Prompt, Ranking, content_id
+from palate.records import Candidates, Demonstration, Prompt, Ranking, Response, content_id
 
 _SAME = "the labeler said the same of these responses before; left out"
 _OTHER = "the labeler had judged these responses otherwise; kept"
@@ -58,10 +58,18 @@ def _identity(item: Prompt | Demonstration | Candidates | str) -> str:
 
 
 def _judgement(ranking: Ranking) -> tuple[str, str]:
-    """What was judged by whom, and what was said of it: the responses in any order."""
+    """What was judged by whom, and what was said of it: the responses in any order.
+
+    Two models that say the same are two responses: whoever compares models judged each of them.
+    """
     ratings = ranking.ratings or ("",) * len(ranking.ranks)
-    said = [content_id(*response.parts) for response in ranking.responses]
-    verdicts = sorted(zip(said, map(str, ranking.ranks), map(str, ratings), strict=True))
+    flags = ranking.flags or ((),) * len(ranking.ranks)
+    responses = [content_id(*response.parts, _model(response)) for response in ranking.responses]
+    verdicts = sorted(zip(responses, map(str, ranking.ranks), map(str, ratings), map(str, flags), strict=True))
     subject = ("judged", ranking.prompt.id, ranking.labeler)
     verdict = (part for each in verdicts for part in each)
-    return content_id(*subject, *sorted(said)), content_id(*subject, "so", *verdict)
+    return content_id(*subject, *sorted(responses)), content_id(*subject, "so", str(ranking.strength), *verdict)
+
+
+def _model(response: Response) -> str:
+    return response.provenance.model if response.provenance else ""

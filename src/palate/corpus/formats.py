@@ -7,11 +7,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from palate.corpus import columns, demonstrations, labeling_tools, rankings, trees
+from palate.corpus import (
+    better_worse,
+    columns,
+    demonstrations,
+    labeling_tools,
+    listed,
+    published,
+    rankings,
+    sides,
+    thumbs,
+    tool_exports,
+    trees,
+)
 from palate.corpus.fields import plain
 from palate.corpus.rejections import Malformed
 from palate.corpus.rows import Row
 from palate.corpus.values import Fields
+from palate.corpus.verdicts import is_thumb
 from palate.records import Candidates, Demonstration, Message, Prompt, Ranking
 
 Item: TypeAlias = Prompt | Demonstration | Ranking | Candidates | str
@@ -32,6 +45,8 @@ _OWN_KINDS: Mapping[str, OwnKind] = {
     "response": Demonstration,
     "messages": Prompt,
 }
+_SIDES = ("chosen", "rejected")
+_THUMBS = ("label", "kto_tag")
 _PROMPT_KEYS = Prompt.model_fields.keys()
 
 
@@ -44,6 +59,7 @@ class Format:
         keys: a row with all fields of one of these may be of this format.
         parsers: for each kind of record the format can give, the function that gives it.
         fits: a look at the values, where the fields alone do not tell.
+        columns: where the fields go by many names, those that a row of this format has; none if it is of another.
         group: makes one row of several that belong together.
         beside: columns known to stand beside those that are read and to say nothing that is missing without them (the
             scores that a preference was made of). They are named in reports and never stop an import.
@@ -56,6 +72,7 @@ class Format:
     fits: Callable[[Fields], bool] = lambda row: True
     group: Callable[[Iterator[Row]], Iterator[Row]] | None = None
     beside: frozenset[str] = frozenset()
+    columns: Callable[[Fields], frozenset[str]] | None = None
 
     def has_beside(self, name: str) -> bool:
         """Whether a field is one of those `beside`, at any depth, or stands in one."""
@@ -63,6 +80,8 @@ class Format:
 
     def matched(self, row: Fields) -> frozenset[str]:
         """The largest of the key sets that the row has; empty if it is not of this format."""
+        if self.columns is not None:
+            return self.columns(row)
         keys = max((keys for keys in self.keys if keys <= row.keys()), key=len, default=frozenset[str]())
         return keys if keys and self.fits(row) else frozenset()
 
@@ -115,7 +134,12 @@ def _has_transcripts(row: Fields) -> bool:
 
 
 def _has_thumb(row: Fields) -> bool:
-    return any(rankings.is_thumb(row[key]) for key in rankings.THUMB_KEYS if row.get(key) is not None)
+    return any(is_thumb(row[key]) for key in _THUMBS if row.get(key) is not None)
+
+
+def _one_each(row: Fields) -> bool:
+    """Whether one response was chosen and one rejected: texts or turns, not lists of texts."""
+    return not any(isinstance(row[key], list) and all(isinstance(each, str) for each in row[key]) for key in _SIDES)
 
 
 def _has_answer_lists(row: Fields) -> bool:
@@ -194,23 +218,23 @@ _ALL = (
     ),
     _format(
         "trl-explicit",
-        "prompt (or question, query, input), chosen, rejected (margin)",
-        *(f"{key} chosen rejected" for key in rankings.PROMPT_KEYS),
+        "prompt (or question, query, input), chosen, rejected (margin; chosen_score, chosen_model, ...)",
+        *(f"{key} chosen rejected{more}" for key in rankings.PROMPT_KEYS for more in ("", " messages")),
         parsers={Ranking: rankings.trl_explicit},
-        beside="score_chosen score_rejected chosen_score rejected_score chosen_model rejected_model",
+        fits=_one_each,
     ),
     _format(
         "trl-implicit",
         "chosen, rejected (margin), both with their prompt",
         "chosen rejected",
         parsers={Ranking: rankings.trl_implicit},
-        fits=lambda row: not _has_transcripts(row),
+        fits=lambda row: _one_each(row) and not _has_transcripts(row),
     ),
     _format(
         "trl-kto",
         "prompt, completion (or response), label: a thumb",
-        *(f"prompt {answer} {thumb}" for answer in ("completion", "response") for thumb in rankings.THUMB_KEYS),
-        parsers={Ranking: rankings.thumbs},
+        *(f"prompt {answer} {thumb}" for answer in ("completion", "response") for thumb in _THUMBS),
+        parsers={Ranking: thumbs.thumbs},
         fits=_has_thumb,
     ),
     _format(
@@ -220,9 +244,9 @@ _ALL = (
         *(
             f"{shown} {thumb}"
             for shown in ("messages", "conversations", "instruction output", "instruction input output")
-            for thumb in rankings.THUMB_KEYS
+            for thumb in _THUMBS
         ),
-        parsers={Ranking: lambda row: (rankings.llama_factory if "chosen" in row else rankings.thumbs)(row)},
+        parsers={Ranking: rankings.llama_factory},
         fits=lambda row: "chosen" in row or _has_thumb(row),
     ),
     _format(
@@ -291,19 +315,139 @@ _ALL = (
         "arena",
         "model_a, model_b, winner, conversation_a, conversation_b",
         "winner conversation_a conversation_b",
-        parsers={Ranking: rankings.arena},
+        parsers={Ranking: published.arena},
+    ),
+    _format(
+        "arena-turns",
+        "prompt, response_a, response_b: a text a turn; winner_model_a, winner_model_b, winner_tie",
+        "prompt response_a response_b winner_model_a winner_model_b winner_tie",
+        parsers={Ranking: published.arena_turns},
+        fits=published.has_texts_by_turn,
+    ),
+    _format(
+        "helpsteer3",
+        "context [turns], response1, response2, overall_preference",
+        "context response1 response2 overall_preference",
+        parsers={Ranking: published.helpsteer3},
+        beside="individual_preference",
+    ),
+    _format(
+        "pku-saferlhf",
+        "prompt, response_0, response_1, better_response_id, safer_response_id",
+        "prompt response_0 response_1 better_response_id",
+        parsers={Ranking: published.pku},
+    ),
+    _format(
+        "openai-preference",
+        "input {messages}, preferred_output, non_preferred_output",
+        "input preferred_output non_preferred_output",
+        parsers={Ranking: published.openai_preference},
+        beside="parallel_tool_calls",
+    ),
+    _format(
+        "message-pairs",
+        "chosen_messages, rejected_messages",
+        "chosen_messages rejected_messages",
+        parsers={Ranking: published.message_pairs},
+    ),
+    _format(
+        "prometheus",
+        "orig_instruction, orig_response_A, orig_response_B, orig_preference",
+        "orig_instruction orig_response_A orig_response_B orig_preference",
+        "instruction output orig_instruction orig_response_A orig_response_B orig_preference",
+        parsers={Ranking: published.prometheus},
+        beside="instruction input output orig_criteria orig_reference_answer orig_score_A orig_score_B orig_feedback "
+        "orig_feedback_A orig_feedback_B",
+    ),
+    _format(
+        "squality",
+        "passage-id, questions {number {system {response, reviews}}} (no words of the questions)",
+        "passage-id questions",
+        parsers={Ranking: published.squality},
+        beside="overall overall-rating correctness-rating correctness-rank selection-rating selection-rank system "
+        "annotations",
+    ),
+    _format(
+        "sides",
+        "responses side by side and what was said of them: response_a, response_b, winner (labeler, model_a, ...)",
+        parsers={Ranking: sides.side_by_side},
+        columns=sides.columns,
+    ),
+    _format(
+        "better-worse",
+        "chosen_response, rejected_response | preferred, dispreferred | response_j, response_k | y_w, y_l | ...",
+        parsers={Ranking: better_worse.better_and_worse},
+        columns=better_worse.columns,
+    ),
+    _format(
+        "list",
+        "responses [...] with rewards, scores or ranks [...] | answers [{answer, model, rank}]",
+        parsers={Ranking: listed.ranked_list},
+        columns=listed.in_lists,
+    ),
+    _format(
+        "best-and-rest",
+        "prompt, chosen [text, ...], rejected [text, ...]",
+        parsers={Ranking: listed.best_and_rest},
+        columns=listed.in_chosen_and_rejected,
+    ),
+    _format(
+        "thumbs",
+        "an answer and a thumb in any words: instruction, output, kto_tag | messages, label | prompt, response, rating",
+        parsers={Ranking: thumbs.thumbs},
+        columns=thumbs.columns,
+    ),
+    _format(
+        "steps",
+        "prompt, completions, labels of the steps of one answer: nothing to compare",
+        "prompt completions labels",
+        parsers={Ranking: published.steps},
+    ),
+    _format(
+        "summary-axes",
+        "info, summary {axes}: points of one summary, nothing to compare",
+        "info summary",
+        parsers={Ranking: published.axes},
+    ),
+    _format(
+        "absolute",
+        "orig_instruction, orig_response, orig_score: one answer's points, nothing to compare",
+        "orig_instruction orig_response orig_score",
+        "instruction output orig_instruction orig_response orig_score",
+        parsers={Ranking: published.absolute},
     ),
     _format(
         "argilla",
         "fields, responses [{user_id, values {ranking {value [{value, rank}]}}}]",
         "fields responses",
         parsers={Ranking: labeling_tools.argilla},
+        fits=lambda row: not tool_exports.argilla2_columns(row),
+    ),
+    _format(
+        "argilla-2",
+        "fields, responses {question [{value, user_id}]}",
+        parsers={Ranking: tool_exports.argilla2},
+        columns=tool_exports.argilla2_columns,
     ),
     _format(
         "label-studio",
         "data {prompt, items [{id, body}]}, annotations [{result [{type: ranker, value {ranker}}]}]",
         "data annotations",
         parsers={Ranking: labeling_tools.label_studio},
+        fits=lambda row: not tool_exports.is_pairwise(row),
+    ),
+    _format(
+        "label-studio-pairwise",
+        "data {prompt, ...}, annotations [{result [{type: pairwise, value {selected}}]}]",
+        "data annotations",
+        parsers={Ranking: tool_exports.label_studio_pairwise},
+        fits=tool_exports.is_pairwise,
+    ),
+    _format(
+        "open-webui",
+        "data {rating, model_id, reason, comment}, meta {message_id}, snapshot {chat}",
+        "data meta snapshot",
+        parsers={Ranking: tool_exports.open_webui},
     ),
     _format(
         "pairs",

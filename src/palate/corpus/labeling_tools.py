@@ -27,15 +27,15 @@ from palate.records import Prompt, Ranking, Response
 
 Rankings: TypeAlias = Iterator[Ranking | Unusable]
 
-_PROMPTS = ("prompt", "instruction", "input", "question")
+PROMPTS = ("prompt", "instruction", "input", "question")
 _RANK = re.compile(r"(?:rank[ _-]?)?(\d+)", re.IGNORECASE)
 
 
 def argilla(row: Fields) -> Rankings:
     """fields, and responses of {user_id, status, values {question {value [{value, rank}]}}}."""
     fields = object_of(value_of(row, "fields"), "fields")
-    prompt = prompt_of(fields, next((name for name in _PROMPTS if name in fields), "prompt"))
-    yield from _each(objects_of(row, "responses"), lambda answer: _argilla_ranking(prompt, fields, answer))
+    prompt = prompt_of(fields, next((name for name in PROMPTS if name in fields), "prompt"))
+    yield from each_judgement(objects_of(row, "responses"), lambda answer: _argilla_ranking(prompt, fields, answer))
 
 
 def _argilla_ranking(prompt: Prompt, fields: Fields, answer: Fields) -> Rankings:
@@ -45,7 +45,7 @@ def _argilla_ranking(prompt: Prompt, fields: Fields, answer: Fields) -> Rankings
     ranked = next(filter(None, (_argilla_ranks(object_of(value, name)) for name, value in values.items())), None)
     if ranked is None:
         raise Unusable("a response without a ranking")
-    yield _ranking(prompt, fields, ranked, labeler=answer.get("user_id"))
+    yield ranking_of_names(prompt, fields, ranked, labeler=answer.get("user_id"))
 
 
 def _argilla_ranks(answer: Fields) -> dict[str, float] | None:
@@ -66,7 +66,7 @@ def label_studio(row: Fields) -> Rankings:
     prompt = prompt_of(data)
     texts = {str(value_of(item, "id")): value_of(item, "body") for item in objects_of(data, "items")}
     annotations = objects_of(row, "annotations")
-    yield from _each(annotations, lambda annotation: _label_studio_ranking(prompt, texts, annotation))
+    yield from each_judgement(annotations, lambda annotation: _label_studio_ranking(prompt, texts, annotation))
 
 
 def _label_studio_ranking(prompt: Prompt, texts: Fields, annotation: Fields) -> Rankings:
@@ -79,10 +79,10 @@ def _label_studio_ranking(prompt: Prompt, texts: Fields, annotation: Fields) -> 
     labeler = annotation.get("completed_by")
     name = labeler.get("email", labeler.get("id")) if isinstance(labeler, Mapping) else labeler
     seconds = optional_number(annotation, "lead_time")
-    yield _ranking(prompt, texts, _bucket_ranks(ranker), labeler=name, seconds=seconds)
+    yield ranking_of_names(prompt, texts, _bucket_ranks(ranker), labeler=name, seconds=seconds)
 
 
-def _each(judgements: Sequence[Fields], read: Callable[[Fields], Rankings]) -> Rankings:
+def each_judgement(judgements: Sequence[Fields], read: Callable[[Fields], Rankings]) -> Rankings:
     """What one labeler left unfinished is no loss to the others."""
     for judgement in judgements:
         try:
@@ -112,7 +112,7 @@ def _bucket_ranks(ranker: Mapping[str, list[Any]]) -> dict[str, float]:
     return {str(each): ranks[name] for name, ids in buckets.items() for each in ids}
 
 
-def _ranking(
+def ranking_of_names(
     prompt: Prompt, texts: Fields, ranked: Mapping[str, float], *, labeler: Any, seconds: float | None = None
 ) -> Ranking:
     """The named texts, in the order in which they stand in the task, with the ranks given to them."""

@@ -14,6 +14,7 @@ from palate.corpus.demonstrations import answers_transcript
 from palate.corpus.fields import label
 from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows import Row
+from palate.corpus.thumbs import thumbs
 from palate.corpus.turns import (
     answer,
     asked,
@@ -27,11 +28,11 @@ from palate.corpus.turns import (
 )
 from palate.corpus.values import (
     Fields,
-    is_truth,
     list_of,
     number_of,
     object_of,
     objects_of,
+    optional_number,
     optional_text,
     ranks_by,
     said,
@@ -44,14 +45,9 @@ from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, 
 
 Rankings: TypeAlias = Iterator[Ranking | Unusable]
 
+_SIDES = ("chosen", "rejected")
 PROMPT_KEYS = ("prompt", "question", "query", "input")
-THUMB_KEYS = ("label", "kto_tag")
-_THUMBS = {
-    **dict.fromkeys(("good", "desirable", "up", "thumbs_up", "thumbs up", "like", "chosen"), True),
-    **dict.fromkeys(("bad", "undesirable", "down", "thumbs_down", "thumbs down", "dislike", "rejected"), False),
-}
 _SHARED = ("prompt", "system", "system_prompt", "history", "tools")  # of rated responses that stand together
-_UP, _DOWN = 7.0, 1.0  # a thumb as a rating
 
 
 def pair(prompt: Prompt, better: Response, worse: Response, strength: float | None = None) -> Ranking:
@@ -59,15 +55,10 @@ def pair(prompt: Prompt, better: Response, worse: Response, strength: float | No
     return Ranking(prompt=prompt, responses=(better, worse), ranks=(1, 2), strength=strength)
 
 
-def thumb(prompt: Prompt, response: Response, up: bool) -> Ranking:
-    """A thumb is a rating of one response."""
-    return Ranking(prompt=prompt, responses=(response,), ranks=(1,), ratings=(_UP if up else _DOWN,))
-
-
 def hh(row: Fields) -> Rankings:
     """chosen, rejected: whole transcripts with Human: and Assistant: before every turn."""
     chosen, rejected = (turns_of_transcript(text_of(row, key), label(row, key)) for key in ("chosen", "rejected"))
-    yield _last_turns(row, chosen, rejected)
+    yield last_turns(row, chosen, rejected)
 
 
 def turns_of_transcript(text: str, name: str = "chosen") -> tuple[Message, ...]:
@@ -78,9 +69,10 @@ def turns_of_transcript(text: str, name: str = "chosen") -> tuple[Message, ...]:
     return turns
 
 
-def _last_turns(
+def last_turns(
     row: Fields, chosen: Sequence[Message], rejected: Sequence[Message], *beside: Fields, strength: float | None = None
 ) -> Ranking:
+    """Two dialogues as a prompt, all their turns but the last, and two responses, the first of which is better."""
     if not (chosen and rejected and chosen[-1].role == rejected[-1].role == "assistant"):
         raise Unusable("a dialogue that does not end with the assistant's turn")
     if tuple(chosen[:-1]) != tuple(rejected[:-1]):
@@ -90,24 +82,51 @@ def _last_turns(
 
 
 def trl_explicit(row: Fields) -> Rankings:
-    """prompt (or question, query, input), chosen, rejected: texts or turns, which may repeat the prompt (margin)."""
-    strength = strength_of(row, "margin")
+    """prompt (or question, query, input), chosen, rejected: texts or turns, which may repeat the prompt.
+
+    `margin` is the strength; else it is the difference of their scores, where both have one.
+    """
+    strength = _strength(row)
     key = next((key for key in PROMPT_KEYS if key in row), "prompt")
     yield pair(*_answered(row, prompt_of(row, key), strip=answers_transcript(row, key)), strength)
+
+
+def _strength(row: Fields) -> float | None:
+    """The margin of a pair, or how far apart its scores are."""
+    margin = strength_of(row, "margin")
+    columns = [_column(row, key, "score", "rating", "avg_rating") for key in _SIDES]
+    if margin is not None or not all(columns):
+        return margin
+    better, worse = (optional_number(row, column) for column in columns)
+    return None if better is None or worse is None else apart(better, worse)
+
+
+def apart(better: float, worse: float) -> float:
+    """How far apart two scores are."""
+    if better < worse:
+        raise Unusable("the better response has the lower score")
+    return better - worse
+
+
+def _column(row: Fields, side: str, *names: str) -> str:
+    """What else is said of the chosen or of the rejected response: score_chosen, chosen-rating, chosen_model, ..."""
+    forms = (form for name in names for form in (f"{side}_{name}", f"{name}_{side}", f"{side}-{name}"))
+    return next((form for form in forms if form in row), "")
 
 
 def _answered(row: Fields, prompt: Prompt, *, strip: bool = False) -> tuple[Prompt, Response, Response]:
     """The chosen and the rejected answer, and the prompt, of which a dialogue may say more than its own column."""
     heads: list[tuple[Message, ...]] = []
     answers: list[Response] = []
-    for key in ("chosen", "rejected"):
+    for key in _SIDES:
         value = value_of(row, key)
+        model = optional_text(row, _column(row, key, "model"))
         turns = () if isinstance(value, str) else dialogue_in(value, label(row, key))[0]
         if len(turns) > 1 and turns[-1].role == "assistant":
             heads.append(turns[:-1])
-            answers.append(answer(turns[-1]))
+            answers.append(answer(turns[-1], Provenance(model=model) if model else None))
         else:
-            answers.append(response_of(value, label(row, key), strip=strip))
+            answers.append(response_of(value, label(row, key), model=model, strip=strip))
     for head in heads:
         if head != heads[0] or not (_within(prompt.messages, head) or _within(head, prompt.messages)):
             raise Unusable("the two dialogues part before their last turn: no shared prompt")
@@ -123,13 +142,13 @@ def _within(part: Sequence[Message], whole: Sequence[Message]) -> bool:
 
 def trl_implicit(row: Fields) -> Rankings:
     """chosen, rejected: turns, or texts whose common beginning, up to a blank, is the prompt (margin: strength)."""
-    strength = strength_of(row, "margin")
+    strength = _strength(row)
     chosen, rejected = value_of(row, "chosen"), value_of(row, "rejected")
     if not (isinstance(chosen, str) and isinstance(rejected, str)):
         (better, first), (worse, second) = (
             dialogue_in(value_of(row, key), label(row, key)) for key in ("chosen", "rejected")
         )
-        yield _last_turns(row, better, worse, first, second, strength=strength)
+        yield last_turns(row, better, worse, first, second, strength=strength)
         return
     if chosen == rejected:
         raise Unusable("identical responses: whatever was said of them, there is nothing to tell them apart by")
@@ -143,45 +162,11 @@ def trl_implicit(row: Fields) -> Rankings:
     yield pair(prompt, Response(text=texts[0]), Response(text=texts[1]), strength)
 
 
-def thumbs(row: Fields) -> Rankings:
-    """An answer in any format for demonstrations, and a thumb in `label` or `kto_tag`."""
-    key = next((key for key in THUMB_KEYS if key in row), THUMB_KEYS[0])
-    up = thumb_of(value_of(row, key), label(row, key))
-    prompt, response = _shown(row)
-    yield thumb(prompt, response, up)
-
-
-def _shown(row: Fields) -> tuple[Prompt, Response]:
-    dialogue = next((key for key in ("messages", "conversations") if key in row), "")
-    if not dialogue:
-        key = "completion" if "completion" in row else "output" if "output" in row else "response"
-        question = next((name for name in PROMPT_KEYS if name in row), "")
-        prompt = prompt_of(row, question) if question and "instruction" not in row else instruction_prompt(row)
-        strip = bool(question) and answers_transcript(row, question)
-        return prompt, response_of(value_of(row, key), label(row, key), strip=strip)
-    turns = conversation_of(row, dialogue)
-    if not turns or turns[-1].role != "assistant":
-        raise Unusable(f"a dialogue in {label(row, dialogue)!r} that does not end with the assistant's turn")
-    return asked(row, (*history_of(row), *turns[:-1]), label(row, dialogue)), answer(turns[-1])
-
-
-def thumb_of(value: Any, name: str) -> bool:
-    """Up or down, as true or false or in words."""
-    if is_truth(value):
-        return truth_of(value, name)
-    word = str(value).strip().lower()
-    if word not in _THUMBS:
-        raise Malformed(f"field {name!r} is no thumb: neither true/false, 1/0 nor {', '.join(_THUMBS)}", found=value)
-    return _THUMBS[word]
-
-
-def is_thumb(value: Any) -> bool:
-    """Whether `thumb_of` takes it."""
-    return is_truth(value) or str(value).strip().lower() in _THUMBS
-
-
 def llama_factory(row: Fields) -> Rankings:
-    """conversations with chosen and rejected turns."""
+    """conversations, or messages, with a chosen and a rejected turn, or a thumb for the last one."""
+    if "chosen" not in row:
+        yield from thumbs(row)
+        return
     key = "conversations" if "conversations" in row else "messages"
     prompt = asked(row, (*history_of(row), *conversation_of(row, key)), label(row, key))
     yield pair(*_answered(row, prompt))
@@ -192,7 +177,7 @@ def ms_swift(row: Fields) -> Rankings:
     turns = conversation_of(row, "messages")
     if "rejected_messages" in row:
         rejected, beside = dialogue_in(value_of(row, "rejected_messages"), label(row, "rejected_messages"))
-        yield _last_turns(row, turns, rejected, beside)
+        yield last_turns(row, turns, rejected, beside)
         return
     if not turns or turns[-1].role != "assistant":
         raise Unusable("a dialogue that does not end with the assistant's turn")
@@ -331,21 +316,3 @@ def summary_request(info: Fields) -> str:
     named = (("SUBREDDIT: r/", "subreddit"), ("TITLE: ", "title"))
     head = [name + optional_text(info, key) for name, key in named if optional_text(info, key)]
     return "\n\n".join([*head, f"POST: {body}", "TL;DR:"])
-
-
-def arena(row: Fields) -> Rankings:
-    """model_a, model_b, winner (model_a, model_b, tie, tie (bothbad)), conversation_a, conversation_b, judge."""
-    winner = str(row.get("winner"))
-    scores = {"model_a": (1, 0), "model_b": (0, 1), "tie": (0, 0), "tie (bothbad)": (0, 0)}.get(winner)
-    if scores is None:
-        raise Malformed(
-            f"field {label(row, 'winner')!r} is not model_a, model_b, tie or tie (bothbad)", found=row.get("winner")
-        )
-    left, right = (conversation_of(row, f"conversation_{name}") for name in "ab")
-    shared = _last_turns(row, left, right)
-    models = (optional_text(row, "model_a"), optional_text(row, "model_b"))
-    responses = [
-        response.model_copy(update={"provenance": Provenance(model=model)}) if model else response
-        for response, model in zip(shared.responses, models, strict=True)
-    ]
-    yield _scored(shared.prompt, responses, scores, labeler=optional_text(row, "judge"))

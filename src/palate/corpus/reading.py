@@ -8,13 +8,16 @@ from a format that holds them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from palate.corpus.accounting import Account
 from palate.corpus.duplicates import Unique
+from palate.corpus.explaining import explained, joined, unclear_judgements
 from palate.corpus.fields import Tracked
 from palate.corpus.files import read_rows, sha256
 from palate.corpus.formats import KIND_NAMES, Format, Item, Kind
@@ -23,6 +26,7 @@ from palate.corpus.parsing import parsed
 from palate.corpus.recognition import open_format
 from palate.corpus.rejections import Malformed, Rejected, Rejections, Unusable
 from palate.corpus.rows import Row
+from palate.corpus.verdicts import Unclear
 from palate.errors import DataError
 from palate.recipe import Data
 from palate.records import Demonstration, Prompt, Ranking, content_id
@@ -105,6 +109,8 @@ def iterate(
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
     ignore: Sequence[str] | Ignored = (),
+    verdicts: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | None = None,
     strict: bool = False,
     account: Account | None = None,
     watch: Callable[[int], None] | None = None,
@@ -115,25 +121,31 @@ def iterate(
         kind: only records of this kind; None: of every kind the format holds.
         rejections: counts what gives no record.
         ignore: columns to leave out; an `Ignored` serves several files and is checked by whoever made it.
+        verdicts: what the file's own words of judgement mean (see `verdicts`).
+        join: column -> another file, whose rows belong to those with the same value.
         strict: stop at the first malformed row.
         account: is told what became of every column; by default a column that must not be left out stops the reading.
         watch: is told how many bytes were read, whenever some were.
 
     Raises:
         DataError: a file that cannot be read or holds no such records; a column that matters and is not read, or one
-            to be ignored that is not there; with `strict`, a malformed row.
+            to be ignored that is not there; judgements that are not understood; with `strict`, a malformed row.
     """
     account = account or Account(path)
     account.tags, account.mapped = tuple(tags), bool(fields)
     ignored = ignore if isinstance(ignore, Ignored) else Ignored(ignore)
-    rows = ignored.rows(read_rows(path, notes=account.notes, watch=watch), account)
-    opened = open_format(path, rows, format, fields or {}, account)
+    judged = (fields or {}).get("preferred", "")
+    whole = partial(_rows, path, join or {}, verdicts or {}, judged)
+    opened = open_format(path, ignored.rows(whole(account.notes, watch), account), format, fields or {}, account)
     found = opened.format
     _check_kind(found, kind, path)
     for row in opened.rows:
         for item in _parse(row, found, tags, kind, account):
             if not isinstance(item, Rejected):
                 yield row.line, item
+            elif isinstance(item, Unclear):
+                counts = _unclear(chain([row], opened.rows), found)
+                raise DataError(unclear_judgements(item, counts, whole()), path=path, line=row.line)
             elif strict and isinstance(item, Malformed):
                 advice = f"`palate data check {path}` lists all such rows, `palate data import --skip-bad` drops them"
                 raise DataError(f"{item.text}; {advice}", path=path, line=row.line)
@@ -143,11 +155,33 @@ def iterate(
         ignored.check(path)
 
 
+def _rows(
+    path: Path,
+    join: Mapping[str, str],
+    verdicts: Mapping[str, str],
+    judged: str,
+    notes: list[str] | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> Iterator[Row]:
+    return explained(joined(read_rows(path, notes=notes, watch=watch), join), verdicts, [judged])
+
+
+def _unclear(rows: Iterable[Row], found: Format) -> Counter[str]:
+    """The judgements of these rows that are not understood."""
+    items = (
+        item
+        for row in rows
+        for parser in found.parsers.values()
+        for item in ([] if row.problem else parsed(parser, Tracked(row.fields)))
+    )
+    return Counter(item.value for item in items if isinstance(item, Unclear))
+
+
 def _read(data: Data, kind: type[T]) -> Read[T]:
     rejections = Rejections()
     unique = Unique(rejections)
     ignored = Ignored(data.ignore)
-    paths = paths_of(data.path)
+    paths: Sequence[Path] = paths_of(data.path)
     records: list[T] = []
     for path in paths:
         items = iterate(
@@ -158,13 +192,16 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
             fields=data.fields,
             tags=data.tags,
             ignore=ignored,
+            verdicts=data.verdicts,
+            join=data.join,
             strict=True,
         )
         records.extend(item for _, item in items if isinstance(item, kind) and unique(item))
     ignored.check(data.path)
     if not records:
         raise DataError(f"no {KIND_NAMES[kind]} in it\n{rejections}".rstrip(), path=data.path)
-    files = {str(path): sha256(path) for path in paths}
+    sources = (*paths, *[Path(other) for other in data.join.values()])
+    files = {str(source): sha256(source) for source in sources}
     return Read(tuple(_limited(records, data.limit)), rejections, files)
 
 

@@ -157,8 +157,15 @@ def _best(row: Row) -> dict[str, frozenset[str]]:
     """The formats that fit a row and ask for no less than another one, with the fields that they ask for."""
     fields = Tracked(row.fields)
     fitting = {found.name: keys for found in FORMATS.values() if (keys := found.matched(fields))}
-    strong = {name: keys for name, keys in fitting.items() if name not in _WEAK} or fitting
+    first = min(map(_order, fitting), default=0)
+    strong = {name: keys for name, keys in fitting.items() if _order(name) == first}
     return {name: keys for name, keys in strong.items() if not any(keys < other for other in strong.values())}
+
+
+def _order(name: str) -> int:
+    """Named preferences come first, then those whose columns go by any name, other records, and bare prompts."""
+    found = FORMATS[name]
+    return 3 if name in _WEAK else 1 if found.columns else 0 if Ranking in found.parsers else 2
 
 
 def _fits(rows: Sequence[Row], best: Sequence[Mapping[str, frozenset[str]]]) -> dict[str, _Fit]:

@@ -150,6 +150,12 @@ def without(*fields: str, **changed: Any) -> Callable[[Ranking], Ranking]:
     return lambda ranking: ranking.model_copy(update=dict.fromkeys(fields) | changed)
 
 
+def scored_apart(ranking: Ranking) -> Ranking:
+    """Points of ten are no ratings; how far apart they are is the strength."""
+    first, second = ranking.ratings or (0.0, 0.0)
+    return ranking.model_copy(update={"ratings": None, "strength": 1.5 * abs(first - second)})
+
+
 def same(item: Item) -> Item:
     return item
 
@@ -202,7 +208,7 @@ WHOLE: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any]]] = [
         rankings(single_prompts, sizes=(2, 5), ties=True, rated=True, models=True),
         without("ratings", source="ai"),
     ),
-    ("ultrafeedback-binarized", rankings(single_prompts, rated=True), lambda r: best_first(without("ratings")(r))),
+    ("ultrafeedback-binarized", rankings(single_prompts, rated=True), lambda r: best_first(scored_apart(r))),
     ("ultrafeedback-binarized", pair, best_first),
     ("helpsteer2", rankings(single_prompts, sizes=(2, 5), ties=True, rated=True), without("ratings")),
     ("helpsteer2-preference", rankings(single_prompts, strengths=st.sampled_from([1.0, 2.0, 3.0])), same),
