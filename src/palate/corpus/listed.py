@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from palate.corpus.fields import label, peek
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, column_of, name_of, prompt_column, prompt_in
-from palate.corpus.turns import response_of
+from palate.corpus.sides import LABELERS, by_model, column_of, name_of, prompt_column, prompt_in
+from palate.corpus.turns import answer, messages_of, response_of
 from palate.corpus.values import Fields, list_of, number_of, ranks_by, value_of
-from palate.records import Ranking, Response
+from palate.records import Prompt, Ranking, Response
 
 _LISTS = (
     "responses",
@@ -97,37 +98,50 @@ def _response_of(answer: Any) -> Response:
 
 
 def in_chosen_and_rejected(row: Fields) -> frozenset[str]:
-    """The columns read here of a row with several chosen or several rejected texts."""
+    """The columns read here of a row with several chosen or several rejected answers."""
     prompt = prompt_column(row)
     if prompt is None or not {"chosen", "rejected"} <= row.keys():
         return frozenset()
-    if not (_texts(row["chosen"]) or _texts(row["rejected"])):
+    if not (_are_several(peek(row, "chosen")) or _are_several(peek(row, "rejected"))):
         return frozenset()
     models = ("chosen_model", "rejected_model", "chosen_models", "rejected_models", "models")
     return frozenset({prompt, "chosen", "rejected", *(name for name in models if name in row)})
 
 
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+def _are_several(value: Any) -> bool:
+    """Whether these are answers, and not the turns of one."""
+    return isinstance(value, list) and bool(value) and not any(isinstance(each, Mapping) for each in value)
 
 
 def best_and_rest(row: Fields) -> Iterator[Ranking]:
     """One ranking: what was chosen is best, what was rejected is equal."""
-    chosen, rejected = (_several(value_of(row, name)) for name in ("chosen", "rejected"))
+    prompt = prompt_in(row)
+    chosen, rejected = (_answers(row, name, prompt) for name in ("chosen", "rejected"))
     if not chosen or not rejected:
         raise Unusable("nothing chosen, or nothing rejected: nothing to compare")
     models = _names(row, "models", len(chosen) + len(rejected))
     own = [*_beside(row, "chosen", len(chosen)), *_beside(row, "rejected", len(rejected))]
     responses = tuple(
-        response_of(text, "response", model=beside or model)
-        for text, beside, model in zip([*chosen, *rejected], own, models, strict=True)
+        by_model(response, beside or model)
+        for response, beside, model in zip([*chosen, *rejected], own, models, strict=True)
     )
     ranks = (1,) * len(chosen) + (2,) * len(rejected)
-    yield Ranking(prompt=prompt_in(row), responses=responses, ranks=ranks)
+    yield Ranking(prompt=prompt, responses=responses, ranks=ranks)
 
 
-def _several(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _answers(row: Fields, name: str, prompt: Prompt) -> list[Response]:
+    value = value_of(row, name)
+    return [_answer(each, label(row, name), prompt) for each in (value if _are_several(value) or not value else [value])]
+
+
+def _answer(value: Any, name: str, prompt: Prompt) -> Response:
+    """A text, a turn, or a dialogue that ends with the answer to the prompt."""
+    if not isinstance(value, list) or len(value) < 2:
+        return response_of(value, name)
+    turns = messages_of(value, name)
+    if turns[:-1] != prompt.messages or turns[-1].role != "assistant":
+        raise Unusable("a dialogue that is not the prompt and an answer to it: no shared prompt")
+    return answer(turns[-1])
 
 
 def _beside(row: Fields, side: str, count: int) -> list[str]:

@@ -76,7 +76,17 @@ def _by(responses: Sequence[Response], models: Sequence[str]) -> list[Response]:
 
 
 def helpsteer3(row: Fields) -> Rankings:
-    """context (turns), response1, response2, overall_preference (-3: the first is much better, to 3)."""
+    """context (turns), response1, response2, overall_preference (-3: the first is much better, to 3).
+
+    Or good_edited_response and bad_edited_response, without a measure.
+    """
+    if "good_edited_response" in row:
+        better, worse = (
+            response_of(value_of(row, name), label(row, name))
+            for name in ("good_edited_response", "bad_edited_response")
+        )
+        yield pair(prompt_of(row, "context"), better, worse)
+        return
     lean = number_of(value_of(row, "overall_preference"), "overall_preference")
     first, second = (response_of(value_of(row, name), label(row, name)) for name in ("response1", "response2"))
     yield Ranking(

@@ -23,6 +23,7 @@ from palate.corpus.values import Fields, number_of, optional_number, ranks_by, s
 from palate.corpus.verdicts import Verdict, best_of, verdict
 from palate.records import Prompt, Provenance, Ranking, Response, Source
 
+_FORMS = ("{0}_{1}", "{0}{1}", "{1}_{0}", "model_{1}_{0}")
 _DIGITS = tuple("0123456789")
 _ENDINGS = (tuple(ascii_lowercase[:12]), _DIGITS, _DIGITS[1:], ("x", "y"), ("left", "right"), ("first", "second"))
 _RESPONSES = (
@@ -42,7 +43,7 @@ _RESPONSES = (
     "orig_response",
     "text",
 )
-_MODELS = ("model", "model_name", "system", "policy", "source", "generator")
+_MODELS = ("model", "model_name", "system", "policy", "source", "generator", "name")
 _SCORES = ("score", "rating", "reward", "orig_score")
 _PROMPTS = (
     "orig_instruction",
@@ -55,6 +56,14 @@ _PROMPTS = (
     "post",
     "history",
     "context",
+    "article",
+    "document",
+    "user_prompt",
+    "user_input",
+    "user_query",
+    "dialogue",
+    "conversation",
+    "conversations",
     "messages",
 )
 VERDICTS = (
@@ -75,10 +84,15 @@ VERDICTS = (
     "verdict",
     "judgement",
     "judgment",
+    "best",
+    "best_response",
+    "preferred_model",
+    "winning_model",
     "vote",
     "votes",
     "label",
     "labels",
+    "chosen",
 )
 LABELERS = (
     "labeler",
@@ -121,7 +135,7 @@ class Sides:
     def beside(self, *stems: str) -> tuple[str, ...] | None:
         """[K] other columns with the same endings, such as the models'."""
         for stem in stems:
-            for form in ("{0}_{1}", "{0}{1}", "{1}_{0}", "{2}_{1}_{0}", "{0}_{2}_{1}"):
+            for form in (*_FORMS, "{2}_{1}_{0}", "{0}_{2}_{1}"):
                 found = [self.names.get(form.format(stem, ending, self.stem)) for ending in self.endings]
                 if None not in found:
                     return tuple(filter(None, found))
@@ -138,7 +152,7 @@ def sides_of(row: Fields, stems: Sequence[str] = _RESPONSES) -> Sides | None:
     names = plain_names(row)
     for stem in stems:
         for endings in _ENDINGS:
-            for form in ("{0}_{1}", "{0}{1}", "{1}_{0}"):
+            for form in _FORMS:
                 found: list[str] = []
                 for ending in endings:
                     if (name := form.format(stem, ending)) not in names:

@@ -155,7 +155,8 @@ def _joined(parts: Sequence[Any], where: str) -> str:
         kind = str(object_of(part, where).get("type", "text" if "text" in part else "of no type"))
         if kind not in _TEXT_PARTS:
             raise Malformed(f"a part of kind {kind!r} in {where!r}: only text parts can be read")
-        texts.append(said(part.get("text"), f"{where}.text") if part.get("text") != "" else "")
+        key = "text" if "text" in part or "value" not in part else "value"
+        texts.append(said(part.get(key), f"{where}.{key}") if part.get(key) != "" else "")
     return "\n".join(texts)
 
 
