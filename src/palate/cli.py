@@ -349,8 +349,12 @@ def _add_reading(parser: Parser) -> None:
         metavar="NAME=COLUMN",
         help="what a column holds; repeat",
     )
-    parser.add_argument("--tag", action="append", default=[], metavar="COLUMN", help="keep a column as a tag; repeat")
-
+    parser.add_argument(
+        "--tag", action="append", default=[], metavar="COLUMN", help="keep a column as a tag (a.b: one within another)"
+    )
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="COLUMN", help="leave a column out although it may matter"
+    )
     parser.add_argument(
         "--verdict",
         type=_meaning,
@@ -374,6 +378,7 @@ def _said_of_files(args: argparse.Namespace) -> dict[str, Any]:
         "format": args.format,
         "fields": dict(args.field),
         "tags": args.tag,
+        "ignore": args.ignore,
         "verdicts": dict(args.verdict),
         "join": dict(args.join),
     }

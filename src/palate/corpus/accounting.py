@@ -92,9 +92,9 @@ class Account:
         kept = [item for item in items if not isinstance(item, Rejected)]
         for item in kept:
             self._count_marks(item)
+        self.used.update(dict.fromkeys(fields.used()))
         if not kept or any(isinstance(item, Rejected) and item.was_raised for item in items):
             return
-        self.used.update(dict.fromkeys(fields.used()))
         only_prompts = bool(kept) and all(isinstance(item, Prompt) for item in kept)
         met: dict[str, str] = {}
         seen: set[str] = set()
@@ -146,12 +146,12 @@ class Account:
     def _settings(names: Sequence[str]) -> str:
         ignore = " ".join(f"--ignore {name!r}" if " " in name else f"--ignore {name}" for name in names)
         others = "--tag keeps it, --format and --field read it (recipe: data.ignore, tags, format, fields)"
-        return f"{ignore} leaves it out, {others}"
+        return f"{ignore} leave{'s'[: len(names) == 1]} it out, {others}"
 
     def __str__(self) -> str:
         lines = [f"format     {self.format}{f': {self.why}' if self.why else ''}"]
         if self.also:
-            lines.append(f"           could also be {', '.join(self.also)}: name it with --format")
+            lines.append(f"           could also be {', '.join(self.also)}: say so with --format")
         lines.append("used       " + (", ".join(self.used) or "nothing"))
         named = (
             ("tags       ", self.tags),

@@ -1,4 +1,4 @@
-"""Import and check: a file read to its end, every bad row counted, and a report of what is in it.
+"""Import and check: a file read to its end, every bad row and every column accounted for, and a report of it all.
 
 Both stream: what is held is one row, a fingerprint of every record (to find exact duplicates) and the counts.
 """
@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from palate.corpus.accounting import Account
 from palate.corpus.duplicates import Unique
 from palate.corpus.files import file_suffix
 from palate.corpus.formats import KIND_NAMES, Item
-from palate.corpus.reading import iterate
+from palate.corpus.ignoring import Ignored
+from palate.corpus.progress import progress
+from palate.corpus.reading import check_paths, iterate
 from palate.corpus.rejections import Rejections
 from palate.corpus.writing import output
 from palate.errors import DataError
@@ -49,7 +51,8 @@ class ImportReport:
 
     Attributes:
         counts: records by kind (`rankings`, `demonstrations`, ...), duplicates left out.
-        rejections: rows that gave none, by reason, and exact duplicates.
+        rejections: rows that gave none, by reason, and records that repeat others.
+        accounts: of each file: in which format it was read and why, and what became of every column.
         words: mean number of words of a `prompt` (all its turns), a `response`, a `text`.
         longer_preferred: share of ordered pairs in which the response with more words is preferred; equal lengths
             count one half. A reward model has to be better than this.
@@ -59,6 +62,7 @@ class ImportReport:
 
     counts: Counter[str] = field(default_factory=Counter)
     rejections: Rejections = field(default_factory=Rejections)
+    accounts: list[Account] = field(default_factory=list)
     words: dict[str, Mean] = field(default_factory=dict)
     longer_preferred: Mean = field(default_factory=Mean)
     skip_bad: bool = False
@@ -66,8 +70,10 @@ class ImportReport:
 
     @property
     def failed(self) -> bool:
-        """Whether the command is to exit with status 2: malformed rows that nobody said to skip, or no record."""
-        return not self.counts or (bool(self.rejections.malformed) and not self.skip_bad)
+        """Whether the command is to exit with status 2: malformed rows that nobody said to skip, columns that nobody
+        decided on, or no record."""
+        undecided = any(account.stoppers for account in self.accounts)
+        return not self.counts or undecided or (bool(self.rejections.malformed) and not self.skip_bad)
 
     def add(self, item: Item) -> None:
         """Count one record."""
@@ -81,7 +87,8 @@ class ImportReport:
                 self.longer_preferred.add(1.0 if difference > 0 else 0.0 if difference < 0 else 0.5)
 
     def __str__(self) -> str:
-        lines = ["records    " + (", ".join(f"{count} {kind}" for kind, count in self.counts.items()) or "none")]
+        lines = self._accounts()
+        lines += ["records    " + (", ".join(f"{count} {kind}" for kind, count in self.counts.items()) or "none")]
         if self.words:
             lines.append("words      " + ", ".join(f"{name} {mean}" for name, mean in self.words.items()) + " (means)")
         if self.longer_preferred.count:
@@ -91,6 +98,10 @@ class ImportReport:
             lines.append(str(self.rejections))
         lines.append(self._verdict())
         return "\n".join(filter(None, lines))
+
+    def _accounts(self) -> list[str]:
+        several = len(self.accounts) > 1
+        return [f"file       {each.path}\n{each}" if several else str(each) for each in self.accounts]
 
     def _verdict(self) -> str:
         if self.out is not None:
@@ -106,16 +117,21 @@ def check_data(
     format: str = "auto",
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     verdicts: Mapping[str, str] | None = None,
     join: Mapping[str, str] | None = None,
 ) -> ImportReport:
     """Read files to their end and report; nothing is written.
 
+    Args:
+        ignore: columns to leave out although they may matter.
+
     Raises:
         DataError: a file that cannot be read at all.
     """
     report = ImportReport()
-    for _ in _records(paths, report, format=format, fields=fields, tags=tags, verdicts=verdicts, join=join):
+    how = Reading(format, fields or {}, tags, ignore, verdicts or {}, join or {}, stops=False)
+    for _ in _records(paths, report, how, "checking"):
         pass
     return report
 
@@ -127,6 +143,7 @@ def import_data(
     format: str = "auto",
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     verdicts: Mapping[str, str] | None = None,
     join: Mapping[str, str] | None = None,
     skip_bad: bool = False,
@@ -137,9 +154,11 @@ def import_data(
 
     Args:
         out: ends in `.jsonl` or `.jsonl.gz`.
+        ignore: columns to leave out although they may matter.
 
     Raises:
-        DataError: a file that cannot be read at all, or `out` that cannot be written.
+        DataError: a file that cannot be read at all, a column that matters and is not read, or `out` that cannot be
+            written.
     """
     out = Path(out)
     if file_suffix(out) != ".jsonl":
@@ -147,25 +166,52 @@ def import_data(
     if any(out.resolve() == Path(path).resolve() for path in paths):
         raise DataError("would be overwritten by its own import; name another file", path=out)
     report = ImportReport(skip_bad=skip_bad)
+    how = Reading(format, fields or {}, tags, ignore, verdicts or {}, join or {}, stops=True)
     with output(out) as result:
-        for item in _records(paths, report, format=format, fields=fields, tags=tags, verdicts=verdicts, join=join):
+        for item in _records(paths, report, how, "importing"):
             result.stream.write((json.dumps({"text": item}) if isinstance(item, str) else item.to_json()) + "\n")
         result.keep = not report.failed
     report.out = None if report.failed else out
     return report
 
 
-def _records(
-    paths: Sequence[Path | str],
-    report: ImportReport,
-    **said: Any,
-) -> Iterator[Item]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How files are to be read; see `reading.iterate`."""
+
+    format: str
+    fields: Mapping[str, str]
+    tags: Sequence[str]
+    ignore: Sequence[str]
+    verdicts: Mapping[str, str]
+    join: Mapping[str, str]
+    stops: bool
+
+
+def _records(paths: Sequence[Path | str], report: ImportReport, how: Reading, what: str) -> Iterator[Item]:
     unique = Unique(report.rejections)
-    for path in paths:
-        for _, item in iterate(Path(path), rejections=report.rejections, **said):
-            if unique(item):
-                report.add(item)
-                yield item
+    ignored = Ignored(how.ignore)
+    files = check_paths([Path(path) for path in paths])
+    with progress(files, what) as watch:
+        for path in files:
+            report.accounts.append(account := Account(path, stops=how.stops))
+            items = iterate(
+                path,
+                rejections=report.rejections,
+                format=how.format,
+                fields=how.fields,
+                tags=how.tags,
+                ignore=ignored,
+                verdicts=how.verdicts,
+                join=how.join,
+                account=account,
+                watch=watch,
+            )
+            for _, item in items:
+                if unique(item):
+                    report.add(item)
+                    yield item
+    ignored.check(files[0])
 
 
 def _texts(item: Item) -> Iterator[tuple[str, str]]:

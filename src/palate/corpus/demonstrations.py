@@ -94,7 +94,7 @@ def sharegpt(row: Fields) -> Demonstrations:
 
 def prompt(row: Fields) -> Iterator[Prompt | Unusable]:
     """prompt, question, instruction, or turns of which the first can be asked."""
-    if "turns" not in row:
+    if not isinstance(peek(row, "turns"), list):
         yield prompt_of(row, next((key for key in PROMPT_KEYS if key in row), "prompt"))
         return
     first, *later = list_of(row, "turns") or [""]

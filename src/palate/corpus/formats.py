@@ -223,6 +223,8 @@ _ALL = (
         *(f"{key} chosen rejected{more}" for key in rankings.PROMPT_KEYS for more in ("", " messages")),
         parsers={Ranking: rankings.trl_explicit},
         fits=_one_each,
+        beside="score_chosen score_rejected chosen_score rejected_score chosen_rating rejected_rating chosen-rating "
+        "rejected-rating chosen_avg_rating rejected_avg_rating",
     ),
     _format(
         "trl-implicit",
@@ -473,6 +475,7 @@ _ALL = (
         *demonstrations.PROMPT_KEYS,
         "turns",
         parsers={Prompt: demonstrations.prompt},
+        fits=lambda row: any(isinstance(row.get(key), str | list) for key in (*demonstrations.PROMPT_KEYS, "turns")),
     ),
     _format("text", "text | sections [...] | a .txt file", "text", "sections", parsers={str: demonstrations.text}),
 )

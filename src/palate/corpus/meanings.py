@@ -81,9 +81,8 @@ def _by_name(name: str, only_prompts: bool) -> str:
     words = [word.lower() for word in _WORD.findall(name)]
     if not _NOT_SAID.isdisjoint(words):
         return ""
-    if only_prompts and not _ANSWERS.isdisjoint(words):
-        return "an answer"
-    return next((_MEANINGS[word] for word in words if word in _MEANINGS), "")
+    meaning = next((_MEANINGS[word] for word in words if word in _MEANINGS), "")
+    return meaning or ("an answer" if only_prompts and not _ANSWERS.isdisjoint(words) else "")
 
 
 def _by_value(value: Any, only_prompts: bool) -> str:

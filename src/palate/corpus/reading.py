@@ -8,7 +8,7 @@ from a format that holds them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -87,13 +87,17 @@ def read_texts(data: Data) -> Read[str]:
 
 def paths_of(path: str) -> tuple[Path, ...]:
     """The files of a recipe's `path`, which may name several, joined by commas."""
-    paths = tuple(Path(part.strip()) for part in path.split(",") if part.strip())
+    return check_paths([Path(part.strip()) for part in path.split(",") if part.strip()])
+
+
+def check_paths(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The files, if there are any and each is named once."""
     if not paths:
         raise DataError("no file is named")
     for place, each in enumerate(paths):
         if each in paths[:place]:
             raise DataError("is named twice: its judgements would count twice", path=each)
-    return paths
+    return tuple(paths)
 
 
 def iterate(
@@ -109,6 +113,7 @@ def iterate(
     join: Mapping[str, str] | None = None,
     strict: bool = False,
     account: Account | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[int, Item]]:
     """Stream a file's records, each with its line, holding one row at a time.
 
@@ -120,6 +125,7 @@ def iterate(
         join: column -> another file, whose rows belong to those with the same value.
         strict: stop at the first malformed row.
         account: is told what became of every column; by default a column that must not be left out stops the reading.
+        watch: is told how many bytes were read, whenever some were.
 
     Raises:
         DataError: a file that cannot be read or holds no such records; a column that matters and is not read, or one
@@ -128,9 +134,9 @@ def iterate(
     account = account or Account(path)
     account.tags, account.mapped = tuple(tags), bool(fields)
     ignored = ignore if isinstance(ignore, Ignored) else Ignored(ignore)
-    judged = (fields or {}).get("preferred", "")
-    whole = partial(_rows, path, join or {}, verdicts or {}, judged)
-    opened = open_format(path, ignored.rows(whole(), account), format, fields or {}, account)
+    told = partial(_told, join=join or {}, verdicts=verdicts or {}, judged=(fields or {}).get("preferred", ""))
+    rows = ignored.rows(told(read_rows(path, notes=account.notes, watch=watch)), account)
+    opened = open_format(path, rows, format, fields or {}, account)
     found = opened.format
     _check_kind(found, kind, path)
     for row in opened.rows:
@@ -139,7 +145,7 @@ def iterate(
                 yield row.line, item
             elif isinstance(item, Unclear):
                 counts = _unclear(chain([row], opened.rows), found)
-                raise DataError(unclear_judgements(item, counts, whole()), path=path, line=row.line)
+                raise DataError(unclear_judgements(item, counts, told(read_rows(path))), path=path, line=row.line)
             elif strict and isinstance(item, Malformed):
                 advice = f"`palate data check {path}` lists all such rows, `palate data import --skip-bad` drops them"
                 raise DataError(f"{item.text}; {advice}", path=path, line=row.line)
@@ -149,8 +155,8 @@ def iterate(
         ignored.check(path)
 
 
-def _rows(path: Path, join: Mapping[str, str], verdicts: Mapping[str, str], judged: str) -> Iterator[Row]:
-    return explained(joined(read_rows(path), join), verdicts, [judged])
+def _told(rows: Iterator[Row], *, join: Mapping[str, str], verdicts: Mapping[str, str], judged: str) -> Iterator[Row]:
+    return explained(joined(rows, join), verdicts, [judged])
 
 
 def _unclear(rows: Iterable[Row], found: Format) -> Counter[str]:

@@ -156,7 +156,7 @@ def verdict(value: Any, column: str, sides: Sequence[Sequence[str]]) -> Verdict:
             raise Unusable(f"{column!r} says {shown(value)!r}, which is left out")
         found = _in_words(value.meaning, sides) if value.meaning not in ("up", "down") else None
     elif value is None or not str(value).strip():
-        raise Unusable("no preference given")
+        raise Unusable(f"no preference given in {column!r}")
     elif isinstance(value, bool | list | Mapping):
         found = None
     else:
@@ -195,7 +195,7 @@ def thumb_of(value: Any, column: str) -> bool:
     if isinstance(value, Told) and word == "skip":
         raise Unusable(f"{column!r} says {shown(value)!r}, which is left out")
     if word in ("", "neutral", "none", "null"):
-        raise Unusable("no thumb given")
+        raise Unusable(f"no thumb given in {column!r}")
     raise Unclear(value, column)
 
 

@@ -160,6 +160,14 @@ def same(item: Item) -> Item:
     return item
 
 
+def context(item: Any) -> Any:
+    """The earlier turns of the assistant's are read as context: only the last one was demonstrated."""
+    if isinstance(item, Demonstration):
+        return item.model_copy(update={"prompt": context(item.prompt)})
+    turns = (turn.model_copy(update={"learn": turn.role != "assistant"}) for turn in item.messages)
+    return item.model_copy(update={"messages": tuple(turns)})
+
+
 margins = st.floats(0, 10)
 pair, chat = rankings(single_prompts), rankings(chat_prompts())
 WHOLE: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any]]] = [
@@ -172,11 +180,11 @@ WHOLE: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any]]] = [
     ("trl-implicit", rankings(chat_prompts(), strengths=margins), best_first),
     ("trl-kto", thumbs(chat_prompts()), same),
     ("trl-kto-text", thumbs(single_prompts), same),
-    ("trl-prompt-completion", demonstrations(chat_prompts()), same),
+    ("trl-prompt-completion", demonstrations(chat_prompts()), context),
     ("trl-prompt-completion-text", demonstrations(single_prompts), same),
-    ("messages", demonstrations(chat_prompts()), same),
-    ("messages", chat_prompts(), same),
-    ("sharegpt", demonstrations(chat_prompts()), same),
+    ("messages", demonstrations(chat_prompts()), context),
+    ("messages", chat_prompts(), context),
+    ("sharegpt", demonstrations(chat_prompts()), context),
     ("alpaca", demonstrations(chat_prompts()), same),
     ("hh", rankings(no_system).filter(lambda r: "Human" not in r.to_json()), stripped),
     (
