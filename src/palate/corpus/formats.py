@@ -371,6 +371,7 @@ _ALL = (
         "passage-id, questions {number {system {response, reviews}}} (no words of the questions)",
         "passage-id questions",
         parsers={Ranking: published.squality},
+        group=published.squality_rows,
         beside="overall overall-rating correctness-rating correctness-rank selection-rating selection-rank system "
         "annotations",
     ),

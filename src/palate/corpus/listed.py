@@ -2,6 +2,7 @@
 
 in parallel  prompt, responses [text, ...], rewards [number, ...] (or scores, ratings, ranks)
 as objects   prompt, answers [{answer, model, rank}, ...]: Nectar and its like
+one better   prompt, responses [text, ...], best: the response, its letter or its model
 best, rest   prompt, chosen [text, ...], rejected [text, ...]: RewardBench 2, rejected answers by the dozen
 """
 
@@ -12,9 +13,10 @@ from typing import Any
 
 from palate.corpus.fields import label, peek
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, by_model, column_of, name_of, prompt_column, prompt_in
+from palate.corpus.sides import LABELERS, VERDICTS, by_model, column_of, name_of, prompt_column, prompt_in
 from palate.corpus.turns import answer, messages_of, response_of
 from palate.corpus.values import Fields, list_of, number_of, ranks_by, value_of
+from palate.corpus.verdicts import Told, Unclear, plain, shown, verdict
 from palate.records import Prompt, Ranking, Response
 
 _LISTS = (
@@ -53,8 +55,10 @@ def _judged_by(row: Fields, answers: Sequence[Any]) -> str | None:
     if isinstance(first, Mapping):
         return column_of(first, (*_RANKS, *_SCORES))
     column = column_of(row, (*_RANKS, *_SCORES))
-    fits = column is not None and isinstance(row[column], list) and not any(isinstance(n, bool) for n in row[column])
-    return column if fits else None
+    if column is not None and isinstance(peek(row, column), list):
+        return None if any(isinstance(number, bool) for number in peek(row, column)) else column
+    verdict_column = column_of(row, VERDICTS)
+    return None if verdict_column is None or isinstance(peek(row, verdict_column), list) else verdict_column
 
 
 def ranked_list(row: Fields) -> Iterator[Ranking]:
@@ -72,13 +76,13 @@ def ranked_list(row: Fields) -> Iterator[Ranking]:
         responses = [
             response_of(answer, "response", model=model) for answer, model in zip(answers, models, strict=True)
         ]
-        numbers = [number_of(number, judged) for number in list_of(row, judged)]
+        numbers = _numbers(row, judged, responses)
     if len(numbers) != len(responses):
         raise Malformed(f"field {judged!r} has {len(numbers)} entries for {len(responses)} responses")
     if len(responses) < 2:
         raise Unusable("a single response: nothing to compare")
     labeler = column_of(row, LABELERS)
-    by_rank = judged in _RANKS
+    by_rank = judged in (*_RANKS, column_of(row, VERDICTS))
     yield Ranking(
         prompt=prompt_in(row),
         responses=tuple(responses),
@@ -87,6 +91,21 @@ def ranked_list(row: Fields) -> Iterator[Ranking]:
         labeler=name_of(row[labeler]) if labeler else "",
         source="ai" if judged in _LEARNED else "human",
     )
+
+
+def _numbers(row: Fields, column: str, responses: Sequence[Response]) -> list[float]:
+    """A number for each response, or the ranks of a verdict; numbers that may count from 0 or from 1 say nothing."""
+    value = row[column]
+    if isinstance(value, list):
+        return [number_of(number, label(row, column)) for number in value]
+    sides = [(response.text, "", _model(response)) for response in responses]
+    if plain(value).isdigit() and not isinstance(value, Told):
+        raise Unclear(value, label(row, column), [(shown(response.text),) for response in responses])
+    return [float(rank) for rank in verdict(value, label(row, column), sides).ranks]
+
+
+def _model(response: Response) -> str:
+    return response.provenance.model if response.provenance else ""
 
 
 def _response_of(answer: Any) -> Response:

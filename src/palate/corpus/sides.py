@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any
 
@@ -144,7 +145,12 @@ class Sides:
 
 def plain_names(row: Fields) -> dict[str, str]:
     """The columns of a row by their plain names."""
-    return {re.sub(r"[\W_]+", "_", name.strip().lower()): name for name in row}
+    return {_plain_name(name): name for name in row}
+
+
+@lru_cache(maxsize=1 << 12)
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.strip().lower())
 
 
 def sides_of(row: Fields, stems: Sequence[str] = _RESPONSES) -> Sides | None:
@@ -289,7 +295,11 @@ def _verdicts(row: Fields, sides: Sides, models: Sequence[str]) -> Iterator[tupl
         return
     named = sides.beside(*_MODELS)
     numbers = [name_of(row[name]) for name in named] if named else [""] * len(models)
-    yield from votes(row[column], column, [*zip(sides.columns, sides.endings, models, numbers, strict=True)])
+    known = [*zip(sides.columns, sides.endings, models, numbers, strict=True)]
+    loser = sides.names.get("rejected") if column == sides.names.get("chosen") else None
+    if loser and verdict(row[loser], loser, known).ranks == verdict(row[column], column, known).ranks:
+        raise Malformed(f"{column!r} and {loser!r} name the same response")
+    yield from votes(row[column], column, known)
 
 
 def votes(value: Any, column: str, sides: Sequence[Sequence[str]]) -> Iterator[tuple[str, Verdict | Unusable]]:

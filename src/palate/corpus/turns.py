@@ -110,7 +110,7 @@ def _message(turn: Any, name: str) -> Message | None:
         tool_calls=calls,
         tool_call_id=optional_text(turn, "tool_call_id"),
         name=optional_text(turn, "name"),
-        learn=role != "assistant" or is_learned(turn),
+        learn=is_learned(turn) or role != "assistant",
     )
 
 
