@@ -136,8 +136,14 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
     ),
     (
         "trl-explicit",
-        {"prompt": "Name a fruit.", "chosen": [USER, GOOD], "rejected": [USER, BAD], "score_chosen": 8.0},
-        [PAIR],
+        {
+            "prompt": "Name a fruit.",
+            "chosen": [USER, GOOD],
+            "rejected": [USER, BAD],
+            "score_chosen": 8,
+            "score_rejected": 6,
+        },
+        [PAIR.model_copy(update={"strength": 2.0})],
     ),
     ("trl-implicit", {"chosen": [USER, GOOD], "rejected": [USER, BAD]}, [PAIR]),
     (
@@ -518,6 +524,10 @@ def test_a_rated_response_that_comes_again_begins_another_ranking(write: Write) 
     ("rows", "message"),
     [
         ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields 'foo', 'bar'; name"),
+        (
+            [{"instruction": "a", "output": "b", "question": "c", "answer": "d"}],
+            "could be prompt-response .which leaves instruction out., or alpaca",
+        ),
         (
             [{"question": "a", "answer": "b"}, {"instruction": "a", "response": "b", "context": "c"}],
             r"rows of several formats: prompt-response \(row 1\) and dolly \(row 2\); divide the file",

@@ -61,7 +61,7 @@ class Account:
         format, why, also: as which it is read, for what reason, and what else it could be.
         used: columns that are read.
         unused: by name, nested ones with dots.
-        ignored: columns left out on request, with the number of rows that had them.
+        to_ignore, ignored: columns to be left out, and those that were, with the number of rows that had them.
         decoded: columns whose texts spell out lists of turns.
         marks: how often `<image>` and the like stand in texts that are kept.
         notes: what else is worth knowing of the file.
@@ -76,6 +76,7 @@ class Account:
     used: dict[str, None] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     unused: dict[str, Unused] = field(default_factory=dict)
+    to_ignore: tuple[str, ...] = ()
     ignored: Counter[str] = field(default_factory=Counter)
     decoded: tuple[str, ...] = ()
     marks: Counter[str] = field(default_factory=Counter)
@@ -137,8 +138,10 @@ class Account:
         told = ", ".join(f"{name!r} speaks of {met[name]}" for name in names)
         marks = f" (texts hold {', '.join(sorted(self.marks))})" if self.marks else ""
         top = next(unused for name, unused in self.unused.items() if _is_at_or_below(names[0], name))
+        nowhere = [name for name in self.to_ignore if name not in self.ignored]
+        missed = f" (there is no {nowhere[0]!r} so far, which was to be ignored)" if nowhere else ""
         return (
-            f"a column is not used when this is read as {self.format}: {told}{marks}, here {top.example}. "
+            f"a column is not used when this is read as {self.format}: {told}{marks}{missed}, here {top.example}. "
             f"Say what to do with it: {self._settings(names)}"
         )
 

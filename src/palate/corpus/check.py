@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from palate.corpus.accounting import Account
 from palate.corpus.duplicates import Unique
@@ -130,8 +131,8 @@ def check_data(
         DataError: a file that cannot be read at all.
     """
     report = ImportReport()
-    how = Reading(format, fields or {}, tags, ignore, verdicts or {}, join or {}, stops=False)
-    for _ in _records(paths, report, how, "checking"):
+    said: dict[str, Any] = {"format": format, "fields": fields, "tags": tags, "verdicts": verdicts, "join": join}
+    for _ in _records(paths, report, "checking", ignore, stops=False, **said):
         pass
     return report
 
@@ -166,48 +167,26 @@ def import_data(
     if any(out.resolve() == Path(path).resolve() for path in paths):
         raise DataError("would be overwritten by its own import; name another file", path=out)
     report = ImportReport(skip_bad=skip_bad)
-    how = Reading(format, fields or {}, tags, ignore, verdicts or {}, join or {}, stops=True)
     with output(out) as result:
-        for item in _records(paths, report, how, "importing"):
+        said: dict[str, Any] = {"format": format, "fields": fields, "tags": tags, "verdicts": verdicts, "join": join}
+        for item in _records(paths, report, "importing", ignore, stops=True, **said):
             result.stream.write((json.dumps({"text": item}) if isinstance(item, str) else item.to_json()) + "\n")
         result.keep = not report.failed
     report.out = None if report.failed else out
     return report
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How files are to be read; see `reading.iterate`."""
-
-    format: str
-    fields: Mapping[str, str]
-    tags: Sequence[str]
-    ignore: Sequence[str]
-    verdicts: Mapping[str, str]
-    join: Mapping[str, str]
-    stops: bool
-
-
-def _records(paths: Sequence[Path | str], report: ImportReport, how: Reading, what: str) -> Iterator[Item]:
+def _records(
+    paths: Sequence[Path | str], report: ImportReport, what: str, ignore: Sequence[str], *, stops: bool, **said: Any
+) -> Iterator[Item]:
     unique = Unique(report.rejections)
-    ignored = Ignored(how.ignore)
+    ignored = Ignored(ignore)
     files = check_paths([Path(path) for path in paths])
     with progress(files, what) as watch:
         for path in files:
-            report.accounts.append(account := Account(path, stops=how.stops))
-            items = iterate(
-                path,
-                rejections=report.rejections,
-                format=how.format,
-                fields=how.fields,
-                tags=how.tags,
-                ignore=ignored,
-                verdicts=how.verdicts,
-                join=how.join,
-                account=account,
-                watch=watch,
-            )
-            for _, item in items:
+            report.accounts.append(account := Account(path, stops=stops))
+            told: dict[str, Any] = {"ignore": ignored, "account": account, "watch": watch}
+            for _, item in iterate(path, rejections=report.rejections, **told, **said):
                 if unique(item):
                     report.add(item)
                     yield item

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -114,6 +114,7 @@ def iterate(
     strict: bool = False,
     account: Account | None = None,
     watch: Callable[[int], None] | None = None,
+    most_rows: int | None = None,
 ) -> Iterator[tuple[int, Item]]:
     """Stream a file's records, each with its line, holding one row at a time.
 
@@ -126,17 +127,19 @@ def iterate(
         strict: stop at the first malformed row.
         account: is told what became of every column; by default a column that must not be left out stops the reading.
         watch: is told how many bytes were read, whenever some were.
+        most_rows: no more than this many are read.
 
     Raises:
         DataError: a file that cannot be read or holds no such records; a column that matters and is not read, or one
             to be ignored that is not there; judgements that are not understood; with `strict`, a malformed row.
     """
     account = account or Account(path)
-    account.tags, account.mapped = tuple(tags), bool(fields)
     ignored = ignore if isinstance(ignore, Ignored) else Ignored(ignore)
-    told = partial(_told, join=join or {}, verdicts=verdicts or {}, judged=(fields or {}).get("preferred", ""))
-    rows = ignored.rows(told(read_rows(path, notes=account.notes, watch=watch)), account)
-    opened = open_format(path, rows, format, fields or {}, account)
+    account.tags, account.mapped, account.to_ignore = tuple(tags), bool(fields), ignored.names
+    judged = (fields or {}).get("preferred", "")
+    whole = partial(_rows, path, join or {}, verdicts or {}, judged)
+    rows = islice(whole(account.notes, watch), most_rows)
+    opened = open_format(path, ignored.rows(rows, account), format, fields or {}, account)
     found = opened.format
     _check_kind(found, kind, path)
     for row in opened.rows:
@@ -145,7 +148,7 @@ def iterate(
                 yield row.line, item
             elif isinstance(item, Unclear):
                 counts = _unclear(chain([row], opened.rows), found)
-                raise DataError(unclear_judgements(item, counts, told(read_rows(path))), path=path, line=row.line)
+                raise DataError(unclear_judgements(item, counts, whole()), path=path, line=row.line)
             elif strict and isinstance(item, Malformed):
                 advice = f"`palate data check {path}` lists all such rows, `palate data import --skip-bad` drops them"
                 raise DataError(f"{item.text}; {advice}", path=path, line=row.line)
@@ -155,8 +158,15 @@ def iterate(
         ignored.check(path)
 
 
-def _told(rows: Iterator[Row], *, join: Mapping[str, str], verdicts: Mapping[str, str], judged: str) -> Iterator[Row]:
-    return explained(joined(rows, join), verdicts, [judged])
+def _rows(
+    path: Path,
+    join: Mapping[str, str],
+    verdicts: Mapping[str, str],
+    judged: str,
+    notes: list[str] | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> Iterator[Row]:
+    return explained(joined(read_rows(path, notes=notes, watch=watch), join), verdicts, [judged])
 
 
 def _unclear(rows: Iterable[Row], found: Format) -> Counter[str]:
