@@ -75,24 +75,33 @@ class Tracked(Mapping[str, Any]):
 
     def unread(self) -> Iterator[tuple[str, Any]]:
         """The label and value of every field that holds something and was not read."""
-        waiting: list[Any] = [self]  # without recursion: a tree of answers may be deep
+        for each in self._objects():
+            if not each._whole:
+                for key, value in each._values.items():
+                    if key not in each._read and has_value(value):
+                        yield each.label(key), value
+
+    def read_texts(self) -> Iterator[str]:
+        """Every text that was read, blanks at its ends left away."""
+        for each in self._objects():
+            for key in each._values if each._whole else each._read:
+                if each._whole or key not in each._inner:
+                    yield from texts_in(each._values[key])
+                else:
+                    yield from texts_in([item for item in _flat(each._inner[key]) if isinstance(item, str)])
+
+    def _objects(self) -> Iterator[Tracked]:
+        """This object and all within it that were taken; without recursion, since a tree of answers may be deep."""
+        waiting: list[Any] = [self]
         while waiting:
             each = waiting.pop()
             if isinstance(each, list):
                 waiting.extend(reversed(each))
-            elif isinstance(each, Tracked) and not each._whole:
-                yield from each._own_unread()
+            elif isinstance(each, Tracked):
+                yield each
+                if each._whole:
+                    continue
                 waiting.extend(each._inner[key] for key in reversed(each._values) if key in each._inner)
-
-    def _own_unread(self) -> Iterator[tuple[str, Any]]:
-        for key, value in self._values.items():
-            if key not in self._read and has_value(value):
-                yield self.label(key), value
-
-    def read_texts(self) -> Iterator[str]:
-        """Every text that was read."""
-        for key in self._values if self._whole else self._read:
-            yield from texts_in(self._values[key])
 
     def _take(self, read: bool) -> dict[str, Any]:
         self._whole = self._whole or read
@@ -188,6 +197,15 @@ def nested(row: Mapping[str, Any], name: str) -> Any:
     if not isinstance(value, Mapping):
         raise KeyError(name)
     return nested(value, rest)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The items of a list and of the lists within it."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _flat(each)
+    else:
+        yield value
 
 
 def _wrapped(value: Any, path: str) -> Any:

@@ -100,14 +100,15 @@ def _ranks_of(value: Any, names: Sequence[str]) -> dict[str, float] | None:
 
 def is_pairwise(row: Fields) -> bool:
     """Whether a result of one of the annotations is of the type pairwise."""
-    return any(_pairwise(annotation) for annotation in row.get("annotations") or () if isinstance(annotation, Mapping))
+    annotations = row.get("annotations")
+    given = annotations if isinstance(annotations, list) else []
+    return any(_pairwise(annotation) for annotation in given if isinstance(annotation, Mapping))
 
 
 def _pairwise(annotation: Fields) -> Fields | None:
-    results = annotation.get("result") or ()
-    return next(
-        (result for result in results if isinstance(result, Mapping) and result.get("type") == "pairwise"), None
-    )
+    results = annotation.get("result")
+    given = results if isinstance(results, list) else []
+    return next((result for result in given if isinstance(result, Mapping) and result.get("type") == "pairwise"), None)
 
 
 def label_studio_pairwise(row: Fields) -> Rankings:

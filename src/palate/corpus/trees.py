@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows import Row
-from palate.corpus.values import Fields, number_of, object_of, optional_text, ranks_by, text_of
+from palate.corpus.values import Fields, is_number, number_of, object_of, optional_text, ranks_by, text_of
 from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response
 
 _SCALES = frozenset({"quality", "helpfulness", "creativity", "humor"})  # labels that are no complaint
@@ -139,10 +139,10 @@ def _labels(answer: _Node) -> dict[str, float]:
     if not isinstance(labels, Mapping):
         return {}
     if isinstance(labels.get("name"), list) and isinstance(labels.get("value"), list):
-        named = dict(zip(labels["name"], labels["value"], strict=False))
+        named = list(zip(labels["name"], labels["value"], strict=False))
     else:
-        named = {name: label.get("value") for name, label in labels.items() if isinstance(label, Mapping)}
-    return {str(name): float(value) for name, value in named.items() if isinstance(value, int | float)}
+        named = [(name, label.get("value")) for name, label in labels.items() if isinstance(label, Mapping)]
+    return {str(name): float(value) for name, value in named if is_number(value)}
 
 
 def _ratings(labels: list[dict[str, float]]) -> tuple[float, ...] | None:

@@ -64,6 +64,11 @@ def number_of(value: Any, name: str) -> float:
     return number
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, and no text."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
+
+
 def optional_number(row: Fields, key: str) -> float | None:
     """A number, or None where the field is absent, null or an empty cell."""
     return None if row.get(key) in (None, "") else number_of(row[key], label(row, key))

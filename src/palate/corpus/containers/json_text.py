@@ -153,14 +153,16 @@ def _elements_left(window: _Window) -> Iterator[Any]:
 
 
 def _objects(window: _Window, notes: list[str]) -> Iterator[Any]:
+    first = True
     while window.next_character() == "{":
-        yield from _object(window, notes)
+        yield from _object(window, notes, first=first)
+        first = False
     if window.next_character():
         raise ValueError("something that is no object stands after an object")
 
 
-def _object(window: _Window, notes: list[str]) -> Iterator[Any]:
-    """The rows that an object wraps, or the object itself."""
+def _object(window: _Window, notes: list[str], *, first: bool) -> Iterator[Any]:
+    """The rows that an object wraps, or the object itself; only one that stands alone wraps rows in any other key."""
     fields: dict[str, Any] = {}
     wrapper = ""
     for key in _keys(window):
@@ -171,7 +173,7 @@ def _object(window: _Window, notes: list[str]) -> Iterator[Any]:
             raise DataError(f"holds rows in {wrapper!r} and in {key!r}: write each to a file of its own")
         wrapper = key
         yield from _elements(window)
-    if not wrapper and (wrapper := _only_list(fields)):
+    if not wrapper and first and not window.next_character() and (wrapper := _only_list(fields)):
         yield from fields.pop(wrapper)
     if wrapper:
         beside = f"; beside it stand {', '.join(map(repr, fields))}, not used" if fields else ""
@@ -204,7 +206,7 @@ def _only_list(fields: Mapping[str, Any]) -> str:
         return ""
     rows = fields[lists[0]]
     is_rows = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
-    return lists[0] if is_rows and not is_dialogue(rows) else ""
+    return lists[0] if is_rows and not any(row.keys() & {"role", "from"} for row in rows) else ""
 
 
 class _Window:
