@@ -353,7 +353,8 @@ def test_a_row_is_recognised_and_read(write: Write, name: str, row: dict[str, An
 
 
 _ELSEWHERE = """helpsteer3 pku-saferlhf openai-preference message-pairs arena-turns prometheus sides better-worse list
-    best-and-rest thumbs steps summary-axes absolute argilla-2 label-studio-pairwise open-webui squality"""
+    all-generated best-and-rest thumbs steps summary-axes absolute argilla-2 label-studio-pairwise open-webui
+    squality"""
 ELSEWHERE = set(_ELSEWHERE.split())  # in test_shapes
 
 

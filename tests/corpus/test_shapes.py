@@ -72,6 +72,18 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         [ranked(BIRD, "A wren.", "A spoon.", ranks=(1, 1), strength=0.0)],
     ),
     (
+        "helpsteer3",
+        {"context": [USER], "original_response": "A", "good_edited_response": "A wren.", "feedback": ["Finish it."]}
+        | {"bad_edited_response": "A spoon."},
+        [PAIR],
+    ),
+    (
+        "sides",
+        {"prompt": "Name a bird.", "response_a": "A wren.", "response_b": "A spoon.", "chosen": "response_b"}
+        | {"rejected": "response_a"},
+        [ranked(BIRD, "A wren.", "A spoon.", ranks=(2, 1))],
+    ),
+    (
         "pku-saferlhf",
         {
             "prompt": "Name a bird.",
@@ -96,6 +108,17 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         [ranked(asked("Name a bird.", system="Be brief."), "A wren.", "A spoon.")],
     ),
     ("message-pairs", {"chosen_messages": [USER, GOOD], "rejected_messages": [USER, BAD]}, [PAIR]),
+    (
+        "message-pairs",
+        {
+            f"{which}_messages": [
+                {"role": turn["role"], "content": [{"type": "text", "value": turn["content"]}], "loss_weight": weight}
+                for turn, weight in ((USER, 0.0), (last, 1.0))
+            ]
+            for which, last in (("chosen", GOOD), ("rejected", BAD))
+        },
+        [PAIR],
+    ),
     (
         "arena-turns",
         {
@@ -186,13 +209,14 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         [ranked(BIRD, "A wren.", "A spoon.", models="one two", strength=3.5)],
     ),
     ("better-worse", {"question": "Name a bird.", "response_j": "A wren.", "response_k": "A spoon.", "qid": 3}, [PAIR]),
+    (
+        "sides",
+        {"user_prompt": "Name a bird.", "model_a_response": "A wren.", "model_b_response": "A spoon."}
+        | {"model_a_name": "one", "model_b_name": "two", "preferred_model": "two"},
+        [ranked(BIRD, "A wren.", "A spoon.", ranks=(2, 1), models="one two")],
+    ),
     ("better-worse", {"prompt": "Name a bird.", "y_w": "A wren.", "y_l": "A spoon."}, [PAIR]),
     ("better-worse", {"prompt": [USER], "preferred": "A wren.", "dispreferred": "A spoon."}, [PAIR]),
-    (
-        "better-worse",
-        {"context": [USER], "good_edited_response": "A wren.", "bad_edited_response": "A spoon."},
-        [PAIR],
-    ),
     (
         "list",
         {
@@ -220,6 +244,27 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
             "models": ["one", "two"],
         },
         [ranked(BIRD, "A wren.", "A spoon.", ranks=(2, 1), models="one two", strength=3.0)],
+    ),
+    (
+        "list",
+        {"prompt": "Name a bird.", "responses": ["A wren.", "A spoon.", "A jay."], "best": "C", "annotator": 4},
+        [ranked(BIRD, "A wren.", "A spoon.", "A jay.", ranks=(2, 2, 1), labeler="4")],
+    ),
+    (
+        "all-generated",
+        {
+            "prompt": "Name a bird.",
+            "chosen": [USER, GOOD],
+            "rejected": [USER, BAD],
+            "all_generated_responses": ["A spoon.", "A wren.", "A jay."],
+            "all_rm_scores": [0.1, 0.5, 0.25],
+        },
+        [ranked(BIRD, "A spoon.", "A wren.", "A jay.", ranks=(3, 1, 2), source="ai")],
+    ),
+    (
+        "best-and-rest",
+        {"prompt": "Name a bird.", "chosen": [USER, GOOD], "rejected": [[USER, BAD], [USER, GOOD]]},
+        [ranked(BIRD, "A wren.", "A spoon.", "A wren.", ranks=(1, 2, 2))],
     ),
     (
         "best-and-rest",

@@ -138,8 +138,9 @@ def _has_thumb(row: Fields) -> bool:
 
 
 def _one_each(row: Fields) -> bool:
-    """Whether one response was chosen and one rejected: texts or turns, not lists of texts."""
-    return not any(isinstance(row[key], list) and all(isinstance(each, str) for each in row[key]) for key in _SIDES)
+    """Whether one response was chosen and one rejected: texts or turns, not several of them, nor columns' names."""
+    named = any(isinstance(row[key], str) and row[key] in row for key in _SIDES)
+    return not named and not listed.in_chosen_and_rejected(row)
 
 
 def _has_answer_lists(row: Fields) -> bool:
@@ -222,6 +223,8 @@ _ALL = (
         *(f"{key} chosen rejected{more}" for key in rankings.PROMPT_KEYS for more in ("", " messages")),
         parsers={Ranking: rankings.trl_explicit},
         fits=_one_each,
+        beside="score_chosen score_rejected chosen_score rejected_score chosen_rating rejected_rating chosen-rating "
+        "rejected-rating chosen_avg_rating rejected_avg_rating",
     ),
     _format(
         "trl-implicit",
@@ -316,6 +319,7 @@ _ALL = (
         "model_a, model_b, winner, conversation_a, conversation_b",
         "winner conversation_a conversation_b",
         parsers={Ranking: published.arena},
+        beside="openai_moderation toxic_chat_tag category_tag dedup_tag conv_metadata full_conversation",
     ),
     _format(
         "arena-turns",
@@ -326,16 +330,19 @@ _ALL = (
     ),
     _format(
         "helpsteer3",
-        "context [turns], response1, response2, overall_preference",
+        "context [turns], response1, response2, overall_preference | good_edited_response, bad_edited_response",
         "context response1 response2 overall_preference",
+        "context good_edited_response bad_edited_response",
         parsers={Ranking: published.helpsteer3},
-        beside="individual_preference",
+        beside="individual_preference feedback original_response change_summary",
     ),
     _format(
         "pku-saferlhf",
         "prompt, response_0, response_1, better_response_id, safer_response_id",
         "prompt response_0 response_1 better_response_id",
         parsers={Ranking: published.pku},
+        beside="prompt_source response_0_harm_category response_1_harm_category response_0_severity_level "
+        "response_1_severity_level",
     ),
     _format(
         "openai-preference",
@@ -364,6 +371,7 @@ _ALL = (
         "passage-id, questions {number {system {response, reviews}}} (no words of the questions)",
         "passage-id questions",
         parsers={Ranking: published.squality},
+        group=published.squality_rows,
         beside="overall overall-rating correctness-rating correctness-rank selection-rating selection-rank system "
         "annotations",
     ),
@@ -384,6 +392,13 @@ _ALL = (
         "responses [...] with rewards, scores or ranks [...] | answers [{answer, model, rank}]",
         parsers={Ranking: listed.ranked_list},
         columns=listed.in_lists,
+    ),
+    _format(
+        "all-generated",
+        "prompt, all_generated_responses [...], all_rm_scores [...], of which chosen and rejected are two",
+        "prompt all_generated_responses all_rm_scores",
+        "prompt chosen rejected all_generated_responses all_rm_scores",
+        parsers={Ranking: listed.ranked_list},
     ),
     _format(
         "best-and-rest",
@@ -448,6 +463,7 @@ _ALL = (
         "data {rating, model_id, reason, comment}, meta {message_id}, snapshot {chat}",
         "data meta snapshot",
         parsers={Ranking: tool_exports.open_webui},
+        beside="data.details data.sibling_model_ids data.tags meta.tags snapshot",
     ),
     _format(
         "pairs",

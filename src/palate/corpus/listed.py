@@ -2,6 +2,7 @@
 
 in parallel  prompt, responses [text, ...], rewards [number, ...] (or scores, ratings, ranks)
 as objects   prompt, answers [{answer, model, rank}, ...]: Nectar and its like
+one better   prompt, responses [text, ...], best: the response, its letter or its model
 best, rest   prompt, chosen [text, ...], rejected [text, ...]: RewardBench 2, rejected answers by the dozen
 """
 
@@ -10,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from palate.corpus.fields import label, peek
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, column_of, name_of, prompt_column, prompt_in
-from palate.corpus.turns import response_of
+from palate.corpus.sides import LABELERS, VERDICTS, by_model, column_of, name_of, prompt_column, prompt_in
+from palate.corpus.turns import answer, messages_of, response_of
 from palate.corpus.values import Fields, list_of, number_of, ranks_by, value_of
-from palate.records import Ranking, Response
+from palate.corpus.verdicts import Told, Unclear, plain, shown, verdict
+from palate.records import Prompt, Ranking, Response
 
 _LISTS = (
     "responses",
@@ -52,8 +55,10 @@ def _judged_by(row: Fields, answers: Sequence[Any]) -> str | None:
     if isinstance(first, Mapping):
         return column_of(first, (*_RANKS, *_SCORES))
     column = column_of(row, (*_RANKS, *_SCORES))
-    fits = column is not None and isinstance(row[column], list) and not any(isinstance(n, bool) for n in row[column])
-    return column if fits else None
+    if column is not None and isinstance(peek(row, column), list):
+        return None if any(isinstance(number, bool) for number in peek(row, column)) else column
+    verdict_column = column_of(row, VERDICTS)
+    return None if verdict_column is None or isinstance(peek(row, verdict_column), list) else verdict_column
 
 
 def ranked_list(row: Fields) -> Iterator[Ranking]:
@@ -71,13 +76,13 @@ def ranked_list(row: Fields) -> Iterator[Ranking]:
         responses = [
             response_of(answer, "response", model=model) for answer, model in zip(answers, models, strict=True)
         ]
-        numbers = [number_of(number, judged) for number in list_of(row, judged)]
+        numbers = _numbers(row, judged, responses)
     if len(numbers) != len(responses):
         raise Malformed(f"field {judged!r} has {len(numbers)} entries for {len(responses)} responses")
     if len(responses) < 2:
         raise Unusable("a single response: nothing to compare")
     labeler = column_of(row, LABELERS)
-    by_rank = judged in _RANKS
+    by_rank = judged in (*_RANKS, column_of(row, VERDICTS))
     yield Ranking(
         prompt=prompt_in(row),
         responses=tuple(responses),
@@ -86,6 +91,21 @@ def ranked_list(row: Fields) -> Iterator[Ranking]:
         labeler=name_of(row[labeler]) if labeler else "",
         source="ai" if judged in _LEARNED else "human",
     )
+
+
+def _numbers(row: Fields, column: str, responses: Sequence[Response]) -> list[float]:
+    """A number for each response, or the ranks of a verdict; numbers that may count from 0 or from 1 say nothing."""
+    value = row[column]
+    if isinstance(value, list):
+        return [number_of(number, label(row, column)) for number in value]
+    sides = [(response.text, "", _model(response)) for response in responses]
+    if plain(value).isdigit() and not isinstance(value, Told):
+        raise Unclear(value, label(row, column), [(shown(response.text),) for response in responses])
+    return [float(rank) for rank in verdict(value, label(row, column), sides).ranks]
+
+
+def _model(response: Response) -> str:
+    return response.provenance.model if response.provenance else ""
 
 
 def _response_of(answer: Any) -> Response:
@@ -97,37 +117,52 @@ def _response_of(answer: Any) -> Response:
 
 
 def in_chosen_and_rejected(row: Fields) -> frozenset[str]:
-    """The columns read here of a row with several chosen or several rejected texts."""
+    """The columns read here of a row with several chosen or several rejected answers."""
     prompt = prompt_column(row)
     if prompt is None or not {"chosen", "rejected"} <= row.keys():
         return frozenset()
-    if not (_texts(row["chosen"]) or _texts(row["rejected"])):
+    if not (_are_several(peek(row, "chosen")) or _are_several(peek(row, "rejected"))):
         return frozenset()
     models = ("chosen_model", "rejected_model", "chosen_models", "rejected_models", "models")
     return frozenset({prompt, "chosen", "rejected", *(name for name in models if name in row)})
 
 
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+def _are_several(value: Any) -> bool:
+    """Whether these are answers, and not the turns of one."""
+    return isinstance(value, list) and bool(value) and not any(isinstance(each, Mapping) for each in value)
 
 
 def best_and_rest(row: Fields) -> Iterator[Ranking]:
     """One ranking: what was chosen is best, what was rejected is equal."""
-    chosen, rejected = (_several(value_of(row, name)) for name in ("chosen", "rejected"))
+    prompt = prompt_in(row)
+    chosen, rejected = (_answers(row, name, prompt) for name in ("chosen", "rejected"))
     if not chosen or not rejected:
         raise Unusable("nothing chosen, or nothing rejected: nothing to compare")
     models = _names(row, "models", len(chosen) + len(rejected))
     own = [*_beside(row, "chosen", len(chosen)), *_beside(row, "rejected", len(rejected))]
     responses = tuple(
-        response_of(text, "response", model=beside or model)
-        for text, beside, model in zip([*chosen, *rejected], own, models, strict=True)
+        by_model(response, beside or model)
+        for response, beside, model in zip([*chosen, *rejected], own, models, strict=True)
     )
     ranks = (1,) * len(chosen) + (2,) * len(rejected)
-    yield Ranking(prompt=prompt_in(row), responses=responses, ranks=ranks)
+    yield Ranking(prompt=prompt, responses=responses, ranks=ranks)
 
 
-def _several(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _answers(row: Fields, name: str, prompt: Prompt) -> list[Response]:
+    value = value_of(row, name)
+    return [
+        _answer(each, label(row, name), prompt) for each in (value if _are_several(value) or not value else [value])
+    ]
+
+
+def _answer(value: Any, name: str, prompt: Prompt) -> Response:
+    """A text, a turn, or a dialogue that ends with the answer to the prompt."""
+    if not isinstance(value, list) or len(value) < 2:
+        return response_of(value, name)
+    turns = messages_of(value, name)
+    if turns[:-1] != prompt.messages or turns[-1].role != "assistant":
+        raise Unusable("a dialogue that is not the prompt and an answer to it: no shared prompt")
+    return answer(turns[-1])
 
 
 def _beside(row: Fields, side: str, count: int) -> list[str]:

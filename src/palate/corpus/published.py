@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from palate.corpus.fields import label
 from palate.corpus.rankings import last_turns, pair
 from palate.corpus.rejections import Unusable
+from palate.corpus.rows import Row
 from palate.corpus.sides import Sides, by_model, judged, models_of, plain_names, side_by_side
 from palate.corpus.turns import conversation_of, dialogue_in, prompt_of, response_of
 from palate.corpus.values import (
@@ -15,6 +17,7 @@ from palate.corpus.values import (
     list_of,
     number_of,
     object_of,
+    objects_of,
     optional_number,
     ranks_by,
     said,
@@ -76,7 +79,17 @@ def _by(responses: Sequence[Response], models: Sequence[str]) -> list[Response]:
 
 
 def helpsteer3(row: Fields) -> Rankings:
-    """context (turns), response1, response2, overall_preference (-3: the first is much better, to 3)."""
+    """context (turns), response1, response2, overall_preference (-3: the first is much better, to 3).
+
+    Or good_edited_response and bad_edited_response, without a measure.
+    """
+    if "good_edited_response" in row:
+        better, worse = (
+            response_of(value_of(row, name), label(row, name))
+            for name in ("good_edited_response", "bad_edited_response")
+        )
+        yield pair(prompt_of(row, "context"), better, worse)
+        return
     lean = number_of(value_of(row, "overall_preference"), "overall_preference")
     first, second = (response_of(value_of(row, name), label(row, name)) for name in ("response1", "response2"))
     yield Ranking(
@@ -124,20 +137,33 @@ def prometheus(row: Fields) -> Rankings:
         yield ranking.model_copy(update={"source": "ai"}) if isinstance(ranking, Ranking) else ranking
 
 
+def squality_rows(rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows with questions and answers as lists, since the names of objects are numbers and systems there."""
+    for row in rows:
+        questions = row.fields.get("questions")
+        if not isinstance(questions, dict) or not all(isinstance(answers, dict) for answers in questions.values()):
+            yield row
+            continue
+        listed = [
+            {"number": number, "answers": [{"system": name, "given": answer} for name, answer in answers.items()]}
+            for number, answers in questions.items()
+        ]
+        yield replace(row, fields={**row.fields, "questions": listed})
+
+
 def squality(row: Fields) -> Rankings:
     """questions {number: {system: {response, reviews [{worker_id, overall-rank}]}}}, passage-id.
 
     A ranking of a question's answers by each of its reviewers. The questions' words are not in such a file: the
     prompt names the passage and the number. Answers of the system `human` are a person's.
     """
-    for number, answers in object_of(value_of(row, "questions"), "questions").items():
-        prompt = Prompt.from_text(f"Passage {value_of(row, 'passage-id')}, question {number}")
-        answered = {
-            system: answer for system, answer in object_of(answers, "questions").items() if isinstance(answer, Mapping)
-        }
+    for question in objects_of(row, "questions"):
+        name = f"Passage {value_of(row, 'passage-id')}, question {value_of(question, 'number')}"
+        answers = [(str(answer["system"]), answer["given"]) for answer in objects_of(question, "answers")]
+        answered = {system: given for system, given in answers if isinstance(given, Mapping)}
         responses = {
-            system: response_of(value_of(answer, "response"), label(answer, "response"), model=_author(system))
-            for system, answer in answered.items()
+            system: response_of(value_of(given, "response"), label(given, "response"), model=_author(system))
+            for system, given in answered.items()
         }
         for worker, ranks in _ranks_by_worker(answered).items():
             systems = [system for system in answered if system in ranks]
@@ -145,7 +171,7 @@ def squality(row: Fields) -> Rankings:
                 yield Unusable("a single response: nothing to compare")
                 continue
             yield Ranking(
-                prompt=prompt,
+                prompt=Prompt.from_text(name),
                 responses=tuple(responses[system] for system in systems),
                 ranks=ranks_by([ranks[system] for system in systems], lowest_first=True),
                 labeler=worker,
@@ -155,9 +181,9 @@ def squality(row: Fields) -> Rankings:
 def _ranks_by_worker(answered: Mapping[str, Fields]) -> dict[str, dict[str, float]]:
     """Worker -> system -> rank."""
     found: dict[str, dict[str, float]] = {}
-    for system, answer in answered.items():
-        for review in list_of(answer, "reviews"):
-            worker = str(value_of(object_of(review, "reviews"), "worker_id"))
+    for system, given in answered.items():
+        for review in objects_of(given, "reviews"):
+            worker = str(value_of(review, "worker_id"))
             found.setdefault(worker, {})[system] = number_of(value_of(review, "overall-rank"), "overall-rank")
     return found
 

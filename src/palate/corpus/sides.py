@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any
 
@@ -23,6 +24,7 @@ from palate.corpus.values import Fields, number_of, optional_number, ranks_by, s
 from palate.corpus.verdicts import Verdict, best_of, verdict
 from palate.records import Prompt, Provenance, Ranking, Response, Source
 
+_FORMS = ("{0}_{1}", "{0}{1}", "{1}_{0}", "model_{1}_{0}")
 _DIGITS = tuple("0123456789")
 _ENDINGS = (tuple(ascii_lowercase[:12]), _DIGITS, _DIGITS[1:], ("x", "y"), ("left", "right"), ("first", "second"))
 _RESPONSES = (
@@ -42,7 +44,7 @@ _RESPONSES = (
     "orig_response",
     "text",
 )
-_MODELS = ("model", "model_name", "system", "policy", "source", "generator")
+_MODELS = ("model", "model_name", "system", "policy", "source", "generator", "name")
 _SCORES = ("score", "rating", "reward", "orig_score")
 _PROMPTS = (
     "orig_instruction",
@@ -55,6 +57,14 @@ _PROMPTS = (
     "post",
     "history",
     "context",
+    "article",
+    "document",
+    "user_prompt",
+    "user_input",
+    "user_query",
+    "dialogue",
+    "conversation",
+    "conversations",
     "messages",
 )
 VERDICTS = (
@@ -75,10 +85,15 @@ VERDICTS = (
     "verdict",
     "judgement",
     "judgment",
+    "best",
+    "best_response",
+    "preferred_model",
+    "winning_model",
     "vote",
     "votes",
     "label",
     "labels",
+    "chosen",
 )
 LABELERS = (
     "labeler",
@@ -121,7 +136,7 @@ class Sides:
     def beside(self, *stems: str) -> tuple[str, ...] | None:
         """[K] other columns with the same endings, such as the models'."""
         for stem in stems:
-            for form in ("{0}_{1}", "{0}{1}", "{1}_{0}", "{2}_{1}_{0}", "{0}_{2}_{1}"):
+            for form in (*_FORMS, "{2}_{1}_{0}", "{0}_{2}_{1}"):
                 found = [self.names.get(form.format(stem, ending, self.stem)) for ending in self.endings]
                 if None not in found:
                     return tuple(filter(None, found))
@@ -130,7 +145,12 @@ class Sides:
 
 def plain_names(row: Fields) -> dict[str, str]:
     """The columns of a row by their plain names."""
-    return {re.sub(r"[\W_]+", "_", name.strip().lower()): name for name in row}
+    return {_plain_name(name): name for name in row}
+
+
+@lru_cache(maxsize=1 << 12)
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.strip().lower())
 
 
 def sides_of(row: Fields, stems: Sequence[str] = _RESPONSES) -> Sides | None:
@@ -138,7 +158,7 @@ def sides_of(row: Fields, stems: Sequence[str] = _RESPONSES) -> Sides | None:
     names = plain_names(row)
     for stem in stems:
         for endings in _ENDINGS:
-            for form in ("{0}_{1}", "{0}{1}", "{1}_{0}"):
+            for form in _FORMS:
                 found: list[str] = []
                 for ending in endings:
                     if (name := form.format(stem, ending)) not in names:
@@ -275,7 +295,11 @@ def _verdicts(row: Fields, sides: Sides, models: Sequence[str]) -> Iterator[tupl
         return
     named = sides.beside(*_MODELS)
     numbers = [name_of(row[name]) for name in named] if named else [""] * len(models)
-    yield from votes(row[column], column, [*zip(sides.columns, sides.endings, models, numbers, strict=True)])
+    known = [*zip(sides.columns, sides.endings, models, numbers, strict=True)]
+    loser = sides.names.get("rejected") if column == sides.names.get("chosen") else None
+    if loser and verdict(row[loser], loser, known).ranks == verdict(row[column], column, known).ranks:
+        raise Malformed(f"{column!r} and {loser!r} name the same response")
+    yield from votes(row[column], column, known)
 
 
 def votes(value: Any, column: str, sides: Sequence[Sequence[str]]) -> Iterator[tuple[str, Verdict | Unusable]]:

@@ -111,7 +111,7 @@ def _message(turn: Any, name: str) -> Message | None:
         tool_calls=calls,
         tool_call_id=optional_text(turn, "tool_call_id"),
         name=optional_text(turn, "name"),
-        learn=role != "assistant" or is_learned(turn),
+        learn=is_learned(turn) or role != "assistant",
     )
 
 
@@ -156,7 +156,8 @@ def _joined(parts: Sequence[Any], where: str) -> str:
         kind = str(object_of(part, where).get("type", "text" if "text" in part else "of no type"))
         if kind not in _TEXT_PARTS:
             raise Malformed(f"a part of kind {kind!r} in {where!r}: only text parts can be read")
-        texts.append(said(part.get("text"), f"{where}.text") if part.get("text") != "" else "")
+        key = "text" if "text" in part or "value" not in part else "value"
+        texts.append(said(part.get(key), f"{where}.{key}") if part.get(key) != "" else "")
     return "\n".join(texts)
 
 

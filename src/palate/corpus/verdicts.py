@@ -195,7 +195,7 @@ def thumb_of(value: Any, column: str) -> bool:
     if isinstance(value, Told) and word == "skip":
         raise Unusable(f"{column!r} says {shown(value)!r}, which is left out")
     if word in ("", "neutral", "none", "null"):
-        raise Unusable("no thumb given")
+        raise Unusable(f"no thumb given in {column!r}")
     raise Unclear(value, column)
 
 
