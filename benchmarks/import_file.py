@@ -17,25 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-_WORDS = 8 * [
-    "tea",
-    "grows",
-    "on",
-    "hills",
-    "where",
-    "mist",
-    "lies",
-    "in",
-    "the",
-    "morning",
-    "and",
-    "people",
-    "walk",
-    "between",
-    "rows",
-    "with",
-    "baskets",
-]
+_TEXT = "tea grows on hills where mist lies in the morning and people walk between rows with baskets "
+_WORDS = (8 * _TEXT).split()
 
 
 def write(path: Path, size: int) -> int:
