@@ -1,4 +1,4 @@
-# `make demo` and `make test` on a fresh machine: they make .venv first, with nothing needed but Python 3.11 or 3.12.
+# `make demo` and `make test` on a fresh machine: they make .venv first, with nothing needed but Python 3.11 to 3.14.
 
 PYTHON ?= python3
 VENV := .venv
@@ -44,8 +44,8 @@ $(DEVELOPING): $(READY)
 	@touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-	    || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
+	    || { echo "Python 3.11 to 3.14 is needed: make PYTHON=/path/to/python3.13"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	    || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
