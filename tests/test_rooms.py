@@ -31,14 +31,15 @@ PLAN = {
     "corpus": "recipe",
     "corpus/export": "corpus",
     "lm": "lm/templates recipe",
+    "lm/sources": "lm lm/templates",
     "lm/templates": "",
     "rollout": "lm recipe",
     "simulated": "recipe",
-    "rewards": "lm recipe rollout simulated",
+    "rewards": "lm lm/sources recipe rollout simulated",
     "evals": "run",
-    "stages": "corpus evals feedback/statistics lm objectives recipe rewards rollout run",
-    "demo": "evals feedback/statistics lm recipe rewards run simulated stages",
-    "experiments": "demo evals lm objectives recipe rewards rollout stages",
+    "stages": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards rollout run",
+    "demo": "evals feedback/statistics lm/sources recipe rewards run simulated stages",
+    "experiments": "demo evals lm/sources objectives recipe rewards rollout stages",
     # people
     "feedback": "",
     "feedback/store": "feedback/store/tables",
@@ -54,7 +55,7 @@ PLAN = {
     "studio": "feedback/store studio/training studio/web",
     "studio/web": "corpus feedback/store feedback/store/tables recipe",
     "studio/web/charts": "",
-    "studio/chat": "feedback/chat feedback/store feedback/store/tables lm recipe rollout studio/web",
+    "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources recipe rollout studio/web",
     "studio/training": "cli corpus feedback/export feedback/store feedback/store/tables feedback/tasks recipe rewards "
     "run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/export feedback/export feedback/labelers feedback/statistics feedback/store "

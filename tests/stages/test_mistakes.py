@@ -79,7 +79,7 @@ def test_template_that_changes_what_is_said(
 ) -> None:
     import shutil
 
-    from palate.lm.zoo import locate
+    from palate.lm.sources.zoo import locate
 
     model = tmp_path / "model"
     shutil.copytree(locate("tiny"), model)

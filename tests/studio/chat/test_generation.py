@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from palate.errors import ModelError
-from palate.lm.zoo import load_chat
+from palate.lm.sources.zoo import load_chat
 from palate.records import Message, Prompt
 from palate.studio.chat import wire
 from palate.studio.chat.generation import Busy, Done, Failed, Generator, Piece, Serving
