@@ -100,7 +100,12 @@ def test_a_broken_array_ends_where_it_breaks(write: Write, text: str, reason: st
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": "\\ud800"}\n{"a": "\\ud83d\\ude42"}\n', '[{"a": ["\\ud800"]}, {"a": "\\ud83d\\ude42"}]']
+    "text",
+    [
+        '{"a": "\\ud800"}\n{"a": "\\ud83d\\ude42"}\n',
+        '[{"a": ["\\ud800"]}, {"a": "\\ud83d\\ude42"}]',
+        '{"data": [{"a": ["\\ud800"]}, {"a": "\\ud83d\\ude42"}]}',
+    ],
 )
 def test_half_a_character_is_a_problem_and_two_halves_are_none(write: Write, text: str) -> None:
     torn, whole = read_rows(write("rows.json", text))

@@ -99,7 +99,7 @@ def prompt(row: Fields) -> Iterator[Prompt | Unusable]:
         return
     first, *later = list_of(row, "turns") or [""]
     name = label(row, "turns")
-    yield asked(row, (Message(role="user", content=said(first, name)),), name)
+    yield asked(row, (*history_of(row), Message(role="user", content=said(first, name))), name)
     yield from [Unusable(f"a later turn of {name!r}: it waits for an answer to the first")] * len(later)
 
 

@@ -20,6 +20,7 @@ _LEARNS = ("learn", "train", "train_on_turn", "trainable", "loss", "weight", "lo
 _MASKS = ("mask", "masks", "masked", "loss_mask")
 _ROW_LEARNS = ("loss_mask", "loss_masks", "loss_weight", "loss_weights", "weights", "weight", "train", "loss")
 _ROW_MASKS = ("mask", "masks")
+MARKS = frozenset((*_LEARNS, *_MASKS))
 _USERS = ("User", "user", "Human", "human")
 
 

@@ -285,7 +285,7 @@ def webgpt(row: Fields) -> Rankings:
     """question (a text, or full_text in an object), answer_0, answer_1, score_0, score_1."""
     question = value_of(row, "question")
     told, key = (question, "full_text") if isinstance(question, Mapping) else (row, "question")
-    prompt = asked(row, (Message(role="user", content=text_of(told, key)),), label(told, key))
+    prompt = asked(row, (*history_of(row), Message(role="user", content=text_of(told, key))), label(told, key))
     first, second = (Response(text=text_of(row, f"answer_{place}")) for place in (0, 1))
     scores = [number_of(value_of(row, f"score_{place}"), label(row, f"score_{place}")) for place in (0, 1)]
     ranking = _scored(prompt, (first, second), scores)
@@ -306,7 +306,7 @@ def stiennon(row: Fields) -> Rankings:
     ]
     second = truth_of(value_of(row, "choice"), label(row, "choice"))
     text = text_of(info, "post") if info.keys() == {"post"} else summary_request(info)
-    prompt = asked(row, (Message(role="user", content=text),), label(row, "info"))
+    prompt = asked(row, (*history_of(row), Message(role="user", content=text)), label(row, "info"))
     yield _scored(prompt, responses, (not second, second), labeler=optional_text(row, "worker"))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from palate.corpus.fields import is_null, label, plain
-from palate.corpus.marks import is_learned, learned_by_row
+from palate.corpus.marks import MARKS, is_learned, learned_by_row
 from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.values import (
     Fields,
@@ -64,6 +64,7 @@ def is_turn(value: Any) -> bool:
 
 
 _SAID = ("content", "value", "tool_calls", "function_call")
+TURN_KEYS = frozenset(("role", "from", *_SAID, "tool_call_id", "name", *MARKS))
 
 
 def is_dialogue(value: Any) -> bool:

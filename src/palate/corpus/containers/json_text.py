@@ -17,7 +17,7 @@ from typing import Any, TextIO, TypeAlias
 
 from palate.corpus.rejections import Malformed
 from palate.corpus.rows import Row
-from palate.corpus.turns import is_dialogue
+from palate.corpus.turns import TURN_KEYS, is_dialogue
 from palate.corpus.values import kind_of
 from palate.errors import DataError
 
@@ -89,14 +89,23 @@ def _document(stream: Stream, elements: Any) -> Iterator[Row]:
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError) as error:
-        yield Row(number + 1, {}, Malformed(f"{_reason(error)}; what follows in this file cannot be read"))
+        yield Row(number + 1, {}, _Broken(f"{_reason(error)}; what follows in this file cannot be read"))
+
+
+class _Broken(Malformed):
+    """JSON that cannot be read on."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it only lacks its end."""
+        return "does not end" in str(self)
 
 
 def _one_by_one(stream: Stream, notes: list[str]) -> Iterator[Row]:
     """Objects over several lines, or one that wraps the rows; if it is neither, lines of which the first is broken."""
     rows = _document(io.BufferedReader(_Kept(stream)), lambda window: _objects(window, notes))
     first = next(rows, None)
-    if first is not None and first.problem and "does not end" not in str(first.problem):
+    if first is not None and isinstance(first.problem, _Broken) and not first.problem.is_cut_off:
         stream.seek(0)
         yield from _lines(stream)
         return
@@ -124,7 +133,7 @@ def _array(window: _Window) -> Iterator[Any]:
     """The elements of an array; an array of turns is a conversation, and so one row, which others may follow."""
     elements = _elements(window)
     first = list(islice(elements, 1))
-    while is_dialogue(first):
+    while is_dialogue(first) and first[0].keys() <= TURN_KEYS:
         yield [*first, *elements]
         if window.next_character() != "[":
             break
@@ -166,7 +175,7 @@ def _object(window: _Window, notes: list[str], *, first: bool) -> Iterator[Any]:
     fields: dict[str, Any] = {}
     wrapper = ""
     for key in _keys(window):
-        if key not in _WRAPPERS or window.next_character() != "[":
+        if not (key in _WRAPPERS and window.holds_objects() and _RECORD.isdisjoint(fields)):
             fields[key] = window.next_value()
             continue
         if wrapper:
@@ -223,6 +232,17 @@ class _Window:
                 return self.text[self.position]
             if not self._grow(_CHUNK):
                 return ""
+
+    def holds_objects(self) -> bool:
+        """Whether an array of objects or of arrays comes next; nothing is gone past."""
+        if self.next_character() != "[":
+            return False
+        while True:
+            after = _BLANK.match(self.text, self.position + 1).end()  # type: ignore[union-attr]
+            if after < len(self.text):
+                return self.text[after] in "{[]"
+            if not self._grow(_CHUNK):
+                return False
 
     def take(self, character: str) -> None:
         """Go past a character that is known to come next."""
