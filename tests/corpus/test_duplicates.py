@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from palate.corpus import read_rankings
+from palate.corpus import duplicates, read_rankings
 from palate.corpus.check import check_data
 from palate.corpus.export import EXPORTERS, export_records
 from palate.corpus.pairs import comparison_sets
@@ -74,3 +76,13 @@ def test_identical_responses_are_unusable_and_end_nothing(write: Write) -> None:
     read = read_rankings(Data(path=str(write("rows.jsonl", [same, {**same, "responses": ["a", "b", "a"]}]))))
     assert len(read.records) == 1
     assert [reason[:19] for reason in read.rejected.unusable] == ["identical responses"]
+
+
+@given(st.lists(st.integers(0, 60), max_size=200), st.integers(1, 8))
+def test_fingerprints_are_a_set(numbers: list[int], fewest: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "_FEWEST", fewest)
+        seen, known = duplicates.Fingerprints(), set[int]()
+        for number in numbers:
+            assert seen.add((1 + number % 7).to_bytes(8) + number.to_bytes(8)) == (number in known)
+            known.add(number)
