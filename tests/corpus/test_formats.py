@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from palate.corpus.accounting import Account
 from palate.corpus.formats import FORMATS, Item
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
@@ -549,6 +550,23 @@ def test_rows_that_lack_a_field_do_not_change_the_format(write: Write) -> None:
     rejections = Rejections()
     assert [item for _, item in iterate(write("rows.jsonl", rows), rejections=rejections)] == [PAIR]
     assert dict(rejections.malformed) == {"no field 'chosen'": 1, "no field 'prompt'": 1}
+
+
+def test_a_row_with_a_prompt_alone_does_not_change_the_format(write: Write) -> None:
+    pair = {"prompt": "Name a fruit.", "chosen": "A pear.", "rejected": "A brick."}
+    rejections = Rejections()
+    rows = [{"question": "Name a fruit.", "chosen": "A pear."}, pair]
+    assert [item for _, item in iterate(write("rows.jsonl", rows), rejections=rejections)] == [PAIR]
+    assert dict(rejections.malformed) == {"no field 'rejected'": 1}
+
+
+def test_what_else_a_file_could_be_is_said(write: Write) -> None:
+    row = {"prompt": "Name a fruit.", "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD]}
+    account = Account(write("rows.jsonl", [row]))
+    assert [item for _, item in iterate(Path(account.path), rejections=Rejections(), account=account)] == [PAIR]
+    assert account.format == "trl-explicit"
+    assert account.why.endswith("in 1 of the 1 rows looked at")
+    assert "messages (messages)" in account.also
 
 
 def test_the_error_lists_every_format(write: Write) -> None:

@@ -135,7 +135,7 @@ class _Fit:
 def _recognised(path: Path, rows: Sequence[Row], account: Account) -> str:
     if not rows:
         raise DataError("no row can be read", path=path)
-    best = [_best(row) for row in rows]
+    best = _without_weak([_best(row) for row in rows])
     fits = _fits(rows, best)
     if not fits:
         names = ", ".join(map(repr, rows[0].fields))
@@ -146,6 +146,13 @@ def _recognised(path: Path, rows: Sequence[Row], account: Account) -> str:
     others = {name: _most(each, rows) for name, each in FORMATS.items() if name != chosen and name not in _WEAK}
     account.also = tuple(f"{name} ({', '.join(sorted(keys))})" for name, keys in others.items() if keys)
     return chosen
+
+
+def _without_weak(best: Sequence[dict[str, frozenset[str]]]) -> list[dict[str, frozenset[str]]]:
+    """Of rows in which only a prompt or a text is left nothing is said, if others have more."""
+    if all(names.keys() <= _WEAK for names in best):
+        return list(best)
+    return [{name: keys for name, keys in names.items() if name not in _WEAK} for names in best]
 
 
 def _most(found: Format, rows: Sequence[Row]) -> frozenset[str]:
