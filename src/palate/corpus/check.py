@@ -57,6 +57,8 @@ class ImportReport:
         words: mean number of words of a `prompt` (all its turns), a `response`, a `text`.
         longer_preferred: share of ordered pairs in which the response with more words is preferred; equal lengths
             count one half. A reward model has to be better than this.
+        labelers: the rankings' labelers by name.
+        num_ties: rankings of two or more responses in which none is better.
         skip_bad: malformed rows are no failure.
         out: the file written, if any.
     """
@@ -66,6 +68,8 @@ class ImportReport:
     accounts: list[Account] = field(default_factory=list)
     words: dict[str, Mean] = field(default_factory=dict)
     longer_preferred: Mean = field(default_factory=Mean)
+    labelers: set[str] = field(default_factory=set)
+    num_ties: int = 0
     skip_bad: bool = False
     out: Path | None = None
 
@@ -82,6 +86,8 @@ class ImportReport:
         for name, text in _texts(item):
             self.words.setdefault(name, Mean()).add(len(text.split()))
         if isinstance(item, Ranking):
+            self.labelers.update(filter(None, [item.labeler]))
+            self.num_ties += len(item.ranks) > 1 and not item.pairs
             lengths = [len(response.text.split()) for response in item.responses]
             for better, worse in item.pairs:
                 difference = lengths[better] - lengths[worse]
@@ -95,6 +101,10 @@ class ImportReport:
         if self.longer_preferred.count:
             share = f"{self.longer_preferred.total / self.longer_preferred.count:.3f}"
             lines.append(f"pairs      {self.longer_preferred.count}; the longer response is preferred in {share}")
+        if self.num_ties:
+            lines.append(f"ties       {self.num_ties}")
+        if self.labelers:
+            lines.append(f"labelers   {len(self.labelers)}")
         if str(self.rejections):
             lines.append(str(self.rejections))
         lines.append(self._verdict())
