@@ -30,7 +30,7 @@ def test_a_file_that_is_not_recognised_shows_its_columns_and_is_read_as_it_is_to
     unknown = preview(path)
     assert unknown.columns == {"frage": "'Warum?'", "antwort": "'Darum.'"}
     assert unknown.records == []
-    assert "no known format has the fields 'frage', 'antwort'" in unknown.problem
+    assert "no known format has the fields frage, antwort" in unknown.problem
     told = preview(path, fields={"prompt": "frage", "response": "antwort"})
     assert [record.prompt.text for _, record in told.records if isinstance(record, Demonstration)] == ["Warum?"]
     assert told.problem == ""
