@@ -136,6 +136,12 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         [ranked(asked("Name a bird.", "A wren.", "Another?"), "A crow.", "A fork.", models="one two", ranks=(1, 1))],
     ),
     (
+        "arena-turns",
+        {"id": 4, "model_a": "one", "model_b": "two", "prompt": ["Name a bird."], "response_a": ["A wren."]}
+        | {"response_b": ["A spoon."], "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
+        [ranked(BIRD, "A wren.", "A spoon.", models="one two")],
+    ),
+    (
         "prometheus",
         {
             "instruction": "Judge these two.",
@@ -556,6 +562,15 @@ def test_scores_that_contradict_the_choice(write: Write, row: dict[str, Any]) ->
     rejections = Rejections()
     assert not list(iterate(write("rows.jsonl", [row]), rejections=rejections))
     assert dict(rejections.unusable) == {"the better response has the lower score": 1}
+
+
+def test_scores_that_contradict_the_verdict(write: Write) -> None:
+    row = {"prompt": "a", "response_a": "b", "response_b": "c", "winner": "a", "score_a": 4, "score_b": 3}
+    rejections = Rejections()
+    path = write("rows.jsonl", [row, {**row, "winner": "b"}, {**row, "winner": "tie"}])
+    found = [item for _, item in iterate(path, rejections=rejections)]
+    assert found == [ranked(asked("a"), "b", "c", strength=1.0), ranked(asked("a"), "b", "c", ranks=(1, 1))]
+    assert dict(rejections.unusable) == {"the scores say the opposite of the verdict": 1}
 
 
 def test_two_models_that_say_the_same_are_two_responses() -> None:

@@ -153,7 +153,7 @@ def test_a_file_with_words_of_its_own_is_asked_about_once(write: Write) -> None:
     assert str(error.value) == (
         f"{path}:1: 'winner' says 'lft' (2), 'rgt' (1), '0' (1), which may mean anything (understood: 'tie' (1)); say "
         "what each means, such as --verdict 0=a --verdict lft=b --verdict rgt=a (or a: answer_a, b: answer_b, tie, "
-        "both_bad, both_good, skip; `data.verdicts` in a recipe)"
+        "both_bad, both_good, skip; `data.verdicts` in a recipe), or leave out what is no judgement: --ignore winner"
     )
 
 

@@ -118,7 +118,7 @@ def unclear_judgements(first: Unclear, counts: Counter[str], rows: Iterable[Row]
         f"{first.column!r} says {_counted(counts)}, which may mean anything"
         + (f" (understood: {_counted(clear)})" if clear else "")
         + f"; say what each means, such as {' '.join(settings)} (or {', '.join(first.meanings)}; "
-        "`data.verdicts` in a recipe)"
+        f"`data.verdicts` in a recipe), or leave out what is no judgement: --ignore {shlex.quote(first.column)}"
     )
 
 
