@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from palate.cli import main
 from palate.corpus import read_demonstrations, read_prompts, read_rankings
 from palate.corpus.accounting import Account
 from palate.corpus.check import check_data, import_data
@@ -225,3 +226,21 @@ def test_what_a_name_means_is_told_by_its_words() -> None:
         [],
         [("trainable", "what must not be learned")],
     ]
+
+
+def test_the_command_line_and_a_recipe_say_the_same(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write("rows.jsonl", [{**SHOWN, "images": ["a.jpg"], "by": "me"}]), tmp_path / "out.jsonl"
+    arguments = ["data", "import", str(path), "--out", str(out)]
+    assert main(arguments) == 2
+    stopped = capsys.readouterr().err
+    with pytest.raises(DataError) as error:
+        read_demonstrations(Data(path=str(path)))
+    assert str(error.value) in stopped
+    assert main([*arguments, "--ignore", "images", "--tag", "by"]) == 0
+    assert "ignored    images (1 row)" in capsys.readouterr().out
+    data = Data(path=str(path), ignore=("images",), tags=("by",))
+    assert out.read_text() == "".join(record.to_json() + "\n" for record in read_demonstrations(data).records)
+    parsed = parse_file(path, ignore=data.ignore, tags=data.tags)
+    assert parsed.records == list(read_demonstrations(data).records)

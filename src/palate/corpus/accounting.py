@@ -48,7 +48,7 @@ class Unused:
     @property
     def words(self) -> str:
         """What to say of it."""
-        return f"{self.rows} row{'s'[: self.rows != 1]}" + (", repeats what is read" if self.repeated else "")
+        return _rows(self.rows) + (", repeats what is read" if self.repeated else "")
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ class Account:
             ("tags       ", self.tags),
             ("decoded    ", tuple(f"{name} (lists of turns in text)" for name in self.decoded)),
             ("not used   ", tuple(f"{name} ({each.words})" for name, each in self.unused.items())),
-            ("ignored    ", tuple(f"{name} ({count} rows)" for name, count in self.ignored.items())),
+            ("ignored    ", tuple(f"{name} ({_rows(count)})" for name, count in self.ignored.items())),
             ("marks      ", tuple(f"{mark} in {count} texts, kept as text" for mark, count in self.marks.items())),
         )
         lines += [title + ", ".join(what) for title, what in named if what]
@@ -169,6 +169,10 @@ class Account:
             told = ", ".join(f"{name} ({what})" for name, what in self.stoppers.items())
             lines.append(f"undecided  {told}: {self._settings(list(self.stoppers))}")
         return "\n".join(lines)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
 
 
 def _is_at_or_below(name: str, column: str) -> bool:
