@@ -301,7 +301,7 @@ PREFERENCES = (
     ),
     shaped(
         "pairs",
-        "any columns, named by fields: prompt, a, b, preferred, labeler, strength",
+        "any columns, named by fields: prompt, a, b, preferred, labeler, strength, seconds, model_a, model_b",
         parsers={Ranking: partial(columns.pairs, mapping=columns.DEFAULT_PAIR)},
     ),
 )
