@@ -409,6 +409,25 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         [ranked(BIRD, "A spoon.", "A wren.", ranks=(2, 1), labeler="ann@here", seconds=4.25)],
     ),
     (
+        "label-studio-pairwise",
+        {
+            "data": {"question": "Name a bird.", "answer_a": "A spoon.", "answer_b": "A wren."},
+            "annotations": [
+                {"completed_by": 2, "result": [{"type": "choices", "value": {"choices": [choice]}, "to_name": "x"}]}
+                for choice in ("answer_b", "Tie")
+            ],
+        },
+        [ranked(BIRD, "A spoon.", "A wren.", ranks=ranks, labeler="2") for ranks in ((2, 1), (1, 1))],
+    ),
+    (
+        "list",
+        {
+            "instruction": "Name a bird.",
+            "completions": [{"response": "A spoon.", "score": 1}, {"response": "A wren.", "score": 3}],
+        },
+        [ranked(BIRD, "A spoon.", "A wren.", ranks=(2, 1), strength=2.0)],
+    ),
+    (
         "open-webui",
         {
             "id": "f",

@@ -168,6 +168,24 @@ def test_the_users_words(write: Write) -> None:
         list(iterate(path, rejections=rejections, verdicts={"lft": "first"}))
 
 
+@pytest.mark.parametrize("words", [{}, {"0": "a"}, {"1": "b"}])
+def test_whoever_explains_one_number_explains_all(write: Write, words: dict[str, str]) -> None:
+    path = write("crowd.jsonl", crowd("1", "0", "tie"))
+    unclear = "'0' .1., '1' .1." if not words else "'1' .1." if "0" in words else "'0' .1."
+    with pytest.raises(DataError, match=f"'winner' says {unclear}, which may mean anything"):
+        list(iterate(path, rejections=Rejections(), verdicts=words))
+    found = iterate(path, rejections=Rejections(), verdicts={"0": "a", "1": "b"})
+    assert [item.ranks for _, item in found] == [SECOND, FIRST, TIE]  # type: ignore[union-attr]
+
+
+def test_points_of_five_are_no_thumbs(write: Write) -> None:
+    path = write("rows.jsonl", [{"prompt": "Which?", "response": "This.", "rating": points} for points in (1, 5)])
+    with pytest.raises(DataError, match="such as --verdict 5=up --verdict 1=down"):
+        list(iterate(path, rejections=Rejections()))
+    with pytest.raises(DataError, match=r"'rating' says '1' .1., which"):
+        list(iterate(path, rejections=Rejections(), verdicts={"5": "up"}))
+
+
 def test_the_users_words_for_a_column_of_the_users(write: Write) -> None:
     rows = [{"q": "Which?", "one": "this", "two": "that", "pick": "o"}]
     fields = {"prompt": "q", "a": "one", "b": "two", "preferred": "pick"}

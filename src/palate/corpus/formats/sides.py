@@ -88,6 +88,7 @@ VERDICTS = (
     "selected",
     "selection",
     "picked",
+    "pref",
     "pick",
     "decision",
     "outcome",

@@ -134,6 +134,11 @@ def plain(value: Any) -> str:
     return str(int(number.group(1))) if number else " ".join(re.split(r"[\s_\-()\[\]{}.,:;!\"'*]+", text)).strip()
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a whole number, also one that is written as a text."""
+    return _NUMBER.fullmatch(str(value).strip()) is not None
+
+
 def shown(value: Any) -> str:
     """A value as messages show it."""
     text = str(value).strip()
