@@ -24,9 +24,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from palate.corpus.accounting import Account
+from palate.corpus.accounting.account import Account
 from palate.corpus.export import EXPORTERS, export_records
-from palate.corpus.formats import FORMATS
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.preview import preview
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejected, Rejections

@@ -13,9 +13,11 @@ from unittest.mock import patch
 
 from palate import recipe
 from palate.cli import STAGES, build_parsers
-from palate.corpus import sides, verdicts
 from palate.corpus.export import EXPORTERS
-from palate.corpus.formats import FORMATS, KIND_NAMES, Format
+from palate.corpus.formats import sides
+from palate.corpus.formats.format import KIND_NAMES, Format
+from palate.corpus.formats.table import FORMATS
+from palate.corpus.rows import verdicts
 from palate.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"

@@ -10,13 +10,13 @@ import pytest
 
 from palate.cli import main
 from palate.corpus import read_demonstrations, read_prompts, read_rankings
-from palate.corpus.accounting import Account
+from palate.corpus.accounting.account import Account
+from palate.corpus.accounting.meanings import meanings
 from palate.corpus.check import check_data, import_data
-from palate.corpus.fields import Tracked, plain
-from palate.corpus.meanings import meanings
 from palate.corpus.preview import preview
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
+from palate.corpus.rows.fields import Tracked, plain
 from palate.errors import DataError
 from palate.feedback.importing import parse_file
 from palate.recipe import Data

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palate.corpus.duplicates import Unique
-from palate.corpus.formats import FORMATS
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.recognition import open_format
 from palate.corpus.rejections import Rejections

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from palate.corpus.containers.json_text import has_half_character, json_rows
 from palate.corpus.containers.tables import escape_cell, parquet_rows, table_rows, unescape_cell
-from palate.corpus.rows import Row
+from palate.corpus.rows.row import Row
 from palate.errors import DataError
 
 __all__ = ["Row", "escape_cell", "file_suffix", "has_half_character", "read_rows", "sha256", "unescape_cell"]

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from palate.corpus.export import EXPORTERS, ExportReport, export_records
-from palate.corpus.formats import Item
+from palate.corpus.formats.format import Item
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
 from palate.errors import DataError

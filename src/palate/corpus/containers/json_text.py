@@ -16,9 +16,9 @@ from itertools import chain, islice
 from typing import Any, TextIO, TypeAlias
 
 from palate.corpus.rejections import Malformed
-from palate.corpus.rows import Row
-from palate.corpus.turns import TURN_KEYS, is_dialogue
-from palate.corpus.values import kind_of
+from palate.corpus.rows.row import Row
+from palate.corpus.rows.turns import TURN_KEYS, is_dialogue
+from palate.corpus.rows.values import kind_of
 from palate.errors import DataError
 
 Stream: TypeAlias = io.BufferedReader

@@ -19,7 +19,7 @@ from palate.corpus.export.parts import (
     turn_with_tools,
     turns,
 )
-from palate.corpus.formats import KIND_NAMES, Item
+from palate.corpus.formats.format import KIND_NAMES, Item
 from palate.corpus.rejections import Unusable
 from palate.records import Demonstration, Prompt
 

@@ -19,7 +19,7 @@ from string import ascii_lowercase
 from typing import Any, Self
 
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.values import ranks_by
+from palate.corpus.rows.values import ranks_by
 from palate.errors import DataError
 
 BOTH_BAD, BOTH_GOOD = "both bad", "both good"

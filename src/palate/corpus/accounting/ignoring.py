@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from palate.corpus.accounting import Account
-from palate.corpus.fields import has_value, without
-from palate.corpus.rows import Row
+from palate.corpus.accounting.account import Account
+from palate.corpus.rows.fields import has_value, without
+from palate.corpus.rows.row import Row
 from palate.errors import DataError
 
 

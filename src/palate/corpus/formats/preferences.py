@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from palate.corpus import (
+from palate.corpus.formats import (
     better_worse,
     columns,
     labeling_tools,
@@ -16,10 +16,10 @@ from palate.corpus import (
     thumbs,
     tool_exports,
 )
-from palate.corpus.format import shaped
-from palate.corpus.own import is_own
-from palate.corpus.values import Fields
-from palate.corpus.verdicts import is_thumb
+from palate.corpus.formats.format import shaped
+from palate.corpus.formats.own import is_own
+from palate.corpus.rows.values import Fields
+from palate.corpus.rows.verdicts import is_thumb
 from palate.records import Demonstration, Ranking
 
 _SIDES = ("chosen", "rejected")

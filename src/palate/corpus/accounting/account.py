@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from palate.corpus.fields import Tracked, texts_in
-from palate.corpus.formats import Format
-from palate.corpus.meanings import HARD, meanings
+from palate.corpus.accounting.meanings import HARD, meanings
+from palate.corpus.formats.format import Format
 from palate.corpus.rejections import Rejected, shown
-from palate.corpus.rows import Row
-from palate.corpus.turns import role_of
+from palate.corpus.rows.fields import Tracked, texts_in
+from palate.corpus.rows.row import Row
+from palate.corpus.rows.turns import role_of
 from palate.errors import DataError
 from palate.records import Demonstration, Prompt
 

@@ -17,11 +17,11 @@ from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any
 
-from palate.corpus.fields import label, peek
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.turns import prompt_of, response_of
-from palate.corpus.values import Fields, number_of, optional_number, ranks_by, strength_of, truth_of, value_of
-from palate.corpus.verdicts import Verdict, best_of, verdict
+from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.turns import prompt_of, response_of
+from palate.corpus.rows.values import Fields, number_of, optional_number, ranks_by, strength_of, truth_of, value_of
+from palate.corpus.rows.verdicts import Verdict, best_of, verdict
 from palate.records import Prompt, Provenance, Ranking, Response, Source
 
 _FORMS = ("{0}_{1}", "{0}{1}", "{1}_{0}", "model_{1}_{0}")

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from palate.corpus.fields import label
-from palate.corpus.labeling_tools import PROMPTS, each_judgement, ranking_of_names
+from palate.corpus.formats.labeling_tools import PROMPTS, each_judgement, ranking_of_names
+from palate.corpus.formats.sides import by_model, name_of, sides_of
+from palate.corpus.formats.thumbs import thumb
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import by_model, name_of, sides_of
-from palate.corpus.thumbs import thumb
-from palate.corpus.turns import answer, asked, messages_of, prompt_of, response_of
-from palate.corpus.values import (
+from palate.corpus.rows.fields import label
+from palate.corpus.rows.turns import answer, asked, messages_of, prompt_of, response_of
+from palate.corpus.rows.values import (
     Fields,
     list_of,
     number_of,
@@ -24,7 +24,7 @@ from palate.corpus.values import (
     optional_text,
     value_of,
 )
-from palate.corpus.verdicts import is_thumb, thumb_of, understood, verdict
+from palate.corpus.rows.verdicts import is_thumb, thumb_of, understood, verdict
 from palate.records import Prompt, Ranking
 
 Rankings: TypeAlias = Iterator[Ranking | Unusable]

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from palate.corpus.fields import has_value
-from palate.corpus.turns import is_dialogue
-from palate.corpus.values import structure_in
+from palate.corpus.rows.fields import has_value
+from palate.corpus.rows.turns import is_dialogue
+from palate.corpus.rows.values import structure_in
 
 
 def _words(text: str) -> frozenset[str]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import product
 
-from palate.corpus.columns import mapped, pairs
-from palate.corpus.fields import label
-from palate.corpus.rankings import apart
+from palate.corpus.formats.columns import mapped, pairs
+from palate.corpus.formats.rankings import apart
+from palate.corpus.formats.sides import LABELERS, STRENGTHS, Sides, column_of, plain_names, prompt_column
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, STRENGTHS, Sides, column_of, plain_names, prompt_column
-from palate.corpus.values import Fields, number_of, value_of
+from palate.corpus.rows.fields import label
+from palate.corpus.rows.values import Fields, number_of, value_of
 from palate.records import Ranking
 
 _SIDES = (
