@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from palate.corpus.accounting import Account
-from palate.corpus.formats import FORMATS, Item
+from palate.corpus.accounting.account import Account
+from palate.corpus.formats.format import Item
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
 from palate.errors import DataError
@@ -524,7 +525,7 @@ def test_a_rated_response_that_comes_again_begins_another_ranking(write: Write) 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields 'foo', 'bar'; name"),
+        ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields foo, bar; name"),
         (
             [{"instruction": "a", "output": "b", "question": "c", "answer": "d"}],
             "could be prompt-response .which leaves instruction out., or alpaca",

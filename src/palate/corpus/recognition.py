@@ -15,14 +15,15 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from palate.corpus import columns
-from palate.corpus.accounting import Account
-from palate.corpus.cells import spelled_columns, spelled_out
-from palate.corpus.fields import Tracked
-from palate.corpus.formats import FORMATS, Format, Kind, Parser
+from palate.corpus.accounting.account import Account
+from palate.corpus.formats import columns
+from palate.corpus.formats.format import Format, Kind, Parser
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.parsing import parsed
 from palate.corpus.rejections import Malformed
-from palate.corpus.rows import Row
+from palate.corpus.rows.cells import spelled_columns, spelled_out
+from palate.corpus.rows.fields import Tracked
+from palate.corpus.rows.row import Row
 from palate.errors import DataError
 from palate.records import Ranking
 
@@ -138,8 +139,9 @@ def _recognised(path: Path, rows: Sequence[Row], account: Account) -> str:
     best = _without_weak([_best(row) for row in rows])
     fits = _fits(rows, best)
     if not fits:
-        names = ", ".join(map(repr, rows[0].fields))
-        raise DataError(f"no known format has the fields {names}; {_listing()}", path=path, line=rows[0].line)
+        names = ", ".join(rows[0].fields)
+        hint = " (if they are several, part them by commas or tabs)" if names.count(";") > names.count(",") else ""
+        raise DataError(f"no known format has the fields {names}{hint}; {_listing()}", path=path, line=rows[0].line)
     chosen = _chosen(path, rows, best, fits)
     keys = fits[chosen].keys
     account.why = f"it has {', '.join(sorted(keys))} in {fits[chosen].rows} of the {len(rows)} rows looked at"
