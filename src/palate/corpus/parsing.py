@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from palate.corpus.formats.columns import tags_of
 from palate.corpus.formats.format import Item, Parser
-from palate.corpus.rejections import Malformed, Rejected, Unusable
 from palate.corpus.rows.fields import Tracked
+from palate.corpus.rows.rejections import Malformed, Rejected, Unusable
 from palate.records import Prompt, Ranking
 
 

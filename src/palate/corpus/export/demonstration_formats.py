@@ -20,7 +20,7 @@ from palate.corpus.export.parts import (
     turns,
 )
 from palate.corpus.formats.format import KIND_NAMES, Item
-from palate.corpus.rejections import Unusable
+from palate.corpus.rows.rejections import Unusable
 from palate.records import Demonstration, Prompt
 
 

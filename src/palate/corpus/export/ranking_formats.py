@@ -23,7 +23,7 @@ from palate.corpus.export.parts import (
 )
 from palate.corpus.formats.format import Item
 from palate.corpus.formats.trees import label_of_rating
-from palate.corpus.rejections import Unusable
+from palate.corpus.rows.rejections import Unusable
 from palate.corpus.rows.values import ranks_by
 from palate.records import Demonstration, Prompt, Ranking, Response, content_id
 

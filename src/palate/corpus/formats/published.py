@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from palate.corpus.formats.rankings import last_turns, pair
 from palate.corpus.formats.sides import Sides, by_model, judged, models_of, plain_names, side_by_side
-from palate.corpus.rejections import Unusable
 from palate.corpus.rows.fields import label
+from palate.corpus.rows.rejections import Unusable
 from palate.corpus.rows.row import Row
 from palate.corpus.rows.turns import conversation_of, dialogue_in, prompt_of, response_of
 from palate.corpus.rows.values import (

@@ -17,8 +17,8 @@ from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any
 
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import prompt_of, response_of
 from palate.corpus.rows.values import Fields, number_of, optional_number, ranks_by, strength_of, truth_of, value_of
 from palate.corpus.rows.verdicts import Verdict, best_of, verdict

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.feedback.labelers import gold
 from palate.feedback.labelers.gold import DEFAULT_THRESHOLD, ItemResult, PersonResult
