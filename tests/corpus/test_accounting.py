@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,16 @@ def test_to_ignore_a_verdict_is_to_decide(write: Write) -> None:
     assert thumb.ratings == (1.0,)
     (shown,) = [item for _, item in iterate(path, rejections=Rejections(), ignore=["label"])]
     assert isinstance(shown, Demonstration)
+
+
+def test_what_stands_around_all_rows_is_accounted_for(write: Write) -> None:
+    path = write("rows.json", json.dumps({"version": 2, "rows": [SHOWN], "system": "Be kind."}))
+    with pytest.raises(DataError, match=r"rows.json:1: a column is not used .* 'system' speaks of a system prompt"):
+        read_demonstrations(Data(path=str(path)))
+    report = check_data([path], ignore=["system"])
+    assert not report.failed
+    assert "rows       those in 'rows'" in str(report)
+    assert "not used   version (once, beside the rows)" in str(report)
 
 
 def test_marks_of_pictures_in_texts_are_counted(write: Write) -> None:

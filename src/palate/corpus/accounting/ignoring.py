@@ -34,6 +34,12 @@ class Ignored:
         account.ignored.update(name for name in met if _had_value(fields, left, name))
         return replace(row, fields=left) if met else row
 
+    def left_of(self, beside: Mapping[str, Any]) -> dict[str, Any]:
+        """What stands around all rows, without these columns."""
+        left, met = without(beside, self.names)
+        self._met |= met
+        return left
+
     def check(self, path: Path | str) -> None:
         """After the last row: every column was somewhere.
 
