@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from palate.corpus.accounting.account import Account
+from palate.corpus.catalogue.all_formats import FORMATS
 from palate.corpus.export import EXPORTERS, export_records
 from palate.corpus.first_records import preview
-from palate.corpus.formats.catalogue import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.rows.rejections import Rejected, Rejections
 from palate.errors import PalateError

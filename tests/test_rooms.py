@@ -31,9 +31,10 @@ PLAN = {
     "corpus/rows": "",
     "corpus/containers": "corpus/rows",
     "corpus/formats": "corpus/rows",
-    "corpus/accounting": "corpus/formats corpus/rows",
-    "corpus": "corpus/accounting corpus/containers corpus/formats corpus/rows recipe",
-    "corpus/export": "corpus corpus/containers corpus/formats corpus/rows",
+    "corpus/catalogue": "corpus/formats corpus/rows",
+    "corpus/accounting": "corpus/catalogue corpus/rows",
+    "corpus": "corpus/accounting corpus/catalogue corpus/containers corpus/formats corpus/rows recipe",
+    "corpus/export": "corpus corpus/catalogue corpus/containers corpus/formats corpus/rows",
     "lm": "lm/templates recipe",
     "lm/sources": "lm lm/templates",
     "lm/templates": "",
@@ -50,7 +51,8 @@ PLAN = {
     "feedback/store/tables": "",
     "feedback/store/migrations": "feedback/store/tables",
     "feedback/store/migrations/versions": "",
-    "feedback/tasks": "corpus corpus/accounting corpus/containers corpus/rows evals feedback/store feedback/store/tables",
+    "feedback/tasks": "corpus corpus/accounting corpus/containers corpus/rows evals feedback/store "
+    "feedback/store/tables",
     "feedback/labelers": "feedback/store feedback/store/tables feedback/tasks",
     "feedback/statistics": "feedback/store/tables feedback/tasks",
     "feedback/chat": "feedback/store feedback/store/tables feedback/tasks",
@@ -60,10 +62,11 @@ PLAN = {
     "studio/web": "corpus/containers feedback/store feedback/store/tables recipe",
     "studio/web/charts": "",
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources recipe rollout studio/web",
-    "studio/training": "cli corpus corpus/rows feedback/export feedback/store feedback/store/tables feedback/tasks recipe rewards "
-    "run studio/web studio/web/charts",
-    "studio/labeling": "corpus corpus/export corpus/rows feedback/export feedback/labelers feedback/statistics feedback/store "
-    "feedback/store/tables feedback/tasks studio/training studio/web studio/web/charts",
+    "studio/training": "cli corpus corpus/rows feedback/export feedback/store feedback/store/tables "
+    "feedback/tasks recipe rewards run studio/web studio/web/charts",
+    "studio/labeling": "corpus corpus/export corpus/rows feedback/export feedback/labelers feedback/statistics "
+    "feedback/store feedback/store/tables feedback/tasks studio/training studio/web "
+    "studio/web/charts",
     "studio/overview": "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks "
     "studio/labeling studio/training studio/web studio/web/charts",
 }

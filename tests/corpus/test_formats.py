@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from palate.corpus.accounting.account import Account
-from palate.corpus.formats.catalogue import FORMATS
-from palate.corpus.formats.format import Item
+from palate.corpus.catalogue.all_formats import FORMATS
+from palate.corpus.catalogue.format import Item
 from palate.corpus.reading import iterate
 from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palate.corpus.accounting.duplicates import Unique
-from palate.corpus.formats.catalogue import FORMATS
+from palate.corpus.catalogue.all_formats import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.recognition import open_format
 from palate.corpus.rows.rejections import Rejections

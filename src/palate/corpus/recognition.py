@@ -16,9 +16,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from palate.corpus.accounting.account import Account
+from palate.corpus.catalogue.all_formats import FORMATS
+from palate.corpus.catalogue.format import Format, Kind, Parser
 from palate.corpus.formats import columns
-from palate.corpus.formats.catalogue import FORMATS
-from palate.corpus.formats.format import Format, Kind, Parser
 from palate.corpus.parsing import parsed
 from palate.corpus.rows.cells import spelled_columns, spelled_out
 from palate.corpus.rows.fields import Tracked
