@@ -53,6 +53,21 @@ def thumb(rating: float, prompt: Prompt = BIRD, text: str = "A wren.", **rest: A
 
 CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
     (
+        "trl-explicit",
+        {"prompt": "Name a bird.", "chosen": "A wren.", "rejected": "A spoon.", "annotator_id": 7},
+        [ranked(BIRD, "A wren.", "A spoon.", labeler="7")],
+    ),
+    (
+        "list",
+        {
+            "instruction": "Name a bird.",
+            "generations": ["A wren.", "A spoon."],
+            "ratings": [4, 2],
+            "model_names": ["x", "y"],
+        },
+        [ranked(BIRD, "A wren.", "A spoon.", models="x y", strength=2.0)],
+    ),
+    (
         "helpsteer3",
         {
             "domain": "general",
