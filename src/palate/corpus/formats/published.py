@@ -159,7 +159,7 @@ def squality(row: Fields) -> Rankings:
     """
     for question in objects_of(row, "questions"):
         name = f"Passage {value_of(row, 'passage-id')}, question {value_of(question, 'number')}"
-        answers = [(str(answer["system"]), answer["given"]) for answer in objects_of(question, "answers")]
+        answers = [(str(answer["system"]), answer.get("given")) for answer in objects_of(question, "answers")]
         answered = {system: given for system, given in answers if isinstance(given, Mapping)}
         responses = {
             system: response_of(value_of(given, "response"), label(given, "response"), model=_author(system))
