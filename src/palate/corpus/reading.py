@@ -42,11 +42,13 @@ class Read(Generic[T]):
         records: in the order of the files.
         rejected: counts of what gave no record, to be shown.
         files: SHA-256 of every file by its path, for the run's lineage.
+        accounts: of every file, what became of its columns.
     """
 
     records: tuple[T, ...]
     rejected: Rejections
     files: Mapping[str, str]
+    accounts: tuple[Account, ...] = ()
 
 
 def read_prompts(data: Data) -> Read[Prompt]:
@@ -187,7 +189,8 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
     ignored = Ignored(data.ignore)
     paths: Sequence[Path] = paths_of(data.path)
     records: list[T] = []
-    for path in paths:
+    accounts = [Account(path) for path in paths]
+    for path, account in zip(paths, accounts, strict=True):
         items = iterate(
             path,
             kind,
@@ -199,6 +202,7 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
             verdicts=data.verdicts,
             join=data.join,
             strict=True,
+            account=account,
         )
         records.extend(item for _, item in items if isinstance(item, kind) and unique(item))
     ignored.check(data.path)
@@ -206,7 +210,7 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
         raise DataError(f"no {KIND_NAMES[kind]} in it\n{rejections}".rstrip(), path=data.path)
     sources = (*paths, *[Path(other) for other in data.join.values()])
     files = {str(source): sha256(source) for source in sources}
-    return Read(tuple(_limited(records, data.limit)), rejections, files)
+    return Read(tuple(_limited(records, data.limit)), rejections, files, tuple(accounts))
 
 
 def prompt_of(item: Item) -> Prompt:
