@@ -218,6 +218,11 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
     ("better-worse", {"question": "Name a bird.", "response_j": "A wren.", "response_k": "A spoon.", "qid": 3}, [PAIR]),
     (
         "sides",
+        {"prompt": "Name a bird.", "response_a": "A spoon.", "response_b": "A wren.", "preferred_response": "A wren."},
+        [ranked(BIRD, "A spoon.", "A wren.", ranks=(2, 1))],
+    ),
+    (
+        "sides",
         {"user_prompt": "Name a bird.", "model_a_response": "A wren.", "model_b_response": "A spoon."}
         | {"model_a_name": "one", "model_b_name": "two", "preferred_model": "two"},
         [ranked(BIRD, "A wren.", "A spoon.", ranks=(2, 1), models="one two")],
