@@ -52,6 +52,15 @@ class Read(Generic[T]):
     places: tuple[tuple[Path, int], ...]
     accounts: tuple[Account, ...] = ()
 
+    @property
+    def not_used(self) -> tuple[str, ...]:
+        """A line for every file with columns that were neither used nor kept as tags."""
+        unused = ((account.path, account.unused) for account in self.accounts if account.unused)
+        return tuple(
+            f"{path}: columns not used: " + ", ".join(f"{name} ({column.words})" for name, column in columns.items())
+            for path, columns in unused
+        )
+
     def leave_out(self, record: T, reason: str) -> None:
         """Count one of the records as rejected after all, with its file and line."""
         self.reject([(record, reason)])
