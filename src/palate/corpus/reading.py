@@ -53,13 +53,15 @@ class Read(Generic[T]):
     accounts: tuple[Account, ...] = ()
 
     @property
-    def not_used(self) -> tuple[str, ...]:
-        """A line for every file with columns that were neither used nor kept as tags."""
-        unused = ((account.path, account.unused) for account in self.accounts if account.unused)
-        return tuple(
-            f"{path}: columns not used: " + ", ".join(f"{name} ({column.words})" for name, column in columns.items())
-            for path, columns in unused
-        )
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of each file: columns that were neither used nor kept, marks of images that were kept as text."""
+        said = []
+        for account in self.accounts:
+            columns = [f"{name} ({column.words})" for name, column in account.unused.items()]
+            marks = [f"{mark} in {count} texts, kept as text" for mark, count in account.marks.items()]
+            said += [f"{account.path}: columns not used: {', '.join(columns)}"] if columns else []
+            said += [f"{account.path}: marks: {', '.join(marks)}"] if marks else []
+        return tuple(said)
 
     def leave_out(self, record: T, reason: str) -> None:
         """Count one of the records as rejected after all, with its file and line."""
