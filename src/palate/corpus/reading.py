@@ -54,7 +54,7 @@ class Read(Generic[T]):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What to know of each file: columns that were neither used nor kept, marks of images that were kept as text."""
+        """What to know of each file: columns that were neither used nor kept, marks of images in its texts."""
         said = []
         for account in self.accounts:
             columns = [f"{name} ({column.words})" for name, column in account.unused.items()]
