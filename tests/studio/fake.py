@@ -39,6 +39,7 @@ class Fake:
         *,
         user: str,
         num_responses: int = 1,
+        raw: bool = False,
     ) -> AsyncGenerator[Piece | Done | Failed]:
         self.asked.append((model, [(message.role, message.content) for message in messages]))
         self.sampling.append(sampling)

@@ -44,6 +44,7 @@ class Draws(Protocol):
         *,
         user: str,
         num_responses: int = 1,
+        raw: bool = False,
     ) -> AsyncGenerator[Piece | Done | Failed]:
         """The events of one generation; it ends when the iterator is closed."""
         ...
