@@ -39,8 +39,9 @@ from palate.feedback.store.tables import Item, Judgement, Task
 from palate.feedback.tasks import batches
 from palate.feedback.tasks.judgements import current
 from palate.records import Candidates, Prompt, Response
+from palate.studio.serve import create
 from palate.studio.web.access import COOKIE
-from palate.studio.web.workspace import Workspace, create
+from palate.studio.web.workspace import Workspace
 
 OVERLAP = 3
 K = 4

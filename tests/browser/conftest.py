@@ -18,8 +18,9 @@ import uvicorn
 from palate.feedback.store import people
 from palate.feedback.store.database import Store
 from palate.studio.app import create_app
+from palate.studio.serve import create
 from palate.studio.web.access import COOKIE
-from palate.studio.web.workspace import Workspace, create
+from palate.studio.web.workspace import Workspace
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -22,7 +22,8 @@ from palate.feedback.store import people
 from palate.recipe import Data
 from palate.records import Prompt, Ranking, Response
 from palate.studio.app import create_app
-from palate.studio.web.workspace import Settings, create
+from palate.studio.serve import create
+from palate.studio.web.workspace import Settings
 
 PROMPTS = [f"What is good about {thing}?" for thing in (
     "rain", "queues", "chess", "moths", "soup", "trains", "fog", "maps", "bread", "ferries", "cats", "socks"

@@ -19,8 +19,9 @@ from palate.feedback.store import people
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import Model, User
 from palate.studio.app import create_app
+from palate.studio.serve import create
 from palate.studio.web.access import COOKIE
-from palate.studio.web.workspace import Workspace, create
+from palate.studio.web.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from palate.evals.plots import before_after
 from palate.evals.report import Report
 from palate.evals.text import TextSignals, text_signals
 from palate.evals.winrate import WinRate, length_controlled, win_rate
+from palate.lm.batch import per_token
 from palate.lm.model import LanguageModel
 from palate.lm.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1
@@ -33,7 +34,6 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import per_token
 from palate.words import count_words
 
 MICROBATCH_TOKENS = 4096

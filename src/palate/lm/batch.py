@@ -9,7 +9,7 @@ responses share it. Left padding does not exist here, so positions never have to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any, Self
@@ -346,3 +346,11 @@ def _response_mask(prompt_lengths: Tensor, prompt_width: int, response_width: in
         ],
         dim=-1,
     )
+
+
+def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
+    """[B, T] of something computed microbatch by microbatch."""
+    out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
+    for part in sequences.parts(max_tokens):
+        out[part.rows, : part.mask.shape[1]] = compute(part)
+    return out

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from palate import disk
 from palate.errors import RunError, TrainingError
@@ -103,7 +103,7 @@ class Run:
         record = _read_record(directory)
         if record is None:
             raise RunError(f"{directory} holds no run to go on with: leave out --resume, or correct --out")
-        if changed := _differences(_read_recipe(directory), _plain(recipe)):
+        if changed := _differences(_as_today(_read_recipe(directory), type(recipe)), _plain(recipe)):
             raise RunError(
                 f"{directory}: a resume with a changed recipe ({', '.join(changed)}); "
                 "give the run another --out, or put the recipe back as it was"
@@ -314,6 +314,14 @@ def _read_recipe(directory: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise RunError(f"{path} was changed and cannot be read ({error}): name another --out") from None
+
+
+def _as_today(tree: dict[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
+    """A recipe as an earlier version wrote it, with the defaults of keys that are new since then."""
+    try:
+        return _plain(kind.model_validate(tree))
+    except ValidationError:  # a key that is gone: it shows among the differences
+        return tree
 
 
 def _plain(recipe: BaseModel) -> dict[str, Any]:

@@ -55,14 +55,6 @@ def floats(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items()}
 
 
-def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
-    """[B, T] of something computed microbatch by microbatch."""
-    out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
-    for part in sequences.parts(max_tokens):
-        out[part.rows, : part.mask.shape[1]] = compute(part)
-    return out
-
-
 def at(part: Sequences, *tensors: Tensor) -> list[Tensor]:
     """The rows of [B, T] tensors that belong to a part, as wide as the part."""
     return [tensor[part.rows, : part.mask.shape[1]] for tensor in tensors]

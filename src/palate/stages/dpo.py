@@ -21,7 +21,7 @@ from palate.corpus import read_rankings
 from palate.corpus.pairs import Judgement, batches
 from palate.corpus.splits import split
 from palate.errors import DataError
-from palate.lm.batch import Sequences
+from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.lm.zoo import load_language_model, save
@@ -29,7 +29,7 @@ from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, per_token, prepare
+from palate.stages.common import finish_run, floats, prepare
 from palate.stages.comparisons import prepare_responses
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from palate.corpus import read_texts
 from palate.errors import RecipeError
-from palate.lm.batch import Sequences
+from palate.lm.batch import Sequences, per_token
 from palate.lm.encode import encode_texts
 from palate.lm.model import LanguageModel, ScalarModel, Trunk
 from palate.lm.optim import Optimizer
@@ -36,7 +36,7 @@ from palate.recipe import PPORecipe
 from palate.rewards.learned import Normalization
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import at, finish_run, floats, per_token
+from palate.stages.common import at, finish_run, floats
 from palate.stages.rollouts import (
     Actors,
     Scored,

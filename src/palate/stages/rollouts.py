@@ -16,7 +16,7 @@ from torch import Tensor
 
 from palate.corpus import read_prompts
 from palate.errors import ModelError, TrainingError
-from palate.lm.batch import Sequences
+from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1, k3
@@ -26,7 +26,7 @@ from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.rollout.engine import Responses, Rollout, RolloutEngine
 from palate.run.directory import Run
-from palate.stages.common import per_token, prepare
+from palate.stages.common import prepare
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token: fp32 stays below 1e-4; bf16 products round differently for different batches."""

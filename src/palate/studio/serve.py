@@ -11,7 +11,20 @@ import uvicorn
 from palate.errors import DataError
 from palate.feedback.store import people
 from palate.studio.app import create_app
-from palate.studio.web.workspace import Settings, Workspace, create
+from palate.studio.training.recipebook import write_starters
+from palate.studio.web import workspace as workspaces
+from palate.studio.web.workspace import Settings, Workspace
+
+
+def create(directory: Path, settings: Settings | None = None) -> Workspace:
+    """Make a workspace with its database and a starter set of recipes; what is there already stays.
+
+    Raises:
+        DataError: there is one already.
+    """
+    workspace = workspaces.create(directory, settings)
+    write_starters(workspace.recipes, workspace.settings.model)
+    return workspace
 
 
 def init(directory: Path, *, database: str | None = None, name: str | None = None, model: str | None = None) -> None:

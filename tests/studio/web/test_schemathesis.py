@@ -30,8 +30,9 @@ from palate.feedback.store.tables import User
 from palate.studio.app import create_app
 from palate.studio.chat.talking import locator
 from palate.studio.chat.writing import Desk
+from palate.studio.serve import create
 from palate.studio.web.description import describe
-from palate.studio.web.workspace import Settings, create
+from palate.studio.web.workspace import Settings
 
 EXAMPLES = 2
 NASTY = ["a\x00b", "\ud800", "../../etc/passwd", "x" * 3000]

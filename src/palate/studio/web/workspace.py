@@ -21,7 +21,6 @@ from pydantic import Field, ValidationError
 from palate.errors import DataError
 from palate.feedback.store.database import Store
 from palate.recipe import Section
-from palate.studio.training.recipebook import write_starters
 
 CONFIG = "palate.toml"
 _FOLDERS = ("recipes", "runs", "data")
@@ -74,7 +73,7 @@ class Workspace:
 
 
 def create(directory: Path, settings: Settings | None = None) -> Workspace:
-    """Make a workspace with its database; what is there already stays.
+    """Make a workspace with its database and empty folders; what is there already stays.
 
     Raises:
         DataError: there is one already.
@@ -92,7 +91,6 @@ def create(directory: Path, settings: Settings | None = None) -> Workspace:
     lines = [f"# {field.description}\n{name} = {_toml(given[name])}\n" for name, field in Settings.model_fields.items()]
     (directory / CONFIG).write_text("\n".join(lines), encoding="utf-8")
     workspace = Workspace(directory)
-    write_starters(workspace.recipes, workspace.settings.model)
     workspace.store.upgrade()
     return workspace
 

@@ -7,8 +7,7 @@ revision = "0001"
 down_revision = None
 
 
-def upgrade() -> None:
-    """The first tables."""
+def _attempts() -> None:
     op.create_table(
         "attempts",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -18,6 +17,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_attempts_key_at", "attempts", ["key", "at"], unique=False)
 
+
+def _events() -> None:
     op.create_table(
         "events",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -27,6 +28,9 @@ def upgrade() -> None:
         sa.Column("detail", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
     )
+
+
+def _prompts() -> None:
     op.create_table(
         "prompts",
         sa.Column("id", sa.Text(), nullable=False),
@@ -35,6 +39,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_prompts")),
     )
+
+
+def _rounds() -> None:
     op.create_table(
         "rounds",
         sa.Column("number", sa.Integer(), nullable=False),
@@ -44,12 +51,18 @@ def upgrade() -> None:
         sa.Column("closed_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_rounds")),
     )
+
+
+def _settings() -> None:
     op.create_table(
         "settings",
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("value", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_settings")),
     )
+
+
+def _users() -> None:
     op.create_table(
         "users",
         sa.Column("id", sa.Text(), nullable=False),
@@ -69,6 +82,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
         sa.UniqueConstraint("name_key", name=op.f("uq_users_name_key")),
     )
+
+
+def _batches() -> None:
     op.create_table(
         "batches",
         sa.Column("id", sa.Text(), nullable=False),
@@ -91,6 +107,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["round_number"], ["rounds.number"], name=op.f("fk_batches_round_number")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_batches")),
     )
+
+
+def _guidelines() -> None:
     op.create_table(
         "guidelines",
         sa.Column("version", sa.Integer(), nullable=False),
@@ -100,6 +119,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["author_id"], ["users.id"], name=op.f("fk_guidelines_author_id")),
         sa.PrimaryKeyConstraint("version", name=op.f("pk_guidelines")),
     )
+
+
+def _invitations() -> None:
     op.create_table(
         "invitations",
         sa.Column("id", sa.Text(), nullable=False),
@@ -120,6 +142,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_invitations")),
         sa.UniqueConstraint("token_hash", name=op.f("uq_invitations_token_hash")),
     )
+
+
+def _jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.Text(), nullable=False),
@@ -147,6 +172,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_state", "jobs", ["state"], unique=False)
 
+
+def _logins() -> None:
     op.create_table(
         "logins",
         sa.Column("token_hash", sa.Text(), nullable=False),
@@ -160,6 +187,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_logins_user_id", "logins", ["user_id"], unique=False)
 
+
+def _tokens() -> None:
     op.create_table(
         "tokens",
         sa.Column("id", sa.Text(), nullable=False),
@@ -175,6 +204,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_tokens_user_id", "tokens", ["user_id"], unique=False)
 
+
+def _items() -> None:
     op.create_table(
         "items",
         sa.Column("id", sa.Text(), nullable=False),
@@ -192,6 +223,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_items_next", "items", ["batch_id", "open_places", "priority", "position"], unique=False)
 
+
+def _models() -> None:
     op.create_table(
         "models",
         sa.Column("id", sa.Text(), nullable=False),
@@ -209,6 +242,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
         sa.UniqueConstraint("name", name=op.f("uq_models_name")),
     )
+
+
+def _conversations() -> None:
     op.create_table(
         "conversations",
         sa.Column("id", sa.Text(), nullable=False),
@@ -225,6 +261,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_conversations_user", "conversations", ["user_id", "updated_at"], unique=False)
 
+
+def _item_authors() -> None:
     op.create_table(
         "item_authors",
         sa.Column("item_id", sa.Text(), nullable=False),
@@ -233,6 +271,9 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_item_authors_user_id")),
         sa.PrimaryKeyConstraint("item_id", "user_id", name=op.f("pk_item_authors")),
     )
+
+
+def _responses() -> None:
     op.create_table(
         "responses",
         sa.Column("id", sa.Text(), nullable=False),
@@ -248,6 +289,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_responses_prompt_id", "responses", ["prompt_id"], unique=False)
 
+
+def _tasks() -> None:
     op.create_table(
         "tasks",
         sa.Column("id", sa.Text(), nullable=False),
@@ -273,6 +316,8 @@ def upgrade() -> None:
     op.create_index("ix_tasks_lease", "tasks", ["state", "leased_until"], unique=False)
     op.create_index("ix_tasks_user_state", "tasks", ["user_id", "state"], unique=False)
 
+
+def _chat_messages() -> None:
     op.create_table(
         "chat_messages",
         sa.Column("id", sa.Text(), nullable=False),
@@ -293,6 +338,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_chat_messages_conversation_id", "chat_messages", ["conversation_id"], unique=False)
 
+
+def _judgements() -> None:
     op.create_table(
         "judgements",
         sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
@@ -331,6 +378,8 @@ def upgrade() -> None:
     op.create_index("ix_judgements_task_id", "judgements", ["task_id"], unique=False)
     op.create_index("ix_judgements_user_id", "judgements", ["user_id"], unique=False)
 
+
+def _reviews() -> None:
     op.create_table(
         "reviews",
         sa.Column("id", sa.Text(), nullable=False),
@@ -347,8 +396,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_reviews")),
     )
     op.create_index("ix_reviews_item_id", "reviews", ["item_id"], unique=False)
-
-    _protect_the_log()
 
 
 def _protect_the_log() -> None:
@@ -373,3 +420,36 @@ def _protect_the_log() -> None:
             f"CREATE TRIGGER judgements_no_{event.split()[0].lower()} BEFORE {event} ON judgements "
             f"FOR EACH {scope} EXECUTE FUNCTION refuse_change()"
         )
+
+
+STEPS = (
+    _attempts,
+    _events,
+    _prompts,
+    _rounds,
+    _settings,
+    _users,
+    _batches,
+    _guidelines,
+    _invitations,
+    _jobs,
+    _logins,
+    _tokens,
+    _items,
+    _models,
+    _conversations,
+    _item_authors,
+    _responses,
+    _tasks,
+    _chat_messages,
+    _judgements,
+    _reviews,
+    _protect_the_log,
+)
+"""In this order: a table comes after those that it points at."""
+
+
+def upgrade() -> None:
+    """The first tables."""
+    for step in STEPS:
+        step()
