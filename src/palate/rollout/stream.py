@@ -40,7 +40,7 @@ class Piece:
     Attributes:
         index: which of the responses, from 0.
         text: empty while the last tokens are not yet whole text.
-        chosen: the token and what else was likely, where that was asked for.
+        chosen: the token and what else was likely, where that was asked for; a stop token is no part of the text.
     """
 
     index: int
@@ -121,7 +121,7 @@ def stream(
             if len(response.tokens) == text.num_tokens:  # finished before
                 continue
             chosen = picks[index].add(response.tokens[-1]) if picks else None
-            yield Piece(index=index, text=text.update(response), chosen=chosen)
+            yield Piece(index=index, text=text.update(response), chosen=None if response.ended else chosen)
             if response.done:
                 yield _finished(index, text, len(tokens), response)
 

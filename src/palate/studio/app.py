@@ -32,7 +32,7 @@ ROUTERS = (
     "labeling.guidelines",
     "chat.talking",
     "web.tokens",
-    "chat.openai_api",
+    "chat.endpoint.routes",
     "overview.arena",
     "labeling.people",
     "labeling.screening",
