@@ -72,7 +72,7 @@ def test_four_responses_are_ranked_with_the_keyboard_alone(served: Served) -> No
     press(page, "Enter")
     assert page.locator("#problem").inner_text() == "Say how good A is first."
     page.locator(".response.current").press("Escape")
-    press(page, "Shift+Digit7", "c")
+    press(page, "Shift+Digit7", "n")
     page.keyboard.type("B and C say the same 1234")
     page.wait_for_selector("#saved.saved:text('Saved')")
 
