@@ -1,7 +1,8 @@
-"""Write docs/reference from the code: commands, recipes and metrics. With --check, fail if what is there is stale."""
+"""Write docs/reference from the code: commands, recipes, metrics, files. With --check, fail if a page is stale."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import os
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import palate
 from palate import recipe
-from palate.cli import STAGES, build_parsers
+from palate.cli import build_parsers
+from palate.commands import STAGES
 from palate.run.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"
+SOURCE = Path(palate.__file__).parent
 _NOTE = "<!-- Written by scripts/reference.py from the code; run `make docs` after a change. -->\n"
 _GROUPS = {
     "objective": "The objective",
@@ -25,6 +29,7 @@ _GROUPS = {
     "reward": "The reward model's training",
     "dpo": "Direct preference optimisation",
     "best_of_n": "Best of n",
+    "data": "Data",
     "tokens": "Tokens",
     "time": "Time",
 }
@@ -41,7 +46,7 @@ def stale() -> list[str]:
 
 
 def _texts() -> dict[str, str]:
-    return {"commands.md": _commands(), "recipes.md": _recipes(), "metrics.md": _metrics()}
+    return {"commands.md": _commands(), "recipes.md": _recipes(), "metrics.md": _metrics(), "files.md": _files()}
 
 
 def _commands() -> str:
@@ -133,6 +138,29 @@ def _metrics() -> str:
     left = [name for name in METRICS if name.partition("/")[0] not in _GROUPS]
     assert not left, f"name a group for {', '.join(left)} in scripts/reference.py"
     return "\n".join(parts)
+
+
+def _files() -> str:
+    """Every room with what its docstring says of it, and each of its files with the first line of its own."""
+    parts = [
+        "# Files\n",
+        "Every file of `src/palate`, room by room. Which room may import which is written down in "
+        "`tests/test_rooms.py`, and held there.\n",
+    ]
+    for folder in sorted({path.parent for path in SOURCE.rglob("*.py")} - {SOURCE / "feedback/store/migrations"}):
+        files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+        rows = [f"| `{path.name}` | {_cell(_first_line(path))} |" for path in files]
+        title = "palate" if folder == SOURCE else f"{folder.relative_to(SOURCE)}/"
+        about = _first_line(folder / "__init__.py") if (folder / "__init__.py").exists() else "Versions of the tables."
+        table = "| file | |\n|---|---|\n" + "\n".join(rows) + "\n" if rows else ""
+        parts.append(f"## {title}\n\n{about}\n\n{table}")
+    return "\n".join(parts)
+
+
+def _first_line(path: Path) -> str:
+    """What a module says of itself, up to the first empty line."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def _cell(text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from palate import cli, recipe
+from palate.commands import STAGES
 from palate.errors import DiskFullError, PalateError
 
 COMMANDS = (
@@ -86,7 +87,7 @@ def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_every_stage_has_its_recipe() -> None:
-    for each in cli.STAGES:
+    for each in STAGES:
         kind = getattr(recipe, each.recipe)
         assert kind.model_fields["stage"].default == (
             "win_rate" if each.name == "eval" else each.name.replace("-", "_")

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import pytest
 
 from palate import recipe
-from palate.cli import STAGES, build_parsers
+from palate.cli import build_parsers
+from palate.commands import STAGES
 from palate.run.metrics import METRICS, explain
 
 ROOT = Path(__file__).parent.parent
@@ -177,16 +178,23 @@ def test_source_files_named_in_prose_exist(page: str) -> None:
         assert span in names, f"{page} names {span}, which is not there"
 
 
-def test_file_tree_is_complete() -> None:
+OPEN_ROOMS = ("objectives", "stages", "rewards", "rollout")
+"""The rooms a newcomer reads first: README names every file of theirs, and of the others the room alone."""
+
+
+def test_the_tree_has_every_room_and_the_files_of_those_read_first() -> None:
     tree = next(block for block in blocks("README.md", "text") if block.text.startswith("src/palate/"))
-    folders: list[str] = []
-    named: list[str] = []
-    for line in tree.text.splitlines():
-        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
-        folders[depth:] = [name]
-        if not name.endswith("/"):
-            named.append("".join(folders))
-        assert len(line.split()) > 1 or depth == 0, f"say what {name} is"
-    there = [path for path in SOURCE.rglob("*") if path.suffix == ".py" or path.name == "py.typed"]
-    there = [path.relative_to(ROOT).as_posix() for path in there if path.parent.name != "versions"]
-    assert sorted(named) == sorted(there)
+    inside = tree.text.split("recipes/  ")[0].splitlines()[1:]
+    room, rooms, files = "", set(), set()
+    for line in inside:
+        name, *told = line.split()
+        assert told, f"say what {name} is"
+        if line.startswith("    "):
+            files.add(f"{room}{name}")
+        elif name.endswith("/"):
+            room = name
+            rooms.add(name.rstrip("/"))
+        else:
+            assert (SOURCE / name).exists(), name
+    assert rooms == {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert files == {f"{name}/{path.name}" for name in OPEN_ROOMS for path in (SOURCE / name).glob("[!_]*.py")}

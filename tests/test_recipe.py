@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.errors import RecipeError
-from palate.recipe import PPORecipe, RewardRecipe, Section, SFTRecipe, load_recipe, parse_recipe
+from palate.recipe import (
+    DPORecipe,
+    PPORecipe,
+    ReinforceRecipe,
+    RewardRecipe,
+    Section,
+    SFTRecipe,
+    load_recipe,
+    parse_recipe,
+)
 
 SFT = '[data]\npath = "demonstrations.jsonl"\n'
 PPO = '[prompts]\npath = "prompts.jsonl"\n\n[[rewards]]\nmodel = "runs/reward/model"\n\n[[rewards]]\nlength = 20\n'
@@ -181,3 +190,57 @@ def test_every_key_is_documented_and_every_section_frozen(kind: type[Section]) -
     assert undocumented == []
     assert kind.model_config["frozen"]
     assert kind.model_config["extra"] == "forbid"
+
+
+RLOO = '[prompts]\npath = "p.jsonl"\n[[rewards]]\nlength = 20\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "overrides", "message"),
+    [
+        (ReinforceRecipe, RLOO, ["responses_per_prompt=1"], "'responses_per_prompt': Input should be greater than or"),
+        (ReinforceRecipe, RLOO, ["rewards.0.weight=0"], "every reward has weight 0"),
+        (ReinforceRecipe, RLOO, ["max_length=48"], "sampling.max_new_tokens = 48 leaves no room for a prompt within"),
+        (ReinforceRecipe, RLOO, ["truncation_score=nan"], "'truncation_score': Input should be a finite number"),
+        (ReinforceRecipe, RLOO, ["rewards.0.weight=inf"], "'rewards.0.weight': Input should be a finite number"),
+        (PPORecipe, PPO, ["prompts_per_step=3", "minibatches=4"], "at most prompts_per_step of them"),
+        (PPORecipe, PPO, ["value_warmup=20"], "value_warmup = 20 leaves none of 20 steps in which the policy learns"),
+        (PPORecipe, PPO, ["kl_target=-1"], "'kl_target': Input should be greater than 0"),
+        (PPORecipe, PPO, ["kl_target=0"], "'kl_target': Input should be greater than 0"),
+        (PPORecipe, PPO, ["kl_target=6", "kl_coef=0"], "kl_target adapts kl_coef by factors, and 0 stays 0"),
+        (PPORecipe, RLOO, [], "no reward model to start the value model from: set value_model"),
+        (PPORecipe, PPO, ["pretraining={data={path='t'}, sequence_length=1}"], "'pretraining.sequence_length'"),
+        (RewardRecipe, SFT, ["batch_responses=1"], "'batch_responses': Input should be greater than or equal to 2"),
+        (DPORecipe, SFT, ["batch_responses=1"], "'batch_responses': Input should be greater than or equal to 2"),
+        (SFTRecipe, SFT, ["optimizer.beta1=1"], "'optimizer.beta1': Input should be less than 1"),
+        (SFTRecipe, SFT, ["optimizer.learning_rate=inf"], "'optimizer.learning_rate': Input should be a finite number"),
+        (SFTRecipe, SFT, ["holdout.fraction=0"], "'holdout': fraction = 0 leaves nothing to train on, or nothing to"),
+        (SFTRecipe, SFT, ["holdout.fraction=1"], "'holdout': fraction = 1 leaves nothing to train on, or nothing to"),
+        (SFTRecipe, SFT, ["holdout.tag=topic"], "'holdout': a holdout by tag needs both: a tag, and the value of it"),
+        (SFTRecipe, SFT, ["holdout.value=tea"], "'holdout': a holdout by tag needs both: a tag, and the value of it"),
+        (SFTRecipe, SFT, ["max_left_out=2"], "'max_left_out': Input should be less than or equal to 1"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused_with_the_recipe(
+    kind: type[Section], text: str, overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, text)
+    load_recipe(kind, path, ["value_model=tiny"] if kind is PPORecipe else [])
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(kind, path, overrides)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "overrides"),
+    [
+        (ReinforceRecipe, RLOO, ["responses_per_prompt=2", "max_length=49"]),
+        (PPORecipe, PPO, ["prompts_per_step=4", "minibatches=4", "responses_per_prompt=1"]),
+        (PPORecipe, PPO, ["value_warmup=19", "kl_target=6"]),
+        (PPORecipe, RLOO, ["value_model=tiny"]),
+        (RewardRecipe, SFT, ["batch_responses=2"]),
+        (SFTRecipe, SFT, ["holdout.tag=topic", "holdout.value=tea", "holdout.fraction=0"]),
+    ],
+)
+def test_settings_that_only_just_work(kind: type[Section], text: str, overrides: list[str], tmp_path: Path) -> None:
+    load_recipe(kind, write(tmp_path, text), overrides)

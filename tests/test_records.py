@@ -16,25 +16,35 @@ from palate.records import (
     Ranking,
     Record,
     Response,
+    ToolCall,
     content_id,
 )
 
 texts = st.text(max_size=40)
 finite = st.floats(allow_nan=False, allow_infinity=False)
-earlier_turns = st.lists(
-    st.builds(Message, role=st.sampled_from(["system", "user", "assistant"]), content=texts), max_size=3
-)
-last_turns = st.builds(Message, role=st.sampled_from(["system", "user"]), content=texts)
+calls = st.lists(st.builds(ToolCall, name=texts, arguments=texts, id=texts), max_size=2).map(tuple)
+
+
+def turns(*roles: str) -> st.SearchStrategy[Message]:
+    """Turns by these speakers, with what goes with tools."""
+    role = st.sampled_from(roles)
+    return st.builds(
+        Message, role=role, content=texts, tool_calls=calls, tool_call_id=texts, name=texts, learn=st.booleans()
+    )
+
+
+tools = st.lists(st.dictionaries(texts, texts | st.lists(st.integers(), max_size=2), max_size=2), max_size=2)
 prompts = st.builds(
-    lambda turns, last, tags: Prompt(messages=(*turns, last), tags=tags),
-    earlier_turns,
-    last_turns,
+    lambda earlier, last, tools, tags: Prompt(messages=(*earlier, last), tools=tools, tags=tags),
+    st.lists(turns("system", "user", "assistant", "tool"), max_size=3),
+    turns("system", "user", "tool"),
+    tools.map(tuple),
     st.dictionaries(texts, texts, max_size=2),
 )
 provenances = st.builds(
     Provenance, model=texts, checkpoint=texts, temperature=finite, logprob=st.none() | finite, ended=st.booleans()
 )
-responses = st.builds(Response, text=texts, provenance=st.none() | provenances)
+responses = st.builds(Response, text=texts, tool_calls=calls, provenance=st.none() | provenances)
 
 
 @st.composite
@@ -97,6 +107,25 @@ def test_ids_are_what_they_always_were() -> None:
     assert rank(1, 2).id == "5adfa47985277025"
 
 
+def test_a_plain_record_is_written_as_it_always_was() -> None:
+    shown = Demonstration(prompt=Prompt.from_text("a", system="b"), response=Response(text="c"))
+    turns = '[{"role":"system","content":"b"},{"role":"user","content":"a"}]'
+    assert shown.to_json() == f'{{"prompt":{{"messages":{turns}}},"response":{{"text":"c"}}}}'
+
+
+def test_tools_are_part_of_what_is_said_and_learning_is_not() -> None:
+    call, ask = ToolCall(name="weather", arguments="{}"), Message(role="user", content="How warm is it?")
+    plain, with_tools = Prompt(messages=(ask,)), Prompt(messages=(ask,), tools=({"name": "weather"},))
+    calls = [Response(text=""), Response(text="", tool_calls=(call,))]
+    ids = {Demonstration(prompt=prompt, response=r).id for prompt in (plain, with_tools) for r in calls}
+    assert len(ids) == 4
+    ids = {rank(1).model_copy(update={"responses": (response,)}).id for response in calls}
+    assert len(ids) == 2
+    said = [Message(role="assistant", content="Cold.", learn=learn) for learn in (True, False)]
+    assert len({Prompt(messages=(ask, each, ask)).id for each in said}) == 1
+    assert [prompt.has_tools for prompt in (with_tools, plain)] == [True, False]
+
+
 def test_tags_are_not_part_of_what_a_prompt_says() -> None:
     assert Prompt.from_text("a", tags={"topic": "b"}).id == Prompt.from_text("a").id
 
@@ -117,7 +146,7 @@ def test_records_are_frozen_and_strict() -> None:
 
 def test_a_prompt_ends_where_the_assistant_is_to_answer() -> None:
     turns = (Message(role="user", content="a"), Message(role="assistant", content="b"))
-    with pytest.raises(ValidationError, match="a prompt ends with a user or system turn"):
+    with pytest.raises(ValidationError, match="a prompt ends with a user, system or tool turn"):
         Prompt(messages=turns)
     with pytest.raises(ValidationError, match="at least 1 item"):
         Prompt(messages=())

@@ -12,12 +12,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 import palate
+from palate.commands import STAGES, Stage
 from palate.disk import is_full
 from palate.errors import MissingExtraError, PalateError
 
@@ -64,8 +64,12 @@ _CHECK = """\
 Reads files to their end and says what is in them: how many records of which kind, what cannot be used and why, and how
 often the longer response is the preferred one. Status 2 if there are malformed rows.
 
-example:
-  palate data check pairs.csv --format pairs --field prompt=question --field a=first --field b=second"""
+With --model it shows the first records as that model will see them, token by token, and what of them is learned; how
+many records are too long or do not suit its chat template; and what differs from the model's own rendering.
+
+examples:
+  palate data check pairs.csv --format pairs --field prompt=question --field a=first --field b=second
+  palate data check chats.jsonl --model smollm2-135m"""
 
 _IMPORT = """\
 Writes the records of files as Palate's own, one JSON object per line; exact duplicates are left out and counted.
@@ -89,89 +93,6 @@ or PostgreSQL by URL) and recipes to start from."""
 _STUDIO = """\
 Serves a workspace to browsers: people write and rank answers, see how far they agree, train the next model from what
 they said and chat with it. The first start prints a link that makes the first admin; it works once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A command that takes a recipe: ``palate NAME recipes/EXAMPLE.toml``."""
-
-    name: str
-    help: str
-    text: str
-    module: str
-    recipe: str
-    example: str
-
-
-STAGES = (
-    Stage(
-        "sft",
-        "fine-tune on demonstrations",
-        "Supervised fine-tuning: the model learns to answer as demonstrations do, the end of the answer included.",
-        "palate.stages.sft",
-        "SFTRecipe",
-        "sft",
-    ),
-    Stage(
-        "sample",
-        "sample K responses per prompt, to be ranked",
-        "Writes candidates.jsonl: every prompt with K responses and where each came from.",
-        "palate.stages.sample",
-        "SampleRecipe",
-        "sample",
-    ),
-    Stage(
-        "reward",
-        "train a reward model on rankings",
-        "A reward model learns from rankings which response people would prefer. Its accuracy is reported beside what\n"
-        "choosing the longer response would reach.",
-        "palate.stages.reward",
-        "RewardRecipe",
-        "reward",
-    ),
-    Stage(
-        "ppo",
-        "improve a model on its reward by PPO",
-        "Proximal policy optimisation, as InstructGPT used it: with a value model, a KL penalty for every token and,\n"
-        "if the recipe has [pretraining], the pretraining gradient mixed in.",
-        "palate.stages.ppo",
-        "PPORecipe",
-        "ppo",
-    ),
-    Stage(
-        "reinforce",
-        "improve a model on its reward by REINFORCE, leave-one-out",
-        "REINFORCE with the leave-one-out baseline (RLOO): the other responses to a prompt say what was to be\n"
-        "expected. No value model.",
-        "palate.stages.reinforce",
-        "ReinforceRecipe",
-        "reinforce",
-    ),
-    Stage(
-        "dpo",
-        "train on preferences directly, without a reward model",
-        "Direct preference optimisation: no reward model and no sampling, only pairs.",
-        "palate.stages.dpo",
-        "DPORecipe",
-        "dpo",
-    ),
-    Stage(
-        "best-of-n",
-        "choose the best of n responses; nothing is trained",
-        "Samples n responses to each prompt and keeps the one with the highest reward: what any training must beat.",
-        "palate.stages.best_of_n",
-        "BestOfNRecipe",
-        "best_of_n",
-    ),
-    Stage(
-        "eval",
-        "win rate of one model against another",
-        "Both models answer held-out prompts and a judge that training never saw compares the answers. With intervals.",
-        "palate.evals.compare",
-        "WinRateRecipe",
-        "win_rate",
-    ),
-)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -309,10 +230,20 @@ def _demo(commands: _Group) -> None:
 
 def _data(commands: _Group) -> None:
     def check(args: argparse.Namespace) -> int:
+        preview = None
+        if args.model:
+            chat = _import("palate.lm.zoo", "load_chat")(args.model, chat_template=args.chat_template)
+            preview = _import("palate.stages.preview", "Preview")(chat, max_length=args.max_length)
         report = _import("palate.corpus.check", "check_data")(
-            args.files, format=args.format, fields=dict(args.field), tags=args.tag
+            args.files,
+            format=args.format,
+            fields=dict(args.field),
+            tags=args.tag,
+            see=preview and preview.add,
         )
-        print(report)
+        print(report, flush=True)
+        if preview is not None:
+            _import("palate.stages.preview", "show")(preview)
         return 2 if report.failed else 0
 
     def import_(args: argparse.Namespace) -> int:
@@ -328,6 +259,11 @@ def _data(commands: _Group) -> None:
     group = commands.group("data", "check, import and export data", _DATA)
     parser = group.add("check", check, "what is in a file, and what cannot be used", _CHECK, more=_formats)
     _add_reading(parser)
+    parser.add_argument("--model", metavar="NAME", help="show the first records as this model will see them")
+    parser.add_argument("--chat-template", default="", metavar="NAME", help="a family's or a file's, with --model")
+    parser.add_argument(
+        "--max-length", type=int, default=1024, metavar="N", help="tokens, with --model; default: %(default)s"
+    )
     parser = group.add("import", import_, "turn files into Palate's own records", _IMPORT, more=_formats)
     _add_reading(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
@@ -359,7 +295,11 @@ def _stage(commands: _Group, stage: Stage) -> None:
         recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
         out = args.out or Path("runs") / args.recipe.stem
         trackers = [_import("palate.run.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
-        run = _import("palate.run.directory", "Run").open(out, recipe, resume=args.resume, trackers=trackers)
+        if args.accept_changed_data and not args.resume:
+            parser.error("--accept-changed-data goes with --resume")
+        run = _import("palate.run.directory", "Run").open(
+            out, recipe, resume=args.resume, accept_changed_data=args.accept_changed_data, trackers=trackers
+        )
         if not run.finished:
             _import(stage.module, "train")(recipe, run)
 
@@ -371,6 +311,9 @@ def _stage(commands: _Group, stage: Stage) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default: runs/ and the recipe's name")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
+    parser.add_argument(
+        "--accept-changed-data", action="store_true", help="with --resume: data files that have changed since then"
+    )
     parser.set_defaults(again="; go on with --resume")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
 

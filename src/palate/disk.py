@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and disk errors that say what to do.
+"""Files that are either whole or not there, JSON that every reader takes, and disk errors that say what to do.
 
 Renaming is atomic on POSIX file systems, but only what was flushed before survives a power cut: so the file is flushed,
 renamed, and the directory flushed after it. Windows is left out; it knows neither directory flushes nor the locks of
@@ -8,10 +8,13 @@ renamed, and the directory flushed after it. Windows is left out; it knows neith
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -54,6 +57,19 @@ def append_text(path: Path, text: str) -> None:
     """Append and hand over to the operating system, so that a killed process loses nothing."""
     with disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
+
+
+def json_text(value: object, *, indent: int | None = None, ensure_ascii: bool = True) -> str:
+    """JSON as its standard has it: a figure that is not finite is undefined, and that is null."""
+    return json.dumps(_finite(value), indent=indent, ensure_ascii=ensure_ascii, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager

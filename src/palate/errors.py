@@ -6,6 +6,7 @@
     ├── ModelError                 a model or tokenizer that cannot be loaded or used
     │   └── TemplateError          a chat template that breaks the prefix rule or doubles BOS
     ├── MissingExtraError          an optional package is needed; says what to install
+    ├── RewardError                a reward function or model that raised, or gave what is no score
     ├── RunError                   a run directory that cannot be used
     │   ├── CheckpointError        no readable checkpoint where one was expected
     │   ├── DiskFullError          the disk filled up; what was finished is kept
@@ -65,6 +66,10 @@ class MissingExtraError(PalateError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: run `pip install 'palate[{extra}]'`")
+
+
+class RewardError(PalateError):
+    """A reward function or model that raised, or gave what is no score; the run can go on once it is mended."""
 
 
 class RunError(PalateError):

@@ -3,6 +3,7 @@
 Records are frozen, validated when they are made, and survive a round trip through JSON. An id is a hash of what the
 record says, so the same prompt has the same id in every file, on every machine and in every round.
 
+    ToolCall         a tool that the assistant wants called
     Message          one turn of a conversation
     Prompt           the conversation so far, ending where the assistant is to answer
     Provenance       where a sampled response came from
@@ -17,12 +18,13 @@ A response has no prompt field of its own: it always travels inside a record tha
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Source = Literal["human", "simulated", "ai", "forum", "template"]
 
 
@@ -45,11 +47,41 @@ def content_id(*parts: str) -> str:
     return digest.hexdigest()
 
 
+class ToolCall(Record):
+    """A tool that the assistant wants called.
+
+    Attributes:
+        arguments: as JSON text, as the model wrote it.
+        id: by which the turn with the tool's result names it.
+    """
+
+    name: str
+    arguments: str = "{}"
+    id: str = ""
+
+
 class Message(Record):
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        tool_calls: what the assistant wants called; the content may then be empty.
+        tool_call_id: of a tool's turn: the call that it answers.
+        name: of the tool that answers, or of the speaker.
+        learn: False for a turn of the assistant's that is context and must not be learned; not part of what it says.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    learn: bool = True
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the turn says, for an id: role and content, and all else where there is any."""
+        more = self.model_dump_json(exclude_defaults=True, exclude={"role", "content", "learn"})
+        return (self.role, self.content) if more == "{}" else (self.role, self.content, more)
 
 
 class Prompt(Record):
@@ -57,16 +89,18 @@ class Prompt(Record):
 
     Attributes:
         messages: at least one; the last one is not the assistant's.
+        tools: definitions of the tools that the assistant may call, as the chat template wants them.
         tags: what is known about the prompt (topic, source file, split); not part of its identity.
     """
 
     messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    tools: tuple[Mapping[str, JsonValue], ...] = ()
     tags: Mapping[str, str] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.messages[-1].role == "assistant":
-            raise ValueError("a prompt ends with a user or system turn, not the assistant's")
+            raise ValueError("a prompt ends with a user, system or tool turn, not the assistant's")
         return self
 
     @classmethod
@@ -77,8 +111,14 @@ class Prompt(Record):
 
     @property
     def id(self) -> str:
-        """Hash of the messages."""
-        return content_id(*(part for message in self.messages for part in (message.role, message.content)))
+        """Hash of the messages, and of the tools where there are any."""
+        tools = (json.dumps(self.tools, sort_keys=True),) if self.tools else ()
+        return content_id(*(part for message in self.messages for part in message.parts), *tools)
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether tools may be called, are called or answer in it."""
+        return bool(self.tools) or any(turn.role == "tool" or turn.tool_calls for turn in self.messages)
 
     @property
     def text(self) -> str:
@@ -108,10 +148,25 @@ class Provenance(Record):
 
 
 class Response(Record):
-    """One answer to a prompt; people's own writing has no provenance."""
+    """One answer to a prompt; people's own writing has no provenance.
+
+    Attributes:
+        tool_calls: what the assistant wants called; the text may then be empty.
+    """
 
     text: str
+    tool_calls: tuple[ToolCall, ...] = ()
     provenance: Provenance | None = None
+
+    @property
+    def message(self) -> Message:
+        """The response as the assistant's turn."""
+        return Message(role="assistant", content=self.text, tool_calls=self.tool_calls)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it says, for an id: the text, and the calls where there are any."""
+        return (self.text, *self.message.parts[2:])
 
 
 class Candidates(Record):
@@ -131,7 +186,12 @@ class Demonstration(Record):
     @property
     def id(self) -> str:
         """Hash of prompt and response."""
-        return content_id(self.prompt.id, self.response.text)
+        return content_id(self.prompt.id, *self.response.parts)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation, the response as its last turn."""
+        return (*self.prompt.messages, self.response.message)
 
 
 class Ranking(Record):
@@ -174,7 +234,7 @@ class Ranking(Record):
     @property
     def id(self) -> str:
         """Hash of prompt, responses, labeler and ranks."""
-        texts = (response.text for response in self.responses)
+        texts = (part for response in self.responses for part in response.parts)
         return content_id(self.prompt.id, *texts, self.labeler, *map(str, self.ranks))
 
     @property

@@ -80,6 +80,15 @@ def test_several_files_one_of_them_twice(write: Write) -> None:
         read_rankings(Data(path=" ,"))
 
 
+def test_a_record_left_out_later_is_counted_with_its_file_and_line(write: Write) -> None:
+    first, second = write("a.jsonl", [PAIR]), write("b.csv", "prompt,chosen,rejected\nWhich?,me,you\nWho?,me,you\n")
+    read = read_rankings(Data(path=f"{first}, {second}"))
+    assert read.places == ((first, 1), (second, 2), (second, 3))
+    read.leave_out(read.records[2], "does not suit")
+    assert str(read.rejected) == f"unusable 1: does not suit ({second}:3)"
+    assert len(read_rankings(Data(path=f"{first}, {second}", limit=2)).places) == 2
+
+
 def test_texts_from_every_kind_of_file(write: Write) -> None:
     for path in (write("t.txt", "once\n\nupon"), write("t.jsonl", [{"text": "once\n\nupon"}])):
         assert read_texts(Data(path=str(path))).records == ("once\n\nupon",)
@@ -94,24 +103,28 @@ def records(counts: list[int]) -> list[Demonstration]:
     ]
 
 
+def limited(given_order: list[Demonstration], limit: int) -> list[Demonstration]:
+    return [given_order[index] for index in _limited(given_order, limit)]
+
+
 @given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=8), limit=st.integers(0, 20), data=st.data())
 def test_a_limit_takes_whole_prompts_and_does_not_depend_on_order(
     counts: list[int], limit: int, data: st.DataObject
 ) -> None:
     given_order = records(counts)
-    kept = list(_limited(given_order, limit))
+    kept = limited(given_order, limit)
     assert len(kept) == (min(limit, len(given_order)) or len(given_order))
     assert kept == [record for record in given_order if record in kept]
     whole = Counter(record.prompt.id for record in given_order)
     cut = [prompt for prompt, count in Counter(record.prompt.id for record in kept).items() if count < whole[prompt]]
     assert len(cut) <= 1
     shuffled = data.draw(st.permutations(given_order))
-    assert {record.prompt.id for record in _limited(shuffled, limit)} == {record.prompt.id for record in kept}
+    assert {record.prompt.id for record in limited(shuffled, limit)} == {record.prompt.id for record in kept}
 
 
 def test_a_larger_limit_keeps_what_a_smaller_one_took() -> None:
     given_order = records([2] * 20)
-    kept = [{record.id for record in _limited(given_order, limit)} for limit in (4, 10, 30)]
+    kept = [{record.id for record in limited(given_order, limit)} for limit in (4, 10, 30)]
     assert kept[0] < kept[1] < kept[2]
 
 

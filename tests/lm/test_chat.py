@@ -8,7 +8,7 @@ from palate.errors import DataError, TemplateError
 from palate.lm.builtin import TINY_TEMPLATE, byte_tokenizer
 from palate.lm.chat import Chat
 from palate.lm.encode import encode_demonstrations, encode_responses, encode_texts
-from palate.records import Demonstration, Message, Prompt, Response
+from palate.records import Demonstration, Message, Prompt, Response, ToolCall
 
 USER, HELLO = Message(role="user", content="Hi there"), Message(role="assistant", content="Hello.")
 
@@ -50,6 +50,22 @@ def test_every_assistant_turn_is_masked_in_with_its_stop_token(chat: Chat) -> No
     assert runs == 2
     assert chosen == chat.response_tokens("Hello.") + chat.response_tokens("Bye")
     assert tokens == chat.prompt_tokens(messages[:-1]) + chat.response_tokens("Bye")
+
+
+def test_a_turn_not_to_be_learned_is_masked_out(chat: Chat) -> None:
+    context = HELLO.model_copy(update={"learn": False})
+    bye = Message(role="assistant", content="Bye")
+    tokens, mask = chat.dialogue_tokens([USER, context, USER, bye])
+    assert tokens == chat.dialogue_tokens([USER, HELLO, USER, bye])[0]
+    assert [token for token, inside in zip(tokens, mask, strict=True) if inside] == chat.response_tokens("Bye")
+
+
+def test_tools_are_refused_in_words(chat: Chat) -> None:
+    call = Message(role="assistant", content="", tool_calls=(ToolCall(name="weather"),))
+    with pytest.raises(TemplateError, match="does not show calls of tools: name one that does by chat_template"):
+        chat.dialogue_tokens([USER, call])
+    with pytest.raises(TemplateError, match="does not show definitions of tools"):
+        chat.prompt_tokens(Prompt(messages=(USER,), tools=({"name": "weather"},)))
 
 
 def test_demonstrations_keep_their_eos_and_mask_earlier_turns_in(chat: Chat) -> None:
@@ -100,15 +116,16 @@ def test_texts_become_windows_with_a_stop_token_between_them(chat: Chat) -> None
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (TINY_TEMPLATE.replace("\n{{ message['content'] }}", "\n {{ message['content'] }}"), "prefix rule"),
-        (TINY_TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"), "prefix rule"),
-        (TINY_TEMPLATE.replace("{{ message['content'] }}<|im_end|>", "{{ message['content'] }} ."), "must follow"),
+        (TINY_TEMPLATE.replace("{{ message['content'] }}<|im_end|>", "{{ message['content'] }} ."), "must end a resp"),
+        (TINY_TEMPLATE.replace("message['content']", "message['content'] | upper"), "changes its words"),
+        (TINY_TEMPLATE.replace("message['content']", "'...'"), "leaves the assistant's words out"),
         ("<|im_start|><|im_start|>" + TINY_TEMPLATE, "BOS twice"),
         ("{{ raise_exception('only in Latin') }}", "refuses a conversation of user: only in Latin"),
+        ("{{ messages[0]['content'] + 1 }}", "refuses a conversation of user: can only concatenate str"),
         ("{% if %}", "refuses a conversation"),
     ],
 )
-def test_templates_that_break_a_rule_are_refused(template: str, message: str) -> None:
+def test_templates_that_cannot_be_used_are_refused(template: str, message: str) -> None:
     with pytest.raises(TemplateError, match=message) as caught:
         Chat(with_template(template, bos_token="<|im_start|>"))
     assert "\n" not in str(caught.value)
@@ -127,14 +144,17 @@ def test_a_tokenizer_without_eos_is_refused() -> None:
         Chat(tokenizer)
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_when_it_does() -> None:
+def test_a_template_that_forgets_what_was_said_holds_single_turns_alone() -> None:
     forgetful = TINY_TEMPLATE.replace(
         "message['content']", "'...' if message['role'] == 'assistant' and not loop.last else message['content']"
     )
     chat = Chat(with_template(forgetful))
-    chat.dialogue_tokens([USER, HELLO])
-    with pytest.raises(TemplateError, match="changes earlier turns"):
-        chat.dialogue_tokens([USER, HELLO, USER, HELLO])
+    item = Demonstration(prompt=Prompt(messages=(USER,)), response=Response(text="Hello."))
+    longer = Demonstration(prompt=Prompt(messages=(USER, HELLO, USER)), response=Response(text="Hello."))
+    encoded = encode_demonstrations(chat, [longer, item], max_length=100)
+    assert encoded.kept == (1,)
+    assert [(out.index, out.too_long) for out in encoded.left_out] == [(0, False)]
+    assert "leaves an earlier response out" in encoded.left_out[0].reason
 
 
 def test_a_stop_token_other_than_eos_is_the_templates() -> None:
@@ -174,14 +194,18 @@ def test_a_tokenizer_without_a_template_gets_the_plain_one(bos: bool) -> None:
     assert chat.pad_id == 1
 
 
-def test_merging_across_the_border_is_refused() -> None:
+def test_merging_across_the_border_is_said() -> None:
     tokenizer = word_tokenizer(bos=False)
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}</s>{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    with pytest.raises(TemplateError, match="merges the end of the prompt with the start of the response"):
-        Chat(tokenizer)
+    chat = Chat(tokenizer)
+    tokens, _ = chat.dialogue_tokens([USER, HELLO])
+    assert tokens == chat.prompt_tokens([USER]) + chat.response_tokens("Hello.")
+    assert chat.differences == (
+        "the tokenizer would merge characters across the border of a prompt and its response: kept apart",
+    )
 
 
 def test_nobody_types_a_special_token(chat: Chat) -> None:

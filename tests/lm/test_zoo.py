@@ -200,3 +200,38 @@ def test_bf16_products_stay_close_to_fp32(tiny: Loaded[LanguageModel], sequences
     tiny_again = load_language_model("tiny", precision="fp32").model
     tiny_again.freeze(1)
     assert rounded.trunk_key != tiny_again.trunk_key
+
+
+def with_tokens(directory: Path, add: Callable[[Any], object]) -> None:
+    """The same model with a tokenizer that knows more."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    add(tokenizer)
+    tokenizer.save_pretrained(directory)
+
+
+@pytest.mark.parametrize("load", [load_language_model, load_scalar_model])
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda tokenizer: tokenizer.add_tokens(["<new>", "<newer>"]),
+        lambda tokenizer: tokenizer.add_special_tokens({"pad_token": "[PAD]", "bos_token": "[BOS]"}),
+        lambda tokenizer: (
+            tokenizer.add_special_tokens({"additional_special_tokens": ["<a>", "<b>"]}),
+            setattr(tokenizer, "chat_template", "<b>" + tokenizer.chat_template),
+        ),
+    ],
+    ids=["text", "padding", "in the template"],
+)
+def test_a_tokenizer_with_more_tokens_than_embeddings(
+    directory: Path, add: Callable[[Any], object], load: Callable[..., Any]
+) -> None:
+    with_tokens(directory, add)
+    assert "the tokenizer has 261 tokens, the model 259 embeddings" in refusal(directory, load)
+
+
+def test_a_special_token_that_nothing_can_say_needs_no_embedding(directory: Path) -> None:
+    with_tokens(directory, lambda tokenizer: tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]}))
+    loaded = load_language_model(str(directory), precision="fp32")
+    assert max(loaded.chat.response_tokens("An <image> of text.")) < loaded.model.config.vocab_size

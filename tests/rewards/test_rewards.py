@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from palate.errors import DataError, RecipeError
+from palate.errors import DataError, RecipeError, RewardError
 from palate.lm.batch import Sequences
 from palate.lm.encode import encode_responses
 from palate.lm.zoo import load_scalar_model, save
@@ -111,7 +111,7 @@ def test_raw_scores_come_in_the_order_of_the_sequences(model_directory: Path) ->
 
 def test_a_text_that_is_too_long_for_the_reward_model(model_directory: Path) -> None:
     reward = LearnedReward(str(model_directory), precision="fp32", max_length=40)
-    with pytest.raises(DataError, match="1 responses are longer than 40 tokens"):
+    with pytest.raises(DataError, match=r"1 responses cannot be scored .* longer than max_length = 40 tokens"):
         reward(PROMPTS[:2], ["short", "long " * 20])
 
 
@@ -125,7 +125,7 @@ def test_function_rewards() -> None:
     scores = FunctionReward("my_rewards:letters")(PROMPTS, TEXTS)
     assert scores.tolist() == [3.0, 9.0, 15.0, 0.0]
     assert scores.dtype == torch.float32
-    with pytest.raises(RecipeError, match=r"'my_rewards:constant' gave \(4, 1\) scores for 4 responses"):
+    with pytest.raises(RewardError, match=r"'my_rewards:constant' returned \[0\.0\] for response 1 of 4 \('one'\)"):
         FunctionReward("my_rewards:constant")(PROMPTS, TEXTS)
 
 
@@ -158,3 +158,18 @@ def test_a_term_names_its_source() -> None:
     assert isinstance(source, LengthReward)
     assert source.limit == 2.0
     assert math.isclose(float(source([], ["a b c d"])[0]), -0.2, rel_tol=1e-6)
+
+
+def test_responses_laid_out_otherwise_are_scored_by_their_words(model_directory: Path) -> None:
+    """What was cut off gets no stop token that nobody drew."""
+    reward = LearnedReward(str(model_directory), precision="fp32")
+    chat = reward.loaded.chat
+    strange = Sequences.pack([[5, 6]] * 4, [[7], [8], [9], [10]])
+    known = Responses(TEXTS, strange, None, layout=chat.fingerprint)
+    assert reward(PROMPTS, known).tolist() != pytest.approx(reward(PROMPTS, TEXTS).tolist(), abs=1e-3)
+    ended = [True, False, True, True]
+    scores = reward(PROMPTS, Responses(TEXTS, strange, None, layout="another", ended=ended))
+    expected = reward(PROMPTS, TEXTS)
+    assert scores[[0, 2, 3]].tolist() == pytest.approx(expected[[0, 2, 3]].tolist(), abs=1e-3)
+    cut_off = Sequences.pack([chat.prompt_tokens(PROMPTS[1])], [chat.response_tokens(TEXTS[1])[:-1]])
+    assert float(scores[1]) == pytest.approx(float(reward.score(cut_off, None)[0]), abs=1e-3)

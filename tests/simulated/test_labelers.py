@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from palate.errors import DataError, RecipeError
+from palate.errors import DataError, RecipeError, RewardError
 from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.recipe import Taste
 from palate.records import Candidates, Prompt, Response
@@ -129,5 +129,5 @@ def test_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="sample more per prompt"):
         rank_candidates(candidates(2, k=1), Taste(function=SHORT), seed=0)
     monkeypatch.setattr("palate.simulated.tastes.short", lambda prompts, responses: np.array([0.0]))
-    with pytest.raises(RecipeError, match="one finite score per response"):
+    with pytest.raises(RewardError, match="returned 1 scores for 8 responses"):
         rank_candidates(items, Taste(function=SHORT), seed=0)

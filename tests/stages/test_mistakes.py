@@ -69,11 +69,12 @@ def test_prompt_longer_than_the_context(
 ) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(json.dumps({"messages": [{"role": "user", "content": "long " * 600}]}) + "\n", encoding="utf-8")
-    line = fails(capsys, *run(settings, toml, "reinforce", tmp_path / "run", prompts={"path": str(path)}))
-    assert "context" in line
+    tree = {"model": "tiny", "precision": "fp32", "prompts": {"path": str(path)}, "sampling": {"max_new_tokens": 8}}
+    line = fails(capsys, "sample", str(toml(tree)), "--out", str(tmp_path / "run"))
+    assert "the model's context - max_new_tokens = 2040 tokens" in line
 
 
-def test_template_that_breaks_the_prefix_rule(
+def test_template_that_changes_what_is_said(
     settings: Settings, toml: Toml, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
@@ -89,7 +90,7 @@ def test_template_that_breaks_the_prefix_rule(
         encoding="utf-8",
     )
     line = fails(capsys, *run(settings, toml, "sft", tmp_path / "run", model=str(model)))
-    assert "prefix rule" in line
+    assert "changes its words" in line
 
 
 def test_resume_with_a_changed_recipe(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from palate.corpus.files import file_suffix
 from palate.corpus.formats import KIND_NAMES, Item
 from palate.corpus.reading import Unique, iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rejections import Rejections, Unusable
 from palate.corpus.writing import output
 from palate.errors import DataError
 from palate.records import Demonstration, Prompt, Ranking
@@ -51,6 +51,7 @@ class ImportReport:
         words: mean number of words of a `prompt` (all its turns), a `response`, a `text`.
         longer_preferred: share of ordered pairs in which the response with more words is preferred; equal lengths
             count one half. A reward model has to be better than this.
+        left_out: records that whoever was shown them cannot use, by reason.
         skip_bad: malformed rows are no failure.
         out: the file written, if any.
     """
@@ -59,6 +60,7 @@ class ImportReport:
     rejections: Rejections = field(default_factory=Rejections)
     words: dict[str, Mean] = field(default_factory=dict)
     longer_preferred: Mean = field(default_factory=Mean)
+    left_out: Rejections = field(default_factory=Rejections)
     skip_bad: bool = False
     out: Path | None = None
 
@@ -87,6 +89,7 @@ class ImportReport:
             lines.append(f"pairs      {self.longer_preferred.count}; the longer response is preferred in {share}")
         if str(self.rejections):
             lines.append(str(self.rejections))
+        lines += [line.replace("unusable", "left out", 1) for line in str(self.left_out).splitlines()]
         lines.append(self._verdict())
         return "\n".join(filter(None, lines))
 
@@ -104,15 +107,20 @@ def check_data(
     format: str = "auto",
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    see: Callable[[Item, str], str] | None = None,
 ) -> ImportReport:
     """Read files to their end and report; nothing is written.
+
+    Args:
+        see: is given every record and its file and line; says why it cannot be used, or nothing.
 
     Raises:
         DataError: a file that cannot be read at all.
     """
     report = ImportReport()
-    for _ in _records(paths, report, format, fields, tags):
-        pass
+    for path, line, item in _records(paths, report, format, fields, tags):
+        if see is not None and (reason := see(item, f"{path}:{line}")):
+            report.left_out.add(Unusable(reason), path, line)
     return report
 
 
@@ -142,7 +150,7 @@ def import_data(
         raise DataError("would be overwritten by its own import; name another file", path=out)
     report = ImportReport(skip_bad=skip_bad)
     with output(out) as result:
-        for item in _records(paths, report, format, fields, tags):
+        for _, _, item in _records(paths, report, format, fields, tags):
             result.stream.write((json.dumps({"text": item}) if isinstance(item, str) else item.to_json()) + "\n")
         result.keep = not report.failed
     report.out = None if report.failed else out
@@ -155,13 +163,13 @@ def _records(
     format: str,
     fields: Mapping[str, str] | None,
     tags: Sequence[str],
-) -> Iterator[Item]:
+) -> Iterator[tuple[Path, int, Item]]:
     unique = Unique(report.rejections)
-    for path in paths:
-        for _, item in iterate(Path(path), rejections=report.rejections, format=format, fields=fields, tags=tags):
+    for path in map(Path, paths):
+        for line, item in iterate(path, rejections=report.rejections, format=format, fields=fields, tags=tags):
             if unique(item):
                 report.add(item)
-                yield item
+                yield path, line, item
 
 
 def _texts(item: Item) -> Iterator[tuple[str, str]]:

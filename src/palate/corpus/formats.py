@@ -11,7 +11,7 @@ from palate.corpus import columns, demonstrations, labeling_tools, rankings, tre
 from palate.corpus.files import Row
 from palate.corpus.rejections import Malformed
 from palate.corpus.values import Fields
-from palate.records import Candidates, Demonstration, Prompt, Ranking
+from palate.records import Candidates, Demonstration, Message, Prompt, Ranking
 
 Item: TypeAlias = Prompt | Demonstration | Ranking | Candidates | str
 OwnKind: TypeAlias = type[Prompt] | type[Demonstration] | type[Ranking] | type[Candidates]
@@ -31,6 +31,7 @@ _OWN_KINDS: Mapping[str, OwnKind] = {
     "response": Demonstration,
     "messages": Prompt,
 }
+_PROMPT_KEYS = Prompt.model_fields.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,21 @@ def _own_kind(row: Fields) -> OwnKind:
 
 def _is_own(row: Fields) -> bool:
     prompt = row.get("prompt", row)
-    return isinstance(prompt, dict) and prompt.keys() <= {"messages", "tags"} and _awaits_answer(prompt.get("messages"))
+    return isinstance(prompt, dict) and prompt.keys() <= _PROMPT_KEYS and _awaits_answer(prompt.get("messages"))
 
 
 def _awaits_answer(turns: Any) -> bool:
     """Whether these are the messages of a prompt of ours, and not somebody's whole conversation."""
     if not isinstance(turns, list) or not turns:
         return False
-    plain = all(isinstance(turn, dict) and turn.keys() == {"role", "content"} for turn in turns)
-    return plain and turns[-1]["role"] != "assistant"
+    return all(map(_is_own_turn, turns)) and turns[-1]["role"] != "assistant"
+
+
+def _is_own_turn(turn: Any) -> bool:
+    if not (isinstance(turn, dict) and {"role", "content"} <= turn.keys() <= Message.model_fields.keys()):
+        return False
+    calls = turn.get("tool_calls", ())
+    return isinstance(calls, list | tuple) and all(isinstance(call, dict) and "name" in call for call in calls)
 
 
 def _has_transcripts(row: Fields) -> bool:

@@ -49,6 +49,14 @@ def is_comparison(ranking: Ranking) -> bool:
     return len({response.text for response in ranking.responses}) > 1
 
 
+def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
+    """(better, worse) indices of every strictly ordered pair of different texts; of copies the best rank counts."""
+    best: dict[str, tuple[int, int]] = {}  # text -> (rank, index)
+    for index, (response, rank) in enumerate(zip(ranking.responses, ranking.ranks, strict=True)):
+        best[response.text] = min((rank, index), best.get(response.text, (rank, index)))
+    return [(i, j) for rank, i in best.values() for other, j in best.values() if rank < other]
+
+
 def comparison_sets(
     rankings: Iterable[Ranking], *, labeler_weights: Mapping[str, float] | None = None
 ) -> list[ComparisonSet]:
@@ -56,10 +64,15 @@ def comparison_sets(
 
     Rankings for which `is_comparison` is false have no place in a set, nor have those of a labeler with weight 0. Of
     copies of one response within a ranking the best rank counts.
+
+    Raises:
+        DataError: a response that calls a tool: responses are compared by their texts.
     """
     weights = labeler_weights or {}
     by_prompt: dict[str, list[Ranking]] = {}
     for ranking in rankings:
+        if any(response.tool_calls for response in ranking.responses):
+            raise DataError(f"a ranking of tool calls ({ranking.prompt.text[:60]!r}): only texts are compared")
         if is_comparison(ranking) and weights.get(ranking.labeler, 1.0) > 0:
             by_prompt.setdefault(ranking.prompt.id, []).append(ranking)
     return [_comparison_set(group, weights) for group in by_prompt.values()]
@@ -114,7 +127,7 @@ def _divide(whole: ComparisonSet, max_responses: int, key: tuple[int | str, ...]
     longest = max(len(judgement.indices) for judgement in whole.judgements)
     if longest > max_responses:
         raise DataError(
-            f"a ranking of {longest} responses does not fit in a batch of {max_responses}: allow more in one"
+            f"a ranking of {longest} responses does not fit in a batch of {max_responses}: raise batch_responses"
         )
     order = permutation(len(whole.responses), *key, "buckets", whole.prompt.id)
     bucket_of = {int(index): place // (max_responses // 2) for place, index in enumerate(order)}

@@ -8,7 +8,7 @@ from a format that holds them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -36,11 +36,23 @@ class Read(Generic[T]):
         records: in the order of the files.
         rejected: counts of what gave no record, to be shown.
         files: SHA-256 of every file by its path, for the run's lineage.
+        places: file and line of every record.
     """
 
     records: tuple[T, ...]
     rejected: Rejections
     files: Mapping[str, str]
+    places: tuple[tuple[Path, int], ...]
+
+    def leave_out(self, record: T, reason: str) -> None:
+        """Count one of the records as rejected after all, with its file and line."""
+        self.reject([(record, reason)])
+
+    def reject(self, reasons: Iterable[tuple[T, str]]) -> None:
+        """The same of several records at once, each with its reason."""
+        places = {id(record): place for record, place in zip(self.records, self.places, strict=True)}
+        for record, reason in reasons:
+            self.rejected.add(Unusable(reason), *places[id(record)])
 
 
 def read_prompts(data: Data) -> Read[Prompt]:
@@ -148,15 +160,22 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
     unique = Unique(rejections)
     paths = paths_of(data.path)
     records: list[T] = []
+    places: list[tuple[Path, int]] = []
     for path in paths:
         items = iterate(
             path, kind, rejections=rejections, format=data.format, fields=data.fields, tags=data.tags, strict=True
         )
-        records.extend(item for _, item in items if isinstance(item, kind) and unique(item))
+        for line, item in items:
+            if isinstance(item, kind) and unique(item):
+                records.append(item)
+                places.append((path, line))
     if not records:
         raise DataError(f"no {KIND_NAMES[kind]} in it\n{rejections}".rstrip(), path=data.path)
     files = {str(path): sha256(path) for path in paths}
-    return Read(tuple(_limited(records, data.limit)), rejections, files)
+    kept = _limited(records, data.limit)
+    return Read(
+        tuple(records[index] for index in kept), rejections, files, places=tuple(places[index] for index in kept)
+    )
 
 
 def prompt_of(item: Item) -> Prompt:
@@ -166,13 +185,14 @@ def prompt_of(item: Item) -> Prompt:
     return item if isinstance(item, Prompt) else item.prompt
 
 
-def _limited(records: Sequence[T], limit: int) -> Sequence[T]:
-    """Whole prompts in the order of their hash until the limit is reached; the last one may be cut short."""
+def _limited(records: Sequence[T], limit: int) -> Sequence[int]:
+    """Indices of whole prompts in the order of their hash until the limit is reached; the last may be cut short."""
+    everything = range(len(records))
     if not 0 < limit < len(records):
-        return records
+        return everything
     prompt_ids = [prompt_of(record).id for record in records]
-    order = sorted(range(len(records)), key=lambda index: (content_id("limit", prompt_ids[index]), index))
-    return [records[index] for index in sorted(order[:limit])]
+    order = sorted(everything, key=lambda index: (content_id("limit", prompt_ids[index]), index))
+    return sorted(order[:limit])
 
 
 def _parsers(found: Format, kind: Kind | None, path: Path) -> list[Parser]:

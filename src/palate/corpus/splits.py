@@ -31,7 +31,7 @@ def split(
     """
     prompt_for: Callable[[Any], Prompt] = key or prompt_of
     keyed = [(record, prompt_for(record)) for record in records]
-    held_out = _by_tag([prompt for _, prompt in keyed], holdout) if holdout.tag or holdout.value else _by_hash(holdout)
+    held_out = _by_tag([prompt for _, prompt in keyed], holdout) if holdout.tag else _by_hash(holdout)
     train = [record for record, prompt in keyed if not held_out(prompt)]
     validation = [record for record, prompt in keyed if held_out(prompt)]
     if not (train and validation):
@@ -53,8 +53,6 @@ def _by_hash(holdout: Holdout) -> Callable[[Prompt], bool]:
 
 
 def _by_tag(prompts: Iterable[Prompt], holdout: Holdout) -> Callable[[Prompt], bool]:
-    if not (holdout.tag and holdout.value):
-        raise DataError("holdout needs both: a tag, and the value of it that is held out")
     tags = {tag for prompt in prompts for tag in prompt.tags}
     if holdout.tag not in tags:
         known = f"the tags are {', '.join(sorted(tags))}" if tags else "name the column in the data's `tags`"

@@ -25,7 +25,6 @@ from typing import Any
 
 from palate.demo.prompts import demo_prompts
 from palate.evals import plots
-from palate.evals.compare import compare, describe
 from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.lm.zoo import load_language_model
@@ -45,6 +44,7 @@ from palate.rewards.rules import FunctionReward
 from palate.run.directory import Run
 from palate.simulated.labelers import rank_candidates
 from palate.stages import ppo, reward, sample, sft
+from palate.stages.evaluate import compare, describe
 from palate.words import is_finished, repeated_share, split_words
 
 

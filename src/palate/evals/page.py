@@ -110,7 +110,7 @@ class Report:
         with disk.disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
         known = read_object(directory / "report.json")
-        figures = json.dumps(known | {"title": self.title} | self.numbers, indent=2, allow_nan=False)
+        figures = disk.json_text(known | {"title": self.title} | self.numbers, indent=2)
         disk.write_text(directory / "report.json", figures + "\n")
         disk.write_text(directory / "report.html", self.html())
 

@@ -138,6 +138,8 @@ def both_orders(judge: PairJudge, prompts: Sequence[Prompt], a: Sequence[str], b
     b_first = np.sign(np.asarray(judge(prompts, b, a), dtype=np.float64))
     if not a_first.shape == b_first.shape == (len(prompts),):
         raise DataError("a pair judge must return one preference per prompt")
+    if not (np.isfinite(a_first).all() and np.isfinite(b_first).all()):
+        raise DataError("the pair judge returned a preference that is not a number")
     steady = a_first == -b_first
     verdicts = np.concatenate([a_first, b_first])
     decided = verdicts[verdicts != 0]

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from palate import disk
 from palate.demo.loop import FULL, Loop, Scale
 from palate.evals import plots
-from palate.evals.compare import Answers, answers, contrast
 from palate.evals.report import Report
 from palate.evals.winrate import WinRate, win_rate
 from palate.lm.zoo import load_language_model
@@ -29,6 +29,7 @@ from palate.rewards.rules import FunctionReward
 from palate.rollout.local import LocalEngine
 from palate.stages import dpo, reinforce
 from palate.stages.best_of_n import best_rows
+from palate.stages.evaluate import Answers, answers, contrast
 
 BEST_OF = (2, 4, 8)
 
@@ -85,7 +86,7 @@ def one_seed(loop: Loop) -> list[Point]:
         optimizer={"learning_rate": 5e-5},
     )
     points = measure(loop)
-    kept.write_text(json.dumps([asdict(point) for point in points], indent=2), encoding="utf-8")
+    disk.write_text(kept, disk.json_text([asdict(point) for point in points], indent=2))
     return points
 
 

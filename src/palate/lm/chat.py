@@ -1,8 +1,8 @@
-"""Messages to tokens and back, through the model's own chat template.
+"""Messages to tokens and back, through the model's own chat template or one that was named.
 
-Prompt and response are tokenised apart, so the prompt's tokens are always an exact prefix of the whole and the tokens
-of the sampler are exactly the ones that training sees. That is only right for templates that lay a conversation out as
-prompt, response, stop token; `Chat` checks this once, when it is made, and refuses the others.
+Whoever asks, a sampler, a loss or a reward model, gets the same tokens: those of the parts that `templates/layout.py`
+gives, each tokenised apart, so that a prompt's tokens are always an exact prefix of those of prompt and response. Where
+the model's own rendering is another one, `differences` says so.
 
 Only the template makes special tokens. Whoever types ``<|im_end|>`` into a message gets those ten characters, not the
 end of their turn: otherwise a chat user could forge the system's or the assistant's turns.
@@ -11,24 +11,15 @@ end of their turn: otherwise a chat user could forge the system's or the assista
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 from palate.errors import TemplateError
-from palate.records import Message, Prompt
-
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'].capitalize() + ':\n' + message['content'] }}"
-    "{{ eos_token + '\n' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
-)
-"""For base models that have no template of their own; saved with the model, so that others read it the same way.
-
-A line break and not a space before the response: many tokenizers merge a space with the word after it.
-"""
-
-_BREAK = "\ufdd0"
-"""A character that no text may hold (Unicode keeps it free); tokens are never merged across it, and it makes none."""
+from palate.lm.templates import find_template
+from palate.lm.templates.differences import differences
+from palate.lm.templates.layout import BREAK, PROBE, QUESTION, Layout, Tools
+from palate.records import Message, Prompt, content_id
 
 
 class Chat:
@@ -36,6 +27,7 @@ class Chat:
 
     Attributes:
         tokenizer: a Hugging Face tokenizer.
+        layout: what its template does with a conversation.
         stop_id: the token that ends a response; part of the response.
         pad_id: another token than that, for those who must tell padding from tokens; None if there is no such token.
     """
@@ -45,97 +37,134 @@ class Chat:
             raise TemplateError("the tokenizer has no EOS token: a response could never end")
         self.tokenizer = tokenizer
         if not tokenizer.chat_template:
-            starts_with_bos = tokenizer.bos_token and list(tokenizer("").input_ids[:1]) == [tokenizer.bos_token_id]
-            tokenizer.chat_template = ("{{ bos_token }}" if starts_with_bos else "") + PLAIN_TEMPLATE
-        specials = {
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content
-        }
-        longest_first = sorted(specials | set(tokenizer.all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self.stop_id = self._check()
+            tokenizer.chat_template = find_template("plain", tokenizer)
+        added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values() if token.content}
+        specials = {name for name, special in added.items() if special} | set(tokenizer.all_special_tokens)
+        self._special = _any_of(specials)
+        self.layout = Layout(
+            tokenizer, ends=_any_of(specials | set(added)), specials=self._special, spelled=self._spelled
+        )
+        self._special = _any_of(specials | {self.layout.stop})
+        self.stop_id = int(tokenizer.convert_tokens_to_ids(self.layout.stop))
+        self._anchors: dict[str, list[int]] = {}
+        bos, opened = tokenizer.bos_token_id, self.prompt_tokens([QUESTION])
+        if bos is not None and opened[:2] == [bos, bos]:
+            raise TemplateError("the chat template adds BOS twice: remove one")
         self.pad_id = self._set_padding()
 
     def prompt_tokens(self, prompt: Prompt | Sequence[Message]) -> list[int]:
-        """The conversation so far and the template's opening of the assistant's turn."""
-        messages = prompt.messages if isinstance(prompt, Prompt) else prompt
-        return self._tokens(self._render(messages, opened=True))
-
-    def response_tokens(self, text: str) -> list[int]:
-        """The response and the stop token."""
-        return [*self._tokens(self._spelled(text)), self.stop_id]
-
-    def dialogue_tokens(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
-        """A whole conversation, and which tokens are the assistant's (stop tokens included).
+        """The conversation so far and the template's opening of the assistant's turn.
 
         Raises:
-            TemplateError: the template rewrites earlier turns once later ones are known.
+            TemplateError: the template cannot hold the conversation.
         """
-        tokens: list[int] = []
-        mask: list[bool] = []
-        for index, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            before = self.prompt_tokens(messages[:index])
-            if before[: len(tokens)] != tokens:
-                raise TemplateError("the chat template changes earlier turns when later ones are added")
-            response = self.response_tokens(message.content)
-            mask += [False] * (len(before) - len(tokens)) + [True] * len(response)
-            tokens = before + response
-        return tokens, mask
+        messages, tools = (prompt.messages, prompt.tools) if isinstance(prompt, Prompt) else (prompt, ())
+        return [token for part, _ in self._parts(messages, tools) for token in part]
+
+    def response_tokens(self, text: str, *, ended: bool = True) -> list[int]:
+        """The response and the stop token, unless the response was cut off.
+
+        Raises:
+            TemplateError: the template opens a thought that the response does not close.
+        """
+        if not ended:
+            return self._following(self.layout.opening, self.layout.response(text))
+        self._check_thought(text)
+        return self._said_tokens(self.layout.response(text))
+
+    def dialogue_tokens(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[list[int], list[bool]]:
+        """A whole conversation, and which tokens are to be learned: the assistant's, but for turns that say otherwise.
+
+        The stop token of a turn belongs to it. What follows the last response is left out.
+
+        Raises:
+            TemplateError: the template cannot hold the conversation, or nothing in it is to be learned.
+        """
+        learned = [message for message in messages if message.role == "assistant" and message.learn]
+        if not learned:
+            raise TemplateError("no turn of the assistant's is to be learned")
+        for message in learned:
+            self._check_thought(message.content)
+        return self._laid_out(messages, tools)
+
+    def merges_system(self, prompt: Prompt) -> bool:
+        """Whether a system turn becomes part of the user's, because the template has none."""
+        return self.layout.merges_system and any(message.role == "system" for message in prompt.messages)
+
+    def beginning_tokens(self, text: str) -> list[int]:
+        """How a response begins, for a sampler to go on from; as it is written, and nothing ends it."""
+        return self._following(self.rendering.opening, self._spelled(text))
+
+    def text_tokens(self, text: str) -> list[int]:
+        """Raw text and the stop token, no conversation around it."""
+        return [*self._tokens(self._spelled(text)), self.stop_id]
 
     def text(self, tokens: Sequence[int]) -> str:
         """A response's text, without the stop token and other special tokens."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+        said = [token for token in tokens if token != self.stop_id]
+        return str(self.tokenizer.decode(said, skip_special_tokens=True)).strip()
+
+    @cached_property
+    def differences(self) -> tuple[str, ...]:
+        """Where the model's own rendering of a conversation is another one than ours, a line each."""
+        tokens, _ = self._laid_out(PROBE, ())
+        return differences(self.layout, merges=tokens != self._tokens(self.layout.own(PROBE)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for two that give the same tokens for the same conversation."""
+        return content_id(*map(str, self._laid_out(PROBE, ())[0]), str(self.layout.merges_system))
+
+    def _laid_out(self, messages: Sequence[Message], tools: Tools) -> tuple[list[int], list[bool]]:
+        end = max(index for index, message in enumerate(messages) if message.role == "assistant") + 1
+        tokens: list[int] = []
+        mask: list[bool] = []
+        for part, is_learned in self._parts(messages[:end], tools):
+            tokens += part
+            mask += [is_learned] * len(part)
+        return tokens, mask
+
+    def _parts(self, messages: Sequence[Message], tools: Tools) -> Iterable[tuple[list[int], bool]]:
+        """Tokens of what is given and of what is said, in turn, and whether they are to be learned."""
+        for number, turn in enumerate(self.layout.turns(messages, tools)):
+            yield self._following(self.layout.stop, turn.before) if number else self._tokens(turn.before), False
+            if turn.message is not None:
+                yield self._said_tokens(turn.said), turn.message.learn
+
+    def _said_tokens(self, said: str) -> list[int]:
+        return [*self._following(self.layout.opening, said), self.stop_id]
+
+    def _following(self, anchor: str, text: str) -> list[int]:
+        """Tokens of a text as they are behind another one.
+
+        Many tokenizers treat the beginning of a text in their own way. Where they merge it with what stands before it,
+        it is tokenised alone: what stands before is there already.
+        """
+        first, *others = text.split(BREAK)
+        if anchor not in self._anchors:
+            self._anchors[anchor] = self._encode(anchor)
+        before, both = self._anchors[anchor], self._encode(anchor + first)
+        tokens = both[len(before) :] if both[: len(before)] == before else self._encode(first)
+        return tokens + [token for part in others for token in self._following(self.layout.stop, part)]
 
     def _tokens(self, text: str) -> list[int]:
-        parts = text.split(_BREAK)
-        return [token for part in parts for token in self.tokenizer(part, add_special_tokens=False).input_ids]
+        first, *others = text.split(BREAK)
+        return self._encode(first) + [token for part in others for token in self._following(self.layout.stop, part)]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _spelled(self, text: str) -> str:
         """What people and models wrote, with the names of special tokens broken up so that they stay text."""
-        plain = text.replace(_BREAK, "")
-        return self._special.sub(lambda found: found[0][0] + _BREAK + found[0][1:], plain)
+        plain = text.replace(BREAK, "")
+        return self._special.sub(lambda found: found[0][0] + BREAK + found[0][1:], plain)
 
-    def _render(self, messages: Sequence[Message], *, opened: bool) -> str:
-        from jinja2 import TemplateError as TemplateRefusal
-
-        turns = [{"role": message.role, "content": self._spelled(message.content)} for message in messages]
-        try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened))
-        except TemplateRefusal as error:
-            roles = ", ".join(message.role for message in messages)
-            raise TemplateError(f"the chat template refuses a conversation of {roles}: {error}") from None
-
-    def _check(self) -> int:
-        """The template must read prompt, response, stop token, and not begin with two BOS; returns the stop token."""
-        question, reply = Message(role="user", content="What is red?"), Message(role="assistant", content="Roses are.")
-        opened, whole = self._render([question], opened=True), self._render([question, reply], opened=False)
-        expected = opened + reply.content
-        if not whole.startswith(expected):
+    def _check_thought(self, text: str) -> None:
+        if not self.layout.closes_thought(text):
             raise TemplateError(
-                "the chat template breaks the prefix rule: a prompt with the assistant's turn opened, then the "
-                f"response, must be how the whole conversation begins; it gives {whole!r}, expected a text that "
-                f"begins with {expected!r}"
+                "no </think> in the response, while the chat template begins every response within a thought: name "
+                'one that does not by chat_template, such as "deepseek-r1-distill" or "qwen3"'
             )
-        prompt, after = self._tokens(opened), self._tokens(whole[len(expected) :])
-        if not after or not self._is_special(after[0]):
-            raise TemplateError(
-                "the chat template breaks the prefix rule: a special token such as "
-                f"{self.tokenizer.eos_token!r} must follow the response; it gives {whole!r}"
-            )
-        if self._tokens(expected)[: len(prompt)] != prompt:
-            raise TemplateError(
-                "the tokenizer merges the end of the prompt with the start of the response: let the chat template end "
-                "the opening of the assistant's turn with a line break or a special token"
-            )
-        bos = self.tokenizer.bos_token_id
-        if bos is not None and prompt[:2] == [bos, bos]:
-            raise TemplateError("the chat template adds BOS twice: remove one")
-        return after[0]
-
-    def _is_special(self, token: int) -> bool:
-        known = self.tokenizer.added_tokens_decoder.get(token)
-        return token in self.tokenizer.all_special_ids or (known is not None and known.special)
 
     def _set_padding(self) -> int | None:
         """Let the tokenizer pad with a token that never ends a response."""
@@ -149,3 +178,12 @@ class Chat:
         if chosen is not None:
             self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(chosen)
         return chosen
+
+    def _is_special(self, token: int) -> bool:
+        known = self.tokenizer.added_tokens_decoder.get(token)
+        return token in self.tokenizer.all_special_ids or (known is not None and known.special)
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -11,6 +11,7 @@ All of them obey the one alignment rule: index t speaks about ``tokens[:, t]``.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
@@ -65,6 +66,11 @@ class Model(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode: the policy that is trained is the policy that sampled."""
         return super().train(False)
+
+    @property
+    def context(self) -> float:
+        """Longest sequence the model was made for, in tokens; infinite if its config does not say."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None) or math.inf
 
     @property
     def device(self) -> torch.device:

@@ -34,6 +34,7 @@ from palate.lm.chat import Chat
 from palate.lm.decoder import Decoder, supports
 from palate.lm.memory import keep_freed_memory
 from palate.lm.model import LanguageModel, Model, ScalarModel
+from palate.lm.templates import find_template
 from palate.randomness import derive_seed
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -56,28 +57,36 @@ class Loaded(Generic[ModelT]):
 
 
 def load_language_model(
-    name: str, *, precision: Precision = "auto", device: str | None = None
+    name: str, *, chat_template: str = "", precision: Precision = "auto", device: str | None = None
 ) -> Loaded[LanguageModel]:
     """A causal language model.
+
+    Args:
+        name: a path, a Hugging Face name, or one of the builtin models.
+        chat_template: a family's name or a file, in place of the model's own template.
+        precision: of matrix products.
+        device: the GPU if there is one, unless named.
 
     Raises:
         ModelError: no such model, or one that cannot be used; says what to do.
     """
-    return _load(name, LanguageModel, precision, device)
+    return _load(name, LanguageModel, chat_template, precision, device)
 
 
 def load_scalar_model(
-    name: str, *, precision: Precision = "auto", seed: int = 0, device: str | None = None
+    name: str, *, chat_template: str = "", precision: Precision = "auto", seed: int = 0, device: str | None = None
 ) -> Loaded[ScalarModel]:
     """A reward or value model; from a language model's directory it gets a new, small head drawn from ``seed``."""
-    return _load(name, ScalarModel, precision, device, seed)
+    return _load(name, ScalarModel, chat_template, precision, device, seed)
 
 
-def _load(name: str, kind: type[ModelT], precision: Precision, device: str | None, seed: int = 0) -> Loaded[ModelT]:
+def _load(
+    name: str, kind: type[ModelT], chat_template: str, precision: Precision, device: str | None, seed: int = 0
+) -> Loaded[ModelT]:
     directory, device = locate(name), device or default_device()
     if device == "cpu":
         keep_freed_memory()
-    config, chat = _read(directory, name)
+    config, chat = _read(directory, name, chat_template)
     files, dtype = weight_files(directory), product_dtype(precision, device)
     if supports(config):
         model = kind(config, Decoder(config, dtype))
@@ -145,21 +154,56 @@ def _cached(name: str, make: Callable[[Path], None]) -> Path:
     return directory
 
 
-def _read(directory: Path, name: str) -> tuple[Any, Chat]:
+def load_chat(name: str, *, chat_template: str = "") -> Chat:
+    """A model's tokenizer and template, without its weights.
+
+    Raises:
+        ModelError: no such model, or its tokenizer or template cannot be used.
+    """
+    return _read(locate(name), name, chat_template)[1]
+
+
+def _read(directory: Path, name: str, chat_template: str) -> tuple[Any, Chat]:
     from transformers import AutoConfig, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # a torn tokenizer.json raises that very class
         raise ModelError(f"{name}: not a Hugging Face model directory: {_line(error)}") from None
+    if chat_template:
+        tokenizer.chat_template = find_template(chat_template, tokenizer)
     chat = Chat(tokenizer)
+    _check_tokens(chat, config, name)
     # what transformers and vLLM go by when they pad, and when they stop
     config.pad_token_id = chat.pad_id
     stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if chat.stop_id not in stops:
         config.eos_token_id = chat.stop_id
     return config, chat
+
+
+def _check_tokens(chat: Chat, config: Any, name: str) -> None:
+    """Every token that may be met has a row in the embeddings.
+
+    A special token that neither the template nor padding uses is never met, since text is no special token: Gemma 3 has
+    one for images behind its last row.
+
+    Raises:
+        ModelError: the tokenizer has more tokens than the model.
+    """
+    tokenizer, num_rows = chat.tokenizer, int(config.get_text_config().vocab_size)
+    added = tokenizer.added_tokens_decoder
+    if max([len(tokenizer) - 1, *added]) < num_rows:
+        return
+    used = {chat.stop_id, chat.pad_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
+    template = str(tokenizer.chat_template)
+    unused = {place for place, token in added.items() if token.special and token.content not in template} - used
+    if any(place >= num_rows and place not in unused for place in tokenizer.get_vocab().values()):
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {num_rows} embeddings: take the tokenizer "
+            "that belongs to the model, or resize the embeddings after adding tokens"
+        )
 
 
 def weight_files(directory: Path) -> list[Path]:

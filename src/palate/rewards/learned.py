@@ -16,13 +16,16 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from palate import disk
 from palate.errors import DataError
 from palate.lm.batch import Sequences
+from palate.lm.chat import Chat
 from palate.lm.encode import encode_responses
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.zoo import Loaded, Precision, load_scalar_model, locate
 from palate.records import Prompt
 from palate.rollout.engine import Responses
+from palate.scores import one_number_each
 
 NORMALIZATION_FILE = "normalization.json"
 
@@ -56,7 +59,7 @@ class Normalization:
 
     def to_json(self) -> str:
         """The file's content."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return disk.json_text(asdict(self), indent=2) + "\n"
 
 
 class LearnedReward:
@@ -79,18 +82,36 @@ class LearnedReward:
         self.max_tokens, self.max_length = max_tokens, max_length
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """[B] scores; the sampled tokens themselves are scored when they are known."""
-        if isinstance(responses, Responses):
-            return self.score(responses.sequences, responses.trunk)
-        encoded = encode_responses(self.loaded.chat, prompts, responses, max_length=self.max_length)
-        if encoded.too_long:
-            raise DataError(f"{encoded.too_long} responses are longer than {self.max_length} tokens: leave them out")
-        return self.score(encoded.sequences.to(self.model.device), None)
+        """[B] scores; the sampled tokens themselves are scored when they are known and laid out as it knows them.
+
+        Raises:
+            DataError: a response that is too long.
+            RewardError: a score that is not finite.
+        """
+        if isinstance(responses, Responses) and responses.layout in ("", self.loaded.chat.fingerprint):
+            return self._finite(self.score(responses.sequences, responses.trunk), responses)
+        ended = responses.ended if isinstance(responses, Responses) else None
+        encoded = encode_responses(self.loaded.chat, prompts, responses, ended=ended, max_length=self.max_length)
+        if encoded.left_out:
+            raise DataError(
+                f"{len(encoded.left_out)} responses cannot be scored by {self.loaded.name}, the first is "
+                f"{encoded.left_out[0].reason}: leave them out"
+            )
+        return self._finite(self.score(encoded.sequences.to(self.model.device), None), responses)
+
+    def reads_like(self, chat: Chat) -> bool:
+        """Whether it was trained on conversations that are laid out as these are."""
+        return self.loaded.chat.fingerprint == chat.fingerprint
 
     def score(self, sequences: Sequences, trunk: Trunk | None) -> Tensor:
         """[B] normalised scores."""
         raw = raw_scores(self.model, sequences, self.max_tokens, trunk)
         return (raw - self.normalization.mean) / self.normalization.scale
+
+    def _finite(self, scores: Tensor, responses: Sequence[str]) -> Tensor:
+        advice = "its weights are damaged; train it again, or name another"
+        one_number_each(f"the reward model {self.loaded.name}", scores, responses, advice=advice)
+        return scores
 
 
 @torch.no_grad()

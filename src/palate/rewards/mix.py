@@ -13,6 +13,7 @@ from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward, LengthReward
+from palate.scores import one_number_each
 
 
 class RewardSource(Protocol):
@@ -23,10 +24,10 @@ class RewardSource(Protocol):
         ...
 
 
-def reward_source(term: Reward, *, precision: Precision = "auto") -> RewardSource:
-    """The source that one term of a recipe names."""
+def reward_source(term: Reward, *, precision: Precision = "auto", max_tokens: int = 4096) -> RewardSource:
+    """The source that one term of a recipe names; a model computes ``max_tokens`` in one pass."""
     if term.model:
-        return LearnedReward(term.model, precision=precision)
+        return LearnedReward(term.model, precision=precision, max_tokens=max_tokens)
     return FunctionReward(term.function) if term.function else LengthReward(term.length or 0.0)
 
 
@@ -38,12 +39,18 @@ class Mix:
         learned: those of them that are models.
     """
 
-    def __init__(self, terms: Sequence[Reward], *, precision: Precision = "auto") -> None:
+    def __init__(self, terms: Sequence[Reward], *, precision: Precision = "auto", max_tokens: int = 4096) -> None:
         self.weights = [term.weight for term in terms]
-        self.sources = [reward_source(term, precision=precision) for term in terms]
+        self.sources = [reward_source(term, precision=precision, max_tokens=max_tokens) for term in terms]
         self.learned = [source for source in self.sources if isinstance(source, LearnedReward)]
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """[B] on the CPU, where the text is."""
+        """[B] on the CPU, where the text is.
+
+        Raises:
+            RewardError: a term gave what is no score, or their sum is none.
+        """
         scored = [source(prompts, responses).cpu() for source in self.sources]
-        return torch.stack([weight * scores for weight, scores in zip(self.weights, scored, strict=True)]).sum(0)
+        total = torch.stack([weight * scores for weight, scores in zip(self.weights, scored, strict=True)]).sum(0)
+        one_number_each("the weighted sum of the rewards", total, responses, advice="give the terms smaller weights")
+        return total

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from palate.errors import RecipeError
 from palate.records import Prompt
+from palate.scores import ask
 from palate.simulated.tastes import load_judge
 from palate.words import count_words
 
@@ -20,11 +20,12 @@ class FunctionReward:
         self.reference, self.judge = reference, load_judge(reference)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """[B]; a function that returns another number of scores is refused."""
-        scores = torch.as_tensor(self.judge(prompts, responses), dtype=torch.float32)
-        if scores.shape != (len(responses),):
-            raise RecipeError(f"{self.reference!r} gave {tuple(scores.shape)} scores for {len(responses)} responses")
-        return scores
+        """[B].
+
+        Raises:
+            RewardError: the function raised, or gave something else than a finite number for each response.
+        """
+        return torch.tensor(ask(self.reference, self.judge, prompts, responses), dtype=torch.float32)
 
 
 class LengthReward:

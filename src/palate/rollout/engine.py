@@ -29,6 +29,7 @@ class Rollout:
         logprobs: [B, T] of the distribution they were drawn from.
         ended: [B] bool, a stop token was drawn; the others were cut off.
         temperature: of that distribution.
+        layout: fingerprint of the chat that laid them out; empty if nobody asked.
     """
 
     prompts: tuple[Prompt, ...]
@@ -37,18 +38,36 @@ class Rollout:
     logprobs: Tensor
     ended: Tensor
     temperature: float
+    layout: str = ""
 
     @property
     def responses(self) -> Responses:
         """What a `RewardSource` is given."""
-        return Responses(self.texts, self.sequences, None)
+        return Responses(self.texts, self.sequences, None, layout=self.layout, ended=self.ended.tolist())
 
 
 class Responses(Sequence[str]):
-    """Texts for rules and judges, and the tokens they came from for models, so that nothing is tokenised twice."""
+    """Texts for rules and judges, and the tokens they came from for models, so that nothing is tokenised twice.
 
-    def __init__(self, texts: Sequence[str], sequences: Sequences, trunk: Trunk | None) -> None:
+    Args:
+        texts: [B] what they say.
+        sequences: their tokens.
+        trunk: their frozen layers' hidden states, if somebody has computed them.
+        layout: fingerprint of the chat that laid them out; empty: of the one that will read them.
+        ended: [B] which of them end with a stop token; all of them if absent.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        sequences: Sequences,
+        trunk: Trunk | None,
+        *,
+        layout: str = "",
+        ended: Sequence[bool] | None = None,
+    ) -> None:
         self.texts, self.sequences, self.trunk = tuple(texts), sequences, trunk
+        self.layout, self.ended = layout, ended
 
     @overload
     def __getitem__(self, index: int) -> str: ...

@@ -8,7 +8,6 @@ Left out: speculative decoding.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -87,6 +86,7 @@ class LocalEngine:
             logprobs=torch.zeros(sequences.mask.shape).masked_scatter(sequences.mask, drawn).to(self.model.device),
             ended=torch.tensor([response.ended for response in responses]),
             temperature=sampling.temperature,
+            layout=self.chat.fingerprint,
         )
 
 
@@ -96,12 +96,11 @@ def check_lengths(
     """Raises:
     DataError: a prompt and its response may be longer than the model's context.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
     for prompt, ids in zip(prompts, tokens, strict=True):
-        if len(ids) + sampling.max_new_tokens > context:
+        if len(ids) + sampling.max_new_tokens > model.context:
             raise DataError(
                 f"a prompt of {len(ids)} tokens and {sampling.max_new_tokens} new ones do not fit the model's "
-                f"context of {context}: shorten it or leave it out ({prompt.text[:60]!r}...)"
+                f"context of {model.context}: shorten it or leave it out ({prompt.text[:60]!r}...)"
             )
 
 

@@ -106,7 +106,7 @@ def stream(
         RecipeError: a bias for a token that the model does not have.
     """
     tokens = text_tokens(chat, prompt.text) if raw else chat.prompt_tokens(prompt)
-    tokens += chat.response_tokens(begun)[:-1]
+    tokens += chat.beginning_tokens(begun) if begun else []
     check_lengths(model, [prompt], [tokens], sampling)
     numbers = range(sample_index, sample_index + num_responses)
     responses = [undrawn(0, prompt, number, sampling, key) for number in numbers]
@@ -129,7 +129,7 @@ def stream(
 def text_tokens(chat: Chat, text: str) -> list[int]:
     """A text to be continued; begun as the tokenizer begins a text, and never empty."""
     start = chat.tokenizer("").input_ids[:1]
-    return [*start, *chat.response_tokens(text)[:-1]] or [chat.stop_id]
+    return [*start, *chat.text_tokens(text)[:-1]] or [chat.stop_id]
 
 
 def _shaped(model: LanguageModel, shaping: Shaping, pick: Pick, sampling: Sampling) -> ShapedPick:

@@ -44,6 +44,9 @@ from palate.run.metrics import explain
 from palate.run.signals import StopRequest
 from palate.run.trackers import Terminal, Tracker, duration
 
+_DATA = ("data", "prompts", "pretraining")
+"""The inputs that are files of data; the others are models."""
+
 
 class Run:
     """One run of one stage in its directory; made by `Run.open`.
@@ -58,6 +61,7 @@ class Run:
         self.directory, self.resumed, self.stage = directory, resumed, str(record["stage"])
         self._record, self._trackers, self._terminal = record, tuple(trackers), Terminal()
         self._notes: list[str] = []
+        self._accepts_changed_data = False
         self._metrics: dict[str, float] = {}
         self._next_step = 0
         self._seconds_before, self._clock = 0.0, time.monotonic()
@@ -65,7 +69,13 @@ class Run:
 
     @classmethod
     def open(
-        cls, directory: Path | str, recipe: BaseModel, *, resume: bool = False, trackers: Sequence[Tracker] = ()
+        cls,
+        directory: Path | str,
+        recipe: BaseModel,
+        *,
+        resume: bool = False,
+        accept_changed_data: bool = False,
+        trackers: Sequence[Tracker] = (),
     ) -> Self:
         """Create the directory, or go on with the run in it.
 
@@ -75,6 +85,7 @@ class Run:
             directory: usually ``runs/<name>``.
             recipe: the stage's resolved recipe.
             resume: go on with a run that was started before; if it is finished, say so.
+            accept_changed_data: its data files may have changed since; the lineage says which did, and when.
             trackers: told of every step, besides the terminal.
 
         Raises:
@@ -83,7 +94,9 @@ class Run:
         """
         directory = Path(directory)
         with disk.disk_errors(directory):
-            return (cls._resume if resume else cls._create)(directory, recipe, trackers)
+            run = (cls._resume if resume else cls._create)(directory, recipe, trackers)
+        run._accepts_changed_data = accept_changed_data
+        return run
 
     @classmethod
     def _create(cls, directory: Path, recipe: BaseModel, trackers: Sequence[Tracker]) -> Self:
@@ -135,18 +148,27 @@ class Run:
         """Record hashes of what the run reads.
 
         Raises:
-            RunError: the run was resumed and something is not what it was when the run began.
+            RunError: the run was resumed and something is not what it was when the run began: a model, or data whose
+                change was not accepted.
         """
         known = dict(lineage.flatten(self._record["inputs"]))
         for key, value in lineage.flatten(inputs):
             if self.resumed and known.get(key, value) != value:
-                raise RunError(
-                    f"{self.directory}: {key} has changed since this run began; put it back, or name another --out"
-                )
+                self._change_data(key, known[key], value)
         self._record["inputs"] |= {
             key: value if isinstance(value, str) else dict(value) for key, value in inputs.items()
         }
         self._write_record()
+
+    def _change_data(self, key: str, before: str, after: str) -> None:
+        is_data = key.partition(".")[0] in _DATA
+        if not (is_data and self._accepts_changed_data):
+            accept = ", go on with it by --accept-changed-data" if is_data else ""
+            raise RunError(
+                f"{self.directory}: {key} has changed since this run began; put it back{accept}, or name another --out"
+            )
+        change = {"file": key, "before": before, "after": after, "accepted": lineage.now()}
+        self._record.setdefault("changed_data", []).append(change)
 
     def steps(self, total: int, *, every: int, keep: int, state: Mapping[str, Stateful]) -> Iterator[int]:
         """The steps that are still to be done; after a resume the state is put back first.
@@ -240,12 +262,14 @@ class Run:
             disk.flush_tree(self.directory / "model")
             path = self.directory / "report.json"
             figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            disk.write_text(path, json.dumps(figures | known | dict(report), indent=2) + "\n")
+            disk.write_text(path, disk.json_text(figures | known | dict(report), indent=2) + "\n")
             self._record["ended"] = lineage.now()
             self._write_record()
             shutil.rmtree(self.directory / "checkpoints")
             (self.directory / "checkpoints").mkdir()
         self._unlock()
+        for note in self._notes:  # said long ago, most of them
+            self.say(note)
         self.say(f"{self.directory}: {self.stage} finished after {duration(self.seconds)}")
 
     def _save(self, state: Mapping[str, Stateful], keep: int) -> None:
@@ -262,12 +286,16 @@ class Run:
             rows = _keep_rows(self.directory / name, self._next_step)
             if name == "metrics.jsonl" and rows:
                 self._metrics = {key: value for key, value in rows[-1].items() if key != "step"}
+        for change in self._record.get("changed_data", []):
+            change.setdefault("step", self._next_step)
+            self.note(f"{change['file']} was changed, as was accepted: it is another one from step {change['step']} on")
+        self._write_record()
         self.say(
             f"going on at step {self._next_step}" if found else "no checkpoint was finished yet: starting at step 0"
         )
 
     def _write_record(self) -> None:
-        disk.write_text(self.directory / lineage.FILE, json.dumps(self._record, indent=2) + "\n")
+        disk.write_text(self.directory / lineage.FILE, disk.json_text(self._record, indent=2) + "\n")
 
 
 def is_running(directory: Path) -> bool:
@@ -336,7 +364,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _line(row: Mapping[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return disk.json_text(row, ensure_ascii=False) + "\n"
 
 
 def _keep_rows(path: Path, before: int) -> list[dict[str, Any]]:

@@ -73,6 +73,8 @@ METRICS: dict[str, str] = {
     "best_of_n/score": "Mean score of the best of n responses.",
     "best_of_n/mean_score": "Mean score of all n, which is what sampling once gives.",
     "best_of_n/kl_bound": "`log n - (n - 1) / n`: an upper bound of the KL to the model sampled from.",
+    # Data.
+    "data/left_out": "Rows of the data that are not used, whatever the reason; the report names the reasons.",
     # Tokens.
     "tokens/response_length": "Response tokens, mean per response, the stop token included.",
     "tokens/response_length_std": "Spread of the response length.",

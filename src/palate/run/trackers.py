@@ -6,7 +6,6 @@ The record of a run is its `metrics.jsonl`; what stands here only shows it. Left
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from palate import disk
 from palate.errors import MissingExtraError
 from palate.run.metrics import headline
 
@@ -134,7 +134,7 @@ class TensorBoard:
 
     def text(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """The samples as indented JSON."""
-        shown = "\n".join("    " + json.dumps(dict(row), ensure_ascii=False) for row in rows)
+        shown = "\n".join("    " + disk.json_text(dict(row), ensure_ascii=False) for row in rows)
         self._open(step).add_text("samples", shown, step)
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from palate.errors import DataError, RecipeError
 from palate.randomness import normals, permutation
 from palate.recipe import Taste
 from palate.records import Candidates, Prompt, Ranking
+from palate.scores import ask
 from palate.simulated.tastes import load_judge
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,8 @@ def rank_candidates(candidates: Sequence[Candidates], taste: Taste, *, seed: int
     """Rankings of every candidate set by ``taste.labels_per_prompt`` labelers, chosen by hash of the prompt.
 
     Raises:
-        RecipeError: more labels per prompt than labelers, or a judge that cannot be used.
+        RecipeError: more labels per prompt than labelers, or no such judge.
+        RewardError: the judge raised, or gave what is no score.
         DataError: nothing to compare.
     """
     if taste.labels_per_prompt > taste.labelers:
@@ -100,9 +102,7 @@ def _perceptible_qualities(candidates: Sequence[Candidates], taste: Taste) -> li
     texts = [response.text for item in candidates for response in item.responses]
     if not texts:
         raise DataError("there are no candidates to rank; sample some responses first")
-    scores = np.asarray(load_judge(taste.function)(prompts, texts), dtype=np.float64)
-    if scores.shape != (len(texts),) or not np.isfinite(scores).all():
-        raise RecipeError(f"{taste.function} must return one finite score per response")
+    scores = np.array(ask(taste.function, load_judge(taste.function), prompts, texts), dtype=np.float64)
     scale = float(np.sort(scores).std()) or 1.0  # sorted, so that not even rounding depends on the order
     ends = np.cumsum([len(item.responses) for item in candidates])
     return np.split(scores / scale, ends[:-1])

@@ -78,8 +78,9 @@ def load_judge(reference: str) -> Judge:
         sys.path.append(os.getcwd())
     try:
         judge = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"{reference!r}: no such judge: {error}") from None
+    except Exception as error:  # whatever a user's file does when it is read
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RecipeError(f"{reference!r}: no such judge ({said})") from None
     if not callable(judge):
         raise RecipeError(f"{reference!r} is not a function of (prompts, responses)")
     return cast(Judge, judge)

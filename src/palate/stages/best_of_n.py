@@ -23,28 +23,40 @@ from palate.rewards.mix import Mix
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run
+from palate.stages.common import finish_run, prompts_with_room
 
 
 def train(recipe: BestOfNRecipe, run: Run) -> None:
     """Write the best response to each prompt to ``responses.jsonl``."""
-    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     rewards = Mix(recipe.rewards, precision=recipe.precision)
-    prompts = read_prompts(recipe.prompts)
-    run.add_inputs({"prompts": prompts.files, "model": loaded.weights})
+    for source in rewards.learned:
+        if not source.reads_like(loaded.chat):
+            run.note(f"chat template: that of {source.loaded.name} is another one; it is given what the responses say")
+    data = read_prompts(recipe.prompts)
+    run.add_inputs({"prompts": data.files, "model": loaded.weights})
+    prompts = prompts_with_room(
+        run,
+        data,
+        [loaded.chat],
+        {"the model's context": loaded.model.context},
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        max_left_out=recipe.max_left_out,
+    )
 
     engine = LocalEngine(loaded.model, loaded.chat)
     key = (recipe.seed, "best_of_n")
     with showing("responses") as show:
-        rollout = engine.generate(prompts.records, recipe.sampling, num_responses=recipe.n, key=key, show=show)
+        rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.n, key=key, show=show)
     scores = rewards(rollout.prompts, rollout.responses).view(-1, recipe.n)
     best = [rollout.texts[row] for row in best_rows(scores)]
 
-    write_answers(run, prompts.records, best)
+    write_answers(run, prompts, best)
     finish_run(
         run,
         {
             "n": recipe.n,
+            "left_out": data.rejected.total,
             "score": float(scores.amax(1).mean()),
             "score_of_one": float(scores.mean()),
             "kl_bound": best_of_n_kl_bound(recipe.n),

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from palate.errors import RecipeError
+from palate.corpus.reading import Read
+from palate.errors import DataError, RecipeError
 from palate.evals.report import Report, stage_report
 from palate.lm.batch import Sequences
+from palate.lm.chat import Chat
+from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import Model
 from palate.randomness import permutation
 from palate.recipe import StageRecipe
+from palate.records import Demonstration, Prompt, Ranking, content_id
 from palate.run.directory import Run
+from palate.run.trackers import showing
+
+T = TypeVar("T", Prompt, Demonstration, Ranking)
 
 
 def prepare(model: Model, recipe: StageRecipe) -> None:
@@ -22,6 +32,11 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
     if recipe.frozen_layers > model.model.shape.num_layers:
         raise RecipeError(
             f"frozen_layers = {recipe.frozen_layers}, but {recipe.model} has {model.model.shape.num_layers} layers"
+        )
+    if recipe.max_length > model.context:
+        raise RecipeError(
+            f"max_length = {recipe.max_length}, but {recipe.model} was made for {model.context} tokens: "
+            f"set max_length = {model.context}"
         )
     model.freeze(recipe.frozen_layers)
     deterministic()
@@ -41,6 +56,86 @@ def plan(count: int, batch: int, epochs: int, seed: int, stage: str) -> list[Ten
     """The items of every optimizer step; each epoch is a new permutation, its last step may be smaller."""
     orders = (torch.from_numpy(permutation(count, seed, stage, "order", epoch)) for epoch in range(epochs))
     return [part for order in orders for part in order.split(batch)]
+
+
+def say_left_out(
+    run: Run, data: Read[T], encoded: Sequence[tuple[Sequence[T], Sequence[LeftOut]]], *, of: int, max_left_out: float
+) -> int:
+    """Say what of the data is not used, with reason and place, before the first step; the run repeats it at its end.
+
+    Args:
+        run: notes it for the report.
+        data: as it was read; what was left out since then is added to its rejected rows.
+        encoded: records that were to be encoded, and which of them could not be.
+        of: records that were to be used.
+        max_left_out: the share of those that may be left out.
+
+    Returns:
+        The number of rows that are not used.
+
+    Raises:
+        DataError: too many cannot be encoded.
+    """
+    left_out = [(records[item.index], item.reason) for records, items in encoded for item in items]
+    data.reject(left_out)
+    for line in str(data.rejected).splitlines():
+        run.note(line)
+    if len(left_out) > max_left_out * of:
+        reason, _ = Counter(reason for _, reason in left_out).most_common(1)[0]
+        raise DataError(
+            f"{len(left_out)} of {of} rows cannot be used, more than max_left_out = {max_left_out:g} allows; most "
+            f"often: {reason} ({', '.join(data.rejected.examples[reason])}): mend or shorten them, or set max_left_out "
+            f"= {math.ceil(100 * len(left_out) / of) / 100:g}"
+        )
+    return data.rejected.total
+
+
+def say_chat(run: Run, chat: Chat, conversations: Iterable[Prompt], *, name: str = "chat_template") -> None:
+    """Say what the chat template does that nobody would expect, once, before the first step.
+
+    Args:
+        name: under which its hash is one of the run's inputs.
+
+    Raises:
+        RunError: the run was resumed, and the template is not what it was.
+    """
+    run.add_inputs({name: content_id(str(chat.tokenizer.chat_template))})
+    for line in chat.differences:
+        run.note(f"chat template: {line}")
+    merged = sum(chat.merges_system(prompt) for prompt in conversations)
+    if merged:
+        run.note(f"chat template: none for system turns; {merged} stand at the beginning of the user's turn instead")
+
+
+def prompts_with_room(
+    run: Run,
+    data: Read[Prompt],
+    chats: Sequence[Chat],
+    limits: Mapping[str, float],
+    *,
+    max_new_tokens: int,
+    max_left_out: float,
+) -> tuple[Prompt, ...]:
+    """The prompts that every chat template can hold and that leave room for a response.
+
+    All of them are looked at before the first step, or one would end the run at whatever step it is met.
+
+    Args:
+        chats: of the model, and of the baseline if there is one.
+        limits: the longest prompt + response there may be, by what sets it.
+    """
+    name, limit = min(limits.items(), key=lambda item: item[1])
+    prompts, encoded = data.records, []
+    for number, chat in enumerate(chats):
+        with showing("prompts") as show:
+            usable = usable_prompts(
+                chat, prompts, max_length=limit - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
+            )
+        say_chat(run, chat, usable.prompts, name="baseline_chat_template" if number else "chat_template")
+        encoded.append((prompts, usable.left_out))
+        prompts = usable.prompts
+    say_left_out(run, data, encoded, of=len(data.records), max_left_out=max_left_out)
+    return prompts
 
 
 def finish_run(run: Run, numbers: Mapping[str, float | None], *, extra: Callable[[Report], None] | None = None) -> None:

@@ -5,15 +5,18 @@ Shared by the reward model and DPO, which differ only in the number they compute
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from palate.corpus.pairs import ComparisonSet, Judgement, comparison_sets
+from palate.corpus.pairs import ComparisonSet, Judgement, comparison_sets, is_comparison, ordered_pairs
+from palate.corpus.reading import Read
+from palate.errors import DataError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
-from palate.lm.encode import encode_responses
+from palate.lm.encode import LeftOut, encode_responses
 from palate.records import Ranking
 
 
@@ -22,18 +25,18 @@ class Responses:
     """Every distinct response of a set of rankings, computed once wherever it appears.
 
     Attributes:
-        rankings: as people gave them, without those that have a response that is too long.
+        rankings: as people gave them, without those that have a response that cannot be used.
         sets: the same, grouped by prompt.
         sequences: one for each distinct response.
         row_of: (prompt id, text) -> row of the sequences.
-        too_long: rankings left out.
+        left_out: the other rankings; the index is that among those that were given.
     """
 
     rankings: list[Ranking]
     sets: list[ComparisonSet]
     sequences: Sequences
     row_of: Mapping[tuple[str, str], int]
-    too_long: int
+    left_out: tuple[LeftOut, ...]
 
     def rows(self, comparisons: ComparisonSet) -> list[int]:
         """Rows of a set's responses."""
@@ -57,6 +60,57 @@ class Responses:
         ]
 
 
+THUMB = "a thumb, or another judgement of one response alone, compares nothing"
+COPIES = "copies of one response: nothing is compared"
+WEIGHTLESS = "by a labeler of weight 0"
+TIES = "nothing but ties: no response is better than another"
+
+
+ADVICE = (
+    ". A thumb says how good one response is: show people two or more responses to a prompt, teach the liked ones as "
+    "demonstrations (`palate sft`), or export thumbs for KTO (`palate data export --format trl-kto`)"
+)
+
+
+def comparable(data: Read[Ranking], *, labeler_weights: Mapping[str, float] | None = None) -> list[Ranking]:
+    """The rankings that compare something, ties among them; the others are counted in ``data.rejected``.
+
+    Raises:
+        DataError: there is none; says what thumbs are good for.
+    """
+    weights = labeler_weights or {}
+
+    def problem(ranking: Ranking) -> str:
+        if len(ranking.responses) == 1:
+            return THUMB
+        if not is_comparison(ranking):
+            return COPIES
+        return "" if weights.get(ranking.labeler, 1.0) else WEIGHTLESS
+
+    return _without(data, data.records, problem)
+
+
+def without_ties(data: Read[Ranking], rankings: Sequence[Ranking]) -> list[Ranking]:
+    """Those of the rankings that order something; the others are counted in ``data.rejected``.
+
+    Raises:
+        DataError: there is none.
+    """
+    return _without(data, rankings, lambda ranking: "" if ordered_pairs(ranking) else TIES)
+
+
+def _without(data: Read[Ranking], rankings: Sequence[Ranking], problem: Callable[[Ranking], str]) -> list[Ranking]:
+    """The rankings that have no problem."""
+    problems = [(ranking, problem(ranking)) for ranking in rankings]
+    data.reject((ranking, reason) for ranking, reason in problems if reason)
+    kept = [ranking for ranking, reason in problems if not reason]
+    if not kept:
+        reasons = Counter(reason for _, reason in problems)
+        counted = "; ".join(f"{count}: {reason}" for reason, count in reasons.most_common())
+        raise DataError(f"no comparison to learn from ({counted}){ADVICE if THUMB in reasons else ''}")
+    return kept
+
+
 def prepare_responses(
     chat: Chat,
     rankings: Sequence[Ranking],
@@ -65,19 +119,35 @@ def prepare_responses(
     max_length: int,
     device: torch.device,
 ) -> Responses:
-    """Group by prompt, tokenise every distinct response once; rankings with one that is too long are counted."""
+    """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out.
+
+    Raises:
+        DataError: no ranking is left.
+    """
     said = {
         (ranking.prompt.id, response.text): ranking.prompt for ranking in rankings for response in ranking.responses
     }
-    texts = [text for _, text in said]
-    encoded = encode_responses(chat, list(said.values()), texts, max_length=max_length)
     keys = list(said)
+    encoded = encode_responses(chat, list(said.values()), [text for _, text in keys], max_length=max_length)
     row_of = {keys[item]: row for row, item in enumerate(encoded.kept)}
-    usable = [r for r in rankings if all((r.prompt.id, response.text) in row_of for response in r.responses)]
+    missing = {keys[item.index]: item for item in encoded.left_out}
+    problems = [_problem(ranking, missing) for ranking in rankings]
+    usable = [ranking for ranking, problem in zip(rankings, problems, strict=True) if problem is None]
+    left_out = [replace(problem, index=index) for index, problem in enumerate(problems) if problem is not None]
+    if not usable:
+        raise DataError(f"none of {len(rankings)} rankings can be used; the first: {left_out[0].reason}")
     return Responses(
         rankings=usable,
         sets=comparison_sets(usable, labeler_weights=labeler_weights),
         sequences=encoded.sequences.to(device),
         row_of=row_of,
-        too_long=len(rankings) - len(usable),
+        left_out=tuple(left_out),
     )
+
+
+def _problem(ranking: Ranking, missing: Mapping[tuple[str, str], LeftOut]) -> LeftOut | None:
+    """Why a ranking cannot be used: of its first response that cannot."""
+    if any(response.tool_calls for response in ranking.responses):
+        return LeftOut(index=0, reason="a response that calls a tool: responses are compared by their texts")
+    keys = ((ranking.prompt.id, response.text) for response in ranking.responses)
+    return next((missing[key] for key in keys if key in missing), None)

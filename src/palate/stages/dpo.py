@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from palate.corpus import read_rankings
-from palate.corpus.pairs import Judgement, batches
+from palate.corpus.pairs import Judgement, batches, ordered_pairs
 from palate.corpus.splits import split
-from palate.errors import DataError
 from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
@@ -29,21 +28,30 @@ from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, prepare
-from palate.stages.comparisons import prepare_responses
+from palate.stages.common import finish_run, floats, prepare, say_chat, say_left_out
+from palate.stages.comparisons import comparable, prepare_responses, without_ties
 
 
 def train(recipe: DPORecipe, run: Run) -> None:
     """Fine-tune ``recipe.model`` on preferences and write it to ``run``."""
-    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     policy, chat = loaded.model, loaded.chat
     prepare(policy, recipe)
 
     data = read_rankings(recipe.data)
     run.add_inputs({"data": data.files, "model": loaded.weights})
-    learned, held_out = split([ranking for ranking in data.records if ranking.pairs], recipe.holdout)
+    rankings = without_ties(data, comparable(data))
+    learned, held_out = split(rankings, recipe.holdout)
     prepared = partial(prepare_responses, chat, labeler_weights={}, max_length=recipe.max_length, device=policy.device)
     train_set, validation = prepared(learned), prepared(held_out)
+    left_out = say_left_out(
+        run,
+        data,
+        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        of=len(rankings),
+        max_left_out=recipe.max_left_out,
+    )
+    say_chat(run, chat, (ranking.prompt for ranking in rankings))
     with showing("frozen layers") as show:
         trunk = policy.trunk(train_set.sequences, show=show)
     held_out_trunk = policy.trunk(validation.sequences)
@@ -62,10 +70,10 @@ def train(recipe: DPORecipe, run: Run) -> None:
         len(steps), every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"policy": optimizer}
     ):
         batch = train_set.select(steps[step])
-        num_pairs = len(ordered_pairs(train_set.judgements_in(batch, steps[step]))[0])
+        num_pairs = len(chosen_and_rejected(train_set.judgements_in(batch, steps[step]))[0])
         parts = []
         for part in batch.parts(recipe.microbatch_tokens, whole_groups=True):
-            chosen, rejected = ordered_pairs(train_set.judgements_in(part, steps[step]))
+            chosen, rejected = chosen_and_rejected(train_set.judgements_in(part, steps[step]))
             logprobs = policy.logprobs(part, temperature=recipe.temperature, trunk=trunk).sum(1)
             before = reference[part.rows]
             loss, metrics = dpo_loss(
@@ -79,9 +87,9 @@ def train(recipe: DPORecipe, run: Run) -> None:
             )
             loss.backward()
             parts.append(metrics)
-        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step))
+        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step) | {"data/left_out": left_out})
 
-    chosen, rejected = ordered_pairs(validation.judgements_in(validation.sequences, validation.sets))
+    chosen, rejected = chosen_and_rejected(validation.judgements_in(validation.sequences, validation.sets))
     after = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)
     _, metrics = dpo_loss(
         after[chosen], after[rejected], held_out_reference[chosen], held_out_reference[rejected], beta=recipe.beta
@@ -90,20 +98,15 @@ def train(recipe: DPORecipe, run: Run) -> None:
     finish_run(
         run,
         {
-            "pairs": sum(len(ranking.pairs) for ranking in train_set.rankings),
-            "too_long": train_set.too_long + validation.too_long,
-            "rejected": data.rejected.total,
+            "pairs": sum(len(ordered_pairs(ranking)) for ranking in train_set.rankings),
+            "left_out": left_out,
             "held_out_accuracy": float(metrics["dpo/accuracy"]),
         },
     )
 
 
-def ordered_pairs(judged: Sequence[tuple[list[int], Judgement]]) -> tuple[Tensor, Tensor]:
-    """Places of the chosen and of the rejected response of every strictly ordered pair, [N] each.
-
-    Raises:
-        DataError: nothing is ordered.
-    """
+def chosen_and_rejected(judged: Sequence[tuple[list[int], Judgement]]) -> tuple[Tensor, Tensor]:
+    """Places of the better and of the worse response of every strictly ordered pair, [N] each."""
     pairs = [
         (better, worse)
         for places, judgement in judged
@@ -111,8 +114,6 @@ def ordered_pairs(judged: Sequence[tuple[list[int], Judgement]]) -> tuple[Tensor
         for worse, other in zip(places, judgement.ranks, strict=True)
         if rank < other
     ]
-    if not pairs:
-        raise DataError("no ranking orders two responses: DPO needs chosen and rejected ones")
     chosen, rejected = zip(*pairs, strict=True)
     return torch.tensor(chosen), torch.tensor(rejected)
 

@@ -14,15 +14,17 @@ Run it: `palate ppo recipes/ppo.toml`.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from palate.corpus import read_texts
-from palate.errors import RecipeError
+from palate.errors import DataError
 from palate.lm.batch import Sequences, per_token
 from palate.lm.encode import encode_texts
 from palate.lm.model import LanguageModel, ScalarModel, Trunk
@@ -52,15 +54,16 @@ def train(recipe: PPORecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     actors = load_actors(recipe, run)
     policy, chat = actors.policy.model, actors.policy.chat
-    value_model = load_value_model(recipe, actors)
+    value_model = load_value_model(recipe, actors, run)
     text = load_pretraining(recipe, actors, run)
     engine = LocalEngine(policy, chat)
-    updates = recipe.steps * recipe.epochs * recipe.minibatches
+    updates = recipe.epochs * recipe.minibatches
+    policy_updates, value_updates = (recipe.steps - recipe.value_warmup) * updates, recipe.steps * updates
     learners = Learners(
         policy=policy,
         value_model=value_model,
-        policy_optimizer=Optimizer(policy, recipe.optimizer, updates, name="policy"),
-        value_optimizer=Optimizer(value_model, recipe.value_optimizer, updates, name="value"),
+        policy_optimizer=Optimizer(policy, recipe.optimizer, policy_updates, name="policy"),
+        value_optimizer=Optimizer(value_model, recipe.value_optimizer, value_updates, name="value"),
     )
     controller, watch = KLController(recipe), Watch(recipe)
 
@@ -81,19 +84,21 @@ def train(recipe: PPORecipe, run: Run) -> None:
         batch, batch_metrics = estimate(scored, value_model, recipe, controller.kl_coef)
         metrics |= batch_metrics
 
+        made: list[tuple[int, dict[str, float]]] = []
         for epoch in range(recipe.epochs):
             for number, minibatch in enumerate(minibatches(scored.sequences, recipe, step, epoch)):
                 first = epoch == number == 0
                 extra = None if text is None else text_batch(text, recipe, step, epoch, number)
-                metrics |= update(learners, batch, minibatch, extra, recipe, step, first=first)
+                told = update(learners, batch, minibatch, extra, recipe, step, first=first)
+                made.append((int(minibatch.mask.sum()), told))
 
-        metrics["objective/kl_coef"] = controller.kl_coef
+        metrics |= mean_of_updates(made) | {"objective/kl_coef": controller.kl_coef}
         controller.update(metrics["objective/kl"], len(scored.sequences))
         run.log(step, metrics | {"time/step_s": time.perf_counter() - start})
         run.samples(step, sample_rows(scored))
 
     save(policy, chat, run.directory / "model")
-    finish_run(run, {})
+    finish_run(run, {"left_out": actors.left_out})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +145,10 @@ def estimate(
         temperature=rollout.temperature,
         trunk=scored.trunk,
     )
-    explained = float(explained_variance(values, returns, mask))
-    return batch, {"objective/reward": reward, "value/explained_variance": explained}
+    metrics, explained = {"objective/reward": reward}, float(explained_variance(values, returns, mask))
+    if not math.isnan(explained):  # undefined where the returns do not vary
+        metrics["value/explained_variance"] = explained
+    return batch, metrics
 
 
 def minibatches(sequences: Sequences, recipe: PPORecipe, step: int, epoch: int) -> list[Sequences]:
@@ -171,7 +178,7 @@ def update(
         if learns_policy:
             new_logprobs = learners.policy.logprobs(part, temperature=batch.temperature, trunk=batch.trunk)
             if first:
-                check_on_policy(new_logprobs, logprobs, part.mask)
+                check_on_policy(new_logprobs, logprobs, part.mask, step)
             loss, metrics = policy_loss(
                 new_logprobs, logprobs, advantages, part.mask, clip_range=recipe.clip_range, denominator=num_tokens
             )
@@ -195,6 +202,24 @@ def update(
     return combined | learners.value_optimizer.step(step)
 
 
+PER_UPDATE = ("grad_norm", "learning_rate", "pretraining_loss")
+"""Ends of the names of metrics that are of an update and not of a token."""
+
+
+def mean_of_updates(updates: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """The metrics of a step from those of its updates, each with its number of response tokens.
+
+    What is a mean over tokens weighs an update by them; the largest ratio is the largest of all.
+    """
+    tokens = np.array([count for count, _ in updates], dtype=np.float64)
+    found = {}
+    for name in updates[0][1]:
+        values = np.array([metrics[name] for _, metrics in updates])
+        weights = None if name.endswith(PER_UPDATE) else tokens
+        found[name] = float(values.max() if name == "policy/ratio_max" else np.average(values, weights=weights))
+    return found
+
+
 def pretraining_gradient(policy: LanguageModel, text: Sequences, coef: float, max_tokens: int) -> dict[str, float]:
     """Add ``coef`` times the gradient of the language-model loss on raw text to what is there already."""
     num_tokens, parts = int(text.mask.sum()), []
@@ -205,12 +230,13 @@ def pretraining_gradient(policy: LanguageModel, text: Sequences, coef: float, ma
     return {"policy/pretraining_loss": float(sum(parts))}
 
 
-def load_value_model(recipe: PPORecipe, actors: Actors) -> ScalarModel:
+def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel:
     """Started from the reward model, in its normalised units."""
-    name = recipe.value_model or next((source.loaded.name for source in actors.rewards.learned), "")
-    if not name:
-        raise RecipeError("no reward model to start the value model from: set value_model to a model's directory")
-    value_model = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed).model
+    name = recipe.value_model or actors.rewards.learned[0].loaded.name
+    loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed)
+    if loaded.chat.fingerprint != actors.policy.chat.fingerprint:
+        run.note(f"value model: {name} has another chat template than the policy; it learns the policy's")
+    value_model = loaded.model
     normalization = Normalization.read(locate(name))
     value_model.rescale(normalization.mean, normalization.scale)
     value_model.freeze(min(recipe.frozen_layers, value_model.model.shape.num_layers))
@@ -225,6 +251,12 @@ def load_pretraining(recipe: PPORecipe, actors: Actors, run: Run) -> Sequences |
     texts = read_texts(recipe.pretraining.data)
     run.add_inputs({"pretraining": texts.files})
     windows = encode_texts(actors.policy.chat, texts.records, length=recipe.pretraining.sequence_length)
+    if len(windows) < recipe.pretraining.sequences_per_step:
+        raise DataError(
+            f"the text is enough for {len(windows)} sequences of {recipe.pretraining.sequence_length} tokens, but "
+            f"pretraining.sequences_per_step = {recipe.pretraining.sequences_per_step}: lower one of them, or add text",
+            path=recipe.pretraining.data.path,
+        )
     return windows.to(actors.policy.model.device)
 
 

@@ -53,22 +53,16 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         for part in scored.sequences.parts(recipe.microbatch_tokens):
             new_logprobs = policy.logprobs(part, temperature=rollout.temperature, trunk=scored.trunk)
             logprobs, advantage = at(part, rollout.logprobs, advantages)
-            check_on_policy(new_logprobs, logprobs, part.mask)
+            check_on_policy(new_logprobs, logprobs, part.mask, step)
             # the ratio is 1, so the gradient of the unclipped surrogate is that of advantage * log p
             loss, part_metrics = policy_loss(
                 new_logprobs, logprobs, advantage, part.mask, clip_range=torch.inf, denominator=num_tokens
             )
             loss.backward()
             parts.append(part_metrics)
-        update = floats(combine_metrics(parts))
-        run.log(
-            step,
-            metrics
-            | {"objective/reward": float(rewards.mean()), "time/step_s": time.perf_counter() - start}
-            | update
-            | optimizer.step(step),
-        )
+        metrics |= {"objective/reward": float(rewards.mean())} | floats(combine_metrics(parts)) | optimizer.step(step)
+        run.log(step, metrics | {"time/step_s": time.perf_counter() - start})
         run.samples(step, sample_rows(scored))
 
     save(policy, actors.policy.chat, run.directory / "model")
-    finish_run(run, {})
+    finish_run(run, {"left_out": actors.left_out})

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from palate.corpus import read_rankings
-from palate.corpus.pairs import Judgement, batches
+from palate.corpus.pairs import Judgement, batches, ordered_pairs
 from palate.corpus.splits import split
 from palate.evals import plots
 from palate.evals.calibration import Calibration, accuracy, calibration, longer_wins
@@ -39,19 +39,24 @@ from palate.records import Ranking
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, prepare
-from palate.stages.comparisons import Responses, prepare_responses
+from palate.stages.common import finish_run, floats, prepare, say_chat, say_left_out
+from palate.stages.comparisons import Responses, comparable, prepare_responses, without_ties
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:
     """Train a reward model on rankings, normalise it and write it to ``run``."""
-    loaded = load_scalar_model(recipe.model, precision=recipe.precision, seed=recipe.seed)
+    loaded = load_scalar_model(
+        recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, seed=recipe.seed
+    )
     model, chat = loaded.model, loaded.chat
     prepare(model, recipe)
 
     data = read_rankings(recipe.data)
     run.add_inputs({"data": data.files, "model": loaded.weights})
-    learned, held_out = split(data.records, recipe.holdout)
+    rankings = comparable(data, labeler_weights=recipe.labeler_weights)
+    learned, held_out = split(rankings, recipe.holdout)
+    if recipe.tie == "skip":
+        learned = without_ties(data, learned)
     prepared = partial(
         prepare_responses,
         chat,
@@ -60,6 +65,14 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         device=model.device,
     )
     train_set, validation = prepared(learned), prepared(held_out)
+    left_out = say_left_out(
+        run,
+        data,
+        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        of=len(rankings),
+        max_left_out=recipe.max_left_out,
+    )
+    say_chat(run, chat, (ranking.prompt for ranking in rankings))
     with showing("frozen layers") as show:
         trunk = model.trunk(train_set.sequences, show=show)
 
@@ -85,9 +98,9 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         metrics = floats(combine_metrics(parts))
         if math.isnan(metrics["reward/accuracy"]):  # nothing but ties: undefined
             del metrics["reward/accuracy"], metrics["reward/margin"]
-        run.log(step, metrics | optimizer.step(step))
+        run.log(step, metrics | optimizer.step(step) | {"data/left_out": left_out})
 
-    finish(model, chat, recipe, run, train_set, validation, trunk, rejected=data.rejected.total)
+    finish(model, chat, recipe, run, train_set, validation, trunk, left_out=left_out)
 
 
 def comparison_loss(
@@ -119,7 +132,7 @@ def finish(
     validation: Responses,
     trunk: Trunk | None,
     *,
-    rejected: int,
+    left_out: int,
 ) -> None:
     """Normalise on the reference set, measure on held-out prompts, save."""
     held_out = raw_scores(model, validation.sequences, recipe.microbatch_tokens)
@@ -130,8 +143,7 @@ def finish(
     )
     normalization = Normalization.of(reference, f"distinct {recipe.normalize_on} responses")
     save(model, chat, run.directory / "model", extra_files={NORMALIZATION_FILE: normalization.to_json()})
-    too_long = train_set.too_long + validation.too_long
-    counts = {"rankings": len(train_set.rankings), "rejected": rejected, "too_long": too_long}
+    counts = {"rankings": len(train_set.rankings), "left_out": left_out}
     numbers, reliability, agreed = measure(held_out, validation, seed=recipe.seed)
 
     def pictures(report: Report) -> None:
@@ -148,7 +160,7 @@ def measure(
     scores: Tensor, responses: Responses, *, seed: int
 ) -> tuple[dict[str, float | None], Calibration, Agreement]:
     """Accuracy on every strictly ordered pair, beside the longer response's and the labelers' agreement."""
-    pairs = [(ranking, *pair) for ranking in responses.rankings for pair in ranking.pairs]
+    pairs = [(ranking, *pair) for ranking in responses.rankings for pair in ordered_pairs(ranking)]
     raw = scores.tolist()
 
     def score(ranking: Ranking, index: int) -> float:

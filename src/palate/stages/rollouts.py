@@ -26,7 +26,7 @@ from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.rollout.engine import Responses, Rollout, RolloutEngine
 from palate.run.directory import Run
-from palate.stages.common import prepare
+from palate.stages.common import prepare, prompts_with_room
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token: fp32 stays below 1e-4; bf16 products round differently for different batches."""
@@ -61,40 +61,58 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actors:
-    """The frozen half of an RL stage and the policy it judges."""
+    """The frozen half of an RL stage and the policy it judges.
+
+    Attributes:
+        left_out: rows of the prompts' file that are not used.
+    """
 
     policy: Loaded[LanguageModel]
     reference: LanguageModel
     rewards: Mix
     prompts: tuple[Prompt, ...]
+    left_out: int
 
 
 def load_actors(recipe: RLRecipe, run: Run) -> Actors:
     """Policy, a frozen copy of it, the rewards and the prompts; the trunk in memory once."""
-    policy = load_language_model(recipe.model, precision=recipe.precision)
+    policy = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     prepare(policy.model, recipe)
-    reference = load_language_model(recipe.model, precision=recipe.precision).model
-    rewards = Mix(recipe.rewards, precision=recipe.precision)
+    reference = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision).model
+    rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens)
     for other in (reference, *(source.model for source in rewards.learned)):
         other.freeze(min(recipe.frozen_layers, other.model.shape.num_layers))
         other.adopt_trunk(policy.model)
         other.freeze_all()
     if any(source.loaded.chat.tokenizer.get_vocab() != policy.chat.tokenizer.get_vocab() for source in rewards.learned):
         raise ModelError("the reward model has another vocabulary than the policy: train it from the same base model")
-    prompts = read_prompts(recipe.prompts)
+    if strangers := [source.loaded.name for source in rewards.learned if not source.reads_like(policy.chat)]:
+        raise ModelError(
+            f"the reward model {strangers[0]} was trained with another chat template than the policy's, whose "
+            "tokens it is to score: give both the same chat_template, and train the reward model again"
+        )
+    data = read_prompts(recipe.prompts)
     reward_weights = {source.loaded.name: source.loaded.weights for source in rewards.learned}
-    run.add_inputs({"prompts": prompts.files, "model": policy.weights, "rewards": reward_weights})
-    return Actors(policy=policy, reference=reference, rewards=rewards, prompts=prompts.records)
+    run.add_inputs({"prompts": data.files, "model": policy.weights, "rewards": reward_weights})
+    contexts = {f"the context of {source.loaded.name}": source.model.context for source in rewards.learned}
+    prompts = prompts_with_room(
+        run,
+        data,
+        [policy.chat],
+        {"max_length": recipe.max_length} | contexts,
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        max_left_out=recipe.max_left_out,
+    )
+    return Actors(policy=policy, reference=reference, rewards=rewards, prompts=prompts, left_out=data.rejected.total)
 
 
 def prompts_of_step(prompts: Sequence[Prompt], recipe: RLRecipe, step: int) -> list[Prompt]:
     """The next ``prompts_per_step`` of endless shuffled passes over the prompts; a function of the step alone."""
     first, count = step * recipe.prompts_per_step, len(prompts)
-    picked = []
-    for place in range(first, first + recipe.prompts_per_step):
-        order = permutation(count, recipe.seed, recipe.stage, "prompts", place // count)
-        picked.append(prompts[int(order[place % count])])
-    return picked
+    places = range(first, first + recipe.prompts_per_step)
+    passes = sorted({place // count for place in places})
+    orders = {number: permutation(count, recipe.seed, recipe.stage, "prompts", number) for number in passes}
+    return [prompts[int(orders[place // count][place % count])] for place in places]
 
 
 def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) -> tuple[Scored, dict[str, float]]:
@@ -119,14 +137,24 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
             lambda part: actors.reference.logprobs(part, temperature=rollout.temperature, trunk=trunk),
         )
     scored = Scored(rollout=rollout, scores=scores, ref_logprobs=ref_logprobs, trunk=trunk)
+    metrics = _measure(scored) | {"data/left_out": actors.left_out}
     tokens = int(sequences.mask.sum())
-    return scored, _measure(scored) | {"time/rollout_s": seconds, "time/tokens_per_s": tokens / seconds}
+    return scored, metrics | {"time/rollout_s": seconds, "time/tokens_per_s": tokens / seconds}
 
 
-def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor) -> None:
-    """Before the first update, training and sampling must agree about every token, up to rounding."""
+def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor, step: int) -> None:
+    """Before the first update, training and sampling must agree about every token, up to rounding.
+
+    Raises:
+        TrainingError: they do not, so that no probability ratio would mean anything.
+    """
     gap = float((new_logprobs.detach() - logprobs)[mask].abs().mean())
-    assert gap < ON_POLICY_TOLERANCE, f"sampler and trainer differ by {gap:.4f} nats a token with the same weights"
+    if not gap < ON_POLICY_TOLERANCE:  # a NaN is no agreement
+        raise TrainingError(
+            f"step {step}: sampling and training differ by {gap:.4f} nats a token with the same weights (at most "
+            f'{ON_POLICY_TOLERANCE} is rounding): start again with precision = "fp32" and another --out; if that does '
+            "not help, this model's network cannot be trained by reinforcement learning here"
+        )
 
 
 def _measure(scored: Scored) -> dict[str, float]:
@@ -149,8 +177,8 @@ def _measure(scored: Scored) -> dict[str, float]:
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's; zero when either does not vary."""
-    if float(a.std()) == 0.0 or float(b.std()) == 0.0:
+    """Pearson's; zero when either does not vary, as one response alone never does."""
+    if float(a.std(correction=0)) == 0.0 or float(b.std(correction=0)) == 0.0:
         return 0.0
     return float(np.corrcoef(a.cpu().numpy(), b.cpu().numpy())[0, 1])
 

@@ -16,7 +16,7 @@ from palate.recipe import SampleRecipe, Sampling
 from palate.records import Candidates, Prompt, Provenance, Response
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import finish_run
+from palate.stages.common import finish_run, prompts_with_room
 
 PROMPTS_PER_STEP = 32
 """Prompts sampled between two lines of progress; what is sampled does not depend on it."""
@@ -24,10 +24,18 @@ PROMPTS_PER_STEP = 32
 
 def train(recipe: SampleRecipe, run: Run) -> None:
     """Write ``candidates.jsonl``, one line per prompt."""
-    loaded = load_language_model(recipe.model, precision=recipe.precision)
-    prompts = read_prompts(recipe.prompts)
-    run.add_inputs({"prompts": prompts.files, "model": loaded.weights})
-    starts = range(0, len(prompts.records), PROMPTS_PER_STEP)
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    data = read_prompts(recipe.prompts)
+    run.add_inputs({"prompts": data.files, "model": loaded.weights})
+    prompts = prompts_with_room(
+        run,
+        data,
+        [loaded.chat],
+        {"the model's context": loaded.model.context},
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        max_left_out=recipe.max_left_out,
+    )
+    starts = range(0, len(prompts), PROMPTS_PER_STEP)
     path = run.directory / "candidates.jsonl"
 
     beginning = True
@@ -37,7 +45,7 @@ def train(recipe: SampleRecipe, run: Run) -> None:
             beginning = False
         candidates = sample(
             loaded,
-            prompts.records[starts[step] :][:PROMPTS_PER_STEP],
+            prompts[starts[step] :][:PROMPTS_PER_STEP],
             recipe.sampling,
             num_responses=recipe.responses_per_prompt,
             seed=recipe.seed,
@@ -50,6 +58,7 @@ def train(recipe: SampleRecipe, run: Run) -> None:
         run,
         {
             "prompts": len(written),
+            "left_out": data.rejected.total,
             "responses": sum(len(item.responses) for item in written),
             "truncated": cut_off(written),
         },

@@ -24,12 +24,12 @@ from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, plan, prepare
+from palate.stages.common import finish_run, floats, plan, prepare, say_chat, say_left_out
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:
     """Fine-tune ``recipe.model`` on demonstrations and write it to ``run``."""
-    loaded = load_language_model(recipe.model, precision=recipe.precision)
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     model, chat = loaded.model, loaded.chat
     prepare(model, recipe)
 
@@ -38,6 +38,14 @@ def train(recipe: SFTRecipe, run: Run) -> None:
     learned, held_out = split(data.records, recipe.holdout)
     train_set = encode_demonstrations(chat, learned, max_length=recipe.max_length)
     validation = encode_demonstrations(chat, held_out, max_length=recipe.max_length)
+    left_out = say_left_out(
+        run,
+        data,
+        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        of=len(data.records),
+        max_left_out=recipe.max_left_out,
+    )
+    say_chat(run, chat, (item.prompt for item in data.records))
     sequences = train_set.sequences.to(model.device)
     with showing("frozen layers") as show:
         trunk = model.trunk(sequences, show=show)
@@ -57,7 +65,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
             loss, metrics = sft_loss(logprobs, part.mask, denominator=num_tokens)
             loss.backward()
             parts.append(metrics)
-        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step))
+        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step) | {"data/left_out": left_out})
 
     after = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
     save(model, chat, run.directory / "model")
@@ -65,8 +73,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
         run,
         {
             "demonstrations": len(train_set.kept),
-            "too_long": train_set.too_long + validation.too_long,
-            "rejected": data.rejected.total,
+            "left_out": left_out,
             "perplexity_before": before,
             "perplexity": after,
         },

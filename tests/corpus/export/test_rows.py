@@ -480,7 +480,9 @@ def test_judgements_of_one_prompt_do_not_run_together() -> None:
 
 
 FULL = Ranking(
-    prompt=FRUIT.model_copy(update={"tags": {"topic": "food"}}),
+    prompt=Prompt(
+        messages=tuple(turn.model_copy(update={"name": "zoe"}) for turn in FRUIT.messages), tags={"topic": "food"}
+    ),
     responses=(Response(text="a", provenance=Provenance(model="m1", seed=3)), Response(text="b")),
     ranks=(1, 2),
     ratings=(7, 1),

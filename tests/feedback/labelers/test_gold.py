@@ -10,7 +10,7 @@ from tests.feedback.judging import judge, places
 from tests.feedback.world import NOW, World
 
 from palate.errors import ConflictError, DataError, NotFoundError
-from palate.feedback.labelers import gold, reviewing, screening
+from palate.feedback.labelers import admission, gold, reviewing
 from palate.feedback.store.tables import Batch, Item, Task, User
 from palate.feedback.tasks import batches, queue
 from palate.records import Prompt, Ranking, Response
@@ -147,7 +147,7 @@ def taken(world: World) -> tuple[Batch, list[Item], User, User]:
     for user, (one, two) in {eve: ((1, 2, 3), (3, 2, 1)), fay: ((1, 1, 1), (3, 2, 1))}.items():
         judge(world.store, user, {items[0].id: one, items[1].id: two})
         with world.store.write() as session:
-            screening.settle(session, user, test)
+            admission.settle(session, user, test)
     return test, items, eve, fay
 
 
@@ -209,7 +209,7 @@ def test_taking_it_again(world: World) -> None:
         assert queue.must_be_screened(session, session.get_one(User, eve.id))
     judge(world.store, eve, {item.id: (1, 2, 3) for item in items})
     with world.store.write() as session:
-        result = screening.settle(session, eve, test)
+        result = admission.settle(session, eve, test)
     assert result is not None
     assert (result.agreement, screening_of(world, eve)) == (1.0, ["passed"])
     with world.store.read() as session:

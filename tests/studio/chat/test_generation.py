@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from palate.errors import ModelError
-from palate.records import Message
+from palate.lm.zoo import load_chat
+from palate.records import Message, Prompt
 from palate.studio.chat import wire
 from palate.studio.chat.generation import Busy, Done, Failed, Generator, Piece, Serving
 
@@ -238,3 +239,16 @@ def test_closing_ends_the_worker_and_what_is_under_way(
 def test_the_web_process_does_not_import_torch() -> None:
     code = "import sys, palate.studio.chat.generation; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_with_another_template_than_its_own(generators: list[Generator], run: Run, talker: Path) -> None:
+    async def test() -> None:
+        generator = Generator(chat_templates={str(talker): "zephyr"})
+        generators.append(generator)
+        done = (await collect(generator, talker))[-1]
+        assert isinstance(done, Done)
+        prompt = Prompt(messages=tuple(HI))
+        lengths = [len(load_chat(str(talker), chat_template=name).prompt_tokens(prompt)) for name in ("zephyr", "")]
+        assert done.prompt_tokens == lengths[0] != lengths[1]
+
+    run(test())

@@ -16,8 +16,8 @@ from palate.feedback.store import policies
 from palate.feedback.store.tables import ChatMessage, Judgement
 from palate.feedback.tasks import judgements
 from palate.records import Ranking
+from palate.studio.chat.streaming import Desk
 from palate.studio.chat.talking import locator, router
-from palate.studio.chat.writing import Desk
 
 HTML = "**bold** <img src=x onerror=alert(1)> [x](javascript:alert(1)) <script>alert(1)</script>"
 

@@ -26,10 +26,10 @@ import os
 from palate.lm import zoo
 from palate.studio.chat import worker
 load = zoo.load_language_model
-def chatty(*args):
+def chatty(*args, **settings):
     print("a library that prints")
     os.write(1, b"and one that writes\\n")
-    return load(*args)
+    return load(*args, **settings)
 zoo.load_language_model = chatty
 worker.main()
 """
@@ -220,7 +220,7 @@ class FakeModels:
         self.loads: list[str] = []
         monkeypatch.setattr(zoo, "load_language_model", self._load)
 
-    def _load(self, name: str) -> object:
+    def _load(self, name: str, *, chat_template: str) -> object:
         self.loads.append(name)
         return object()
 

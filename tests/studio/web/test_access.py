@@ -40,8 +40,8 @@ from palate.feedback.tasks import batches, queue
 from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Prompt, Provenance, Response
 from palate.studio.app import create_app, routes_of
+from palate.studio.chat.streaming import Desk
 from palate.studio.chat.talking import locator
-from palate.studio.chat.writing import Desk
 from palate.studio.web.access import ANYONE, COOKIE, allow, roles_of
 from palate.studio.web.description import describe
 from palate.studio.web.security import HEADERS

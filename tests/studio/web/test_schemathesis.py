@@ -28,8 +28,8 @@ from tests.studio.fake import Fake
 from palate.feedback.store import people
 from palate.feedback.store.tables import User
 from palate.studio.app import create_app
+from palate.studio.chat.streaming import Desk
 from palate.studio.chat.talking import locator
-from palate.studio.chat.writing import Desk
 from palate.studio.serve import create
 from palate.studio.web.description import describe
 from palate.studio.web.workspace import Settings

@@ -1,13 +1,13 @@
 """Records written in other people's formats. What is exported here reads back here, to the same texts and preferences.
 
-    table           every format: what it keeps, and how it is read back
-    pairs           a row for every pair, or for every thumb
-    whole           all K responses of a ranking at once
-    demonstrations  how to answer
-    parts           what they share
-    lines           rows as JSON lines, as one array, as a table
-    pseudonyms      labelers' names replaced
-    stream          records in, text out
+    conversion             records in, text out, and a report
+    table                  every format: what it keeps, and how it is read back
+    pair_formats           a row for every pair, or for every thumb
+    ranking_formats        all K responses of a ranking at once
+    demonstration_formats  how to answer
+    parts                  what they share
+    lines                  rows as JSON lines, as one array, as a table
+    pseudonyms             labelers' names replaced
 
 A ranking of K responses becomes a row for each of its pairs where a format knows pairs only. What a format cannot say
 (a tie, several turns in a table cell, a thumb among pairs) is counted, never bent.

@@ -8,19 +8,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from palate.corpus.export.parts import Exported, Row, answer, demonstration_of, single_turn, trl_turns, turns
-from palate.corpus.formats import Item
+from palate.corpus.export.parts import (
+    Exported,
+    Row,
+    answer,
+    demonstration_of,
+    single_turn,
+    trl_turns,
+    turn_with_tools,
+    turns,
+)
+from palate.corpus.formats import KIND_NAMES, Item
 from palate.corpus.rejections import Unusable
-from palate.records import Prompt
+from palate.records import Demonstration, Prompt
 
 
 def messages(item: Item) -> Exported:
-    """messages of {role, content}; a prompt alone ends where the assistant is to answer."""
+    """messages of {role, content}, and tools; a prompt alone ends where the assistant is to answer."""
     if isinstance(item, Prompt):
-        yield {"messages": _weightless(item)}
+        prompt, said = item, item.messages
+    elif isinstance(item, Demonstration):
+        prompt, said = item.prompt, item.messages
     else:
-        shown = demonstration_of(item)
-        yield {"messages": [*_weightless(shown.prompt), answer(shown.response)]}
+        raise Unusable(f"the format has no place for {KIND_NAMES[type(item)]}")
+    for turn in said:
+        if not (turn.content.strip() or turn.tool_calls):
+            raise Unusable("a prompt with an empty turn" if turn in prompt.messages else "an empty response")
+    rows = [turn_with_tools(turn) for turn in said]
+    for row in rows[: len(prompt.messages)]:
+        row |= {"weight": 0} if row["role"] == "assistant" else {}
+    yield {"messages": rows} | ({"tools": list(prompt.tools)} if prompt.tools else {})
 
 
 def sharegpt(item: Item) -> Exported:

@@ -71,7 +71,7 @@ def _reads_as(row: Row, pair: Comparison) -> bool:
     except Rejected:
         return False
     texts = (pair.first.text, pair.second.text)
-    return isinstance(found, Ranking) and found.prompt.id == pair.prompt.id and _texts(found) == texts
+    return isinstance(found, Ranking) and found.prompt.text == pair.prompt.text and _texts(found) == texts
 
 
 def _texts(ranking: Ranking) -> tuple[str, ...]:

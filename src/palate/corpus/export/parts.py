@@ -17,9 +17,10 @@ from typing import Any, TypeAlias
 from palate.corpus.formats import KIND_NAMES, Item
 from palate.corpus.rejections import Unusable
 from palate.corpus.values import ranks_by
-from palate.records import Demonstration, Prompt, Ranking, Response
+from palate.records import Demonstration, Message, Prompt, Ranking, Response
 
 Row: TypeAlias = dict[str, Any]
+_TOOLS = "tools, calls or results of them, for which the format has no place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ def comparisons(ranking: Ranking) -> Iterator[Comparison | Unusable]:
 
 def _comparison(ranking: Ranking, i: int, j: int) -> Comparison | Unusable:
     first, second = ranking.responses[i], ranking.responses[j]
+    if first.tool_calls or second.tool_calls:
+        return Unusable(_TOOLS)
     if not (first.text.strip() and second.text.strip()):
         return Unusable("an empty response")
     if first.text == second.text:
@@ -123,6 +126,8 @@ def whole_ranking(item: Item) -> tuple[Ranking, tuple[int, ...]]:
 
 def answered(ranking: Ranking) -> Ranking:
     """The ranking, if all of its responses can be written side by side."""
+    if any(response.tool_calls for response in ranking.responses):
+        raise Unusable(_TOOLS)
     texts = [response.text for response in ranking.responses]
     if not all(text.strip() for text in texts):
         raise Unusable("an empty response")
@@ -144,12 +149,16 @@ def demonstration_of(item: Item) -> Demonstration:
     if not isinstance(item, Demonstration):
         raise Unusable(f"the format has no place for {KIND_NAMES[type(item)]}")
     _check(item.prompt)
+    if item.response.tool_calls:
+        raise Unusable(_TOOLS)
     if not item.response.text.strip():
         raise Unusable("an empty response")
     return item
 
 
 def _check(prompt: Prompt) -> None:
+    if prompt.has_tools:
+        raise Unusable(_TOOLS)
     if not all(turn.content.strip() for turn in prompt.messages):
         raise Unusable("a prompt with an empty turn")
 
@@ -165,6 +174,16 @@ def turns(prompt: Prompt) -> list[Row]:
     """The prompt as {role, content}."""
     _check(prompt)
     return [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+
+
+def turn_with_tools(turn: Message) -> Row:
+    """A turn as hosted services write it, with calls of tools and their results."""
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in turn.tool_calls
+    ]
+    more = {"tool_calls": calls, "tool_call_id": turn.tool_call_id, "name": turn.name}
+    return {"role": turn.role, "content": turn.content} | {name: value for name, value in more.items() if value}
 
 
 def answer(response: Response) -> Row:

@@ -50,8 +50,10 @@ def _only_model(response: Response) -> Provenance:
     return Provenance(model=model_of(response))
 
 
-def _tags(item: Item) -> bool:
-    return bool((item if isinstance(item, Prompt) else item.prompt).tags) if not isinstance(item, str) else False
+def _prompt_of(item: Item) -> Prompt:
+    if isinstance(item, str):
+        return Prompt.from_text(item)
+    return item if isinstance(item, Prompt) else item.prompt
 
 
 DETAILS: Mapping[str, Callable[[Item], bool]] = {
@@ -66,7 +68,8 @@ DETAILS: Mapping[str, Callable[[Item], bool]] = {
     "guideline version": _of_ranking(lambda ranking: bool(ranking.guideline_version)),
     "model": lambda item: any(each.provenance is not None for each in _responses(item)),
     "sampling": lambda item: any(each.provenance not in (None, _only_model(each)) for each in _responses(item)),
-    "tags": _tags,
+    "tags": lambda item: bool(_prompt_of(item).tags),
+    "speakers' names": lambda item: any(turn.name for turn in _prompt_of(item).messages),
 }
 
 
@@ -129,7 +132,13 @@ _ALL = (
         _each(demonstration_formats.trl_prompt_completion_text),
         read_as="prompt-response",
     ),
-    _target("messages", "messages [{role, content}]; also TRL's", _each(demonstration_formats.messages)),
+    Target(
+        "messages",
+        "messages [{role, content}]; also TRL's",
+        _each(demonstration_formats.messages),
+        frozenset({"speakers' names"}),
+        "messages",
+    ),
     _target("sharegpt", "conversations [{from, value}]", _each(demonstration_formats.sharegpt)),
     _target("alpaca", "instruction, input, output", _each(demonstration_formats.alpaca)),
     _target("hh", 'chosen, rejected: transcripts "\\n\\nHuman: ..."', _each(in_pairs(pair_formats.hh))),

@@ -5,7 +5,7 @@ file. An item of a test is a copy that shares prompt and responses with the item
 for those who judged that one.
 
 The known answers can be wrong too: `item_results` shows which items nobody gets right, and `correct` changes their
-ranks. Results are always computed from the ranks of now; who has passed stays as it was decided (`screening.settle`)
+ranks. Results are always computed from the ranks of now; who has passed stays as it was decided (`admission.settle`)
 until `decide_again`. `retake` takes a person's answers back, so that they get the same test once more.
 """
 
@@ -20,8 +20,8 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError, DataError, NotFoundError
-from palate.feedback.labelers import screening
-from palate.feedback.labelers.screening import Result
+from palate.feedback.labelers import admission
+from palate.feedback.labelers.admission import Result
 from palate.feedback.store import people
 from palate.feedback.store.tables import Batch, Item, Judgement, Review, Task, User
 from palate.feedback.tasks import batches, judgements, meetings, queue
@@ -180,7 +180,7 @@ def person_results(session: Session, batch: Batch) -> list[PersonResult]:
     said = meetings.grouped(_answers(session, batch), lambda opinion: opinion.user_id)
     users = session.scalars(select(User).where(User.id.in_(said)).order_by(User.name_key)).all()
     return [
-        PersonResult(user=user, num_answered=len(said[user.id]), result=screening.result_of(session, user, batch))
+        PersonResult(user=user, num_answered=len(said[user.id]), result=admission.result_of(session, user, batch))
         for user in users
     ]
 
@@ -331,7 +331,7 @@ def _answers(session: Session, batch: Batch) -> list[Opinion]:
 
 
 def _item_result(item: Item, said: Sequence[Opinion]) -> ItemResult:
-    shares = [screening.mark(item.id, item.gold or [], opinion.ranks).agreement for opinion in said]
+    shares = [admission.mark(item.id, item.gold or [], opinion.ranks).agreement for opinion in said]
     return ItemResult(
         item=item,
         num_answers=len(shares),

@@ -26,7 +26,7 @@ import contextlib
 import itertools
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Self
 
 from palate.errors import ModelError, TooManyError
@@ -54,10 +54,19 @@ class Generator:
         max_streams: generations at once; the others wait.
         max_per_user: generations of one user at once, waiting ones included.
         max_models: kept loaded by the worker.
+        chat_templates: of models that do not have their own, by name.
     """
 
-    def __init__(self, *, max_streams: int = 4, max_per_user: int = 2, max_models: int = 2) -> None:
+    def __init__(
+        self,
+        *,
+        max_streams: int = 4,
+        max_per_user: int = 2,
+        max_models: int = 2,
+        chat_templates: Mapping[str, str] | None = None,
+    ) -> None:
         self.max_per_user, self.max_models = max_per_user, max_models
+        self._templates = chat_templates or {}
         self._places = asyncio.Semaphore(max_streams)
         self._users: Counter[str] = Counter()
         self._ids = map(str, itertools.count(1))
@@ -175,7 +184,7 @@ class Generator:
     async def _running(self) -> _Worker:
         async with self._starting:
             if not self._closed and not (self._worker and self._worker.alive):
-                self._worker = await _Worker.start(self.max_models)
+                self._worker = await _Worker.start(self.max_models, self._templates)
             assert self._worker is not None, "closed before it was started"
             return self._worker
 
@@ -191,9 +200,10 @@ class _Worker:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, max_models: int) -> Self:
+    async def start(cls, max_models: int, chat_templates: Mapping[str, str]) -> Self:
+        templates = (word for name, template in chat_templates.items() for word in ("--chat-template", name, template))
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "palate.studio.chat.worker", "--models", str(max_models)),
+            *(sys.executable, "-m", "palate.studio.chat.worker", "--models", str(max_models), *templates),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=LINE_LIMIT,

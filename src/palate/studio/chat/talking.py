@@ -26,8 +26,8 @@ from palate.feedback.store import policies
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import ChatMessage, Conversation, User
 from palate.studio.chat.generation import Generator
+from palate.studio.chat.streaming import Desk, Writing
 from palate.studio.chat.views import ConversationLine, ConversationOut, ModelOut, line_of, view_of
-from palate.studio.chat.writing import Desk, Writing
 from palate.studio.web.access import CHATTERS, Db, Person, allow
 from palate.studio.web.rendering import asset, page
 from palate.studio.web.workspace import Workspace
@@ -74,7 +74,11 @@ async def start(app: FastAPI) -> None:
     """The models' process starts when it is first needed; what a crash left half written is closed."""
     home: Workspace = app.state.workspace
     settings = home.settings
-    generator = Generator(max_streams=settings.chat_streams, max_per_user=settings.chat_streams_per_person)
+    generator = Generator(
+        max_streams=settings.chat_streams,
+        max_per_user=settings.chat_streams_per_person,
+        chat_templates={locator(home)(settings.model): home.chat_template} if home.chat_template else {},
+    )
     app.state.generator = generator
     app.state.desk = Desk(generator, home.store, locator(home), per_person=settings.chat_streams_per_person)
     with home.store.write() as session:

@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import BinaryIO
@@ -51,11 +51,11 @@ Model = zoo.Loaded[LanguageModel]
 class Models:
     """The models used last, at most ``limit``; a generation under way keeps its own until it ends.
 
-    A directory that has been written anew since is loaded anew.
+    A directory that has been written anew since is loaded anew. Some models have another chat template than their own.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, chat_templates: Mapping[str, str] | None = None) -> None:
+        self.limit, self.chat_templates = limit, chat_templates or {}
         self._kept: OrderedDict[str, tuple[Stamp, Model]] = OrderedDict()
 
     def get(self, name: str) -> Model:
@@ -70,7 +70,7 @@ class Models:
         if name not in self._kept:
             while len(self._kept) >= self.limit:  # before loading: memory for one more may not be there
                 self._kept.popitem(last=False)
-            self._kept[name] = stamp, zoo.load_language_model(name)
+            self._kept[name] = stamp, zoo.load_language_model(name, chat_template=self.chat_templates.get(name, ""))
         self._kept.move_to_end(name)
         return self._kept[name][1]
 
@@ -93,11 +93,12 @@ class Worker:
     Args:
         out: where events are written.
         max_models: kept loaded.
+        chat_templates: of models, by name, in place of their own.
     """
 
-    def __init__(self, out: BinaryIO, *, max_models: int) -> None:
+    def __init__(self, out: BinaryIO, *, max_models: int, chat_templates: Mapping[str, str] | None = None) -> None:
         self.out = out
-        self.models = Models(max_models)
+        self.models = Models(max_models, chat_templates)
         self.active: deque[tuple[str, Iterator[wire.Event]]] = deque()
 
     def run(self, lines: SimpleQueue[bytes | None]) -> None:
@@ -194,7 +195,7 @@ def _generation(loaded: Model, request: wire.Generate) -> Iterator[wire.Event]:
 
 def _told(chat: Chat, chosen: Chosen) -> wire.Chosen:
     """Tokens by their text, as it reads after a letter: at the beginning some tokenizers drop a space."""
-    letter = chat.response_tokens("a")[:1]
+    letter = chat.text_tokens("a")[:-1]
 
     def text(token: int) -> str:
         return streaming.continuation(chat, letter, [token], special=True)
@@ -255,13 +256,14 @@ def main() -> None:
         prog="python -m palate.studio.chat.worker", description="Holds models; JSON lines."
     )
     parser.add_argument("--models", type=int, default=2, metavar="N", help="models kept loaded (default 2)")
-    max_models = parser.parse_args().models
+    parser.add_argument("--chat-template", nargs=2, action="append", default=[], metavar=("MODEL", "TEMPLATE"))
+    arguments = parser.parse_args()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     lines: SimpleQueue[bytes | None] = SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, lines), daemon=True).start()
     with contextlib.suppress(BrokenPipeError):
-        Worker(out, max_models=max_models).run(lines)
+        Worker(out, max_models=arguments.models, chat_templates=dict(arguments.chat_template)).run(lines)
     os._exit(0)  # at once: a usual exit would wait for the thread that reads
 
 

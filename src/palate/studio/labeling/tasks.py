@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from palate.feedback.labelers import screening
+from palate.feedback.labelers import admission
 from palate.feedback.store.tables import Batch, Item, Task, User
 from palate.feedback.tasks import blind, judgements, queue, worklist
 from palate.feedback.tasks.judgements import FLAGS, DemonstrationForm, RankingForm
@@ -348,7 +348,7 @@ def _settle(session: Session, user: User, batch: Batch) -> Literal["passed", "fa
     """The outcome of a screening test, once its last item is answered."""
     if not batch.is_screening:
         return None
-    screening.settle(session, user, batch)
+    admission.settle(session, user, batch)
     return user.screening  # type: ignore[return-value]  # "passed", "failed" or None
 
 

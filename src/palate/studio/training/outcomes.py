@@ -132,7 +132,7 @@ def _accuracy(workspace: Workspace, job: Job, directory: Path) -> Apply:
     run = workspace.directory / job.then["run"]
     rankings = [Ranking.model_validate_json(line) for line in _lines(run / "test_rankings.jsonl")]
     found = proposing.accuracy(rankings, read_scores(directory), held_out=frozenset(job.then["held_out"]))
-    disk.write_text(run / ACCURACY, json.dumps(asdict(found), indent=2) + "\n")
+    disk.write_text(run / ACCURACY, disk.json_text(asdict(found), indent=2) + "\n")
 
     def apply(session: Session, fresh: Job) -> list[Plan]:
         fresh.message = f"tested on {sum(labeler.num_pairs for labeler in found.labelers)} pairs of prompts new to it"

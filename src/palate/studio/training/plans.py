@@ -115,7 +115,7 @@ def plan(workspace: Workspace, choice: Choice) -> Plan:
         number = rounds.current_or_first(session, workspace.settings.model).number
     dataset = datasets.write(workspace.directory, collected)
     values["prompts" if "prompts" in dataset.kind else "data"] = {"path": dataset.path}
-    values |= _holdout(recipe, collected)
+    values |= _holdout(recipe, collected) | _chat_templates(workspace, values)
     return Plan(
         name=recipe.name.replace("_", " "),
         command=recipe.command,
@@ -138,6 +138,7 @@ def plan_sampling(
     recipe = recipebook.first_of(workspace.recipes, "sample")
     dataset = datasets.write(workspace.directory, Collected(kind="prompts", records=prompts, left_out={}))
     values = {"model": model.path, "prompts": {"path": dataset.path}, **settings}
+    values |= _chat_templates(workspace, values)
     return Plan(
         name="sample",
         command="sample",
@@ -241,12 +242,19 @@ def _values(session: Session, recipe: NamedRecipe, choice: Choice) -> dict[str, 
     return values | {"rewards": [*terms, *recipebook.extra_rewards(recipe)]}
 
 
+def _chat_templates(workspace: Workspace, values: Mapping[str, Any]) -> dict[str, str]:
+    """The first model has the workspace's, if it names one; every other model has its own, saved with it."""
+    keys = {"model": "chat_template", "baseline": "baseline_chat_template"}
+    first = [key for name, key in keys.items() if values.get(name) == workspace.settings.model]
+    return {key: workspace.chat_template for key in first if workspace.chat_template}
+
+
 def _holdout(recipe: NamedRecipe, collected: Collected) -> dict[str, Any]:
     """A larger share for validation where little data leaves none."""
     _, kind = recipebook.kinds()[recipebook.stage_of(recipe)]
     if "holdout" not in kind.model_fields:
         return {}
-    wanted = Holdout.model_validate(recipebook.tree_of(recipe).get("holdout", {}))
+    wanted = parse_recipe(Holdout, recipebook.tree_of(recipe).get("holdout", {}), where=f"{recipe.name}.toml: holdout")
     if wanted.tag:
         return {}
     for fraction in (wanted.fraction, *(each for each in _HOLDOUTS if each > wanted.fraction)):

@@ -19,7 +19,7 @@ import tomli_w
 from pydantic import Field
 
 from palate import recipe as recipes
-from palate.cli import STAGES
+from palate.commands import STAGES
 from palate.errors import NotFoundError, RecipeError
 from palate.recipe import Section, parse_recipe
 

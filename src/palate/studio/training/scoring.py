@@ -8,7 +8,6 @@ Left out: sharing a trunk between the models of an ensemble.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,4 +67,4 @@ def _scores(reward: LearnedReward, place: int, items: Sequence[Candidates]) -> l
 
 
 def _line(row: dict[str, object]) -> str:
-    return json.dumps(row) + "\n"
+    return disk.json_text(row) + "\n"

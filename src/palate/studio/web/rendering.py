@@ -7,7 +7,6 @@ and images off, and sanitises *last*, after everything that could have made mark
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from palate import disk
 from palate.studio.web.mathematics import Protected, protect
 from palate.studio.web.navigation import entries_for
 
@@ -125,7 +125,7 @@ def wants_json(request: Request) -> bool:
 
 def data_block(value: Any) -> Markup:
     """JSON for a ``<script type="application/json">``, which the page's own scripts read."""
-    text = json.dumps(value, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
+    text = disk.json_text(value, ensure_ascii=False).replace("<", "\\u003c").replace("&", "\\u0026")
     return Markup(text)
 
 

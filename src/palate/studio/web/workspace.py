@@ -32,6 +32,9 @@ class Settings(Section):
     name: Annotated[str, Field(min_length=1, max_length=80)] = Field("Palate", description="Shown on every page.")
     database: str = Field("sqlite:///palate.db", description="URL; a relative file is in the workspace.")
     model: str = Field("smollm2-135m", description="The model that the first round starts from.")
+    chat_template: str = Field(
+        "", description="How that model's conversations are laid out, as in recipes; models made from it keep it."
+    )
     upload_megabytes: Annotated[int, Field(ge=1, le=2048)] = Field(64, description="Largest file that may be uploaded.")
     chat_streams: Annotated[int, Field(ge=1, le=64)] = Field(4, description="Responses written at the same time.")
     chat_streams_per_person: Annotated[int, Field(ge=1, le=16)] = Field(2, description="Of these for one person.")
@@ -59,6 +62,12 @@ class Workspace:
     def recipes(self) -> Path:
         """The recipes that may be started by name."""
         return self.directory / "recipes"
+
+    @property
+    def chat_template(self) -> str:
+        """The first model's: a family's name, or where the file is; empty for its own."""
+        file = self.directory / self.settings.chat_template
+        return str(file) if self.settings.chat_template and file.exists() else self.settings.chat_template
 
     @property
     def data(self) -> Path:

@@ -15,8 +15,8 @@ Left out: logarithmic axes, and anything that moves.
 
 from palate.studio.web.charts.axes import Axis, Formatter, Value, nice_axis, percent, plain
 from palate.studio.web.charts.bars import Bar, bars
+from palate.studio.web.charts.curves import MOST_POINTS, MOST_ROWS, Series, lines, running_mean
 from palate.studio.web.charts.figure import NUM_COLOURS
-from palate.studio.web.charts.lines import MOST_POINTS, MOST_ROWS, Series, lines, running_mean
 from palate.studio.web.charts.matrix import matrix
 
 __all__ = [

@@ -24,16 +24,19 @@ from palate.evals.report import Report
 from palate.evals.text import TextSignals, text_signals
 from palate.evals.winrate import WinRate, length_controlled, win_rate
 from palate.lm.batch import per_token
+from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
 from palate.lm.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1
 from palate.recipe import Sampling, WinRateRecipe
 from palate.records import Prompt
+from palate.rewards.learned import LearnedReward
 from palate.rewards.mix import RewardSource, reward_source
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.run.trackers import showing
+from palate.stages.common import prompts_with_room
 from palate.words import count_words
 
 MICROBATCH_TOKENS = 4096
@@ -73,15 +76,27 @@ class Comparison:
 
 def train(recipe: WinRateRecipe, run: Run) -> None:
     """Sample, judge, and write report and texts."""
-    prompts = read_prompts(recipe.prompts)
-    model = load_language_model(recipe.model, precision=recipe.precision)
-    baseline = load_language_model(recipe.baseline, precision=recipe.precision)
-    run.add_inputs({"prompts": prompts.files, "model": model.weights, "baseline": baseline.weights})
+    data = read_prompts(recipe.prompts)
+    model = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    baseline = load_language_model(
+        recipe.baseline, chat_template=recipe.baseline_chat_template, precision=recipe.precision
+    )
+    run.add_inputs({"prompts": data.files, "model": model.weights, "baseline": baseline.weights})
+    prompts = prompts_with_room(
+        run,
+        data,
+        [model.chat, baseline.chat],
+        {"the model's context": model.model.context, "the baseline's context": baseline.model.context},
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        max_left_out=recipe.max_left_out,
+    )
+    judge = reward_source(recipe.judge)
+    say_layouts(run, model.chat, baseline.chat, judge)
     found = compare(
         model,
         baseline,
-        prompts.records,
-        reward_source(recipe.judge),
+        prompts,
+        judge,
         recipe.sampling,
         num_responses=recipe.responses_per_prompt,
         seed=recipe.seed,
@@ -91,11 +106,22 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         "win_rate_low": found.win_rate.low,
         "win_rate_high": found.win_rate.high,
         "kl": found.kl,
+        "left_out": data.rejected.total,
     }
     report = Report(f"{recipe.model} against {recipe.baseline}", f"{found.win_rate.num_prompts} held-out prompts")
     describe(report, found)
+    if run.notes:
+        report.text("Dropped, skipped, assumed", "\n\n".join(run.notes))
     report.write(run.directory)
     run.finish(figures)
+
+
+def say_layouts(run: Run, model: Chat, baseline: Chat, judge: RewardSource) -> None:
+    """Say where the two models and the judge do not lay a conversation out in the same way."""
+    if model.fingerprint != baseline.fingerprint:
+        run.note("chat template: the baseline's is another one; the KL is that to the baseline given the model's")
+    if isinstance(judge, LearnedReward) and not (judge.reads_like(model) and judge.reads_like(baseline)):
+        run.note("chat template: the judge's is another one; it is given what the responses say in its own")
 
 
 def compare(

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from tests.feedback.world import NOW, World, together
 
-from palate.feedback.labelers import screening
-from palate.feedback.labelers.screening import ItemResult, Result
+from palate.feedback.labelers import admission
+from palate.feedback.labelers.admission import ItemResult, Result
 from palate.feedback.store.tables import Batch, Event, Item, Judgement, User
 from palate.feedback.tasks import judgements, queue
 
@@ -30,19 +30,19 @@ RANKS = st.lists(st.integers(1, 5), min_size=2, max_size=6)
     ],
 )
 def test_marks_by_hand(gold: list[int], ranks: list[int], right: float, pairs: int) -> None:
-    assert screening.mark("x", gold, ranks) == ItemResult(item_id="x", right=right, pairs=pairs)
+    assert admission.mark("x", gold, ranks) == ItemResult(item_id="x", right=right, pairs=pairs)
 
 
 @given(st.data())
 def test_marks_do_not_depend_on_names_of_ranks_or_order(data: st.DataObject) -> None:
     gold = data.draw(RANKS)
     ranks = data.draw(st.lists(st.integers(1, 5), min_size=len(gold), max_size=len(gold)))
-    result = screening.mark("x", gold, ranks)
+    result = admission.mark("x", gold, ranks)
     order = data.draw(st.permutations(range(len(gold))))
-    assert screening.mark("x", [gold[i] for i in order], [7 * ranks[i] for i in order]) == result
-    mirrored = screening.mark("x", gold, [-rank for rank in ranks])
+    assert admission.mark("x", [gold[i] for i in order], [7 * ranks[i] for i in order]) == result
+    mirrored = admission.mark("x", gold, [-rank for rank in ranks])
     assert result.right + mirrored.right == result.pairs
-    assert screening.mark("x", gold, gold).right == result.pairs
+    assert admission.mark("x", gold, gold).right == result.pairs
 
 
 def test_a_result_counts_pairs_not_items() -> None:
@@ -81,7 +81,7 @@ def answer(world: World, user: User, said: list[int], batch: Batch) -> Result | 
     with world.store.write() as session:
         task = queue.task_of(session, user, task.id)
         judgements.submit_ranking(session, user, task, form, now=NOW)
-        return screening.settle(session, user, batch)
+        return admission.settle(session, user, batch)
 
 
 def outcome(world: World, user: User) -> str | None:
@@ -123,12 +123,12 @@ def test_it_is_decided_once(world: World) -> None:
     with world.store.write() as session:
         line = session.scalars(select(Judgement)).one()
         judgements.withdraw(session, ann, line, now=NOW)
-        assert screening.result_of(session, ann, batch) is None
+        assert admission.result_of(session, ann, batch) is None
         task = queue.task_of(session, ann, line.task_id or "")
         right = judgements.RankingForm(ranks=tuple(in_place(world, ann, [1, 2], task.item_id)), confirmed=True)
         judgements.submit_ranking(session, ann, task, right, now=NOW)
-        assert screening.settle(session, ann, batch) is None
-        changed = screening.result_of(session, ann, batch)
+        assert admission.settle(session, ann, batch) is None
+        changed = admission.result_of(session, ann, batch)
         assert changed is not None
         assert changed.passed
     assert outcome(world, ann) == "failed"
@@ -152,10 +152,10 @@ def test_others_and_other_work_do_not_count(world: World) -> None:
     batch = make_test(world, [[1, 2]])
     work = world.batch("work")
     with world.store.write() as session:
-        assert screening.settle(session, ann, work) is None
+        assert admission.settle(session, ann, work) is None
     answer(world, bob, [1, 2], batch)
     with world.store.write() as session:
-        assert screening.settle(session, ann, batch) is None
+        assert admission.settle(session, ann, batch) is None
     assert outcome(world, ann) is None
 
 
@@ -164,7 +164,7 @@ def test_only_labelers_are_tested(world: World) -> None:
     batch = make_test(world, [[1, 2]])
     with world.store.write() as session:
         assert not queue.must_be_screened(session, chief)
-        assert screening.settle(session, chief, batch) is None
+        assert admission.settle(session, chief, batch) is None
 
 
 def test_a_part_of_the_test_for_each(world: World) -> None:
@@ -189,7 +189,7 @@ def test_the_last_two_answers_at_once(world: World) -> None:
     def hand_in(task_id: str) -> Result | None:
         with world.store.write() as session:
             judgements.submit_ranking(session, ann, queue.task_of(session, ann, task_id), form, now=NOW)
-            return screening.settle(session, ann, batch)
+            return admission.settle(session, ann, batch)
 
     results = together([lambda task=task: hand_in(task.id) for task in tasks])
     assert [result is None for result in results].count(True) == 1

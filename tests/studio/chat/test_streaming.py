@@ -14,9 +14,9 @@ from palate.feedback.chat.conversations import ChatSettings, Turn
 from palate.feedback.chat.exchanges import Ask
 from palate.feedback.store import people, policies
 from palate.feedback.store.tables import Model
-from palate.studio.chat import writing
 from palate.studio.chat.generation import Busy
-from palate.studio.chat.writing import TOO_LONG, Bit, Desk, Draws
+from palate.studio.chat.streaming import TOO_LONG, Bit, Desk, Draws
+from palate.studio.chat.talking import streaming
 
 
 class Room:
@@ -148,7 +148,7 @@ def test_a_reader_who_was_never_there(room: Room) -> None:
 
 
 def test_what_is_there_is_saved_while_more_is_written(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(streaming, "SAVE_SECONDS", 0.0)
 
     async def test() -> None:
         at = room.start()

@@ -1,0 +1,67 @@
+"""Recipes: TOML in, frozen models out.
+
+A recipe is one TOML file for one stage. An unknown key is an error that names its nearest neighbour;
+``--set a.b=value`` overrides one key; what a run really used is written back to its directory. Every field's
+description is its documentation: the reference page is generated from it. A file here holds a family of stages,
+`sections` what they share. Nothing here imports torch: a misspelt key is answered at once.
+
+Relative paths in a recipe are relative to the directory the command runs in.
+"""
+
+from palate.recipe.evaluation import Taste, WinRateRecipe
+from palate.recipe.loading import RecipeT, load_recipe, parse_recipe
+from palate.recipe.preferences import DPORecipe, RewardRecipe
+from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe
+from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
+from palate.recipe.sections import (
+    ChatTemplate,
+    Data,
+    Decay,
+    Fraction,
+    Holdout,
+    NonNegative,
+    Optimizer,
+    Positive,
+    PositiveInt,
+    PromptsLeftOut,
+    Reward,
+    RLOptimizer,
+    Sampling,
+    Section,
+    StageRecipe,
+    TwoOrMore,
+)
+from palate.recipe.supervised import SFTRecipe
+
+__all__ = [
+    "BestOfNRecipe",
+    "ChatTemplate",
+    "DPORecipe",
+    "Data",
+    "Decay",
+    "Fraction",
+    "Holdout",
+    "NonNegative",
+    "Optimizer",
+    "PPORecipe",
+    "Positive",
+    "PositiveInt",
+    "Pretraining",
+    "PromptsLeftOut",
+    "RLOptimizer",
+    "RLRecipe",
+    "RecipeT",
+    "ReinforceRecipe",
+    "Reward",
+    "RewardRecipe",
+    "SFTRecipe",
+    "SampleRecipe",
+    "Sampling",
+    "Section",
+    "StageRecipe",
+    "Taste",
+    "TwoOrMore",
+    "WinRateRecipe",
+    "load_recipe",
+    "parse_recipe",
+]

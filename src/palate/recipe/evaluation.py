@@ -1,0 +1,48 @@
+"""Recipes that measure, and the taste of simulated labelers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from palate.recipe.sections import (
+    ChatTemplate,
+    Data,
+    NonNegative,
+    PositiveInt,
+    PromptsLeftOut,
+    Reward,
+    Sampling,
+    Section,
+)
+
+
+class Taste(Section):
+    """A hidden taste and the labelers who share it more or less."""
+
+    function: str = Field(
+        "palate.simulated.tastes:sunny_and_to_the_point", description="Judge of (prompts, responses)."
+    )
+    agreement: Annotated[float, Field(gt=0.5, le=1)] = Field(0.8, description="How often two labelers agree on a pair.")
+    labelers: PositiveInt = Field(5, description="Simulated labelers.")
+    skill_spread: NonNegative = Field(0.3, description="Spread of skill between them; 0 makes them alike.")
+    labels_per_prompt: PositiveInt = Field(2, description="Labelers who rank each prompt's responses.")
+    tie_margin: NonNegative = Field(0.0, description="Responses closer than this in perceived quality are tied.")
+
+
+class WinRateRecipe(Section):
+    """One model against another on held-out prompts, by a judge that training never saw."""
+
+    stage: Literal["win_rate"] = "win_rate"
+    seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
+    model: str = Field(description="The model in question.")
+    baseline: str = Field(description="The model it is compared with.")
+    chat_template: ChatTemplate = ""
+    baseline_chat_template: str = Field("", description="The same for the baseline.")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
+    prompts: Data = Field(description="Held-out prompts.")
+    judge: Reward = Field(description="Scores a response; the higher score wins.")
+    max_left_out: PromptsLeftOut = 0.0
+    sampling: Sampling = Field(Sampling(), description="Sampling, the same for both.")
+    responses_per_prompt: PositiveInt = Field(2, description="Responses of each model to each prompt.")

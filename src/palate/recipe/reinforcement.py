@@ -1,0 +1,106 @@
+"""Recipes that sample, score and learn from the score."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from palate.recipe.sections import (
+    Data,
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    PromptsLeftOut,
+    Reward,
+    RLOptimizer,
+    Sampling,
+    Section,
+    StageRecipe,
+    TwoOrMore,
+)
+
+
+class RLRecipe(StageRecipe):
+    """What every sampling stage has."""
+
+    prompts: Data = Field(description="Prompts to sample responses for.")
+    rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
+    max_left_out: PromptsLeftOut = 0.0
+    sampling: Sampling = Field(Sampling(), description="Sampling.")
+    steps: PositiveInt = Field(20, description="Rollouts, each followed by its updates.")
+    prompts_per_step: PositiveInt = Field(
+        16, description="Prompts in a rollout; different ones, but where a pass over them ends."
+    )
+    responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")
+    truncation_score: float | None = Field(None, description="Score of a response without a stop token.")
+    kl_coef: NonNegative = Field(0.05, description="Weight of the per-token KL to the reference inside the reward.")
+    max_negative_kl: Positive = Field(0.5, description="A KL below minus this, three steps in a row, ends the run.")
+    min_entropy: NonNegative = Field(
+        0.02, description="Entropy per token below this, three steps in a row, ends the run."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> RLRecipe:
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("every reward has weight 0: there is nothing to learn")
+        if self.sampling.max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"sampling.max_new_tokens = {self.sampling.max_new_tokens} leaves no room for a prompt within "
+                f"max_length = {self.max_length}"
+            )
+        return self
+
+
+class Pretraining(Section):
+    """The pretraining gradient mixed into PPO (PPO-ptx)."""
+
+    data: Data = Field(description="Raw text.")
+    coef: Positive = Field(1.0, description="Weight of the language-model loss in the combined gradient (gamma).")
+    sequences_per_step: PositiveInt = Field(8, description="Sequences of text beside each optimizer step.")
+    sequence_length: TwoOrMore = Field(128, description="Tokens of each.")
+
+
+class PPORecipe(RLRecipe):
+    """Proximal policy optimisation, as InstructGPT used it."""
+
+    stage: Literal["ppo"] = "ppo"
+    value_model: str = Field("", description="Model the value model starts from; empty: the first reward model.")
+    kl_target: Positive | None = Field(None, description="Adapt `kl_coef` towards this KL per sequence (nats).")
+    kl_horizon: PositiveInt = Field(500, description="Sequences over which the adaptation works.")
+    whiten_rewards: bool = Field(False, description="Scale rewards to unit variance, keeping their mean.")
+    epochs: PositiveInt = Field(1, description="Passes over a rollout.")
+    minibatches: PositiveInt = Field(1, description="Optimizer steps in a pass.")
+    clip_range: Positive = Field(0.2, description="Clipping of the probability ratio.")
+    clip_range_value: NonNegative = Field(0.2, description="Clipping of the value's change; 0 leaves it free.")
+    gamma: Fraction = Field(1.0, description="Discount.")
+    gae_lambda: Fraction = Field(0.95, description="Lambda of generalised advantage estimation.")
+    value_warmup: int = Field(0, ge=0, description="First steps in which only the value model learns.")
+    pretraining: Pretraining | None = Field(None, description="Pretraining gradient; absent: plain PPO.")
+    optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the policy.")
+    value_optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the value model.")
+
+    @model_validator(mode="after")
+    def _works_together(self) -> PPORecipe:
+        if self.minibatches > self.prompts_per_step:
+            raise ValueError("minibatches are made of whole prompts: at most prompts_per_step of them")
+        if self.value_warmup >= self.steps:
+            raise ValueError(
+                f"value_warmup = {self.value_warmup} leaves none of {self.steps} steps in which the policy learns"
+            )
+        if self.kl_target is not None and not self.kl_coef:
+            raise ValueError("kl_target adapts kl_coef by factors, and 0 stays 0: set kl_coef above 0")
+        if not self.value_model and not any(reward.model for reward in self.rewards):
+            raise ValueError("no reward model to start the value model from: set value_model to a model's directory")
+        return self
+
+
+class ReinforceRecipe(RLRecipe):
+    """REINFORCE with the leave-one-out baseline (RLOO)."""
+
+    stage: Literal["reinforce"] = "reinforce"
+    responses_per_prompt: TwoOrMore = Field(
+        4, description="Responses sampled for each (K); each is compared with the mean of the others."
+    )
+    optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer.")

@@ -1,0 +1,131 @@
+"""What recipes are made of: frozen sections that refuse unknown keys, and what every training stage has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+PromptsLeftOut = Annotated[
+    Fraction,
+    Field(
+        description="Largest share of the prompts that may be left out because they leave no room for a response "
+        "(`max_new_tokens`), or the chat template cannot hold them; more end the run before its first step."
+    ),
+]
+TwoOrMore = Annotated[int, Field(ge=2)]
+ChatTemplate = Annotated[
+    str,
+    Field(
+        description="How conversations are laid out: a family's name such as `chatml`, `llama3` or `qwen3`, or a file; "
+        "it is saved with the model that comes out. Empty: the model's own."
+    ),
+]
+
+
+class Section(BaseModel):
+    """Frozen; unknown keys are refused, and so are numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where records come from."""
+
+    path: str = Field(description="A file, or several joined by commas; `.gz` is read as it is.")
+    format: str = Field("auto", description="An importer's name (see `palate data import --help`), or `auto`.")
+    fields: Mapping[str, str] = Field(
+        {},
+        description="For `pairs`: which column, or text with {columns}, is `prompt`, `a`, `b`, `preferred`.",
+    )
+    tags: tuple[str, ...] = Field((), description="Columns to keep as tags of the prompt.")
+    limit: int = Field(0, ge=0, description="Use at most this many records, chosen by hash of the prompt; 0 uses all.")
+
+
+class Holdout(Section):
+    """Which prompts are kept for validation. Always whole prompts, never single comparisons."""
+
+    fraction: Fraction = Field(0.1, description="Share of prompts, chosen by hash of the prompt.")
+    tag: str = Field("", description="Hold out by this tag instead of by hash.")
+    value: str = Field("", description="Prompts whose tag has this value are held out.")
+
+    @model_validator(mode="after")
+    def _two_sides(self) -> Holdout:
+        if bool(self.tag) != bool(self.value):
+            raise ValueError("a holdout by tag needs both: a tag, and the value of it that is held out")
+        if not self.tag and not 0 < self.fraction < 1:
+            raise ValueError(f"fraction = {self.fraction:g} leaves nothing to train on, or nothing to validate on")
+        return self
+
+
+class Optimizer(Section):
+    """AdamW with a warm-up and a linear or cosine decay."""
+
+    learning_rate: Positive = Field(2e-5, description="Peak learning rate.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape after the warm-up.")
+    warmup: Fraction = Field(0.05, description="Share of all optimizer steps spent warming up.")
+    weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay.")
+    beta1: Decay = Field(0.9, description="Adam's first decay rate.")
+    beta2: Decay = Field(0.99, description="Adam's second decay rate.")
+    epsilon: Positive = Field(1e-8, description="Adam's epsilon.")
+    max_grad_norm: NonNegative = Field(1.0, description="Gradients are scaled down to this norm; 0 leaves them.")
+
+
+class RLOptimizer(Optimizer):
+    """The same with the values that RL needs."""
+
+    learning_rate: Positive = Field(1e-5, description="Peak learning rate.")
+    warmup: Fraction = Field(0.0, description="Share of all optimizer steps spent warming up.")
+    beta2: Decay = Field(0.95, description="Adam's second decay rate.")
+    epsilon: Positive = Field(1e-5, description="Adam's epsilon; the usual 1e-8 gives six times the early KL.")
+
+
+class Sampling(Section):
+    """How responses are drawn: always from the full distribution, at one temperature."""
+
+    temperature: Positive = Field(0.7, description="Divides the logits; part of the policy wherever it is used.")
+    max_new_tokens: PositiveInt = Field(48, description="A response without a stop token by then counts as truncated.")
+    num_slots: PositiveInt = Field(64, description="Sequences decoded side by side.")
+
+
+class StageRecipe(Section):
+    """What every training stage has."""
+
+    stage: str = Field("", description="The stage's name; may be left out.")
+    seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
+    model: str = Field(
+        "smollm2-135m", description="Model to start from: a path, a Hugging Face name, or one of the zoo."
+    )
+    chat_template: ChatTemplate = ""
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products; weights stay in fp32.")
+    frozen_layers: int = Field(0, ge=0, description="Leave the embeddings and this many lower layers as they are.")
+    checkpoint_every: PositiveInt = Field(20, description="Steps between checkpoints.")
+    keep_checkpoints: PositiveInt = Field(2, description="Older ones are deleted.")
+    max_length: PositiveInt = Field(
+        1024, description="Longest prompt + response in tokens; longer rows are left out and counted."
+    )
+    max_left_out: Fraction = Field(
+        0.5, description="Largest share of the rows that may be left out; more end the run before its first step."
+    )
+    microbatch_tokens: PositiveInt = Field(4096, description="Tokens in one forward and backward pass.")
+
+
+class Reward(Section):
+    """One term of the reward."""
+
+    model: str = Field("", description="A trained reward model's directory.")
+    function: str = Field("", description="A Python function `package.module:name` of (prompts, responses).")
+    length: Positive | None = Field(None, description="Minus the number of words above this one, in tens.")
+    weight: float = Field(1.0, description="Weight in the sum.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Reward:
+        if sum(bool(kind) for kind in (self.model, self.function, self.length)) != 1:
+            raise ValueError("name exactly one of model, function, length")
+        return self

@@ -1,0 +1,179 @@
+"""What does not fit is said before the first step and at the end, and too much of it stops the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palate.cli import main
+
+Toml = Callable[[dict[str, Any]], Path]
+Settings = dict[str, dict[str, Any]]
+LONG = "and so on " * 120
+
+
+def lines(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def demonstrations(path: Path, *, short: int, long: int) -> str:
+    texts = ["Fine."] * short + [LONG] * long
+    return lines(path, [{"prompt": f"How is it, {n}?", "response": text} for n, text in enumerate(texts)])
+
+
+def rankings(path: Path, *, short: int, long: int) -> str:
+    texts = ["Fine."] * short + [LONG] * long
+    rows = [{"prompt": f"How is it, {n}?", "chosen": text, "rejected": "Hm."} for n, text in enumerate(texts)]
+    return lines(path, rows)
+
+
+def prompts(path: Path, *, short: int, long: int) -> str:
+    texts = ["Tell me."] * short + [LONG] * long
+    return lines(path, [{"prompt": f"{n}: {text}"} for n, text in enumerate(texts)])
+
+
+@pytest.fixture
+def command(settings: Settings, toml: Toml, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run a stage; its status, what it said and its report."""
+
+    def run(stage: str, *extra: str, **changes: Any) -> tuple[int, str, dict[str, Any]]:
+        base = {"model": "tiny", "precision": "fp32", "sampling": {"max_new_tokens": 8}}
+        tree = settings.get(stage, base) | changes
+        status = main([stage, str(toml(tree)), "--out", str(tmp_path / "run"), *extra])
+        report = tmp_path / "run" / "report.json"
+        return status, capsys.readouterr().err, json.loads(report.read_text()) if report.exists() else {}
+
+    return run
+
+
+@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+def test_rows_that_are_too_long(
+    stage: str, write: Callable[..., str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    data = {"path": write(tmp_path / "data.jsonl", short=16, long=4)}
+    status, said, report = command(stage, data=data, max_length=256, holdout={"fraction": 0.3})
+    assert status == 0
+    line = f"unusable 4: longer than max_length = 256 tokens ({data['path']}:17"
+    assert said.count(line) == 2
+    assert said.index(line) < said.index("step 1/") < said.rindex(line)
+    assert report["left_out"] == 4
+    assert any(line in note for note in report["notes"])
+    assert "longer than max_length" in (tmp_path / "run" / "report.html").read_text()
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["data/left_out"] == 4 for row in rows)
+
+
+@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+def test_more_than_the_allowed_share_stops_before_the_first_step(
+    stage: str, write: Callable[..., str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    changes = {
+        "data": {"path": write(tmp_path / "data.jsonl", short=12, long=28)},
+        "max_length": 256,
+        "holdout": {"fraction": 0.3},
+    }
+    status, said, _ = command(stage, **changes)
+    assert status == 2
+    assert "28 of 40 rows cannot be used, more than max_left_out = 0.5 allows" in said
+    assert f"{tmp_path}/data.jsonl:13" in said
+    assert "set max_left_out = 0.7" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert command(stage, **changes, max_left_out=0.7)[0] == 0
+
+
+RL = ("ppo", "reinforce")
+SAMPLING: dict[str, dict[str, Any]] = {
+    "ppo": {"max_length": 512},
+    "reinforce": {"max_length": 512},
+    "sample": {},
+    "best-of-n": {"rewards": [{"length": 3.0}]},
+    "eval": {"baseline": "tiny", "judge": {"length": 3.0}},
+}
+
+
+@pytest.mark.parametrize("stage", sorted(SAMPLING))
+def test_a_prompt_without_room_for_a_response_stops_before_the_first_step(
+    stage: str, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    texts = ["Hello."] * 11 + [LONG * 2] * 1
+    data = lines(tmp_path / "prompts.jsonl", [{"prompt": f"{n}: {text}"} for n, text in enumerate(texts)])
+    changes = SAMPLING[stage] | {"prompts": {"path": data}}
+    status, said, _ = command(stage, **changes)
+    assert status == 2
+    limit = "max_length - max_new_tokens = 504" if stage in RL else "context - max_new_tokens = 2040"
+    assert limit in said
+    assert f"{data}:12" in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+    status, said, report = command(stage, **changes, max_left_out=0.1)
+    assert status == 0
+    assert report["left_out"] == 1
+    assert said.count(f"{limit} tokens ({data}:12)") == 2
+    assert any(limit in note for note in report["notes"])
+    assert limit in (tmp_path / "run" / "report.html").read_text()
+    if stage == "sample":
+        assert len((tmp_path / "run" / "candidates.jsonl").read_text().splitlines()) == 11
+
+
+def test_a_run_of_max_length_beyond_the_model_is_refused(command: Callable[..., Any]) -> None:
+    status, said, _ = command("sft", max_length=4096)
+    assert status == 2
+    assert "tiny was made for 2048 tokens: set max_length = 2048" in said
+
+
+def test_changed_data_is_accepted_on_request_and_recorded(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from palate.stages import reinforce
+
+    data = Path(prompts(tmp_path / "prompts.jsonl", short=12, long=0))
+    changes = {"prompts": {"path": str(data)}, "steps": 3, "checkpoint_every": 1}
+    collect = reinforce.collect
+
+    def crash(actors: Any, engine: Any, recipe: Any, step: int) -> Any:
+        if step == 2:
+            raise KeyboardInterrupt
+        return collect(actors, engine, recipe, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reinforce, "collect", crash)
+        assert command("reinforce", **changes)[0] == 130
+    before = data.read_text()
+    data.write_text(before.replace("3: Tell me.", "3: Tell me more."))
+
+    status, said, _ = command("reinforce", "--resume", **changes)
+    assert status == 2
+    assert f"{data} has changed since this run began" in said
+    assert "--accept-changed-data" in said
+    status, said, report = command("reinforce", "--resume", "--accept-changed-data", **changes)
+    assert status == 0
+    assert "another one from step 2 on" in said
+    assert any("another one from step 2 on" in note for note in report["notes"])
+    changed = json.loads((tmp_path / "run" / "lineage.json").read_text())["changed_data"]
+    assert [(item["file"], item["step"]) for item in changed] == [(f"prompts.{data}", 2)]
+    assert changed[0]["before"] != changed[0]["after"]
+
+
+def test_a_changed_model_is_never_accepted(tmp_path: Path) -> None:
+    from palate.errors import RunError
+    from palate.recipe import Data, SFTRecipe
+    from palate.run.directory import Run
+
+    recipe = SFTRecipe(data=Data(path="d.jsonl"))
+    Run.open(tmp_path, recipe).add_inputs({"data": {"d.jsonl": "1"}, "model": "1"})
+    run = Run.open(tmp_path, recipe, resume=True, accept_changed_data=True)
+    run.add_inputs({"data": {"d.jsonl": "2"}})
+    with pytest.raises(RunError, match=r": model has changed since this run began; put it back, or name"):
+        run.add_inputs({"model": "2"})
+
+
+def test_accepting_goes_with_a_resume(command: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command("sft", "--accept-changed-data")
+    assert stopped.value.code == 2
+    assert "--accept-changed-data goes with --resume" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""The numbers a stage logs are those of the whole step, of the updates that were made, and defined."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from palate import randomness
+from palate.errors import DataError, TrainingError
+from palate.lm.optim import Optimizer
+from palate.recipe import PPORecipe, ReinforceRecipe, parse_recipe
+from palate.records import Prompt
+from palate.rewards import learned
+from palate.rewards.learned import raw_scores
+from palate.run.directory import Run
+from palate.stages import ppo, reinforce, rollouts
+
+Settings = dict[str, dict[str, Any]]
+STAGES: dict[str, tuple[Any, Any]] = {"ppo": (PPORecipe, ppo.train), "reinforce": (ReinforceRecipe, reinforce.train)}
+
+
+def logged(stage: str, tree: dict[str, Any], out: Path) -> list[dict[str, float]]:
+    kind, train = STAGES[stage]
+    recipe = parse_recipe(kind, tree)
+    train(recipe, Run.open(out, recipe))
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_learning_rate_falls_over_the_updates_that_are_made(settings: Settings, tmp_path: Path) -> None:
+    rate = {"learning_rate": 1e-3, "schedule": "linear", "warmup": 0.0}
+    tree = settings["ppo"] | {"steps": 10, "value_warmup": 8, "epochs": 1, "minibatches": 1, "optimizer": rate}
+    rows = logged("ppo", tree, tmp_path / "run")
+    rates = [row.get("policy/learning_rate") for row in rows]
+    assert rates == [None] * 8 + [pytest.approx(1e-3), pytest.approx(5e-4)]  # the next one would be zero
+    assert [row["value/learning_rate"] for row in rows][-1] == pytest.approx(1e-5 * 0.1)
+
+
+def test_the_metrics_of_a_step_are_those_of_all_its_updates(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, dict[str, float]]] = []
+    update = ppo.update
+
+    def watched(learners: Any, batch: Any, minibatch: Any, *rest: Any, first: bool) -> dict[str, float]:
+        told = update(learners, batch, minibatch, *rest, first=first)
+        made.append((int(minibatch.mask.sum()), told))
+        return told
+
+    monkeypatch.setattr(ppo, "update", watched)
+    rate = {"learning_rate": 1e-2, "schedule": "constant"}
+    tree = settings["ppo"] | {"steps": 1, "epochs": 3, "minibatches": 2, "optimizer": rate, "value_optimizer": rate}
+    row = logged("ppo", tree, tmp_path / "run")[0]
+    assert len(made) == 6
+    tokens = np.array([count for count, _ in made])
+    for name in ("policy/loss", "policy/clip_fraction", "policy/approx_kl", "policy/ratio_mean", "value/error"):
+        values = np.array([metrics[name] for _, metrics in made])
+        assert row[name] == pytest.approx(float((values * tokens).sum() / tokens.sum()), rel=1e-6)
+        assert row[name] != pytest.approx(made[-1][1][name], rel=1e-3)  # which is the last update's
+    assert row["policy/ratio_max"] == max(metrics["policy/ratio_max"] for _, metrics in made)
+    assert row["policy/grad_norm"] == pytest.approx(np.mean([metrics["policy/grad_norm"] for _, metrics in made]))
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_the_time_of_a_step_holds_all_of_it(
+    stage: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(self: Optimizer, number: int) -> dict[str, float]:
+        time.sleep(0.2)
+        return step(self, number)
+
+    step = Optimizer.step
+    monkeypatch.setattr(Optimizer, "step", slowly)
+    row = logged(stage, settings[stage] | {"steps": 1}, tmp_path / "run")[0]
+    assert row["time/step_s"] > row["time/rollout_s"] + 0.2
+
+
+def test_a_rollout_of_one_response(settings: Settings, tmp_path: Path) -> None:
+    """Nothing varies in it: correlation and explained variance are undefined, and nothing is to blame."""
+    one = {"prompts_per_step": 1, "responses_per_prompt": 1, "epochs": 1, "minibatches": 1}
+    rows = logged("ppo", settings["ppo"] | one, tmp_path / "run")
+    assert [row["objective/length_correlation"] for row in rows] == [0.0, 0.0]
+    sampling = {"sampling": {"max_new_tokens": 1}}
+    rows = logged("ppo", settings["ppo"] | one | sampling | {"gae_lambda": 1.0}, tmp_path / "token")
+    assert all("value/explained_variance" not in row for row in rows)
+
+
+def test_reward_models_score_in_microbatches_of_the_recipe(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def counted(model: Any, sequences: Any, max_tokens: int, trunk: Any = None) -> Any:
+        asked.append(max_tokens)
+        return raw_scores(model, sequences, max_tokens, trunk)
+
+    monkeypatch.setattr(learned, "raw_scores", counted)
+    tree = settings["reinforce"] | {"rewards": [{"model": "tiny"}], "microbatch_tokens": 100, "steps": 1}
+    logged("reinforce", tree, tmp_path / "run")
+    assert asked == [100]
+
+
+def test_the_prompts_of_a_step_cost_one_shuffle_for_each_pass(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse_recipe(ReinforceRecipe, settings["reinforce"] | {"prompts_per_step": 8})
+    prompts = [Prompt.from_text(str(number)) for number in range(11)]
+    endless = [
+        prompts[place]
+        for number in range(5)
+        for place in randomness.permutation(11, recipe.seed, "reinforce", "prompts", number)
+    ]
+    shuffles: list[int] = []
+
+    def counted(count: int, *key: int | str) -> Any:
+        shuffles.append(int(key[-1]))
+        return randomness.permutation(count, *key)
+
+    monkeypatch.setattr(rollouts, "permutation", counted)
+    picked = [prompt for step in range(5) for prompt in rollouts.prompts_of_step(prompts, recipe, step)]
+    assert picked == endless[:40]
+    assert shuffles == [0, 0, 1, 1, 2, 2, 2, 3]  # two in a step in which a pass ends
+
+
+@pytest.mark.parametrize("gap", [0.2, float("nan")])
+def test_a_sampler_that_is_not_the_trainer_is_told_what_to_do(gap: float) -> None:
+    logprobs, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    rollouts.check_on_policy(logprobs + 0.01, logprobs, mask, 7)
+    with pytest.raises(TrainingError, match=r'^step 7: sampling and training differ by .* precision = "fp32"'):
+        rollouts.check_on_policy(logprobs + gap, logprobs, mask, 7)
+
+
+def test_text_for_fewer_sequences_than_a_step_takes(settings: Settings, tmp_path: Path, data: dict[str, str]) -> None:
+    pretraining = {"data": {"path": data["texts"]}, "sequences_per_step": 64, "sequence_length": 128}
+    with pytest.raises(DataError, match=r"enough for \d+ sequences of 128 tokens, but pretraining\.sequences_per_step"):
+        logged("ppo", settings["ppo"] | {"pretraining": pretraining}, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

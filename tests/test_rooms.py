@@ -1,0 +1,178 @@
+"""The plan of the house: which room may import which, and what a room must have.
+
+`PLAN` is the whole of it. A room is a folder of `src/palate`; the plain files beside them (`errors`, `records`, ...)
+are its ground floor, which every room but `objectives` may stand on.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "palate"
+
+GROUND = {"commands", "errors", "disk", "intervals", "randomness", "records", "scores", "words"}
+"""Definitions that many share; they import each other alone."""
+
+DOORS = {"__init__", "__main__", "cli"}
+"""What a user comes in by. They import a room when it is asked for."""
+
+PLAN = {
+    # one machine, from mathematics to whole experiments
+    "objectives": "",
+    "recipe": "",
+    "run": "",
+    "corpus": "recipe",
+    "corpus/export": "corpus",
+    "lm": "lm/templates recipe",
+    "lm/templates": "",
+    "rollout": "lm recipe",
+    "simulated": "recipe",
+    "rewards": "lm recipe rollout simulated",
+    "evals": "lm run",
+    "stages": "corpus evals feedback/statistics lm objectives recipe rewards rollout run",
+    "demo": "evals feedback/statistics lm recipe rewards run simulated stages",
+    "experiments": "demo evals lm objectives recipe rewards rollout stages",
+    # people
+    "feedback": "",
+    "feedback/store": "feedback/store/tables",
+    "feedback/store/tables": "",
+    "feedback/store/migrations": "feedback/store/tables",
+    "feedback/store/migrations/versions": "",
+    "feedback/tasks": "corpus evals feedback/store feedback/store/tables",
+    "feedback/labelers": "feedback/store feedback/store/tables feedback/tasks",
+    "feedback/statistics": "feedback/store/tables feedback/tasks",
+    "feedback/chat": "feedback/store feedback/store/tables feedback/tasks",
+    "feedback/export": "corpus corpus/export feedback/store feedback/store/tables feedback/tasks",
+    # the web app: overview -> labeling -> training, chat apart, all of them on web; a job runs a command
+    "studio": "feedback/store studio/training studio/web",
+    "studio/web": "corpus feedback/store feedback/store/tables recipe",
+    "studio/web/charts": "",
+    "studio/chat": "feedback/chat feedback/store feedback/store/tables lm recipe rollout studio/web",
+    "studio/training": "cli corpus feedback/export feedback/store feedback/store/tables feedback/tasks recipe rewards "
+    "run studio/web studio/web/charts",
+    "studio/labeling": "corpus corpus/export feedback/export feedback/labelers feedback/statistics feedback/store "
+    "feedback/store/tables feedback/tasks studio/training studio/web studio/web/charts",
+    "studio/overview": "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks "
+    "studio/labeling studio/training studio/web studio/web/charts",
+}
+
+MOST_FILES = 14
+"""A folder that holds more is divided by what a person would look for; `__init__.py` is not counted."""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name; a package's name stands for its `__init__.py`."""
+    found = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path) -> Iterator[tuple[str, int, str]]:
+    """The modules of ours that a file imports, wherever in it: their dotted name, the line, the name imported."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno, alias.name) for alias in node.names if alias.name in modules())
+        elif isinstance(node, ast.ImportFrom) and node.module in modules():
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole if whole in modules() else str(node.module)), node.lineno, alias.name
+
+
+def room(path: Path) -> str:
+    """The folder a file lies in; of the plain files of the house their own name."""
+    inside = path.relative_to(SOURCE)
+    return str(inside.parent) if len(inside.parts) > 1 else inside.stem
+
+
+@cache
+def arrows() -> dict[tuple[str, str], list[str]]:
+    """Every import from one room into another, with where it stands."""
+    found = defaultdict(list)
+    for path in modules().values():
+        for name, line, what in imported(path):
+            here, there = room(path), room(modules()[name])
+            if here != there:
+                target = modules()[name].relative_to(SOURCE)
+                found[here, there].append(f"{path.relative_to(SOURCE)}:{line} imports {what} from {target}")
+    return dict(found)
+
+
+def test_rooms_import_only_what_the_plan_allows() -> None:
+    wrong = []
+    for (here, there), places in arrows().items():
+        if here in DOORS:
+            continue
+        ground = set() if here == "objectives" else GROUND
+        allowed = ground | ({"__init__"} if here.startswith("studio") else set()) | set(PLAN.get(here, "").split())
+        if there not in allowed:
+            wrong += [f"{here} may not use {there}: {place}" for place in places]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_plan_has_every_room_and_nothing_that_is_not_there() -> None:
+    rooms = {room(path) for path in modules().values()} - GROUND - DOORS
+    assert {*rooms, "feedback/store/migrations/versions"} == PLAN.keys()
+    unused = [
+        (here, there) for here, allowed in PLAN.items() for there in allowed.split() if (here, there) not in arrows()
+    ]
+    assert not unused, "the plan allows what nobody does"
+
+
+def test_the_plan_has_no_circle() -> None:
+    list(TopologicalSorter({here: set(allowed.split()) for here, allowed in PLAN.items()}).static_order())
+
+
+def test_every_room_says_what_lives_there_and_what_does_not() -> None:
+    for path in SOURCE.rglob("__init__.py"):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        said = [line for line in text.splitlines() if line.strip()]
+        assert len(said) >= 2, (
+            f"{path.relative_to(SOURCE)}: say in two or three lines what lives here and what must not"
+        )
+
+
+def test_no_room_is_crowded() -> None:
+    count = {folder: len(list(folder.glob("*.py"))) - 1 for folder in {path.parent for path in modules().values()}}
+    crowded = {str(folder.relative_to(SOURCE)): number for folder, number in count.items() if number > MOST_FILES}
+    assert not crowded
+
+
+def test_two_files_of_one_name_are_a_thing_and_its_page() -> None:
+    """`studio/labeling/guidelines.py` shows `feedback/labelers/guidelines.py`; nothing else shares a name."""
+    named = defaultdict(list)
+    for name, path in modules().items():
+        if path.name != "__init__.py":
+            named[path.stem].append(name)
+    for same in named.values():
+        for one in same:
+            uses = {name for name, _, _ in imported(modules()[one])}
+            others = set(same) - {one}
+            is_page = "studio/" in str(modules()[one].relative_to(SOURCE)) and others <= uses
+            is_shown = all(one in {name for name, _, _ in imported(modules()[other])} for other in others)
+            assert is_page or is_shown, f"{' and '.join(same)} have one name and are not a thing and its page"
+
+
+def test_a_recipe_is_checked_without_torch() -> None:
+    """Neither `import palate`, nor the help, nor reading a recipe waits for torch or the web."""
+    code = """if True:
+        import sys
+        import palate, palate.cli
+        from palate.recipe import load_recipe, PPORecipe
+        palate.cli.build_parsers()
+        load_recipe(PPORecipe, sys.argv[1])
+        heavy = {"torch", "transformers", "numpy", "matplotlib", "fastapi", "sqlalchemy"} & sys.modules.keys()
+        sys.exit(", ".join(sorted(heavy)) or 0)
+    """
+    recipe = SOURCE.parents[1] / "recipes" / "ppo.toml"
+    ran = subprocess.run([sys.executable, "-c", code, str(recipe)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
