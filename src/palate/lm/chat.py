@@ -93,7 +93,7 @@ class Chat:
 
     def beginning_tokens(self, text: str) -> list[int]:
         """How a response begins, for a sampler to go on from; as it is written, and nothing ends it."""
-        return self._following(self.rendering.opening, self._spelled(text))
+        return self._following(self.layout.opening, self._spelled(text))
 
     def text_tokens(self, text: str) -> list[int]:
         """Raw text and the stop token, no conversation around it."""

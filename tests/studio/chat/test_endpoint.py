@@ -14,6 +14,7 @@ from tests.studio.conftest import ClientOf, Studio
 from tests.studio.fake import Fake, failed
 from tests.studio.live import TIMEOUT, Live
 
+from palate.feedback.store import policies
 from palate.lm.builtin import byte_tokenizer
 from palate.studio.chat import wire
 
@@ -250,9 +251,28 @@ def _post(client: object, **body: object) -> httpx.Response:
     return client.post("/v1/chat/completions", json={"model": "base", "messages": HI, **body})  # type: ignore[attr-defined]
 
 
-def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
-    from palate.feedback.store import policies
+def test_a_loop_with_tools(studio: Studio, client_of: ClientOf) -> None:
+    """The client's own messages with a call and its result, and the tools: all of it reaches the model."""
+    fake = studio.app.state.generator = Fake("It rains.")
+    with studio.store.write() as session:
+        policies.base_policy(session, "base")
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    tool = {"type": "function", "function": {"name": "weather"}}
+    messages = [*HI, {"role": "assistant", "content": None, "tool_calls": [call], "audio": None}]
+    messages.append({"role": "tool", "tool_call_id": "c1", "content": "rain"})
+    reply = _post(client_of("chat"), messages=messages, tools=[tool], tool_choice="auto")
+    assert reply.json()["choices"][0]["message"]["content"] == "It rains."
+    assert fake.tools == [tool]
+    assert fake.asked == [("base", [("user", "Hi"), ("assistant", ""), ("tool", "rain")])]
 
+
+def test_tools_are_refused_where_the_template_does_not_know_them(client: OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    with pytest.raises(openai.BadRequestError, match="the chat template does not show definitions of tools"):
+        client.chat.completions.create(model="talker", messages=HI, tools=[tool])
+
+
+def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
     client = client_of("chat")
     with studio.store.write() as session:
         policies.base_policy(session, "base")
@@ -269,8 +289,6 @@ def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
 
 
 def test_a_failure_in_the_middle_of_a_stream_is_an_event(studio: Studio, client_of: ClientOf) -> None:
-    from palate.feedback.store import policies
-
     class Breaks(Fake):
         async def stream(self, *args, **kwargs):
             yield wire.Piece(id="1", index=0, text="Hel")

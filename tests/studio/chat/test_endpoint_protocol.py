@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.studio.fake import done
 
-from palate.records import Message
+from palate.records import Message, ToolCall
 from palate.studio.chat.endpoint.errors import ApiError
 from palate.studio.chat.endpoint.replies import Bit, ChatReply, TextReply, UntilStop
 from palate.studio.chat.endpoint.requests import IGNORED, NEUTRAL, ChatRequest, CompletionRequest
@@ -86,6 +86,20 @@ def test_every_parameter_of_the_protocol_is_known() -> None:
         assert not params.CompletionCreateParamsBase.__annotations__.keys() - known
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}, "strict": True}}
+
+
+def test_tools_and_what_came_of_them() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None}
+    request = asked(messages=[*HI, called, {"role": "tool", "tool_call_id": "c1", "content": "rain"}], tools=[TOOL])
+    _, call, result = request.prompt_messages
+    assert call.tool_calls == (ToolCall(name="weather", arguments='{"city": "Ulm"}', id="c1"),)
+    assert result == Message(role="tool", content="rain", tool_call_id="c1", name="weather")
+    assert request.definitions == [TOOL]
+    assert asked(tools=[TOOL], tool_choice="none").definitions == []
+
+
 def test_sampling() -> None:
     assert (asked().sampling.temperature, asked().sampling.max_new_tokens) == (1.0, 256)
     assert asked(temperature=0, max_tokens=5).sampling.temperature == 0
@@ -115,7 +129,8 @@ def test_a_text_to_be_continued() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"user": "x"}, {"metadata": {}}, {"tools": None}, {"response_format": {"type": "text"}}]
+    "given",
+    [{"user": "x"}, {"metadata": {}}, {"tools": None}, {"tool_choice": "auto"}, {"response_format": {"type": "text"}}],
 )
 def test_what_changes_nothing_is_accepted(given: dict[str, Any]) -> None:
     asked(**given)
@@ -224,6 +239,24 @@ WORDS: list[tuple[dict[str, Any], str, str, str]] = [
         {"top_logprobs": 2},
         "Invalid 'top_logprobs': 'logprobs' must be true when it is given.",
         "top_logprobs",
+        "invalid_value",
+    ),
+    (
+        {"tools": [{"type": "function", "function": {}}]},
+        "Missing required parameter: 'tools[0].function.name'.",
+        "tools[0].function.name",
+        "missing_required_parameter",
+    ),
+    (
+        {"tool_choice": "required"},
+        "Invalid value: 'required'. Supported values are: 'none', and 'auto'.",
+        "tool_choice",
+        "invalid_value",
+    ),
+    (
+        {"messages": [{"role": "tool", "content": "rain"}]},
+        "Invalid 'messages[0]': a tool's message needs the tool_call_id of the call that it answers.",
+        "messages[0]",
         "invalid_value",
     ),
     ({"no_such_thing": None}, "Unknown parameter: 'no_such_thing'.", "no_such_thing", "unknown_parameter"),

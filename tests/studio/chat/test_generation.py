@@ -215,6 +215,23 @@ def test_a_worker_that_is_killed_is_replaced(generator: Generator, run: Run, tal
     run(test())
 
 
+def test_tools_reach_a_template_that_knows_them(run: Run, talker: Path) -> None:
+    from palate.lm.zoo import load_chat
+
+    tool: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+
+    async def test() -> None:
+        generator = Generator(chat_templates={str(talker): "qwen3"})
+        events = [event async for event in generator.stream(str(talker), HI, SHORT, 1, user="ada", tools=[tool])]
+        await generator.close()
+        assert isinstance(events[-1], Done)
+        prompt = Prompt(messages=tuple(HI), tools=(tool,))
+        tokens = load_chat(str(talker), chat_template="qwen3").prompt_tokens(prompt)
+        assert events[-1].prompt_tokens == len(tokens) > 100
+
+    run(test())
+
+
 def test_closing_ends_the_worker_and_what_is_under_way(
     generator: Generator, generators: list[Generator], run: Run, talker: Path
 ) -> None:

@@ -29,6 +29,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Self
 
+from pydantic import JsonValue
+
 from palate.errors import ModelError, TooManyError
 from palate.records import Message, Prompt
 from palate.studio.chat import wire
@@ -101,6 +103,7 @@ class Generator:
         user: str,
         num_responses: int = 1,
         raw: bool = False,
+        tools: Sequence[Mapping[str, JsonValue]] = (),
     ) -> AsyncGenerator[Piece | Done | Failed]:
         """The events of one generation, as they come; nothing is asked of the worker before the first step.
 
@@ -115,6 +118,7 @@ class Generator:
             user: whose it is, for the limit per user.
             num_responses: drawn side by side, as one generation; their events carry the index.
             raw: the one message is a text to be continued as it stands.
+            tools: definitions of those that may be called.
 
         Yields:
             Pieces, and one `Done` for every response; or a `Failed`, after which nothing follows.
@@ -128,7 +132,7 @@ class Generator:
         request = wire.Generate(
             id=next(self._ids),
             model=model,
-            prompt=Prompt(messages=tuple(before if is_begun else messages)),
+            prompt=Prompt(messages=tuple(before if is_begun else messages), tools=tuple(tools)),
             sampling=sampling,
             seed=seed,
             sample_index=sample_index,

@@ -6,11 +6,12 @@ Every parameter that the protocol has is a field here, or in `IGNORED`, or in `N
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from palate.records import Message
+from palate.records import Message, ToolCall
 from palate.studio.chat.endpoint.errors import ApiError
 from palate.studio.chat.wire import Serving
 
@@ -43,8 +44,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "reasoning_effort": (None,),
     "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
-    "tool_choice": (None, "none", "auto"),
-    "tools": (None, []),
     "web_search_options": (None,),
 }
 """Parameters that are not supported, with the values that ask for nothing."""
@@ -70,6 +69,46 @@ class Part(BaseModel):
         return self.text if self.type == "text" else self.refusal
 
 
+class FunctionIn(BaseModel):
+    """A call's function and its arguments, which are JSON as text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCallIn(BaseModel):
+    """What the assistant wanted called."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionIn
+
+    def record(self) -> ToolCall:
+        """As our own records have it."""
+        return ToolCall(name=self.function.name, arguments=self.function.arguments, id=self.id)
+
+
+class DefinitionIn(BaseModel):
+    """A function that may be called; its description and parameters go to the template as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(min_length=1)]
+
+
+class ToolIn(BaseModel):
+    """A tool that may be called."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["function"]
+    function: DefinitionIn
+
+
 class ChatMessageIn(BaseModel):
     """One turn; one of the assistant's may hold all that a client has kept of an earlier reply.
 
@@ -78,19 +117,24 @@ class ChatMessageIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
     name: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
     function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_calls: list[ToolCallIn] | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.content is None and self.refusal is None:
+        if self.content is None and self.refusal is None and not self.tool_calls:
             raise ValueError("a message needs content: a string or an array of objects")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only the assistant calls tools")
+        if self.role == "tool" and not self.tool_call_id:
+            raise ValueError("a tool's message needs the tool_call_id of the call that it answers")
         return self
 
     @property
@@ -100,9 +144,21 @@ class ChatMessageIn(BaseModel):
             return self.refusal or ""
         return self.content if isinstance(self.content, str) else "".join(part.said for part in self.content)
 
-    def record(self) -> Message:
-        """As our own records have it."""
-        return Message(role="system" if self.role == "developer" else self.role, content=self.said)
+    def record(self, tools: Mapping[str, str]) -> Message:
+        """As our own records have it; ``tools`` are names of tools by the ids of their calls."""
+        called = self.tool_call_id or ""
+        return Message(
+            role="system" if self.role == "developer" else self.role,
+            content=self.said,
+            tool_calls=tuple(call.record() for call in self.calls),
+            tool_call_id=called,
+            name=tools.get(called, "") if self.role == "tool" else "",
+        )
+
+    @property
+    def calls(self) -> list[ToolCallIn]:
+        """Of tools."""
+        return self.tool_calls or []
 
 
 class StreamOptions(BaseModel):
@@ -146,6 +202,11 @@ class Asked(BaseModel):
         """What is to be answered, or continued."""
 
     @property
+    def definitions(self) -> list[dict[str, JsonValue]]:
+        """Of the tools that the model is told of."""
+        return []
+
+    @property
     @abstractmethod
     def longest(self) -> int:
         """Most tokens of a response."""
@@ -186,6 +247,8 @@ class ChatRequest(Asked):
     max_completion_tokens: Length | None = Field(None, description="The same as max_tokens, and before it.")
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[ToolIn] | None = Field(None, description="Shown to models whose chat template knows tools.")
+    tool_choice: Literal["none", "auto"] | None = Field(None, description='"none" does not show them.')
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -203,7 +266,13 @@ class ChatRequest(Asked):
     @property
     def prompt_messages(self) -> list[Message]:
         """The conversation."""
-        return [message.record() for message in self.messages]
+        names = {call.id: call.function.name for message in self.messages for call in message.calls}
+        return [message.record(names) for message in self.messages]
+
+    @property
+    def definitions(self) -> list[dict[str, JsonValue]]:
+        """Of the tools that the model is told of."""
+        return [] if self.tool_choice == "none" else [tool.model_dump() for tool in self.tools or []]
 
     @property
     def longest(self) -> int:

@@ -8,7 +8,8 @@
 refused by name. Errors have OpenAI's shape and words.
 
 With a stop string nobody counts how many tokens were drawn, so ``usage`` is then left out. Left out altogether are
-images, forced formats, and the log-probabilities of a prompt (``echo``). Nothing that is said here is stored.
+images, forced formats, the log-probabilities of a prompt (``echo``), and reading calls of tools out of what a model
+writes: they stay its text. Nothing that is said here is stored.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ async def _answer(request: Request, home: Workspace, store: Store, user_id: str,
         user=user_id,
         num_responses=asked.n or 1,
         raw=isinstance(asked, CompletionRequest),
+        tools=asked.definitions,
     )
     first = await _while_connected(request, anext(events))
     if isinstance(first, Failed):
