@@ -28,7 +28,7 @@ def figure(
             '<div class="wide" role="region" aria-label="Numbers of {}" tabindex="0">'
             "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></details>"
         ).format(summary, title, head, body)
-    caption = Markup('<figcaption dir="auto">{}</figcaption>').format(title)
+    caption = Markup("<figcaption>{}</figcaption>").format(title)
     return Markup('<figure class="picture">{}{}{}</figure>').format(caption, drawing, table)
 
 
