@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -44,7 +44,7 @@ KINDS = {
 
 
 class BatchIn(BaseModel):
-    """What every batch has; ``name`` is what labelers see."""
+    """What every batch has; ``name`` is what labelers see. They rank; ``ratings`` and ``flags`` come besides."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
@@ -53,8 +53,8 @@ class BatchIn(BaseModel):
     overlap: Annotated[int, Field(ge=1, le=50)] = 1
     per_labeler: Annotated[int, Field(ge=1, le=100_000)] | None = None
     lease_minutes: Annotated[float, Field(ge=1, le=1440)] = 30.0
-    ratings: bool = True
-    flags: Annotated[list[str], Field(max_length=len(FLAGS))] = list(FLAGS)
+    ratings: bool = False
+    flags: Annotated[list[str], Field(max_length=len(FLAGS))] = []
 
 
 class SampledIn(BatchIn):
@@ -78,6 +78,12 @@ class FileIn(BatchIn):
     """A file of candidates or rankings; with a threshold its ranks are the known answers of a screening test."""
 
     threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @field_validator("flags", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """A form has one text for a list."""
+        return [flag for flag in value.split(",") if flag] if isinstance(value, str) else value
 
 
 class StateIn(BaseModel):
@@ -241,6 +247,8 @@ def make_demonstrations(store: Db, person: Person, home: Home, new: Demonstratio
         name={"type": "string"},
         kind={"type": "string", "enum": ["ranking", "pair", "demonstration"]},
         overlap={"type": "integer"},
+        ratings={"type": "boolean", "description": "Ask for a rating of each answer."},
+        flags={"type": "string", "description": "Flags that are offered, with commas between them."},
         threshold={"type": "number", "description": "Makes it a screening test whose known answers are the ranks."},
     ),
 )
