@@ -1,4 +1,4 @@
-# `make demo` and `make test` on a fresh machine: they make .venv first, with nothing needed but Python 3.11 or 3.12.
+# `make demo` and `make test` on a fresh machine: they make .venv first, with nothing needed but Python 3.11 to 3.14.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ DEVELOPING := $(VENV)/.developing
 .PHONY: help demo test check docs bench clean
 
 help:
-	@echo "make demo    the whole loop on a small model, for real"
+	@echo "make demo    the whole loop on a small model, for real; make demo SCALE=quick only looks whether it works"
 	@echo "make test    run the tests"
 	@echo "make check   format, lint and types"
 	@echo "make bench   side by side with TRL, transformers and vLLM; an hour, and their environments in .bench/"
@@ -19,7 +19,7 @@ help:
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
 demo: $(READY)
-	$(BIN)/palate demo
+	$(BIN)/palate demo $(if $(SCALE),--scale $(SCALE) --out runs/demo-$(SCALE))
 
 test: $(DEVELOPING)
 	scripts/test
@@ -44,8 +44,8 @@ $(DEVELOPING): $(READY)
 	@touch $@
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
-	    || { echo "Python 3.11 or 3.12 is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
+	    || { echo "Python 3.11 to 3.14 is needed: make PYTHON=/path/to/python3.13"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	    || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -40,6 +40,7 @@ import torch
 import work
 from lines import LINES, Line, Shape
 
+from palate.disk import json_text
 from palate.evals.theme import LIGHT, SERIES
 from palate.lm.chat import Chat
 from palate.lm.zoo import default_device, load_scalar_model, product_dtype, save
@@ -343,7 +344,7 @@ def write(rows: list[dict[str, Any]], about: dict[str, str], out: Path) -> None:
     rows = [known[line.name] for line in LINES if line.name in known]
     about = before["about"] | about
     content = {"date": date.today().isoformat(), "about": about, "rows": rows}
-    report.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    report.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
     (out / "report.md").write_text(table(rows, about), encoding="utf-8")
     picture(rows, about, out / "report.png")
 

@@ -29,6 +29,7 @@ import shapes
 import work
 from peak import peak_mb
 
+from palate.disk import json_text
 from palate.evals.theme import SERIES
 from palate.lm.zoo import load_language_model, save
 from palate.recipe import PPORecipe, RewardRecipe, Sampling, parse_recipe
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--point", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.point:
-        print(json.dumps(measure(arguments.point[0], *map(_number, arguments.point[1:]))))
+        print(json_text(measure(arguments.point[0], *map(_number, arguments.point[1:]))))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     for curve in arguments.only:
@@ -72,7 +73,7 @@ def main() -> None:
             answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             rows.append(json.loads(answer.splitlines()[-1]))
             print(curve, *point, rows[-1], file=sys.stderr, flush=True)
-        (arguments.out / f"{curve}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (arguments.out / f"{curve}.json").write_text(json_text(rows, indent=1) + "\n", encoding="utf-8")
         figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
         PICTURES[curve](axes, rows)
         axes.set_ylim(bottom=0)

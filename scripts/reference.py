@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: commands, recipes, metrics, files. With --check, fail if a page is stale."""
+"""Write docs/reference from the code. With --check, fail if what is there is stale."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ import palate
 from palate import recipe
 from palate.cli import build_parsers
 from palate.commands import STAGES
+from palate.corpus import sides, verdicts
+from palate.corpus.export import EXPORTERS
+from palate.corpus.formats import FORMATS, KIND_NAMES, Format
 from palate.run.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -46,7 +49,13 @@ def stale() -> list[str]:
 
 
 def _texts() -> dict[str, str]:
-    return {"commands.md": _commands(), "recipes.md": _recipes(), "metrics.md": _metrics(), "files.md": _files()}
+    return {
+        "commands.md": _commands(),
+        "recipes.md": _recipes(),
+        "metrics.md": _metrics(),
+        "formats.md": _formats(),
+        "files.md": _files(),
+    }
 
 
 def _commands() -> str:
@@ -55,6 +64,36 @@ def _commands() -> str:
         for name, parser in build_parsers().items():
             parts.append(f"## `{f'palate {name}'.strip()}`\n\n```text\n{parser.format_help().rstrip()}\n```\n")
     return "\n".join(parts)
+
+
+def _formats() -> str:
+    """What is read and what is written, by name, and the words of judgement."""
+    read = [f"| `{each.name}` | {_cell(each.shape)} | {_kinds(each)} |" for each in FORMATS.values()]
+    written = [f"| `{each.name}` | {_cell(each.shape)} |" for each in EXPORTERS.values()]
+    return "\n".join(
+        [
+            "# Formats\n",
+            "A file's format is recognised by its columns and by what stands in them; `--format` names it. [Your own "
+            "data](../guides/own-data.md) says how to name columns and explain judgements.\n",
+            "## Read\n",
+            "| name | columns | gives |",
+            "|---|---|---|",
+            *read,
+            "\n## Words of judgement\n",
+            f"```text\n{(verdicts.__doc__ or '').rstrip()}\n```",
+            "\n## Columns of responses side by side\n",
+            f"```text\n{(sides.__doc__ or '').rstrip()}\n```",
+            "\n## Written\n",
+            "| name | columns |",
+            "|---|---|",
+            *written,
+            "",
+        ]
+    )
+
+
+def _kinds(found: Format) -> str:
+    return ", ".join(KIND_NAMES[kind] for kind in found.parsers)
 
 
 def _recipes() -> str:
@@ -129,8 +168,8 @@ def _default(field: dict[str, Any], sections: dict[str, Any]) -> str:
 def _metrics() -> str:
     parts = [
         "# Metrics\n",
-        "Every number in `metrics.jsonl`. Unless said otherwise a metric is a mean over the step's batch, a KL or "
-        "entropy is in nats, and a time is in seconds. `<name>` stands for any text.\n",
+        "Every number in `metrics.jsonl`. Unless said otherwise a metric is a mean over the step's batch and all of "
+        "its updates, a KL or entropy is in nats, and a time is in seconds. `<name>` stands for any text.\n",
     ]
     for group, title in _GROUPS.items():
         rows = [f"| `{name}` | {_cell(text)} |" for name, text in METRICS.items() if name.startswith(f"{group}/")]

@@ -208,6 +208,7 @@ RLOO = '[prompts]\npath = "p.jsonl"\n[[rewards]]\nlength = 20\n'
         (PPORecipe, PPO, ["kl_target=-1"], "'kl_target': Input should be greater than 0"),
         (PPORecipe, PPO, ["kl_target=0"], "'kl_target': Input should be greater than 0"),
         (PPORecipe, PPO, ["kl_target=6", "kl_coef=0"], "kl_target adapts kl_coef by factors, and 0 stays 0"),
+        (PPORecipe, PPO, ["kl_target=6", "kl_horizon=12"], "kl_horizon = 12 is too short for 64 responses a step"),
         (PPORecipe, RLOO, [], "no reward model to start the value model from: set value_model"),
         (PPORecipe, PPO, ["pretraining={data={path='t'}, sequence_length=1}"], "'pretraining.sequence_length'"),
         (RewardRecipe, SFT, ["batch_responses=1"], "'batch_responses': Input should be greater than or equal to 2"),
@@ -236,7 +237,7 @@ def test_settings_that_cannot_work_together_are_refused_with_the_recipe(
     [
         (ReinforceRecipe, RLOO, ["responses_per_prompt=2", "max_length=49"]),
         (PPORecipe, PPO, ["prompts_per_step=4", "minibatches=4", "responses_per_prompt=1"]),
-        (PPORecipe, PPO, ["value_warmup=19", "kl_target=6"]),
+        (PPORecipe, PPO, ["value_warmup=19", "kl_target=6", "kl_horizon=13"]),
         (PPORecipe, RLOO, ["value_model=tiny"]),
         (RewardRecipe, SFT, ["batch_responses=2"]),
         (SFTRecipe, SFT, ["holdout.tag=topic", "holdout.value=tea", "holdout.fraction=0"]),

@@ -35,7 +35,7 @@ PLAN = {
     "rollout": "lm recipe",
     "simulated": "recipe",
     "rewards": "lm recipe rollout simulated",
-    "evals": "lm run",
+    "evals": "run",
     "stages": "corpus evals feedback/statistics lm objectives recipe rewards rollout run",
     "demo": "evals feedback/statistics lm recipe rewards run simulated stages",
     "experiments": "demo evals lm objectives recipe rewards rollout stages",

@@ -29,7 +29,7 @@ def ask(name: str, judge: Callable[[Any, Any], object], prompts: Sequence[Prompt
     """
     try:
         returned = judge(prompts, texts)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise RewardError(
             f"{name!r} raised {_line(f'{type(error).__name__}: {error}')} ({where.filename}:{where.lineno}) for "
@@ -80,7 +80,7 @@ def _met_by(judge: Callable[[Any, Any], object], prompts: Sequence[Prompt], text
     for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
         try:
             judge([prompt], [text])
-        except Exception:
+        except (Exception, SystemExit):
             return _named(texts, number)
     return f"{len(texts)} responses together, for none of them alone"
 

@@ -87,7 +87,7 @@ def test_an_empty_text_matters_to_those_who_ranked_it() -> None:
 MALFORMED: list[tuple[Any, dict[str, Any], str]] = [
     (argilla, {"fields": FIELDS, "responses": [answer("ann", ("a", 1), ("z", 2))]}, "a rank is given to 'z', which is"),
     (argilla, {"fields": {"a": "A"}, "responses": []}, "no field 'prompt'"),
-    (argilla, {"fields": FIELDS, "responses": ["x"]}, "field 'responses' is not an object"),
+    (argilla, {"fields": FIELDS, "responses": ["x"]}, "field 'responses' is a text, not an object"),
     (
         label_studio,
         {"data": {"prompt": "q", "items": ITEMS}, "annotations": [annotation(1, {"_": [], "rank-1": ["a", "z"]})]},

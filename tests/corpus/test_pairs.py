@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.corpus.pairs import ComparisonSet, Judgement, batches, comparison_sets, is_comparison
+from palate.corpus.pairs import ComparisonSet, Judgement, batches, comparison_sets, is_comparison, ordered_pairs
 from palate.errors import DataError
 from palate.records import Prompt, Ranking, Response
 
@@ -129,3 +129,22 @@ def test_a_ranking_that_fits_in_no_batch_is_an_error() -> None:
 
 def test_no_sets_give_no_batches() -> None:
     assert list(batches([], max_responses=4, key=())) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=1, max_size=6))
+def test_ordered_pairs_are_those_of_what_is_trained_on(given: list[tuple[str, int]]) -> None:
+    """Of copies the best rank counts there too, so that no batch is left without a pair that was promised."""
+    lowest = min(rank for _, rank in given)
+    judged = ranking("p", "".join(text for text, _ in given), tuple(rank - lowest + 1 for _, rank in given))
+    pairs = ordered_pairs(judged)
+    texts = Counter((judged.responses[i].text, judged.responses[j].text) for i, j in pairs)
+    assert max(texts.values(), default=1) == 1
+    trained = {
+        (whole.responses[i], whole.responses[j])
+        for whole in comparison_sets([judged])
+        for judgement in whole.judgements
+        for i, rank in zip(judgement.indices, judgement.ranks, strict=True)
+        for j, other in zip(judgement.indices, judgement.ranks, strict=True)
+        if rank < other
+    }
+    assert set(texts) == trained

@@ -98,8 +98,12 @@ def test_responses_to_one_prompt_are_a_group(chat: Chat) -> None:
     assert encoded.too_long == 1
     assert encoded.sequences.group_ids.tolist() == [0, 0]
     assert encoded.sequences.responses() == [chat.response_tokens("one"), chat.response_tokens("two")]
-    with pytest.raises(DataError, match=r"all 2 rows are longer than max_length = 3 tokens .* raise max_length"):
-        encode_responses(chat, [first, second], ["one", "two"], max_length=3)
+    nothing = encode_responses(chat, [first, second], ["one", "two"], max_length=3)
+    assert (nothing.kept, len(nothing.sequences)) == ((), 0)
+    assert [(item.index, item.reason) for item in nothing.left_out] == [
+        (0, "longer than max_length = 3 tokens"),
+        (1, "longer than max_length = 3 tokens"),
+    ]
     with pytest.raises(DataError, match="nothing to encode"):
         encode_responses(chat, [], [], max_length=3)
 

@@ -120,6 +120,12 @@ def test_a_function_that_raises_is_named_with_the_response_and_the_line() -> Non
     assert r"for response 2 of 3 ('two\nlines')" in said
     assert "test_scores.py:" in said
 
+    def leaves(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+        sys.exit("enough")
+
+    with pytest.raises(RewardError, match=r"SystemExit: enough .* for response 1 of 3"):
+        ask("mine:leaves", leaves, PROMPTS, TEXTS)
+
     def moody(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
         if len(texts) > 1:
             raise ValueError("several\nlines")
@@ -133,11 +139,12 @@ def test_a_module_that_cannot_be_read_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mine: types.ModuleType
 ) -> None:
     (tmp_path / "broken_reward.py").write_text("def score(prompts, texts)\n    return 1\n", encoding="utf-8")
+    (tmp_path / "leaving_reward.py").write_text("raise SystemExit('no licence')\n", encoding="utf-8")
     (tmp_path / "failing_reward.py").write_text("raise KeyError('no key in the environment')\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name, said in (("broken_reward", "SyntaxError"), ("failing_reward", "no key in the environment")):
+    for name, said in {"broken": "SyntaxError", "failing": "no key in the environment", "leaving": "no lice"}.items():
         with pytest.raises(RecipeError, match=said) as caught:
-            FunctionReward(f"{name}:score")
+            FunctionReward(f"{name}_reward:score")
         assert "\n" not in str(caught.value)
 
 

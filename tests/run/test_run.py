@@ -302,10 +302,20 @@ def test_resume_with_a_changed_recipe_names_the_keys(tmp_path: Path) -> None:
 
 def test_resume_with_changed_data_is_refused(tmp_path: Path) -> None:
     Run.open(tmp_path / "run", RECIPE).add_inputs({"data": {"a.jsonl": "1", "b.jsonl": "2"}, "model": "3"})
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 0}\n')
     run = Run.open(tmp_path / "run", RECIPE, resume=True)
     run.add_inputs({"data": {"a.jsonl": "1", "b.jsonl": "2"}})
     with pytest.raises(RunError, match=r"b\.jsonl has changed since this run began"):
         run.add_inputs({"data": {"b.jsonl": "4"}})
+
+
+def test_before_the_first_step_everything_may_change(tmp_path: Path) -> None:
+    """What stopped it there, a row perhaps, has been mended: there is nothing yet that another file would belie."""
+    Run.open(tmp_path / "run", RECIPE).add_inputs({"data": {"a.jsonl": "1"}, "model": "3"})
+    Run.open(tmp_path / "run", RECIPE, resume=True).add_inputs({"data": {"a.jsonl": "2"}, "model": "4"})
+    lineage = json.loads((tmp_path / "run" / "lineage.json").read_text())
+    assert lineage["inputs"] == {"data": {"a.jsonl": "2"}, "model": "4"}
+    assert "changed_data" not in lineage
 
 
 def test_finished_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

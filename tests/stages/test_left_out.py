@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,21 @@ def test_more_than_the_allowed_share_stops_before_the_first_step(
     assert command(stage, **changes, max_left_out=0.7)[0] == 0
 
 
+@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+@pytest.mark.parametrize(("short", "use"), [(2, "to validate on"), (0, "to learn from")])
+def test_no_side_may_be_left_without_rows(
+    stage: str, write: Callable[..., str], short: int, use: str, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Whichever side of the holdout it is, what is said counts all rows."""
+    data = {"path": write(tmp_path / "data.jsonl", short=short, long=40)}
+    status, said, _ = command(stage, data=data, max_length=256, max_left_out=1.0)
+    assert status == 2
+    assert f"40 of {40 + short} rows cannot be used, none is left {use}; most often: longer than max_length" in said
+    assert "raise max_length" in said
+    assert "set max_left_out" not in said
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 RL = ("ppo", "reinforce")
 SAMPLING: dict[str, dict[str, Any]] = {
     "ppo": {"max_length": 512},
@@ -105,7 +121,8 @@ def test_a_prompt_without_room_for_a_response_stops_before_the_first_step(
     changes = SAMPLING[stage] | {"prompts": {"path": data}}
     status, said, _ = command(stage, **changes)
     assert status == 2
-    limit = "max_length - max_new_tokens = 504" if stage in RL else "context - max_new_tokens = 2040"
+    context = "the context of tiny" if stage == "eval" else "the model's context"
+    limit = "max_length - max_new_tokens = 504" if stage in RL else f"{context} - max_new_tokens = 2040"
     assert limit in said
     assert f"{data}:12" in said
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -115,15 +132,22 @@ def test_a_prompt_without_room_for_a_response_stops_before_the_first_step(
     assert report["left_out"] == 1
     assert said.count(f"{limit} tokens ({data}:12)") == 2
     assert any(limit in note for note in report["notes"])
-    assert limit in (tmp_path / "run" / "report.html").read_text()
+    assert limit in unescape((tmp_path / "run" / "report.html").read_text())
     if stage == "sample":
         assert len((tmp_path / "run" / "candidates.jsonl").read_text().splitlines()) == 11
 
 
-def test_a_run_of_max_length_beyond_the_model_is_refused(command: Callable[..., Any]) -> None:
-    status, said, _ = command("sft", max_length=4096)
-    assert status == 2
-    assert "tiny was made for 2048 tokens: set max_length = 2048" in said
+@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+def test_a_row_longer_than_the_model_was_made_for_is_left_out(
+    stage: str, write: Callable[..., str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "data.jsonl", short=16, long=4)
+    longer = Path(path).read_text().replace(LONG, LONG * 2)
+    Path(path).write_text(longer)
+    status, said, report = command(stage, data={"path": path}, max_length=4096, holdout={"fraction": 0.3})
+    assert status == 0
+    assert "unusable 4: longer than the model's context = 2048 tokens" in said
+    assert report["left_out"] == 4
 
 
 def test_changed_data_is_accepted_on_request_and_recorded(
@@ -166,6 +190,7 @@ def test_a_changed_model_is_never_accepted(tmp_path: Path) -> None:
 
     recipe = SFTRecipe(data=Data(path="d.jsonl"))
     Run.open(tmp_path, recipe).add_inputs({"data": {"d.jsonl": "1"}, "model": "1"})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n', encoding="utf-8")
     run = Run.open(tmp_path, recipe, resume=True, accept_changed_data=True)
     run.add_inputs({"data": {"d.jsonl": "2"}})
     with pytest.raises(RunError, match=r": model has changed since this run began; put it back, or name"):

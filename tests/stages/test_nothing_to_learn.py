@@ -53,9 +53,10 @@ def train(tmp_path: Path, toml: Toml, capsys: pytest.CaptureFixture[str]) -> Cal
         ("dpo", TIES, {}, "12: nothing but ties"),
         ("dpo", TIED_COPIES, {}, "12: nothing but ties"),
         ("reward", TIES, {"tie": "skip"}, "nothing but ties"),
+        ("reward", TIES, {"tie": "half"}, "nothing but ties"),
         ("reward", GOOD, {"labeler_weights": {"ann": 0}}, "12: by a labeler of weight 0"),
-        ("reward", LENGTHY, {}, "longer than max_length = 1024 tokens"),
-        ("dpo", LENGTHY, {}, "longer than max_length = 1024 tokens"),
+        ("reward", LENGTHY, {}, "12 of 12 rows cannot be used, none is left to learn from; most often: longer than"),
+        ("dpo", LENGTHY, {}, "12 of 12 rows cannot be used, none is left to learn from; most often: longer than"),
         (
             "reward",
             THUMBS + COPIES,
@@ -76,6 +77,18 @@ def test_nothing_to_learn_is_an_error_before_the_first_step(
     assert status == 2
     assert why in said
     assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("stage", ["reward", "dpo"])
+def test_a_ranking_that_fits_no_batch_is_known_before_the_first_step(
+    stage: str, train: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    status, said = train(
+        stage, [ranking(n, ["One.", "Two.", "Three."], [1, 2, 3]) for n in range(12)], batch_responses=2
+    )
+    assert status == 2
+    assert "a ranking of 3 responses does not fit in a batch of 2: raise batch_responses" in said
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 

@@ -8,15 +8,12 @@ are stripped where they are set into a text):
     text              text
     pairs             prompt, a, b; preferred (absent: a is), labeler, strength
 
-`preferred` is a column that holds, for each row, one of:
+A prompt may also have a `system` turn, what was said before (`history`) and `tools`. A name with dots is that of a
+nested column: `meta.topic`, `answers.0.text`.
 
-    the name of the column used for a, or for b       `a1`, `a2`
-    a, b                                              in either case
-    1, 2                                              the first, the second
-    tie, equal                                        neither
-
-0 is refused, since 0/1 could mean "first/second" as well as "no/yes". An empty or null value is an undecided pair,
-counted as unusable. A list of such values is a list of votes: each is a ranking of its own by `vote-1`, `vote-2`, ...
+`preferred` is a column that says which is better in any of the words of `verdicts`, the names of the columns used for
+a and b among them; absent, a is. An empty or null value is an undecided pair, counted as unusable. A list of such
+values is a list of votes: each is a ranking of its own by `vote-1`, `vote-2`, ...
 """
 
 from __future__ import annotations
@@ -26,20 +23,29 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from palate.corpus.fields import Tracked, is_null, label, nested
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.values import Fields, optional_number, prompt_of_value, response_of_value, value_of
+from palate.corpus.sides import name_of, votes
+from palate.corpus.turns import prompt_of, response_of
+from palate.corpus.values import Fields, kind_of, strength_of, value_of
 from palate.errors import DataError
 from palate.records import Ranking
 
+_BESIDE_PROMPTS = ("system", "history", "tools")
 MAPPABLE: Mapping[str, tuple[str, ...]] = {
-    "pairs": ("prompt", "a", "b", "preferred", "labeler", "strength"),
+    "pairs": ("prompt", "a", "b", "preferred", "labeler", "strength", *_BESIDE_PROMPTS),
+    "prompt-response": ("prompt", "response", *_BESIDE_PROMPTS),
+    "prompt": ("prompt", *_BESIDE_PROMPTS),
+    "text": ("text",),
+}
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "pairs": ("prompt", "a", "b"),
     "prompt-response": ("prompt", "response"),
     "prompt": ("prompt",),
     "text": ("text",),
 }
 DEFAULT_PAIR: Mapping[str, str] = {"prompt": "prompt", "a": "chosen", "b": "rejected"}
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-_RANKS = {"a": (1, 2), "1": (1, 2), "b": (2, 1), "2": (2, 1), "tie": (1, 1), "equal": (1, 1)}
 
 
 def check_mapping(format_name: str, mapping: Mapping[str, str]) -> None:
@@ -50,33 +56,41 @@ def check_mapping(format_name: str, mapping: Mapping[str, str]) -> None:
     for name in mapping:
         if name not in known:
             raise DataError(f"format {format_name} has no field {name!r}; its fields: {', '.join(known)}")
-    for name in known[: 3 if format_name == "pairs" else None]:
+    for name in REQUIRED[format_name]:
         if name not in mapping:
             raise DataError(f"format {format_name} needs the field {name!r}: say which column or text it is")
 
 
-def mapped(row: Fields, mapping: Mapping[str, str]) -> dict[str, Any]:
-    """The row with its columns under the format's own names."""
-    return {name: _fill(source, row) for name, source in mapping.items()}
+def mapped(row: Fields, mapping: Mapping[str, str]) -> Tracked:
+    """The row with its columns under the format's own names; complaints still call them as the file does."""
+    optional = {name for name in mapping if name in _BESIDE_PROMPTS}
+    values = {name: _fill(source, row, may_lack=name in optional) for name, source in mapping.items()}
+    return Tracked(values, names=mapping)
 
 
-def _fill(source: str, row: Fields) -> Any:
-    if source in row:
-        return row[source]
-    if not _PLACEHOLDER.search(source):
-        raise Malformed(_no_column(source, row))
-    return _PLACEHOLDER.sub(lambda found: _placeholder(found, row), source)
+def _fill(source: str, row: Fields, *, may_lack: bool) -> Any:
+    try:
+        return nested(row, source)
+    except KeyError:
+        if _PLACEHOLDER.search(source):
+            return _PLACEHOLDER.sub(lambda found: _placeholder(found, row), source)
+        if may_lack or is_null(row, source):
+            return None
+        raise Malformed(_no_column(source, row)) from None
 
 
 def _placeholder(found: re.Match[str], row: Fields) -> str:
     name = found.group(1)
     if name is None:
         return found.group()[0]
-    if name not in row:
-        raise Malformed(_no_column(name, row))
-    value = row[name]
-    if isinstance(value, list | dict) or value is None:
-        raise Malformed(f"column {name!r} is not a text")
+    try:
+        value = nested(row, name)
+    except KeyError:
+        value = None
+        if not is_null(row, name):
+            raise Malformed(_no_column(name, row)) from None
+    if not isinstance(value, str | int | float):
+        raise Malformed(f"column {name!r} is {kind_of(value)}, not a text")
     return str(value).strip()
 
 
@@ -87,42 +101,42 @@ def _no_column(name: str, columns: Iterable[str]) -> str:
 
 def tags_of(row: Fields, tags: Iterable[str]) -> dict[str, str]:
     """The columns that are to be kept as tags, stripped; null is the empty tag. Our own records have theirs already."""
-    prompt = row["prompt"] if isinstance(row.get("prompt"), dict) else row
-    own = prompt.get("tags")
-    known = {**(own if isinstance(own, dict) else {}), **row}
-    found = {}
-    for tag in tags:
-        if tag not in known:
-            raise Malformed(f"tag: {_no_column(tag, row)}")
-        if isinstance(known[tag], list | dict):
-            raise Malformed(f"tag: column {tag!r} is not a single value")
-        found[tag] = "" if known[tag] is None else str(known[tag]).strip()
-    return found
+    return {tag: _tag(row, tag) for tag in tags}
+
+
+def _tag(row: Fields, tag: str) -> str:
+    try:
+        value = nested(row, tag)
+    except KeyError:
+        if is_null(row, tag):
+            return ""
+        own = row["prompt"] if isinstance(row.get("prompt"), Mapping) else row
+        known = own.get("tags")
+        if isinstance(known, Mapping) and tag in known:
+            return str(known[tag])
+        raise Malformed(f"tag: {_no_column(tag, [*row, *(known if isinstance(known, Mapping) else ())])}") from None
+    if isinstance(value, list | Mapping):
+        raise Malformed(f"tag: column {tag!r} is {kind_of(value)}, not a single value")
+    return str(value).strip()
 
 
 def pairs(row: Fields, mapping: Mapping[str, str]) -> Iterator[Ranking | Unusable]:
     """A pair from a row that has been mapped; `mapping` says what its columns were called."""
-    prompt = prompt_of_value(value_of(row, "prompt"))
-    responses = tuple(response_of_value(value_of(row, name), name) for name in "ab")
-    strength = optional_number(row, "strength")
-    votes = row.get("preferred", "a")
-    labeler = str(row.get("labeler") or "")
-    for place, vote in enumerate(votes if isinstance(votes, list) else [votes], 1):
-        if vote is None or not str(vote).strip():
-            yield Unusable("no preference given")
+    prompt = prompt_of(row)
+    responses = tuple(response_of(value_of(row, name), label(row, name)) for name in "ab")
+    strength = strength_of(row, "strength")
+    labeler = name_of(row.get("labeler"))
+    sides = [(mapping[name].strip(), name) for name in "ab"]
+    judged = row.get("preferred") if "preferred" in mapping else "a"
+    for name, found in votes(judged, mapping.get("preferred", ""), sides):
+        if isinstance(found, Unusable):
+            yield found
             continue
-        name = "-".join(filter(None, (labeler, f"vote-{place}"))) if isinstance(votes, list) else labeler
-        ranks = _ranks(str(vote).strip(), mapping)
-        yield Ranking(prompt=prompt, responses=responses, ranks=ranks, strength=strength, labeler=name)
-
-
-def _ranks(vote: str, mapping: Mapping[str, str]) -> tuple[int, int]:
-    for name, ranks in (("a", (1, 2)), ("b", (2, 1))):
-        if vote == mapping[name].strip():
-            return ranks
-    if vote.lower() not in _RANKS:
-        columns = f"{mapping['a']}, {mapping['b']}"
-        raise Malformed(
-            f"preferred is none of {columns}, a, b, 1, 2, tie, equal (write 0/1 as 1/2: it could mean either)"
+        yield Ranking(
+            prompt=prompt,
+            responses=responses,
+            ranks=found.ranks,
+            flags=found.flags,
+            strength=found.strength if strength is None else strength,
+            labeler="-".join(filter(None, (labeler, name))),
         )
-    return _RANKS[vote.lower()]

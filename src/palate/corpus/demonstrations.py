@@ -1,8 +1,8 @@
 """One small function per format that shows what to answer, holds prompts alone, or is raw text.
 
 A conversation of several turns is a demonstration for every turn of the assistant's, each with what came before as its
-prompt, so that no turn goes unlearned. A turn with `"weight": 0` (the convention of hosted fine-tuning services) is
-context only.
+prompt. Every turn is learned once, in the demonstration that ends with it: in those that go on after it, it is context.
+A turn that is marked as not to be learned (see `marks`) is context everywhere.
 """
 
 from __future__ import annotations
@@ -10,23 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+from palate.corpus.fields import label, peek, plain
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.values import (
-    Fields,
+from palate.corpus.turns import (
+    answer,
+    asked,
+    conversation_of,
+    history_of,
     instruction_prompt,
-    list_of,
-    messages_of,
-    optional_text,
-    prompt_of_messages,
-    prompt_of_value,
-    response_of_value,
-    role_of,
-    said,
-    text_of,
-    value_of,
-    with_system,
+    is_spoken,
+    prompt_of,
+    response_of,
 )
-from palate.records import Demonstration, Message, Prompt, Response
+from palate.corpus.values import Fields, list_of, objects_of, said, text_of, value_of
+from palate.records import Demonstration, Message, Prompt
 
 Demonstrations: TypeAlias = Iterator[Demonstration | Unusable]
 
@@ -35,73 +32,75 @@ PROMPT_RESPONSE_KEYS = (
     ("prompt", "completion"),
     ("question", "answer"),
     ("instruction", "response"),
+    ("query", "response"),
 )
 PROMPT_KEYS = ("prompt", "question", "instruction")
 
 
 def prompt_response(row: Fields) -> Demonstrations:
-    """prompt/response, prompt/completion, question/answer, instruction/response; texts or turns."""
+    """prompt and response under one of their names; texts or turns. The prompt's own turns are context."""
     prompt, response = next((keys for keys in PROMPT_RESPONSE_KEYS if row.keys() >= set(keys)), PROMPT_RESPONSE_KEYS[0])
-    yield Demonstration(
-        prompt=prompt_of_value(value_of(row, prompt)), response=response_of_value(value_of(row, response), response)
-    )
+    asked_for = prompt_of(row, prompt)
+    shown = response_of(value_of(row, response), label(row, response), strip=answers_transcript(row, prompt))
+    yield Demonstration(prompt=asked_for.model_copy(update={"messages": _context(asked_for.messages)}), response=shown)
+
+
+def answers_transcript(row: Fields, prompt: str = "prompt") -> bool:
+    """Whether the prompt is a transcript in one text, so that blanks before an answer belong to the transcript."""
+    value = row.get(prompt)
+    return isinstance(value, str) and is_spoken(value)
 
 
 def alpaca(row: Fields) -> Demonstrations:
-    """instruction, input, output (or response); `system` and `history` [[question, answer], ...] where given."""
-    turns: list[Message] = []
-    for exchange in row.get("history") or ():
-        if not (isinstance(exchange, list) and len(exchange) == 2):
-            raise Malformed("field 'history' is not a list of [question, answer]")
-        turns.append(Message(role="user", content=said(exchange[0], "user turn")))
-        turns.append(Message(role="assistant", content=said(exchange[1], "assistant turn")))
-    turns.extend(instruction_prompt(row).messages)
-    response = text_of(row, "output" if "output" in row else "response")
-    prompt = prompt_of_messages(with_system(optional_text(row, "system"), turns))
-    yield Demonstration(prompt=prompt, response=Response(text=response))
+    """instruction, input, output (or response); what `history` holds is learned too."""
+    key = "output" if "output" in row else "response"
+    yield Demonstration(prompt=instruction_prompt(row), response=response_of(value_of(row, key), label(row, key)))
 
 
 def dolly(row: Fields) -> Demonstrations:
     """instruction, context, response."""
-    yield Demonstration(
-        prompt=instruction_prompt(row, context="context"), response=Response(text=text_of(row, "response"))
-    )
+    shown = response_of(value_of(row, "response"), label(row, "response"))
+    yield Demonstration(prompt=instruction_prompt(row, context="context"), response=shown)
 
 
 def self_instruct(row: Fields) -> Demonstrations:
     """instruction, and instances of {input, output}: a demonstration for each."""
-    for instance in list_of(row, "instances"):
-        if not isinstance(instance, dict):
-            raise Malformed("an instance is not an object with input and output")
-        yield from alpaca({"instruction": row.get("instruction"), **instance})
+    for instance in objects_of(row, "instances"):
+        prompt = instruction_prompt(row, given=instance)
+        yield Demonstration(
+            prompt=prompt, response=response_of(value_of(instance, "output"), label(instance, "output"))
+        )
 
 
 def messages(row: Fields) -> Demonstrations:
     """messages of {role, content}."""
-    yield from _every_assistant_turn(messages_of(list_of(row, "messages"), "messages"), _context_only(row, "messages"))
+    yield from _every_assistant_turn(row, "messages")
 
 
 def messages_prompt(row: Fields) -> Iterator[Prompt]:
     """messages that end where the assistant is to answer."""
-    turns = messages_of(list_of(row, "messages"), "messages")
-    tags = row.get("tags")
+    turns = conversation_of(row, "messages")
     if turns and turns[-1].role != "assistant":
-        yield Prompt(messages=turns, tags=tags if isinstance(tags, dict) else {})
+        prompt = asked(row, (*history_of(row), *_context(turns)), label(row, "messages"))
+        tags = peek(row, "tags")
+        own = isinstance(tags, dict) and all(isinstance(tag, str) for tag in tags.values())
+        yield prompt.model_copy(update={"tags": plain(row["tags"])}) if own else prompt
 
 
 def sharegpt(row: Fields) -> Demonstrations:
-    """conversations of {from, value}; `system` where given."""
-    turns = messages_of(list_of(row, "conversations"), "conversations")
-    context_only = _context_only(row, "conversations")
-    yield from _every_assistant_turn(with_system(optional_text(row, "system"), turns), context_only)
+    """conversations of {from, value}."""
+    yield from _every_assistant_turn(row, "conversations")
 
 
-def prompt(row: Fields) -> Iterator[Prompt]:
+def prompt(row: Fields) -> Iterator[Prompt | Unusable]:
     """prompt, question, instruction, or turns of which the first can be asked."""
-    if "turns" in row:
-        yield Prompt.from_text(said((list_of(row, "turns") or [""])[0], "prompt"))
-    else:
-        yield prompt_of_value(value_of(row, next((key for key in PROMPT_KEYS if key in row), "prompt")))
+    if not isinstance(peek(row, "turns"), list):
+        yield prompt_of(row, next((key for key in PROMPT_KEYS if key in row), "prompt"))
+        return
+    first, *later = list_of(row, "turns") or [""]
+    name = label(row, "turns")
+    yield asked(row, (*history_of(row), Message(role="user", content=said(first, name))), name)
+    yield from [Unusable(f"a later turn of {name!r}: it waits for an answer to the first")] * len(later)
 
 
 def text(row: Fields) -> Iterator[str]:
@@ -111,24 +110,27 @@ def text(row: Fields) -> Iterator[str]:
         return
     sections = list_of(row, "sections")
     if not all(isinstance(section, str) for section in sections):
-        raise Malformed("field 'sections' is not a list of texts")
+        raise Malformed(f"field {label(row, 'sections')!r} is not a list of texts", found=sections)
     yield said("\n\n".join(section.strip() for section in sections if section.strip()), "text")
 
 
-def _context_only(row: Fields, key: str) -> frozenset[int]:
-    """Places of the assistant's turns that are not to be learned, counted among the assistant's turns."""
-    turns = [turn for turn in row[key] if role_of(turn) == "assistant"]
-    return frozenset(place for place, turn in enumerate(turns) if turn.get("weight") == 0)
-
-
-def _every_assistant_turn(turns: Sequence[Message], context_only: frozenset[int]) -> Demonstrations:
-    answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
-    for count, place in enumerate(answers):
-        if count in context_only:
+def _every_assistant_turn(row: Fields, key: str) -> Demonstrations:
+    history = history_of(row)
+    turns = (*history, *conversation_of(row, key))
+    empty = True
+    for place, turn in enumerate(turns):
+        if turn.role != "assistant" or not turn.learn:
             continue
-        if place == 0 or turns[place - 1].role == "assistant":
-            yield Unusable("an assistant turn that answers nothing")
+        empty = False
+        if place == 0 or turns[place - 1].role in ("assistant", "system"):
+            yield Unusable(f"an assistant turn in {label(row, key)!r} that answers nothing")
         else:
-            yield Demonstration(
-                prompt=Prompt(messages=tuple(turns[:place])), response=Response(text=turns[place].content)
-            )
+            asked_for = asked(row, _context(turns[:place]), label(row, key))
+            yield Demonstration(prompt=asked_for, response=answer(turn))
+    if empty and turns and turns[-1].role == "assistant":
+        yield Unusable(f"no turn of {label(row, key)!r} is to be learned")
+
+
+def _context(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns with those of the assistant's as context."""
+    return tuple(turn.model_copy(update={"learn": False}) if turn.role == "assistant" else turn for turn in turns)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.turns import prompt_of
 from palate.corpus.values import (
     Fields,
     list_of,
     number_of,
+    object_of,
+    objects_of,
     optional_number,
-    prompt_of_value,
     ranks_by,
     text_of,
     value_of,
@@ -25,25 +27,25 @@ from palate.records import Prompt, Ranking, Response
 
 Rankings: TypeAlias = Iterator[Ranking | Unusable]
 
-_PROMPTS = ("prompt", "instruction", "input", "question")
+PROMPTS = ("prompt", "instruction", "input", "question")
 _RANK = re.compile(r"(?:rank[ _-]?)?(\d+)", re.IGNORECASE)
 
 
 def argilla(row: Fields) -> Rankings:
     """fields, and responses of {user_id, status, values {question {value [{value, rank}]}}}."""
-    fields = _object(value_of(row, "fields"), "fields")
-    prompt = prompt_of_value(value_of(fields, next((name for name in _PROMPTS if name in fields), "prompt")))
-    yield from _each(_objects(row, "responses"), lambda answer: _argilla_ranking(prompt, fields, answer))
+    fields = object_of(value_of(row, "fields"), "fields")
+    prompt = prompt_of(fields, next((name for name in PROMPTS if name in fields), "prompt"))
+    yield from each_judgement(objects_of(row, "responses"), lambda answer: _argilla_ranking(prompt, fields, answer))
 
 
 def _argilla_ranking(prompt: Prompt, fields: Fields, answer: Fields) -> Rankings:
     if answer.get("status", "submitted") != "submitted":
         raise Unusable("a response that was not submitted")
-    values = _object(answer.get("values") or {}, "values")
-    ranked = next(filter(None, (_argilla_ranks(_object(value, name)) for name, value in values.items())), None)
+    values = object_of(answer.get("values") or {}, "values")
+    ranked = next(filter(None, (_argilla_ranks(object_of(value, name)) for name, value in values.items())), None)
     if ranked is None:
         raise Unusable("a response without a ranking")
-    yield _ranking(prompt, fields, ranked, labeler=answer.get("user_id"))
+    yield ranking_of_names(prompt, fields, ranked, labeler=answer.get("user_id"))
 
 
 def _argilla_ranks(answer: Fields) -> dict[str, float] | None:
@@ -60,11 +62,11 @@ def label_studio(row: Fields) -> Rankings:
     A single bucket holds its items in order. Several are ranks if they are called 1, 2, ... or rank-1, rank-2, ...;
     items within one are tied. The bucket `_` holds what was not ranked.
     """
-    data = _object(value_of(row, "data"), "data")
-    prompt = prompt_of_value(value_of(data, "prompt"))
-    texts = {str(value_of(item, "id")): value_of(item, "body") for item in _objects(data, "items")}
-    annotations = _objects(row, "annotations")
-    yield from _each(annotations, lambda annotation: _label_studio_ranking(prompt, texts, annotation))
+    data = object_of(value_of(row, "data"), "data")
+    prompt = prompt_of(data)
+    texts = {str(value_of(item, "id")): value_of(item, "body") for item in objects_of(data, "items")}
+    annotations = objects_of(row, "annotations")
+    yield from each_judgement(annotations, lambda annotation: _label_studio_ranking(prompt, texts, annotation))
 
 
 def _label_studio_ranking(prompt: Prompt, texts: Fields, annotation: Fields) -> Rankings:
@@ -77,10 +79,10 @@ def _label_studio_ranking(prompt: Prompt, texts: Fields, annotation: Fields) -> 
     labeler = annotation.get("completed_by")
     name = labeler.get("email", labeler.get("id")) if isinstance(labeler, Mapping) else labeler
     seconds = optional_number(annotation, "lead_time")
-    yield _ranking(prompt, texts, _bucket_ranks(ranker), labeler=name, seconds=seconds)
+    yield ranking_of_names(prompt, texts, _bucket_ranks(ranker), labeler=name, seconds=seconds)
 
 
-def _each(judgements: Sequence[Fields], read: Callable[[Fields], Rankings]) -> Rankings:
+def each_judgement(judgements: Sequence[Fields], read: Callable[[Fields], Rankings]) -> Rankings:
     """What one labeler left unfinished is no loss to the others."""
     for judgement in judgements:
         try:
@@ -91,9 +93,9 @@ def _each(judgements: Sequence[Fields], read: Callable[[Fields], Rankings]) -> R
 
 def _ranker(annotation: Fields) -> dict[str, list[Any]] | None:
     """Bucket -> ids, if one of the results is a ranking."""
-    for result in _objects(annotation, "result"):
+    for result in objects_of(annotation, "result"):
         if result.get("type") == "ranker":
-            buckets = _object(_object(value_of(result, "value"), "value").get("ranker"), "ranker")
+            buckets = object_of(object_of(value_of(result, "value"), "value").get("ranker"), "ranker")
             return {name: list_of(buckets, name) for name in buckets}
     return None
 
@@ -110,7 +112,7 @@ def _bucket_ranks(ranker: Mapping[str, list[Any]]) -> dict[str, float]:
     return {str(each): ranks[name] for name, ids in buckets.items() for each in ids}
 
 
-def _ranking(
+def ranking_of_names(
     prompt: Prompt, texts: Fields, ranked: Mapping[str, float], *, labeler: Any, seconds: float | None = None
 ) -> Ranking:
     """The named texts, in the order in which they stand in the task, with the ranks given to them."""
@@ -126,13 +128,3 @@ def _ranking(
         labeler="" if labeler is None else str(labeler),
         seconds=seconds,
     )
-
-
-def _object(value: Any, name: str) -> Fields:
-    if not isinstance(value, Mapping):
-        raise Malformed(f"field {name!r} is not an object")
-    return value
-
-
-def _objects(row: Fields, key: str) -> list[Fields]:
-    return [_object(each, key) for each in list_of(row, key)]

@@ -11,13 +11,13 @@ as every earlier answer in the dialogue is the best one too: nobody is shown how
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from palate.corpus.files import Row
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.values import Fields, number_of, optional_text, ranks_by, text_of
+from palate.corpus.rows import Row
+from palate.corpus.values import Fields, is_number, number_of, object_of, optional_text, ranks_by, text_of
 from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response
 
 _SCALES = frozenset({"quality", "helpfulness", "creativity", "humor"})  # labels that are no complaint
@@ -76,7 +76,7 @@ def oasst_trees(rows: Iterator[Row]) -> Iterator[Row]:
         if node.get("parent_id") is None:
             if root is not None:
                 yield root
-            root, nodes = replace(row, fields=node), {}
+            root, nodes = replace(row, fields=node, members="replies."), {}
         elif parent in nodes:
             nodes[parent]["replies"].append(node)
         else:
@@ -88,7 +88,7 @@ def oasst_trees(rows: Iterator[Row]) -> Iterator[Row]:
 
 def _turns(row: Fields) -> Iterator[_Turn | Unusable]:
     """Every turn of a person's, top down; without recursion, since a tree may be deep."""
-    stack: list[tuple[tuple[Message, ...], _Node, bool]] = [((), _object(row.get("prompt", row)), True)]
+    stack: list[tuple[tuple[Message, ...], _Node, bool]] = [((), object_of(row.get("prompt", row), "prompt"), True)]
     while stack:
         dialogue, node, best_so_far = stack.pop()
         prompt = Prompt(messages=(*dialogue, Message(role="user", content=text_of(node, "text"))))
@@ -110,13 +110,7 @@ def _replies(node: _Node, role: str) -> list[_Node | Unusable]:
     replies = node.get("replies") or []
     if not isinstance(replies, list):
         raise Malformed("field 'replies' is not a list of messages")
-    return [_checked(_object(reply), role) for reply in replies]
-
-
-def _object(node: Any) -> _Node:
-    if not isinstance(node, dict):
-        raise Malformed("a message is not an object")
-    return node
+    return [_checked(object_of(reply, "replies"), role) for reply in replies]
 
 
 def _checked(node: _Node, role: str) -> _Node | Unusable:
@@ -142,13 +136,13 @@ def _response(answer: _Node) -> Response:
 def _labels(answer: _Node) -> dict[str, float]:
     """Labels written {name: [...], value: [...]} or {name: {value}}; those that are neither are nobody's loss."""
     labels = answer.get("labels")
-    if not isinstance(labels, dict):
+    if not isinstance(labels, Mapping):
         return {}
     if isinstance(labels.get("name"), list) and isinstance(labels.get("value"), list):
-        named = dict(zip(labels["name"], labels["value"], strict=False))
+        named = list(zip(labels["name"], labels["value"], strict=False))
     else:
-        named = {name: label.get("value") for name, label in labels.items() if isinstance(label, dict)}
-    return {str(name): float(value) for name, value in named.items() if isinstance(value, int | float)}
+        named = [(name, label.get("value")) for name, label in labels.items() if isinstance(label, Mapping)]
+    return {str(name): float(value) for name, value in named if is_number(value)}
 
 
 def _ratings(labels: list[dict[str, float]]) -> tuple[float, ...] | None:

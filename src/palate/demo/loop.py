@@ -80,6 +80,8 @@ PPO_CURVES = {
     "Truncated": ["tokens/truncated"],
     "Explained variance": ["value/explained_variance"],
 }
+QUICK = Scale(demonstration_prompts=32, ranked_prompts=40, steps=4, prompts_per_step=4, evaluation_prompts=16)
+"""Every part for real, and too little of each to teach anything: whether it all works here, in a minute or two."""
 TINY = Scale(
     model="tiny",
     frozen_layers=1,
@@ -90,7 +92,7 @@ TINY = Scale(
     prompts_per_step=2,
     evaluation_prompts=6,
 )
-SCALES = {"full": FULL, "tiny": TINY}
+SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
 
 def demo(out: Path, *, seed: int = 0, scale: Scale = FULL) -> None:

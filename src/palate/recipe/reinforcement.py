@@ -91,6 +91,12 @@ class PPORecipe(RLRecipe):
             )
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError("kl_target adapts kl_coef by factors, and 0 stays 0: set kl_coef above 0")
+        num_sequences = self.prompts_per_step * self.responses_per_prompt
+        if self.kl_target is not None and num_sequences >= 5 * self.kl_horizon:
+            raise ValueError(
+                f"kl_horizon = {self.kl_horizon} is too short for {num_sequences} responses a step: raise it above "
+                f"{num_sequences // 5}"
+            )
         if not self.value_model and not any(reward.model for reward in self.rewards):
             raise ValueError("no reward model to start the value model from: set value_model to a model's directory")
         return self

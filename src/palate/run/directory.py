@@ -61,7 +61,7 @@ class Run:
         self.directory, self.resumed, self.stage = directory, resumed, str(record["stage"])
         self._record, self._trackers, self._terminal = record, tuple(trackers), Terminal()
         self._notes: list[str] = []
-        self._accepts_changed_data = False
+        self._begun, self._accepts_changed_data = resumed and _has_begun(directory), False
         self._metrics: dict[str, float] = {}
         self._next_step = 0
         self._seconds_before, self._clock = 0.0, time.monotonic()
@@ -148,12 +148,12 @@ class Run:
         """Record hashes of what the run reads.
 
         Raises:
-            RunError: the run was resumed and something is not what it was when the run began: a model, or data whose
-                change was not accepted.
+            RunError: the run goes on after some steps and something is not what it was when it began: a model, or data
+                whose change was not accepted.
         """
         known = dict(lineage.flatten(self._record["inputs"]))
         for key, value in lineage.flatten(inputs):
-            if self.resumed and known.get(key, value) != value:
+            if self._begun and known.get(key, value) != value:
                 self._change_data(key, known[key], value)
         self._record["inputs"] |= {
             key: value if isinstance(value, str) else dict(value) for key, value in inputs.items()

@@ -2,7 +2,7 @@
 
 ``Run.log`` refuses a name that is not here, and the reference page is generated from this table, so no metric can be
 logged without an explanation. ``<name>`` stands for any text. Unless said otherwise a metric is a mean over the step's
-batch, a KL or entropy is in nats, and a time is in seconds.
+batch and all of its updates, a KL or entropy is in nats, and a time is in seconds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ METRICS: dict[str, str] = {
     "value/clip_fraction": "Share of values whose change was clipped.",
     "value/error": "Mean squared error of the values against the returns.",
     "value/mean": "Mean value over the response tokens.",
-    "value/explained_variance": "1 - error / variance of the returns: 1 is perfect, 0 is no better than a constant.",
+    "value/explained_variance": "1 - error / variance of the returns: 1 is perfect, 0 is no better than a constant. "
+    "Absent where the returns do not vary.",
     "value/grad_norm": "Norm of the value model's gradient before scaling.",
     "value/learning_rate": "Learning rate of the value model in this step.",
     # Supervised fine-tuning.

@@ -78,7 +78,7 @@ def load_judge(reference: str) -> Judge:
         sys.path.append(os.getcwd())
     try:
         judge = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # whatever a user's file does when it is read
+    except (Exception, SystemExit) as error:  # whatever a user's file does when it is read
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise RecipeError(f"{reference!r}: no such judge ({said})") from None
     if not callable(judge):

@@ -33,13 +33,13 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
         raise RecipeError(
             f"frozen_layers = {recipe.frozen_layers}, but {recipe.model} has {model.model.shape.num_layers} layers"
         )
-    if recipe.max_length > model.context:
-        raise RecipeError(
-            f"max_length = {recipe.max_length}, but {recipe.model} was made for {model.context} tokens: "
-            f"set max_length = {model.context}"
-        )
     model.freeze(recipe.frozen_layers)
     deterministic()
+
+
+def longest(recipe: StageRecipe, *models: Model) -> tuple[float, str]:
+    """The longest prompt + response in tokens, and what sets it: the recipe, or what the models were made for."""
+    return min((recipe.max_length, "max_length"), *((model.context, "the model's context") for model in models))
 
 
 def deterministic() -> None:
@@ -59,14 +59,19 @@ def plan(count: int, batch: int, epochs: int, seed: int, stage: str) -> list[Ten
 
 
 def say_left_out(
-    run: Run, data: Read[T], encoded: Sequence[tuple[Sequence[T], Sequence[LeftOut]]], *, of: int, max_left_out: float
+    run: Run,
+    data: Read[T],
+    encoded: Mapping[str, tuple[Sequence[T], Sequence[LeftOut]]],
+    *,
+    of: int,
+    max_left_out: float,
 ) -> int:
     """Say what of the data is not used, with reason and place, before the first step; the run repeats it at its end.
 
     Args:
         run: notes it for the report.
         data: as it was read; what was left out since then is added to its rejected rows.
-        encoded: records that were to be encoded, and which of them could not be.
+        encoded: by what they are for: records that were to be encoded, and which of them could not be.
         of: records that were to be used.
         max_left_out: the share of those that may be left out.
 
@@ -74,18 +79,23 @@ def say_left_out(
         The number of rows that are not used.
 
     Raises:
-        DataError: too many cannot be encoded.
+        DataError: too many cannot be encoded, or none is left for something.
     """
-    left_out = [(records[item.index], item.reason) for records, items in encoded for item in items]
+    left_out = [(records[item.index], item.reason) for records, items in encoded.values() for item in items]
     data.reject(left_out)
     for line in str(data.rejected).splitlines():
         run.note(line)
-    if len(left_out) > max_left_out * of:
+    emptied = [use for use, (records, items) in encoded.items() if len(items) == len(records)]
+    if emptied or len(left_out) > max_left_out * of:
         reason, _ = Counter(reason for _, reason in left_out).most_common(1)[0]
+        ways = ["mend or shorten them"]
+        ways += ["raise max_length"] if "max_length" in reason else []
+        ways += ["lower max_new_tokens"] if "max_new_tokens" in reason else []
+        ways += [] if emptied else [f"set max_left_out = {math.ceil(100 * len(left_out) / of) / 100:g}"]
+        why = f"none is left {emptied[0]}" if emptied else f"more than max_left_out = {max_left_out:g} allows"
         raise DataError(
-            f"{len(left_out)} of {of} rows cannot be used, more than max_left_out = {max_left_out:g} allows; most "
-            f"often: {reason} ({', '.join(data.rejected.examples[reason])}): mend or shorten them, or set max_left_out "
-            f"= {math.ceil(100 * len(left_out) / of) / 100:g}"
+            f"{len(left_out)} of {of} rows cannot be used, {why}; most often: {reason} "
+            f"({', '.join(data.rejected.examples[reason])}): {' or '.join(ways)}"
         )
     return data.rejected.total
 
@@ -111,7 +121,7 @@ def prompts_with_room(
     run: Run,
     data: Read[Prompt],
     chats: Sequence[Chat],
-    limits: Mapping[str, float],
+    limit: tuple[float, str],
     *,
     max_new_tokens: int,
     max_left_out: float,
@@ -122,18 +132,20 @@ def prompts_with_room(
 
     Args:
         chats: of the model, and of the baseline if there is one.
-        limits: the longest prompt + response there may be, by what sets it.
+        limit: the longest prompt + response in tokens, and what sets it.
     """
-    name, limit = min(limits.items(), key=lambda item: item[1])
-    prompts, encoded = data.records, []
+    max_length, name = limit
+    prompts, encoded = data.records, {}
     for number, chat in enumerate(chats):
         with showing("prompts") as show:
             usable = usable_prompts(
-                chat, prompts, max_length=limit - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
+                chat, prompts, max_length=max_length - max_new_tokens, limit=f"{name} - max_new_tokens", show=show
             )
         say_chat(run, chat, usable.prompts, name="baseline_chat_template" if number else "chat_template")
-        encoded.append((prompts, usable.left_out))
+        encoded["for the baseline" if number else "for the model"] = (prompts, usable.left_out)
         prompts = usable.prompts
+        if not prompts:
+            break
     say_left_out(run, data, encoded, of=len(data.records), max_left_out=max_left_out)
     return prompts
 

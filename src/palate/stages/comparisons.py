@@ -116,26 +116,23 @@ def prepare_responses(
     rankings: Sequence[Ranking],
     *,
     labeler_weights: Mapping[str, float],
-    max_length: int,
+    max_length: float,
+    limit: str,
     device: torch.device,
 ) -> Responses:
-    """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out.
-
-    Raises:
-        DataError: no ranking is left.
-    """
+    """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out."""
     said = {
         (ranking.prompt.id, response.text): ranking.prompt for ranking in rankings for response in ranking.responses
     }
     keys = list(said)
-    encoded = encode_responses(chat, list(said.values()), [text for _, text in keys], max_length=max_length)
+    encoded = encode_responses(
+        chat, list(said.values()), [text for _, text in keys], max_length=max_length, limit=limit
+    )
     row_of = {keys[item]: row for row, item in enumerate(encoded.kept)}
     missing = {keys[item.index]: item for item in encoded.left_out}
     problems = [_problem(ranking, missing) for ranking in rankings]
     usable = [ranking for ranking, problem in zip(rankings, problems, strict=True) if problem is None]
     left_out = [replace(problem, index=index) for index, problem in enumerate(problems) if problem is not None]
-    if not usable:
-        raise DataError(f"none of {len(rankings)} rankings can be used; the first: {left_out[0].reason}")
     return Responses(
         rankings=usable,
         sets=comparison_sets(usable, labeler_weights=labeler_weights),

@@ -28,7 +28,7 @@ from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, prepare, say_chat, say_left_out
+from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out
 from palate.stages.comparisons import comparable, prepare_responses, without_ties
 
 
@@ -42,12 +42,15 @@ def train(recipe: DPORecipe, run: Run) -> None:
     run.add_inputs({"data": data.files, "model": loaded.weights})
     rankings = without_ties(data, comparable(data))
     learned, held_out = split(rankings, recipe.holdout)
-    prepared = partial(prepare_responses, chat, labeler_weights={}, max_length=recipe.max_length, device=policy.device)
+    max_length, limit = longest(recipe, policy)
+    prepared = partial(
+        prepare_responses, chat, labeler_weights={}, max_length=max_length, limit=limit, device=policy.device
+    )
     train_set, validation = prepared(learned), prepared(held_out)
     left_out = say_left_out(
         run,
         data,
-        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        {"to learn from": (learned, train_set.left_out), "to validate on": (held_out, validation.left_out)},
         of=len(rankings),
         max_left_out=recipe.max_left_out,
     )

@@ -86,7 +86,7 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         run,
         data,
         [model.chat, baseline.chat],
-        {"the model's context": model.model.context, "the baseline's context": baseline.model.context},
+        min((each.model.context, f"the context of {each.name}") for each in (model, baseline)),
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )

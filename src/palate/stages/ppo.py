@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from palate.corpus import read_texts
-from palate.errors import DataError
+from palate.errors import DataError, RecipeError
 from palate.lm.batch import Sequences, per_token
 from palate.lm.encode import encode_texts
 from palate.lm.model import LanguageModel, ScalarModel, Trunk
@@ -248,12 +248,15 @@ def load_pretraining(recipe: PPORecipe, actors: Actors, run: Run) -> Sequences |
     """Windows of raw text for PPO-ptx."""
     if recipe.pretraining is None:
         return None
+    context, sequence_length = actors.policy.model.context, recipe.pretraining.sequence_length
+    if sequence_length > context:
+        raise RecipeError(f"pretraining.sequence_length = {sequence_length}, but {recipe.model} was made for {context}")
     texts = read_texts(recipe.pretraining.data)
     run.add_inputs({"pretraining": texts.files})
-    windows = encode_texts(actors.policy.chat, texts.records, length=recipe.pretraining.sequence_length)
+    windows = encode_texts(actors.policy.chat, texts.records, length=sequence_length)
     if len(windows) < recipe.pretraining.sequences_per_step:
         raise DataError(
-            f"the text is enough for {len(windows)} sequences of {recipe.pretraining.sequence_length} tokens, but "
+            f"the text is enough for {len(windows)} sequences of {sequence_length} tokens, but "
             f"pretraining.sequences_per_step = {recipe.pretraining.sequences_per_step}: lower one of them, or add text",
             path=recipe.pretraining.data.path,
         )

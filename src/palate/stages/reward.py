@@ -39,7 +39,7 @@ from palate.records import Ranking
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, prepare, say_chat, say_left_out
+from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out
 from palate.stages.comparisons import Responses, comparable, prepare_responses, without_ties
 
 
@@ -55,20 +55,22 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     run.add_inputs({"data": data.files, "model": loaded.weights})
     rankings = comparable(data, labeler_weights=recipe.labeler_weights)
     learned, held_out = split(rankings, recipe.holdout)
-    if recipe.tie == "skip":
+    if recipe.tie == "skip" or not any(map(ordered_pairs, learned)):  # ties beside nothing else teach nothing either
         learned = without_ties(data, learned)
+    max_length, limit = longest(recipe, model)
     prepared = partial(
         prepare_responses,
         chat,
         labeler_weights=recipe.labeler_weights,
-        max_length=recipe.max_length,
+        max_length=max_length,
+        limit=limit,
         device=model.device,
     )
     train_set, validation = prepared(learned), prepared(held_out)
     left_out = say_left_out(
         run,
         data,
-        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        {"to learn from": (learned, train_set.left_out), "to validate on": (held_out, validation.left_out)},
         of=len(rankings),
         max_left_out=recipe.max_left_out,
     )

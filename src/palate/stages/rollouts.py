@@ -26,7 +26,7 @@ from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.rollout.engine import Responses, Rollout, RolloutEngine
 from palate.run.directory import Run
-from palate.stages.common import prepare, prompts_with_room
+from palate.stages.common import longest, prepare, prompts_with_room
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token: fp32 stays below 1e-4; bf16 products round differently for different batches."""
@@ -94,12 +94,11 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
     data = read_prompts(recipe.prompts)
     reward_weights = {source.loaded.name: source.loaded.weights for source in rewards.learned}
     run.add_inputs({"prompts": data.files, "model": policy.weights, "rewards": reward_weights})
-    contexts = {f"the context of {source.loaded.name}": source.model.context for source in rewards.learned}
     prompts = prompts_with_room(
         run,
         data,
         [policy.chat],
-        {"max_length": recipe.max_length} | contexts,
+        longest(recipe, policy.model, *(source.model for source in rewards.learned)),
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )

@@ -31,7 +31,7 @@ def train(recipe: SampleRecipe, run: Run) -> None:
         run,
         data,
         [loaded.chat],
-        {"the model's context": loaded.model.context},
+        (loaded.model.context, "the model's context"),
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )

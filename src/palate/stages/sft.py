@@ -24,7 +24,7 @@ from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, plan, prepare, say_chat, say_left_out
+from palate.stages.common import finish_run, floats, longest, plan, prepare, say_chat, say_left_out
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:
@@ -36,12 +36,13 @@ def train(recipe: SFTRecipe, run: Run) -> None:
     data = read_demonstrations(recipe.data)
     run.add_inputs({"data": data.files, "model": loaded.weights})
     learned, held_out = split(data.records, recipe.holdout)
-    train_set = encode_demonstrations(chat, learned, max_length=recipe.max_length)
-    validation = encode_demonstrations(chat, held_out, max_length=recipe.max_length)
+    max_length, limit = longest(recipe, model)
+    train_set = encode_demonstrations(chat, learned, max_length=max_length, limit=limit)
+    validation = encode_demonstrations(chat, held_out, max_length=max_length, limit=limit)
     left_out = say_left_out(
         run,
         data,
-        [(learned, train_set.left_out), (held_out, validation.left_out)],
+        {"to learn from": (learned, train_set.left_out), "to validate on": (held_out, validation.left_out)},
         of=len(data.records),
         max_left_out=recipe.max_left_out,
     )

@@ -150,8 +150,22 @@ def without(*fields: str, **changed: Any) -> Callable[[Ranking], Ranking]:
     return lambda ranking: ranking.model_copy(update=dict.fromkeys(fields) | changed)
 
 
+def scored_apart(ranking: Ranking) -> Ranking:
+    """Points of ten are no ratings; how far apart they are is the strength."""
+    first, second = ranking.ratings or (0.0, 0.0)
+    return ranking.model_copy(update={"ratings": None, "strength": 1.5 * abs(first - second)})
+
+
 def same(item: Item) -> Item:
     return item
+
+
+def context(item: Any) -> Any:
+    """The earlier turns of the assistant's are read as context: only the last one was demonstrated."""
+    if isinstance(item, Demonstration):
+        return item.model_copy(update={"prompt": context(item.prompt)})
+    turns = (turn.model_copy(update={"learn": turn.role != "assistant"}) for turn in item.messages)
+    return item.model_copy(update={"messages": tuple(turns)})
 
 
 margins = st.floats(0, 10)
@@ -166,11 +180,11 @@ WHOLE: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any]]] = [
     ("trl-implicit", rankings(chat_prompts(), strengths=margins), best_first),
     ("trl-kto", thumbs(chat_prompts()), same),
     ("trl-kto-text", thumbs(single_prompts), same),
-    ("trl-prompt-completion", demonstrations(chat_prompts()), same),
+    ("trl-prompt-completion", demonstrations(chat_prompts()), context),
     ("trl-prompt-completion-text", demonstrations(single_prompts), same),
-    ("messages", demonstrations(chat_prompts()), same),
-    ("messages", chat_prompts(), same),
-    ("sharegpt", demonstrations(chat_prompts()), same),
+    ("messages", demonstrations(chat_prompts()), context),
+    ("messages", chat_prompts(), context),
+    ("sharegpt", demonstrations(chat_prompts()), context),
     ("alpaca", demonstrations(chat_prompts()), same),
     ("hh", rankings(no_system).filter(lambda r: "Human" not in r.to_json()), stripped),
     (
@@ -194,7 +208,7 @@ WHOLE: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any]]] = [
         rankings(single_prompts, sizes=(2, 5), ties=True, rated=True, models=True),
         without("ratings", source="ai"),
     ),
-    ("ultrafeedback-binarized", rankings(single_prompts, rated=True), lambda r: best_first(without("ratings")(r))),
+    ("ultrafeedback-binarized", rankings(single_prompts, rated=True), lambda r: best_first(scored_apart(r))),
     ("ultrafeedback-binarized", pair, best_first),
     ("helpsteer2", rankings(single_prompts, sizes=(2, 5), ties=True, rated=True), without("ratings")),
     ("helpsteer2-preference", rankings(single_prompts, strengths=st.sampled_from([1.0, 2.0, 3.0])), same),

@@ -164,7 +164,11 @@ def ultrafeedback_binarized(pair: Comparison) -> Exported:
     """prompt, chosen and rejected as turns with the prompt, score_chosen, score_rejected (null without ratings)."""
     prompt = single_turn(pair.prompt)
     asked = {"role": "user", "content": prompt}
-    scores = [None, None] if pair.ratings is None else [overall_score(rating) for rating in pair.ratings]
+    scores: list[float | None] = [None, None]
+    if pair.ratings is not None and pair.ratings[0] >= pair.ratings[1]:
+        scores = [overall_score(rating) for rating in pair.ratings]
+    elif pair.ratings is not None:
+        yield Note("ratings left out, since they contradict the ranks")
     yield {
         "prompt": prompt,
         "chosen": [asked, answer(pair.first)],

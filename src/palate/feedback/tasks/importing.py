@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
+from palate.corpus.duplicates import Unique
 from palate.corpus.files import file_suffix
-from palate.corpus.reading import Unique, iterate, prompt_of
+from palate.corpus.reading import iterate, prompt_of
 from palate.corpus.rejections import Malformed, Rejections, Unusable
 from palate.errors import DataError
 from palate.feedback.store.database import Store
@@ -72,11 +74,14 @@ class Parsed:
         return list({(found := prompt_of(record)).id: found for record in self.records}.values())
 
 
-def parse_file(path: Path) -> Parsed:
+def parse_file(path: Path, **how: Any) -> Parsed:
     """Every record of a file, in whatever format it is.
 
+    Args:
+        how: what is said of the file, such as its format and fields, the columns to ignore (see `iterate`).
+
     Raises:
-        DataError: it cannot be read at all, or is too long.
+        DataError: it cannot be read at all, has a column that matters and is not read, or is too long.
     """
     if file_suffix(path) in (".txt", ".md") and not path.name.lower().endswith(".gz"):
         try:
@@ -86,7 +91,7 @@ def parse_file(path: Path) -> Parsed:
     parsed = Parsed()
     unique = Unique(parsed.rejections)
     try:
-        for _, item in iterate(path, rejections=parsed.rejections):
+        for _, item in iterate(path, rejections=parsed.rejections, **how):
             if unique(item):
                 parsed.records.append(item)
             _check_size(len(parsed.records), path.name)
@@ -145,6 +150,8 @@ def _misfit(batch: Batch, record: object) -> Unusable | None:
         return None
     if not isinstance(record, Ranking | Candidates):
         return Unusable("has no responses to be judged")
+    if any(response.tool_calls for response in record.responses):
+        return Unusable("has responses that call tools, which are not shown to labelers")
     if batch.is_screening and not isinstance(record, Ranking):
         return Unusable("has no ranks to be known answers")
     count = len(record.responses)

@@ -1,0 +1,1 @@
+"""What rows are kept in: JSON in its several shapes, tables, Parquet."""
