@@ -79,6 +79,11 @@ def percent(value: float) -> str:
     return f"{value:.0%}"
 
 
+def whole_number(value: float) -> str:
+    """1234.0 -> "1,234"."""
+    return f"{value:,.0f}"
+
+
 def ticked(axis: Axis) -> Formatter:
     """As many decimals as the ticks differ by."""
     digits = next((d for d in range(6) if abs(axis.step * 10**d - round(axis.step * 10**d)) < 1e-6), None)

@@ -81,8 +81,9 @@ def lines(
     xs = [x for line in series for x, y in zip(line.x, line.y, strict=True) if y is not None]
     if not xs:
         return figure(title, NOTHING, [], "")
+    y_shown = y_format or (whole_number if y_within == COUNT else plain)
     if len(set(xs)) == 1:
-        return _told(title, series, x_label, x_format or plain, y_format or plain)
+        return _told(title, series, x_label, x_format or plain, y_shown)
     ys = [y for line in series for values in (line.y, line.low or (), line.high or ()) for y in values if y is not None]
     ys += [bound for bound in (y_low, y_high, reference) if bound is not None]
     whole = all(x == int(x) for x in xs)
@@ -93,7 +94,7 @@ def lines(
     level = "" if reference is None else frame.level(reference)
     drawn = Markup("").join(_line(frame, line, index, smooth) for index, line in enumerate(series))
     text = x_label or "x"
-    x_shown, y_shown = x_format or (ticked(x_axis) if whole else plain), y_format or plain
+    x_shown = x_format or (ticked(x_axis) if whole else plain)
     said = f"{text} from {x_shown(min(xs))} to {x_shown(max(xs))}. " + " ".join(
         f"{line.name}: last value {y_shown(last)}."
         for line in series
