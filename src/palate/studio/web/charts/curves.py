@@ -19,6 +19,7 @@ from palate.studio.web.charts.axes import (
     plain,
     ticked,
     tight_axis,
+    whole_number,
 )
 from palate.studio.web.charts.figure import (
     NOTHING,
