@@ -38,7 +38,8 @@ _WORD = re.compile(r"w\d+w")
 _NAMES = json.loads(
     """["prompt", "response", "completion", "question", "answer", "instruction", "input", "output", "chosen",
     "rejected", "messages", "conversations", "system", "history", "tools", "label", "score", "images", "text",
-    "turns", "responses", "ranks", "winner", "model_a", "meta", "context", "weight", "mask", "id", "content", "role"]"""
+    "turns", "responses", "ranks", "winner", "model_a", "meta", "response_a", "response_b",
+    "score_a", "score_b", "rating", "worker", "context", "weight", "mask", "id", "content", "role"]"""
 )
 _ODD: tuple[Any, ...] = (
     "",
@@ -144,6 +145,42 @@ _KNOWN: tuple[Callable[[_W], Row], ...] = (
     lambda w: {"question_id": 3, "turns": [w(), w()], "reference": [w()]},
     lambda w: {"fields": {"prompt": w(), "a": w(), "b": w()}, "responses": {"rank": [{"value": ["a", "b"]}]}},
     lambda w: {"prompt": w(), "response": w(), "meta": {"score": 3, "why": w()}, "url": w()},
+    lambda w: {"context": [_turn("user", w)], "response1": w(), "response2": w(), "overall_preference": -2},
+    lambda w: {
+        "input": {"messages": [_turn("user", w)]},
+        "preferred_output": [_turn("assistant", w)],
+        "non_preferred_output": [_turn("assistant", w)],
+    },
+    lambda w: (
+        {"prompt": [w()], "response_a": [w()], "response_b": [w()]}
+        | {"winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0, "model_a": w(), "model_b": w()}
+    ),
+    lambda w: {"question": w(), "answer_x": w(), "answer_y": w(), "winner": "left", "worker": w(), "model_x": w()},
+    lambda w: {"prompt": w(), "output_1": w(), "output_2": w(), "score_1": 1, "score_2": 2, "seconds": 3},
+    lambda w: {"question": w(), "response_j": w(), "response_k": w(), "meta": w()},
+    lambda w: {"prompt": w(), "responses": [w(), w(), w()], "rewards": [1, 2, 3], "models": [w(), w(), w()]},
+    lambda w: {"prompt": w(), "responses": [w(), w()], "best": "B"},
+    lambda w: {"messages": _talk(w), "feedback": "good", "model": w(), "user_id": w()},
+    lambda w: (
+        {"orig_instruction": w(), "orig_response_A": w(), "orig_response_B": w(), "orig_preference": "A"}
+        | {"instruction": w(), "output": w()}
+    ),
+    lambda w: (
+        {"id": 1, "data": {"prompt": w(), "one": w(), "two": w()}}
+        | {"annotations": [{"result": [{"type": "pairwise", "value": {"selected": "left"}, "to_name": "one,two"}]}]}
+    ),
+    lambda w: {"prompt": w(), "one": w(), "two": w(), "q.responses": [["one", "two"]], "q.responses.users": [w()]},
+    lambda w: (
+        {"user_id": w(), "data": {"rating": 1, "reason": w(), "comment": w()}, "meta": {"message_index": 1}}
+        | {"snapshot": {"chat": {"chat": {"messages": _talk(w), "history": {"messages": {}}}}}}
+    ),
+    lambda w: {
+        "passage-id": w(),
+        "questions": {
+            "0": {each: {"response": w(), "reviews": [{"worker_id": w(), "overall-rank": 1}]} for each in "ab"}
+        },
+    },
+    lambda w: {"prompt": w(), "completions": [w(), w()], "labels": [True, False]},
 )
 
 

@@ -74,6 +74,8 @@ def test_the_command_line(write: Write, tmp_path: Path, capsys: pytest.CaptureFi
     assert len(error.strip().splitlines()) == 1
     assert not out.exists()
     assert main([*command, "--verdict", "lft=a", "--verdict", "rgt=b"]) == 0
+    report = capsys.readouterr().out
+    assert "\nties       1\nlabelers   2\n" in report
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(record["ranks"], record["labeler"]) for record in records] == [
         ([1, 2], "ann"),

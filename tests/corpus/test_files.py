@@ -173,9 +173,9 @@ TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho
             ["the rows are those in 'data'; beside it stand 'version', 'by', not used"],
         ),
         (
-            {"my rows": ROWS, "version": 1},
+            {"my rows": ROWS, "version": 1, "by": ["me"]},
             ROWS,
-            ["the rows are those in 'my rows'; beside it stand 'version', not used"],
+            ["the rows are those in 'my rows'; beside it stand 'version', 'by', not used"],
         ),
         (
             {"instruction": "a", "instances": [{"output": "b"}]},
@@ -213,7 +213,9 @@ def test_objects_over_several_lines_follow_each_other(write: Write) -> None:
 
 
 def test_rows_under_two_keys_are_not_guessed_at(write: Write) -> None:
-    with pytest.raises(DataError, match="holds rows in 'train' and in 'test': write each to a file of its own"):
+    with pytest.raises(
+        DataError, match=r"rows\.json: holds rows in 'train' and in 'test': write each to a file of its own"
+    ):
         seen(write("rows.json", json.dumps({"train": ROWS, "test": ROWS})))
 
 

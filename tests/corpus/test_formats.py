@@ -524,7 +524,7 @@ def test_a_rated_response_that_comes_again_begins_another_ranking(write: Write) 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields 'foo', 'bar'; name"),
+        ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields foo, bar; name"),
         (
             [{"instruction": "a", "output": "b", "question": "c", "answer": "d"}],
             "could be prompt-response .which leaves instruction out., or alpaca",

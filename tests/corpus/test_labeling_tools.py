@@ -68,10 +68,12 @@ def test_label_studio_has_an_annotation_of_every_labeler() -> None:
     assert seen(label_studio({"data": {"prompt": "q", "items": ITEMS}, "annotations": annotations})) == [
         ("ABC", (2, 1, 2), "ann"),
         ("ABC", (3, 2, 1), "4"),
+        "an item that was not ranked",
         ("AB", (2, 1), "5"),
         "an item that was not ranked",
         ("AB", (1, 2), "6"),
         "buckets that are no ranks: call them rank-1, rank-2, ...",
+        *["an item that was not ranked"] * 2,
         "a single response: nothing to compare",
         ("ABC", (1, 1, 1), "5"),
         "a cancelled annotation",

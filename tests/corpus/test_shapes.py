@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from palate.corpus.duplicates import Unique
 from palate.corpus.formats import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.recognition import open_format
@@ -534,6 +535,39 @@ def test_the_winners_column_may_be_named(write: Write) -> None:
     ]
     found = [item for _, item in iterate(write("rows.jsonl", rows), rejections=Rejections())]
     assert found == [ranked(BIRD, "A wren.", "A spoon.", ranks=ranks) for ranks in ((2, 1), (1, 2))]
+
+
+def test_a_number_into_a_list_may_count_from_0_or_from_1(write: Write) -> None:
+    path = write("rows.jsonl", [{"prompt": "Name a bird.", "responses": ["A wren.", "A spoon."], "best": 1}])
+    with pytest.raises(DataError, match=r"'best' says '1' .1., which may mean anything"):
+        list(iterate(path, rejections=Rejections()))
+    ((_, found),) = iterate(path, rejections=Rejections(), verdicts={"1": "b"})
+    assert found == ranked(BIRD, "A wren.", "A spoon.", ranks=(2, 1))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "chosen": "b", "rejected": "c", "chosen_score": 1, "rejected_score": 2},
+        {"prompt": "a", "y_w": "b", "y_l": "c", "score_w": 1, "score_l": 2},
+    ],
+)
+def test_scores_that_contradict_the_choice(write: Write, row: dict[str, Any]) -> None:
+    rejections = Rejections()
+    assert not list(iterate(write("rows.jsonl", [row]), rejections=rejections))
+    assert dict(rejections.unusable) == {"the better response has the lower score": 1}
+
+
+def test_two_models_that_say_the_same_are_two_responses() -> None:
+    rejections = Rejections()
+    unique = Unique(rejections)
+    rankings = [
+        ranked(BIRD, "A wren.", "A spoon.", models=models, labeler="ann") for models in ("one two", "one three")
+    ]
+    assert [unique(ranking) for ranking in [*rankings, rankings[0]]] == [True, True, False]
+    tie = ranked(BIRD, "A wren.", "A spoon.", ranks=(1, 1), labeler="bea")
+    assert unique(tie)
+    assert unique(tie.model_copy(update={"flags": (("both bad",),) * 2}))
 
 
 CROWD = "id,prompt,model_x,model_y,worker,winner\n" + "".join(

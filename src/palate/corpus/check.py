@@ -58,6 +58,8 @@ class ImportReport:
         longer_preferred: share of ordered pairs in which the response with more words is preferred; equal lengths
             count one half. A reward model has to be better than this.
         left_out: records that whoever was shown them cannot use, by reason.
+        labelers: the rankings' labelers by name.
+        num_ties: rankings of two or more responses in which none is better.
         skip_bad: malformed rows are no failure.
         out: the file written, if any.
     """
@@ -68,6 +70,8 @@ class ImportReport:
     words: dict[str, Mean] = field(default_factory=dict)
     longer_preferred: Mean = field(default_factory=Mean)
     left_out: Rejections = field(default_factory=Rejections)
+    labelers: set[str] = field(default_factory=set)
+    num_ties: int = 0
     skip_bad: bool = False
     out: Path | None = None
 
@@ -84,6 +88,8 @@ class ImportReport:
         for name, text in _texts(item):
             self.words.setdefault(name, Mean()).add(len(text.split()))
         if isinstance(item, Ranking):
+            self.labelers.update(filter(None, [item.labeler]))
+            self.num_ties += len(item.ranks) > 1 and not item.pairs
             lengths = [len(response.text.split()) for response in item.responses]
             for better, worse in item.pairs:
                 difference = lengths[better] - lengths[worse]
@@ -97,6 +103,10 @@ class ImportReport:
         if self.longer_preferred.count:
             share = f"{self.longer_preferred.total / self.longer_preferred.count:.3f}"
             lines.append(f"pairs      {self.longer_preferred.count}; the longer response is preferred in {share}")
+        if self.num_ties:
+            lines.append(f"ties       {self.num_ties}")
+        if self.labelers:
+            lines.append(f"labelers   {len(self.labelers)}")
         if str(self.rejections):
             lines.append(str(self.rejections))
         lines += [line.replace("unusable", "left out", 1) for line in str(self.left_out).splitlines()]

@@ -51,6 +51,8 @@ def read_rows(
     try:
         with _open(path, watch) as stream:
             yield from reader(stream, path, [] if notes is None else notes)
+    except DataError as error:
+        raise error if error.path else DataError(str(error), path=path) from None
     except FileNotFoundError:
         raise DataError("no such file", path=path) from None
     except UnicodeDecodeError as error:

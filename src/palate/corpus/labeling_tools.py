@@ -75,11 +75,12 @@ def _label_studio_ranking(prompt: Prompt, texts: Fields, annotation: Fields) -> 
     ranker = _ranker(annotation)
     if ranker is None:
         raise Unusable("an annotation without a ranking")
-    yield from [Unusable("an item that was not ranked")] * len(ranker.get("_", []))
+    ranks = _bucket_ranks(ranker)
+    yield from [Unusable("an item that was not ranked")] * len(texts.keys() - ranks.keys())
     labeler = annotation.get("completed_by")
     name = labeler.get("email", labeler.get("id")) if isinstance(labeler, Mapping) else labeler
     seconds = optional_number(annotation, "lead_time")
-    yield ranking_of_names(prompt, texts, _bucket_ranks(ranker), labeler=name, seconds=seconds)
+    yield ranking_of_names(prompt, texts, ranks, labeler=name, seconds=seconds)
 
 
 def each_judgement(judgements: Sequence[Fields], read: Callable[[Fields], Rankings]) -> Rankings:

@@ -150,8 +150,8 @@ def best_and_rest(row: Fields) -> Iterator[Ranking]:
 
 def _answers(row: Fields, name: str, prompt: Prompt) -> list[Response]:
     value = value_of(row, name)
-    several = value == [] or _are_several(value)
-    return [_answer(each, label(row, name), prompt) for each in (value if several else [value])]
+    several = value if _are_several(value) or value == [] else [value]
+    return [_answer(each, label(row, name), prompt) for each in several]
 
 
 def _answer(value: Any, name: str, prompt: Prompt) -> Response:

@@ -138,8 +138,9 @@ def _recognised(path: Path, rows: Sequence[Row], account: Account) -> str:
     best = _without_weak([_best(row) for row in rows])
     fits = _fits(rows, best)
     if not fits:
-        names = ", ".join(map(repr, rows[0].fields))
-        raise DataError(f"no known format has the fields {names}; {_listing()}", path=path, line=rows[0].line)
+        names = ", ".join(rows[0].fields)
+        hint = " (if they are several, part them by commas or tabs)" if names.count(";") > names.count(",") else ""
+        raise DataError(f"no known format has the fields {names}{hint}; {_listing()}", path=path, line=rows[0].line)
     chosen = _chosen(path, rows, best, fits)
     keys = fits[chosen].keys
     account.why = f"it has {', '.join(sorted(keys))} in {fits[chosen].rows} of the {len(rows)} rows looked at"

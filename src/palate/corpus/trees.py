@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+from palate.corpus.fields import label
 from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows import Row
 from palate.corpus.values import Fields, is_number, number_of, object_of, optional_text, ranks_by, text_of
@@ -115,7 +116,7 @@ def _replies(node: _Node, role: str) -> list[_Node | Unusable]:
 
 def _checked(node: _Node, role: str) -> _Node | Unusable:
     if node.get("role", role) != role:
-        raise Malformed("prompter and assistant do not alternate in a tree")
+        raise Malformed(f"field {label(node, 'role')!r} is not {role!r}: they alternate in a tree", found=node["role"])
     if node.get("deleted") or node.get("review_result") is False:
         return Unusable("a message that was deleted or failed its review")
     return node if optional_text(node, "text").strip() else Unusable("empty message in a tree")
@@ -141,7 +142,7 @@ def _labels(answer: _Node) -> dict[str, float]:
     if isinstance(labels.get("name"), list) and isinstance(labels.get("value"), list):
         named = list(zip(labels["name"], labels["value"], strict=False))
     else:
-        named = [(name, label.get("value")) for name, label in labels.items() if isinstance(label, Mapping)]
+        named = [(name, each.get("value")) for name, each in labels.items() if isinstance(each, Mapping)]
     return {str(name): float(value) for name, value in named if is_number(value)}
 
 

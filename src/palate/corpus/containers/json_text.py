@@ -209,13 +209,14 @@ def _keys(window: _Window) -> Iterator[str]:
 
 
 def _only_list(fields: Mapping[str, Any]) -> str:
-    """The one field that can hold rows: a list of objects that are no turns, beside nothing but single values."""
-    lists = [key for key, value in fields.items() if isinstance(value, list | dict)]
-    if len(lists) != 1 or not _RECORD.isdisjoint(fields):
-        return ""
-    rows = fields[lists[0]]
-    is_rows = isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)
-    return lists[0] if is_rows and not any(row.keys() & {"role", "from"} for row in rows) else ""
+    """The one field that can hold rows: a list of objects that are no turns, in an object that is no row itself."""
+    lists = [key for key, value in fields.items() if isinstance(value, list) and value and _are_rows(value)]
+    is_row = any(isinstance(value, dict) for value in fields.values()) or not _RECORD.isdisjoint(fields)
+    return lists[0] if len(lists) == 1 and not is_row else ""
+
+
+def _are_rows(value: list[Any]) -> bool:
+    return all(isinstance(row, dict) and not row.keys() & {"role", "from"} for row in value)
 
 
 class _Window:
