@@ -29,6 +29,7 @@ ROUTERS = (
     "web.entry",
     "labeling.label",
     "labeling.tasks",
+    "labeling.files",
     "labeling.guidelines",
     "chat.talking",
     "web.tokens",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -28,7 +27,7 @@ from palate.studio.training import jobs, plans, recipebook
 from palate.studio.training.runs import RunOut, run_out
 from palate.studio.web.access import ADMINS, RESEARCHERS, Db, Home, Person, allow
 from palate.studio.web.rendering import page
-from palate.studio.web.uploads import MOST_BYTES, form_of, received
+from palate.studio.web.uploads import MOST_BYTES, Received, form_of, received
 from palate.studio.web.workspace import Workspace
 
 router = APIRouter()
@@ -256,7 +255,7 @@ def make_demonstrations(store: Db, person: Person, home: Home, new: Demonstratio
 async def make_from_file(request: Request, home: Home, person: Person) -> FileOut:
     """In any format that Palate reads; rows that do not fit are counted."""
     async with received(request, home) as got:
-        return await run_in_threadpool(_from_file, home, person, got.path, got.fields)
+        return await run_in_threadpool(_from_file, home, person, got)
 
 
 @router.get("/api/batches/{batch_id}", tags=["batches"], summary="One batch")
@@ -338,9 +337,10 @@ def sampling_defaults(home: Workspace) -> Mapping[str, Any]:
     }
 
 
-def _from_file(home: Workspace, person: User, path: Path, fields: Mapping[str, str]) -> FileOut:
-    new = _checked({key: value for key, value in fields.items() if value and key != "csrf"})
-    parsed = importing.parse_file(path)
+def _from_file(home: Workspace, person: User, got: Received) -> FileOut:
+    new = _checked({key: value for key, value in got.fields.items() if value and key != "csrf"})
+    path = got.path
+    parsed = importing.parse_file(path, **got.how.model_dump())
     with home.store.write() as session:
         batch = _create(session, home, person, new, threshold=new.threshold)
         found = importing.add_items(session, batch, parsed, source=path.name)

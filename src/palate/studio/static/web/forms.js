@@ -24,6 +24,7 @@ export function values(form) {
 // with a file: as a browser sends it, and lists as one text with commas
 function withFile(form) {
   const body = new FormData(form);
+  if (body.get("upload")) body.delete("file"); // it was sent before
   for (const [name, value] of Object.entries(values(form))) if (Array.isArray(value)) body.set(name, value.join(","));
   return body;
 }

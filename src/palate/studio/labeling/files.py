@@ -1,0 +1,166 @@
+"""A file before anything is made of it: sent once, looked at, and told how it is to be read.
+
+The page shows the first records as they would be read and what becomes of every column. What can be said of the file is
+what the command line takes: its format, which column holds what, what the words of its judgements mean, and columns
+that are kept as tags or left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from palate.corpus.columns import MAPPABLE
+from palate.corpus.formats import FORMATS, Item
+from palate.corpus.preview import Preview
+from palate.corpus.verdicts import MEANINGS
+from palate.feedback.tasks import importing
+from palate.records import Candidates, Demonstration, Message, Prompt, Ranking
+from palate.studio.labeling.batches import reason_out
+from palate.studio.web.access import RESEARCHERS, Home, allow
+from palate.studio.web.rendering import fragment
+from palate.studio.web.uploads import MOST_BYTES, How, form_of, keep, kept
+
+router = APIRouter(prefix="/api/uploads", tags=["files"])
+
+FIELDS = {
+    "prompt": "the prompt",
+    "response": "the answer to learn from",
+    "a": "one answer (A)",
+    "b": "the other answer (B)",
+    "preferred": "which of A and B is better",
+    "labeler": "who judged",
+    "strength": "by how much it is better",
+    "system": "the system prompt",
+    "history": "the turns before",
+    "tools": "tools that may be called",
+    "text": "plain text",
+}
+"""What a column can hold, in words."""
+
+assert {field for fields in MAPPABLE.values() for field in fields} == FIELDS.keys(), "a field has no words"
+
+
+class ColumnOut(BaseModel):
+    """A column, what stands in it, and what becomes of it; ``speaks_of`` is why it must not just be left out."""
+
+    name: str
+    example: str
+    state: str
+    speaks_of: str
+
+
+class RecordOut(BaseModel):
+    """A record as it will be read; ``ranks`` where it has been judged, 1 is best."""
+
+    line: int
+    kind: str
+    prompt: list[Message] = []
+    responses: list[str] = []
+    ranks: list[int] = []
+    labeler: str = ""
+
+
+class PreviewOut(BaseModel):
+    """The beginning of a file as it would be read.
+
+    ``problem`` says why it cannot be read so; ``html`` is all of it for the page.
+    """
+
+    id: str
+    name: str
+    format: str
+    why: str
+    also: list[str]
+    columns: list[ColumnOut]
+    records: list[RecordOut]
+    rejected: list[dict[str, Any]]
+    notes: list[str]
+    problem: str
+    html: str
+
+
+@router.post(
+    "", summary="Send a file and see how it would be read", status_code=201, max_body_size=MOST_BYTES,
+    openapi_extra=form_of(),
+)  # fmt: skip
+@allow(RESEARCHERS)
+async def send(request: Request, home: Home) -> PreviewOut:
+    """It is kept for a day; forms that take a file take its id as ``upload``."""
+    upload, path = await keep(request, home)
+    return await run_in_threadpool(_seen, upload, path, How())
+
+
+@router.post("/{upload}/preview", summary="See how a file would be read if something is said of it")
+@allow(RESEARCHERS)
+async def look(request: Request, home: Home, upload: str, how: How) -> PreviewOut:
+    """The file is not sent again."""
+    return await run_in_threadpool(_seen, upload, kept(request, home, upload), how)
+
+
+def _seen(upload: str, path: Any, how: How) -> PreviewOut:
+    found = importing.preview_file(path, **how.model_dump())
+    seen = PreviewOut(
+        id=upload,
+        name=path.name,
+        format=found.account.format,
+        why=found.account.why,
+        also=list(found.account.also),
+        columns=_columns(found),
+        records=[_record(line, item) for line, item in found.records],
+        rejected=[reason_out(each) for each in importing.reasons(found.rejections)],
+        notes=found.account.notes,
+        problem=found.problem,
+        html="",
+    )
+    shown = fragment(
+        "labeling/file.html",
+        seen=seen,
+        how=how,
+        brief=found.problem.partition("; name its format")[0],  # the page has all of them to choose from
+        formats={name: format.shape for name, format in FORMATS.items()},
+        fields=FIELDS,
+        meanings=["a", "b", "c …", *(meaning for meaning in MEANINGS if len(meaning) > 1)],
+    )
+    return seen.model_copy(update={"html": shown})
+
+
+def _columns(found: Preview) -> list[ColumnOut]:
+    account = found.account
+    return [
+        ColumnOut(name=name, example=example, state=_state(found, name), speaks_of=_about(account.stoppers, name))
+        for name, example in found.columns.items()
+    ]
+
+
+def _state(found: Preview, name: str) -> str:
+    account = found.account
+    for state, names in (
+        ("tag", account.tags), ("left out", account.to_ignore), ("used", account.used), ("not used", account.unused),
+    ):  # fmt: skip
+        if any(each == name or each.startswith(f"{name}.") for each in names):
+            return state
+    return ""
+
+
+def _about(stoppers: dict[str, str], name: str) -> str:
+    return next((what for each, what in stoppers.items() if each == name or each.startswith(f"{name}.")), "")
+
+
+def _record(line: int, item: Item) -> RecordOut:
+    match item:
+        case str():
+            return RecordOut(line=line, kind="text", responses=[item])
+        case Prompt():
+            prompt, responses = item, list[str]()
+        case Demonstration():
+            prompt, responses = item.prompt, [item.response.text]
+        case Ranking() | Candidates():
+            prompt, responses = item.prompt, [response.text for response in item.responses]
+    shown = RecordOut(line=line, kind=type(item).__name__.lower(), prompt=list(prompt.messages), responses=responses)
+    if isinstance(item, Ranking):
+        shown.ranks, shown.labeler = list(item.ranks), item.labeler
+    return shown
