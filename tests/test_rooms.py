@@ -55,6 +55,7 @@ PLAN = {
     "studio/web": "corpus feedback/store feedback/store/tables recipe",
     "studio/web/charts": "",
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm recipe rollout studio/web",
+    "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
     "studio/training": "cli corpus feedback/export feedback/store feedback/store/tables feedback/tasks recipe rewards "
     "run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/export feedback/export feedback/labelers feedback/statistics feedback/store "

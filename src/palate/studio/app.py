@@ -29,7 +29,7 @@ ROUTERS = (
     "web.entry",
     "labeling.label",
     "labeling.tasks",
-    "labeling.files",
+    "labeling.bringing",
     "labeling.guidelines",
     "chat.talking",
     "web.tokens",

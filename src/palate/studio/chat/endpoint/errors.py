@@ -45,9 +45,9 @@ class ApiError(Exception):
         return cls(400, f"Unknown parameter: '{name}'.", code="unknown_parameter", param=name)
 
     @classmethod
-    def unsupported(cls, name: str, advice: str = "") -> Self:
+    def unsupported(cls, name: str) -> Self:
         """One that it has, asked for something that is not done here."""
-        message = f"Unsupported parameter: '{name}' is not supported here: {advice or 'leave it out'}."
+        message = f"Unsupported parameter: '{name}' is not supported here: leave it out."
         return cls(400, message, code="unsupported_parameter", param=name)
 
     def response(self) -> JSONResponse:

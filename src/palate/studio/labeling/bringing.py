@@ -120,7 +120,6 @@ def _seen(upload: str, path: Any, how: How) -> PreviewOut:
         "labeling/file.html",
         seen=seen,
         how=how,
-        brief=found.problem.partition("; name its format")[0],  # the page has all of them to choose from
         formats={name: format.shape for name, format in FORMATS.items()},
         fields=FIELDS,
         meanings=["a", "b", "c …", *(meaning for meaning in MEANINGS if len(meaning) > 1)],
