@@ -91,7 +91,7 @@ def preview_file(path: Path, **how: Any) -> Preview:
             found.problem = str(error)
         return found
     found = preview(path, **how)
-    found.problem = _briefly(found.problem, path)
+    found.problem = briefly(found.problem, path)
     return found
 
 
@@ -117,11 +117,11 @@ def parse_file(path: Path, **how: Any) -> Parsed:
                 parsed.records.append(item)
             _check_size(len(parsed.records), path.name)
     except DataError as error:
-        raise DataError(_briefly(str(error), path)) from None
+        raise DataError(briefly(str(error), path)) from None
     return parsed
 
 
-def _briefly(problem: str, path: Path) -> str:
+def briefly(problem: str, path: Path) -> str:
     """For a page, where every format can be chosen and nobody has to read a list of them."""
     what, rest, _ = problem.replace(str(path), path.name).partition("; name its format")
     return f"{what}: say how it is to be read, its format or which of its columns holds what" if rest else what

@@ -7,24 +7,28 @@ that are kept as tags or left out.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, field_validator
 from starlette.concurrency import run_in_threadpool
 
 from palate.corpus.columns import MAPPABLE
 from palate.corpus.formats import FORMATS, Item
 from palate.corpus.preview import Preview
 from palate.corpus.verdicts import MEANINGS
+from palate.errors import ConflictError
+from palate.feedback.store.tables import User
 from palate.feedback.tasks import importing
+from palate.feedback.tasks.importing import Imported
 from palate.records import Candidates, Demonstration, Message, Prompt, Ranking
-from palate.studio.labeling.batches import reason_out
-from palate.studio.web.access import RESEARCHERS, Home, allow
+from palate.studio.labeling.batches import BatchIn, create, reason_out
+from palate.studio.web.access import RESEARCHERS, Home, Person, allow
 from palate.studio.web.rendering import fragment
-from palate.studio.web.uploads import MOST_BYTES, How, form_of, keep, kept
+from palate.studio.web.uploads import MOST_BYTES, How, Received, checked, form_of, keep, kept, received
+from palate.studio.web.workspace import Workspace
 
-router = APIRouter(prefix="/api/uploads", tags=["files"])
+router = APIRouter()
 
 FIELDS = {
     "prompt": "the prompt",
@@ -83,10 +87,34 @@ class PreviewOut(BaseModel):
     html: str
 
 
+class FileIn(BatchIn):
+    """A file of candidates or rankings; with a threshold its ranks are the known answers of a screening test."""
+
+    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @field_validator("flags", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """A form has one text for a list."""
+        return [flag for flag in value.split(",") if flag] if isinstance(value, str) else value
+
+
+class FileOut(BaseModel):
+    """What came of a file."""
+
+    id: str
+    added: int
+    rejected: list[dict[str, Any]]
+
+
 @router.post(
-    "", summary="Send a file and see how it would be read", status_code=201, max_body_size=MOST_BYTES,
+    "/api/uploads",
+    tags=["files"],
+    summary="Send a file and see how it would be read",
+    status_code=201,
+    max_body_size=MOST_BYTES,
     openapi_extra=form_of(),
-)  # fmt: skip
+)
 @allow(RESEARCHERS)
 async def send(request: Request, home: Home) -> PreviewOut:
     """It is kept for a day; forms that take a file take its id as ``upload``."""
@@ -94,11 +122,35 @@ async def send(request: Request, home: Home) -> PreviewOut:
     return await run_in_threadpool(_seen, upload, path, How())
 
 
-@router.post("/{upload}/preview", summary="See how a file would be read if something is said of it")
+@router.post(
+    "/api/uploads/{upload}/preview", tags=["files"], summary="See how a file would be read if something is said of it"
+)
 @allow(RESEARCHERS)
 async def look(request: Request, home: Home, upload: str, how: How) -> PreviewOut:
     """The file is not sent again."""
     return await run_in_threadpool(_seen, upload, kept(request, home, upload), how)
+
+
+@router.post(
+    "/api/batches/file",
+    tags=["batches"],
+    summary="Make a batch of a file of candidates or rankings",
+    status_code=201,
+    max_body_size=MOST_BYTES,
+    openapi_extra=form_of(
+        name={"type": "string"},
+        kind={"type": "string", "enum": ["ranking", "pair", "demonstration"]},
+        overlap={"type": "integer"},
+        ratings={"type": "boolean", "description": "Ask for a rating of each answer."},
+        flags={"type": "string", "description": "Flags that are offered, with commas between them."},
+        threshold={"type": "number", "description": "Makes it a screening test whose known answers are the ranks."},
+    ),
+)
+@allow(RESEARCHERS)
+async def make_from_file(request: Request, home: Home, person: Person) -> FileOut:
+    """In any format that Palate reads; rows that do not fit are counted."""
+    async with received(request, home) as got:
+        return await run_in_threadpool(_make, home, person, got)
 
 
 def _seen(upload: str, path: Any, how: How) -> PreviewOut:
@@ -163,3 +215,18 @@ def _record(line: int, item: Item) -> RecordOut:
     if isinstance(item, Ranking):
         shown.ranks, shown.labeler = list(item.ranks), item.labeler
     return shown
+
+
+def _make(home: Workspace, person: User, got: Received) -> FileOut:
+    new = checked(FileIn, got.fields)
+    parsed = importing.parse_file(got.path, **got.how.model_dump())
+    with home.store.write() as session:
+        batch = create(session, home, person, new, threshold=new.threshold)
+        found = importing.add_items(session, batch, parsed, source=got.path.name)
+        if not found.added:
+            raise ConflictError(f"nothing in {got.path.name} makes an item of this batch: {_why(found)}")
+    return FileOut(id=batch.id, added=found.added, rejected=[reason_out(each) for each in found.rejected])
+
+
+def _why(found: Imported) -> str:
+    return "; ".join(f"{each.reason} ({each.count})" for each in found.rejected) or "it holds no records"

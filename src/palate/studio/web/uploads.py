@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
@@ -36,6 +37,7 @@ KEPT_SECONDS = 86400.0
 
 _CHUNK = 1 << 20
 
+Form = TypeVar("Form", bound=BaseModel)
 Words = dict[Annotated[str, Field(max_length=500)], Annotated[str, Field(max_length=2000)]]
 Columns = Annotated[list[Annotated[str, Field(max_length=500)]], Field(max_length=200)]
 
@@ -108,6 +110,15 @@ def kept(request: Request, workspace: Workspace, upload: str) -> Path:
     if not found:
         raise NotFoundError("this file is no longer here: choose it again")
     return found[0]
+
+
+def checked(model: type[Form], fields: Mapping[str, str]) -> Form:
+    """A form's fields, which came as text, with the errors that FastAPI gives for its own; empty ones are left out."""
+    given = {key: value for key, value in fields.items() if value and key != "csrf"}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
 
 
 def form_of(**fields: Any) -> dict[str, Any]:
