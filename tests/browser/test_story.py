@@ -279,6 +279,7 @@ def bring(stage: Stage, ada: Any, tmp_path: Path) -> None:
         ada.locator(f"#how-field-{name}").select_option(column)
     ada.get_by_role("button", name="Read it this way").click()
     ada.wait_for_selector(".file .alert.good")
+    ada.evaluate("scrollTo(0, 0)")
     stage.look(ada, "batches-file")
 
 
