@@ -239,13 +239,13 @@ def _data(commands: _Group) -> None:
     def check(args: argparse.Namespace) -> int:
         preview = None
         if args.model:
-            chat = _import("palate.lm.zoo", "load_chat")(args.model, chat_template=args.chat_template)
-            preview = _import("palate.stages.preview", "Preview")(chat, max_length=args.max_length)
+            chat = _import("palate.lm.sources.zoo", "load_chat")(args.model, chat_template=args.chat_template)
+            preview = _import("palate.stages.inspection", "Preview")(chat, max_length=args.max_length)
         check_data = _import("palate.corpus.check", "check_data")
         report = check_data(args.files, **_said_of_files(args), see=preview and preview.add)
         print(report, flush=True)
         if preview is not None:
-            _import("palate.stages.preview", "show")(preview)
+            _import("palate.stages.inspection", "show")(preview)
         return 2 if report.failed else 0
 
     def import_(args: argparse.Namespace) -> int:

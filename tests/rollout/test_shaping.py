@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded
+from palate.lm.sources.zoo import Loaded
 from palate.recipe import Sampling
 from palate.records import Prompt
 from palate.rollout.drawing import draw, most_likely
@@ -152,8 +152,8 @@ def test_a_text_is_continued_without_a_template(tiny: Loaded[LanguageModel]) -> 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<\ufffd")), st.integers(0, 20))
 def test_a_continuation_is_the_rest(text: str, cut: int) -> None:
-    from palate.lm.builtin import byte_tokenizer
     from palate.lm.chat import Chat
+    from palate.lm.sources.builtin import byte_tokenizer
 
     chat = Chat(byte_tokenizer())
     before, after = (chat.response_tokens(part)[:-1] for part in (text[:cut], text[cut:]))

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from palate.cli import main
+from palate.lm.sources.zoo import load_chat, load_scalar_model, save
 from palate.lm.templates import FAMILIES, find_template
-from palate.lm.zoo import load_chat, load_scalar_model, save
 
 Toml = Callable[[dict[str, Any]], Path]
 Settings = dict[str, dict[str, Any]]

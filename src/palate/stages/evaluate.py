@@ -26,7 +26,7 @@ from palate.evals.winrate import WinRate, length_controlled, win_rate
 from palate.lm.batch import per_token
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1
 from palate.recipe import Sampling, WinRateRecipe
 from palate.records import Prompt

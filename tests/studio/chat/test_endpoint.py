@@ -15,7 +15,7 @@ from tests.studio.fake import Fake, failed
 from tests.studio.live import TIMEOUT, Live
 
 from palate.feedback.store import policies
-from palate.lm.builtin import byte_tokenizer
+from palate.lm.sources.builtin import byte_tokenizer
 from palate.studio.chat import wire
 
 HI = [{"role": "user", "content": "Hi"}]

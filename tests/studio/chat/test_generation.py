@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from palate.errors import ModelError
-from palate.lm.zoo import load_chat
+from palate.lm.sources.zoo import load_chat
 from palate.records import Message, Prompt
 from palate.studio.chat import wire
 from palate.studio.chat.generation import Busy, Done, Failed, Generator, Piece, Serving
@@ -216,7 +216,7 @@ def test_a_worker_that_is_killed_is_replaced(generator: Generator, run: Run, tal
 
 
 def test_tools_reach_a_template_that_knows_them(run: Run, talker: Path) -> None:
-    from palate.lm.zoo import load_chat
+    from palate.lm.sources.zoo import load_chat
 
     tool: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {}}}
 

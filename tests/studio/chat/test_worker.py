@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from palate.errors import ModelError
-from palate.lm import zoo
+from palate.lm.sources import zoo
 from palate.recipe import Sampling
 from palate.records import Prompt, Provenance, Response
 from palate.rollout.local import LocalEngine

@@ -32,9 +32,9 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from palate.errors import PalateError
-from palate.lm import zoo
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
+from palate.lm.sources import zoo
 from palate.recipe import Sampling
 from palate.records import Provenance, Response
 from palate.rollout import stream as streaming

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load, save_file
 
 from palate.errors import ModelError
-from palate.lm import zoo
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
-from palate.lm.zoo import Loaded, load_language_model, load_scalar_model, locate, product_dtype, save
+from palate.lm.sources import zoo
+from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, locate, product_dtype, save
 
 
 @pytest.fixture

@@ -29,11 +29,11 @@ from palate import disk
 from palate.errors import ModelError
 from palate.lm import foreign
 from palate.lm.backbone import draw_scalar_head
-from palate.lm.builtin import BUILTIN
 from palate.lm.chat import Chat
 from palate.lm.decoder import Decoder, supports
 from palate.lm.memory import keep_freed_memory
 from palate.lm.model import LanguageModel, Model, ScalarModel
+from palate.lm.sources.builtin import BUILTIN
 from palate.lm.templates import find_template
 from palate.randomness import derive_seed
 

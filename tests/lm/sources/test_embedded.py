@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from palate.errors import ModelError
-from palate.lm.gguf_weights import _halves, _name
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.gguf_weights import _halves, _name
+from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.randomness import derive_seed
 from palate.recipe import Sampling
 from palate.records import Prompt

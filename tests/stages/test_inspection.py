@@ -13,8 +13,8 @@ from tests.lm.templates.families import family
 from palate.cli import main
 from palate.lm.templates.layout import PROBE
 from palate.records import Demonstration, Message, Prompt, Ranking, Response
-from palate.stages import preview as module
-from palate.stages.preview import Preview, show
+from palate.stages import inspection as module
+from palate.stages.inspection import Preview, show
 
 
 def test_tokens_of_a_demonstration_and_what_is_learned_of_it() -> None:
