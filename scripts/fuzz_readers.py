@@ -24,9 +24,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from palate.corpus.accounting import Account
+from palate.corpus.accounting.account import Account
 from palate.corpus.export import EXPORTERS, export_records
-from palate.corpus.formats import FORMATS
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.preview import preview
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejected, Rejections
@@ -305,6 +305,7 @@ def _words(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _is_named(name: str, account: Account) -> bool:
     """Whether a field stands in a column that the report names."""
+    name = name.removeprefix(f"{account.around.key}.")
     return any(f"{name}.".startswith(f"{unused}.") or name.endswith(f".{unused}") for unused in account.unused)
 
 

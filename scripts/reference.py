@@ -16,9 +16,11 @@ import palate
 from palate import recipe
 from palate.cli import build_parsers
 from palate.commands import STAGES
-from palate.corpus import sides, verdicts
 from palate.corpus.export import EXPORTERS
-from palate.corpus.formats import FORMATS, KIND_NAMES, Format
+from palate.corpus.formats import sides
+from palate.corpus.formats.format import KIND_NAMES, Format
+from palate.corpus.formats.table import FORMATS
+from palate.corpus.rows import verdicts
 from palate.run.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"

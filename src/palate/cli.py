@@ -72,7 +72,9 @@ examples:
   palate data check chats.jsonl --model smollm2-135m"""
 
 _IMPORT = """\
-Writes the records of files as Palate's own, one JSON object per line; exact duplicates are left out and counted.
+Writes the records of files as Palate's own, one JSON object per line. What repeats is counted and left out, but for
+judgements that nobody signed: each is a vote. A column that matters and is not read stops it; decide with --ignore,
+--tag, --field or --format.
 
 example:
   palate data import hh.jsonl.gz --out rankings.jsonl"""
@@ -425,7 +427,7 @@ def _meaning(text: str) -> tuple[str, str]:
 
 
 def _formats() -> str:
-    formats = _import("palate.corpus.formats", "FORMATS").values()
+    formats = _import("palate.corpus.formats.table", "FORMATS").values()
     return "formats:\n" + "\n".join(f"  {format.name:<20} {format.shape}" for format in formats)
 
 

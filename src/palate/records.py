@@ -102,7 +102,7 @@ class Prompt(Record):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.messages[-1].role == "assistant":
-            raise ValueError("a prompt ends with a user, system or tool turn, not the assistant's")
+            raise ValueError("a prompt ends with a user or system turn (or a tool's), not the assistant's")
         return self
 
     @classmethod

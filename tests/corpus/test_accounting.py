@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from palate.cli import main
 from palate.corpus import read_demonstrations, read_prompts, read_rankings
-from palate.corpus.accounting import Account
+from palate.corpus.accounting.account import Account
+from palate.corpus.accounting.meanings import meanings
 from palate.corpus.check import check_data, import_data
-from palate.corpus.fields import Tracked, plain
-from palate.corpus.meanings import meanings
 from palate.corpus.preview import preview
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
+from palate.corpus.rows.fields import Tracked, plain
 from palate.errors import DataError
 from palate.feedback.tasks.importing import parse_file
 from palate.recipe import Data
@@ -193,6 +195,16 @@ def test_to_ignore_a_verdict_is_to_decide(write: Write) -> None:
     assert isinstance(shown, Demonstration)
 
 
+def test_what_stands_around_all_rows_is_accounted_for(write: Write) -> None:
+    path = write("rows.json", json.dumps({"version": 2, "rows": [SHOWN], "system": "Be kind."}))
+    with pytest.raises(DataError, match=r"rows.json:1: a column is not used .* 'system' speaks of a system prompt"):
+        read_demonstrations(Data(path=str(path)))
+    report = check_data([path], ignore=["system"])
+    assert not report.failed
+    assert "rows       those in 'rows'" in str(report)
+    assert "not used   version (once, beside the rows)" in str(report)
+
+
 def test_marks_of_pictures_in_texts_are_counted(write: Write) -> None:
     path = write("rows.jsonl", [{**SHOWN, "prompt": "<image>Which tree?", "images": ["a.jpg"]}, SHOWN])
     account = account_of(path, ignore=["images"])
@@ -225,3 +237,21 @@ def test_what_a_name_means_is_told_by_its_words() -> None:
         [],
         [("trainable", "what must not be learned")],
     ]
+
+
+def test_the_command_line_and_a_recipe_say_the_same(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = write("rows.jsonl", [{**SHOWN, "images": ["a.jpg"], "by": "me"}]), tmp_path / "out.jsonl"
+    arguments = ["data", "import", str(path), "--out", str(out)]
+    assert main(arguments) == 2
+    stopped = capsys.readouterr().err
+    with pytest.raises(DataError) as error:
+        read_demonstrations(Data(path=str(path)))
+    assert str(error.value) in stopped
+    assert main([*arguments, "--ignore", "images", "--tag", "by"]) == 0
+    assert "ignored    images (1 row)" in capsys.readouterr().out
+    data = Data(path=str(path), ignore=("images",), tags=("by",))
+    assert out.read_text() == "".join(record.to_json() + "\n" for record in read_demonstrations(data).records)
+    parsed = parse_file(path, ignore=data.ignore, tags=data.tags)
+    assert parsed.records == list(read_demonstrations(data).records)

@@ -83,6 +83,14 @@ def test_without_preferred_the_first_is(write: Write) -> None:
     assert ([response.text for response in item.responses], item.ranks, item.strength) == (["that", "this"], (1, 2), 3)
 
 
+def test_everything_else_a_judgement_may_say(write: Write) -> None:
+    row = {**ROW, "label": "heron", "who": 4, "took": "2.5", "m1": "heron", "m2": "otter", "sure": 3}
+    fields = {**FIELDS, "labeler": "who", "seconds": "took", "model_a": "m1", "model_b": "m2", "strength": "sure"}
+    (item,), _ = read(write("rows.jsonl", [row]), fields)
+    assert (item.ranks, item.labeler, item.seconds, item.strength) == ((1, 2), "4", 2.5, 3.0)
+    assert [response.provenance.model for response in item.responses] == ["heron", "otter"]
+
+
 def test_placeholders(write: Write) -> None:
     row = {"Best Answer": "42", "n": 3, "list": [1]}
     fields = {"prompt": "{{{n}}} {Best Answer}", "response": "Best Answer"}

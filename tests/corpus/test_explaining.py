@@ -12,7 +12,7 @@ import pytest
 from palate.cli import main
 from palate.corpus import read_rankings
 from palate.corpus.explaining import joined
-from palate.corpus.rows import Row
+from palate.corpus.rows.row import Row
 from palate.errors import DataError
 from palate.recipe import Data
 

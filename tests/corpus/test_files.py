@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from palate.corpus import files
 from palate.corpus.containers import json_text
 from palate.corpus.files import escape_cell, file_suffix, read_rows, sha256, unescape_cell
+from palate.corpus.rows.row import Wrapper
 from palate.errors import DataError, MissingExtraError
 
 Write = Callable[..., Path]
@@ -164,36 +165,25 @@ TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho
 
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize(
-    ("content", "rows", "notes"),
+    ("content", "rows", "around"),
     [
-        ({"prompt": "a", "ranks": [1, 2]}, [{"prompt": "a", "ranks": [1, 2]}], []),
-        (
-            {"version": 1, "data": ROWS, "by": "me"},
-            ROWS,
-            ["the rows are those in 'data'; beside it stand 'version', 'by', not used"],
-        ),
-        (
-            {"my rows": ROWS, "version": 1, "by": ["me"]},
-            ROWS,
-            ["the rows are those in 'my rows'; beside it stand 'version', 'by', not used"],
-        ),
-        (
-            {"instruction": "a", "instances": [{"output": "b"}]},
-            [{"instruction": "a", "instances": [{"output": "b"}]}],
-            [],
-        ),
-        (TURNS, [{"messages": TURNS}], []),
-        ([TURNS, TURNS], [{"messages": TURNS}] * 2, []),
-        (json.dumps({"a": 1}), [{"a": 1}], []),
+        ({"prompt": "a", "ranks": [1, 2]}, [{"prompt": "a", "ranks": [1, 2]}], Wrapper()),
+        ({"version": 1, "data": ROWS, "by": "me"}, ROWS, Wrapper("data", {"version": 1, "by": "me"})),
+        ({"my rows": ROWS, "by": ["me"]}, ROWS, Wrapper("my rows", {"by": ["me"]})),
+        ({"instruction": "a", "instances": [{"b": "c"}]}, [{"instruction": "a", "instances": [{"b": "c"}]}], Wrapper()),
+        ({"messages": TURNS, "train": [True]}, [{"messages": TURNS, "train": [True]}], Wrapper()),
+        (TURNS, [{"messages": TURNS}], Wrapper()),
+        ([TURNS, TURNS], [{"messages": TURNS}] * 2, Wrapper()),
+        (json.dumps({"a": 1}), [{"a": 1}], Wrapper()),
     ],
 )
 def test_one_json_value_holds_a_row_or_wraps_the_rows(
-    write: Write, content: Any, rows: list[Any], notes: list[str], indent: int | None
+    write: Write, content: Any, rows: list[Any], around: Wrapper, indent: int | None
 ) -> None:
-    found: list[str] = []
-    read = read_rows(write("rows.json", json.dumps(content, indent=indent)), notes=found)
+    found = Wrapper()
+    read = read_rows(write("rows.json", json.dumps(content, indent=indent)), around=found)
     assert [dict(row.fields) for row in read] == rows
-    assert found == notes
+    assert found == around
 
 
 def test_a_conversation_on_each_line_and_rows_spelled_out_in_strings(write: Write) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from palate.corpus.accounting import Account
-from palate.corpus.formats import FORMATS, Item
+from palate.corpus.accounting.account import Account
+from palate.corpus.formats.format import Item
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
 from palate.errors import DataError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from palate.corpus.labeling_tools import argilla, label_studio
+from palate.corpus.formats.labeling_tools import argilla, label_studio
 from palate.corpus.rejections import Malformed
 from palate.records import Ranking
 

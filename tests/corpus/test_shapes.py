@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palate.corpus.duplicates import Unique
-from palate.corpus.formats import FORMATS
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.recognition import open_format
 from palate.corpus.rejections import Rejections
@@ -134,6 +134,12 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
             "winner_tie": 1,
         },
         [ranked(asked("Name a bird.", "A wren.", "Another?"), "A crow.", "A fork.", models="one two", ranks=(1, 1))],
+    ),
+    (
+        "arena-turns",
+        {"id": 4, "model_a": "one", "model_b": "two", "prompt": ["Name a bird."], "response_a": ["A wren."]}
+        | {"response_b": ["A spoon."], "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0},
+        [ranked(BIRD, "A wren.", "A spoon.", models="one two")],
     ),
     (
         "prometheus",
@@ -403,6 +409,25 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         [ranked(BIRD, "A spoon.", "A wren.", ranks=(2, 1), labeler="ann@here", seconds=4.25)],
     ),
     (
+        "label-studio-pairwise",
+        {
+            "data": {"question": "Name a bird.", "answer_a": "A spoon.", "answer_b": "A wren."},
+            "annotations": [
+                {"completed_by": 2, "result": [{"type": "choices", "value": {"choices": [choice]}, "to_name": "x"}]}
+                for choice in ("answer_b", "Tie")
+            ],
+        },
+        [ranked(BIRD, "A spoon.", "A wren.", ranks=ranks, labeler="2") for ranks in ((2, 1), (1, 1))],
+    ),
+    (
+        "list",
+        {
+            "instruction": "Name a bird.",
+            "completions": [{"response": "A spoon.", "score": 1}, {"response": "A wren.", "score": 3}],
+        },
+        [ranked(BIRD, "A spoon.", "A wren.", ranks=(2, 1), strength=2.0)],
+    ),
+    (
         "open-webui",
         {
             "id": "f",
@@ -556,6 +581,15 @@ def test_scores_that_contradict_the_choice(write: Write, row: dict[str, Any]) ->
     rejections = Rejections()
     assert not list(iterate(write("rows.jsonl", [row]), rejections=rejections))
     assert dict(rejections.unusable) == {"the better response has the lower score": 1}
+
+
+def test_scores_that_contradict_the_verdict(write: Write) -> None:
+    row = {"prompt": "a", "response_a": "b", "response_b": "c", "winner": "a", "score_a": 4, "score_b": 3}
+    rejections = Rejections()
+    path = write("rows.jsonl", [row, {**row, "winner": "b"}, {**row, "winner": "tie"}])
+    found = [item for _, item in iterate(path, rejections=rejections)]
+    assert found == [ranked(asked("a"), "b", "c", strength=1.0), ranked(asked("a"), "b", "c", ranks=(1, 1))]
+    assert dict(rejections.unusable) == {"the scores say the opposite of the verdict": 1}
 
 
 def test_two_models_that_say_the_same_are_two_responses() -> None:

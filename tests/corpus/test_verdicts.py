@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections, Unusable
-from palate.corpus.verdicts import Told, Unclear, Verdict, is_thumb, plain, thumb_of, verdict
+from palate.corpus.rows.verdicts import Told, Unclear, Verdict, is_thumb, plain, thumb_of, verdict
 from palate.errors import DataError
 
 Write = Callable[..., Path]
@@ -153,7 +153,7 @@ def test_a_file_with_words_of_its_own_is_asked_about_once(write: Write) -> None:
     assert str(error.value) == (
         f"{path}:1: 'winner' says 'lft' (2), 'rgt' (1), '0' (1), which may mean anything (understood: 'tie' (1)); say "
         "what each means, such as --verdict 0=a --verdict lft=b --verdict rgt=a (or a: answer_a, b: answer_b, tie, "
-        "both_bad, both_good, skip; `data.verdicts` in a recipe)"
+        "both_bad, both_good, skip; `data.verdicts` in a recipe), or leave out what is no judgement: --ignore winner"
     )
 
 
@@ -166,6 +166,24 @@ def test_the_users_words(write: Write) -> None:
     assert dict(rejections.unusable) == {"'winner' says '0', which is left out": 1}
     with pytest.raises(DataError, match="verdict lft=first: a value means a, b"):
         list(iterate(path, rejections=rejections, verdicts={"lft": "first"}))
+
+
+@pytest.mark.parametrize("words", [{}, {"0": "a"}, {"1": "b"}])
+def test_whoever_explains_one_number_explains_all(write: Write, words: dict[str, str]) -> None:
+    path = write("crowd.jsonl", crowd("1", "0", "tie"))
+    unclear = "'0' .1., '1' .1." if not words else "'1' .1." if "0" in words else "'0' .1."
+    with pytest.raises(DataError, match=f"'winner' says {unclear}, which may mean anything"):
+        list(iterate(path, rejections=Rejections(), verdicts=words))
+    found = iterate(path, rejections=Rejections(), verdicts={"0": "a", "1": "b"})
+    assert [item.ranks for _, item in found] == [SECOND, FIRST, TIE]  # type: ignore[union-attr]
+
+
+def test_points_of_five_are_no_thumbs(write: Write) -> None:
+    path = write("rows.jsonl", [{"prompt": "Which?", "response": "This.", "rating": points} for points in (1, 5)])
+    with pytest.raises(DataError, match="such as --verdict 5=up --verdict 1=down"):
+        list(iterate(path, rejections=Rejections()))
+    with pytest.raises(DataError, match=r"'rating' says '1' .1., which"):
+        list(iterate(path, rejections=Rejections(), verdicts={"5": "up"}))
 
 
 def test_the_users_words_for_a_column_of_the_users(write: Write) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from palate.corpus.accounting import Account
+from palate.corpus.accounting.account import Account
+from palate.corpus.accounting.ignoring import Ignored
 from palate.corpus.duplicates import Unique
 from palate.corpus.files import file_suffix
-from palate.corpus.formats import KIND_NAMES, Item
-from palate.corpus.ignoring import Ignored
+from palate.corpus.formats.format import KIND_NAMES, Item
 from palate.corpus.progress import progress
 from palate.corpus.reading import check_paths, iterate
 from palate.corpus.rejections import Rejections, Unusable

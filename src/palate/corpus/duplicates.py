@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from palate.corpus.formats import Item
+from palate.corpus.formats.format import Item
 from palate.corpus.rejections import Rejections
 from palate.records import Candidates, Demonstration, Prompt, Ranking, Response, content_id
 

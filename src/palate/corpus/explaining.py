@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from palate.corpus.files import read_rows
+from palate.corpus.formats.sides import VERDICTS, plain_names
+from palate.corpus.formats.thumbs import THUMBS
 from palate.corpus.rejections import Malformed
-from palate.corpus.rows import Row
-from palate.corpus.sides import VERDICTS, plain_names
-from palate.corpus.thumbs import THUMBS
-from palate.corpus.values import Fields
-from palate.corpus.verdicts import Told, Unclear, meanings_of, plain, shown
+from palate.corpus.rows.row import Row
+from palate.corpus.rows.values import Fields
+from palate.corpus.rows.verdicts import Told, Unclear, is_number, meanings_of, plain, shown
 from palate.errors import DataError
 
 _MOST_SHOWN = 8
@@ -43,10 +43,13 @@ def _explained_row(row: Row, meanings: Mapping[str, str], named: frozenset[str])
 
 
 def _told(value: Any, meanings: Mapping[str, str]) -> Any:
+    """The value with what it means; whoever explains one number has to explain all, since 1 depends on whether 0 is."""
     if isinstance(value, list):
         return [_told(each, meanings) for each in value]
-    meaning = None if isinstance(value, dict) else meanings.get(plain(value))
-    return value if meaning is None else Told.of(value, meaning)
+    word = "" if isinstance(value, dict) else plain(value)
+    if is_number(word) and any(map(is_number, meanings)):
+        return Told.of(value, meanings.get(word, "?"))
+    return Told.of(value, meanings[word]) if word in meanings else value
 
 
 def joined(rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[Row]:
@@ -111,14 +114,21 @@ def unclear_judgements(first: Unclear, counts: Counter[str], rows: Iterable[Row]
         counts: how often each of them was met.
         rows: the file again, for the values that are understood.
     """
-    values = Counter(shown(value) for row in rows for value in _values(row.fields.get(first.column)))
-    clear = Counter({value: count for value, count in values.items() if value not in counts})
-    settings = (_setting(value, choice) for value, choice in zip(sorted(counts)[:_MOST_SHOWN], cycle(first.choices)))
+    clear, doubtful = Counter[str](), Counter(counts)
+    numbers = any(map(is_number, counts))  # one that is not understood makes the others doubtful
+    for value in (value for row in rows for value in _values(row.fields.get(first.column))):
+        explained = isinstance(value, Told) and value.meaning != "?"
+        if numbers and is_number(value) and not explained and shown(value) not in counts:
+            doubtful[shown(value)] += 1
+        elif shown(value) not in counts:
+            clear[shown(value)] += 1
+    in_order = sorted(doubtful, reverse=first.choices[0] == "up")[:_MOST_SHOWN]
+    settings = (_setting(value, choice) for value, choice in zip(in_order, cycle(first.choices)))
     return (
-        f"{first.column!r} says {_counted(counts)}, which may mean anything"
+        f"{first.column!r} says {_counted(doubtful)}, which may mean anything"
         + (f" (understood: {_counted(clear)})" if clear else "")
         + f"; say what each means, such as {' '.join(settings)} (or {', '.join(first.meanings)}; "
-        "`data.verdicts` in a recipe)"
+        f"`data.verdicts` in a recipe), or leave out what is no judgement: --ignore {shlex.quote(first.column)}"
     )
 
 

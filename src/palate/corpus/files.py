@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 from palate.corpus.containers.json_text import has_half_character, json_rows
 from palate.corpus.containers.tables import escape_cell, parquet_rows, table_rows, unescape_cell
-from palate.corpus.rows import Row
+from palate.corpus.rows.row import Row, Wrapper
 from palate.errors import DataError
 
 __all__ = ["Row", "escape_cell", "file_suffix", "has_half_character", "read_rows", "sha256", "unescape_cell"]
@@ -31,12 +31,12 @@ _TEXT_CHUNK = 4000  # characters after which a plain text is cut at the next bla
 
 
 def read_rows(
-    path: Path, *, notes: list[str] | None = None, watch: Callable[[int], None] | None = None
+    path: Path, *, around: Wrapper | None = None, watch: Callable[[int], None] | None = None
 ) -> Iterator[Row]:
     """Stream the rows of a file; its name's ending says how it is written.
 
     Args:
-        notes: is told what is worth knowing of the file as a whole.
+        around: is told of the object that wraps the rows, if one does, after the last of them.
         watch: is told how many bytes were read, whenever some were.
 
     Raises:
@@ -50,7 +50,7 @@ def read_rows(
         )
     try:
         with _open(path, watch) as stream:
-            yield from reader(stream, path, [] if notes is None else notes)
+            yield from reader(stream, path, around or Wrapper())
     except DataError as error:
         raise error if error.path else DataError(str(error), path=path) from None
     except FileNotFoundError:
@@ -121,14 +121,14 @@ def _text_row(start: int, lines: Sequence[str]) -> Iterator[Row]:
         yield Row(start, {"text": text})
 
 
-_Reader: TypeAlias = Callable[[Stream, Path, list[str]], Iterator[Row]]
+_Reader: TypeAlias = Callable[[Stream, Path, Wrapper], Iterator[Row]]
 _READERS: Mapping[str, _Reader] = {
-    ".jsonl": lambda stream, path, notes: json_rows(stream, notes),
-    ".ndjson": lambda stream, path, notes: json_rows(stream, notes),
-    ".json": lambda stream, path, notes: json_rows(stream, notes),
-    ".csv": lambda stream, path, notes: table_rows(stream, path, ","),
-    ".tsv": lambda stream, path, notes: table_rows(stream, path, "\t"),
-    ".parquet": lambda stream, path, notes: parquet_rows(stream, path),
-    ".txt": lambda stream, path, notes: _plain_text(stream),
-    ".md": lambda stream, path, notes: _plain_text(stream),
+    ".jsonl": lambda stream, path, around: json_rows(stream, around),
+    ".ndjson": lambda stream, path, around: json_rows(stream, around),
+    ".json": lambda stream, path, around: json_rows(stream, around),
+    ".csv": lambda stream, path, around: table_rows(stream, path, ","),
+    ".tsv": lambda stream, path, around: table_rows(stream, path, "\t"),
+    ".parquet": lambda stream, path, around: parquet_rows(stream, path),
+    ".txt": lambda stream, path, around: _plain_text(stream),
+    ".md": lambda stream, path, around: _plain_text(stream),
 }

@@ -15,18 +15,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from palate.corpus.accounting import Account
+from palate.corpus.accounting.account import Account
+from palate.corpus.accounting.ignoring import Ignored
 from palate.corpus.duplicates import Unique
 from palate.corpus.explaining import explained, joined, unclear_judgements
-from palate.corpus.fields import Tracked
 from palate.corpus.files import read_rows, sha256
-from palate.corpus.formats import KIND_NAMES, Format, Item, Kind
-from palate.corpus.ignoring import Ignored
+from palate.corpus.formats.format import KIND_NAMES, Format, Item, Kind
 from palate.corpus.parsing import parsed
 from palate.corpus.recognition import open_format
 from palate.corpus.rejections import Malformed, Rejected, Rejections, Unusable
-from palate.corpus.rows import Row
-from palate.corpus.verdicts import Unclear
+from palate.corpus.rows.fields import Tracked
+from palate.corpus.rows.row import Row, Wrapper
+from palate.corpus.rows.verdicts import Unclear
 from palate.errors import DataError
 from palate.recipe import Data
 from palate.records import Demonstration, Prompt, Ranking, content_id
@@ -150,7 +150,7 @@ def iterate(
     account.tags, account.mapped, account.to_ignore = tuple(tags), bool(fields), ignored.names
     judged = (fields or {}).get("preferred", "")
     whole = partial(_rows, path, join or {}, verdicts or {}, judged)
-    rows = islice(whole(account.notes, watch), most_rows)
+    rows = islice(whole(account.around, watch), most_rows)
     opened = open_format(path, ignored.rows(rows, account), format, fields or {}, account)
     found = opened.format
     _check_kind(found, kind, path)
@@ -166,6 +166,7 @@ def iterate(
                 raise DataError(f"{item.text}; {advice}", path=path, line=row.line)
             else:
                 rejections.add(item, path, row.line)
+    account.close(ignored.left_of(account.around.beside))
     if ignored is not ignore:
         ignored.check(path)
 
@@ -175,10 +176,10 @@ def _rows(
     join: Mapping[str, str],
     verdicts: Mapping[str, str],
     judged: str,
-    notes: list[str] | None = None,
+    around: Wrapper | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> Iterator[Row]:
-    return explained(joined(read_rows(path, notes=notes, watch=watch), join), verdicts, [judged])
+    return explained(joined(read_rows(path, around=around, watch=watch), join), verdicts, [judged])
 
 
 def _unclear(rows: Iterable[Row], found: Format) -> Counter[str]:

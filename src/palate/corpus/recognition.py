@@ -15,14 +15,15 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from palate.corpus import columns
-from palate.corpus.accounting import Account
-from palate.corpus.cells import spelled_columns, spelled_out
-from palate.corpus.fields import Tracked
-from palate.corpus.formats import FORMATS, Format, Kind, Parser
+from palate.corpus.accounting.account import Account
+from palate.corpus.formats import columns
+from palate.corpus.formats.format import Format, Kind, Parser
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.parsing import parsed
 from palate.corpus.rejections import Malformed
-from palate.corpus.rows import Row
+from palate.corpus.rows.cells import spelled_columns, spelled_out
+from palate.corpus.rows.fields import Tracked
+from palate.corpus.rows.row import Row
 from palate.errors import DataError
 from palate.records import Ranking
 

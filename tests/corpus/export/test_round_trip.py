@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from palate.corpus.export import EXPORTERS, ExportReport, export_records
-from palate.corpus.formats import Item
+from palate.corpus.formats.format import Item
 from palate.corpus.reading import iterate
 from palate.corpus.rejections import Rejections
 from palate.errors import DataError
-from palate.records import Candidates, Demonstration, Message, Prompt, Provenance, Ranking, Record, Response
+from palate.records import Candidates, Demonstration, Message, Prompt, Provenance, Ranking, Record, Response, ToolCall
 
 quickly = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
@@ -339,3 +339,34 @@ def test_plain_texts_without_a_prompt_show_it_or_are_counted(items: list[Ranking
         return
     assert len(found) + report.rejections.total == len(items)
     assert [item.to_json() for item in found if best_first(item) not in [best_first(each) for each in items]] == []
+
+
+TOOLS = Demonstration(
+    prompt=Prompt(
+        messages=(
+            Message(role="user", content="Warm?", name="ann"),
+            Message(
+                role="assistant", content="", tool_calls=(ToolCall(name="heat", arguments="{}", id="c1"),), learn=False
+            ),
+            Message(role="tool", content="7", tool_call_id="c1", name="heat"),
+        ),
+        tools=({"type": "function", "function": {"name": "heat"}},),
+    ),
+    response=Response(text="", tool_calls=(ToolCall(name="heat", arguments='{"again": true}'),)),
+)
+
+
+def test_tools_come_back_whole_or_are_refused() -> None:
+    assert written_and_read([TOOLS], "messages")[0] == [TOOLS]
+    assert written_and_read([TOOLS.prompt], "messages")[0] == [TOOLS.prompt]
+    assert written_and_read([TOOLS, TOOLS.prompt], "palate")[0] == [TOOLS, TOOLS.prompt]
+    for format in EXPORTERS.keys() - {"messages", "palate"}:
+        with pytest.raises(DataError, match=r"nothing in it can be written"):
+            written_and_read([TOOLS], format)
+
+
+def test_context_becomes_history_with_a_note() -> None:
+    turns = [Message(role=role, content=role, learn=role != "assistant") for role in ("user", "assistant", "user")]
+    shown = Demonstration(prompt=Prompt(messages=tuple(turns)), response=Response(text="yes"))
+    _, report = written_and_read([shown], "alpaca")
+    assert [note[:40] for note in report.notes] == ["earlier turns of the assistant's are cont"[:40]]

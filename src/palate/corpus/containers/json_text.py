@@ -16,9 +16,9 @@ from itertools import chain, islice
 from typing import Any, TextIO, TypeAlias
 
 from palate.corpus.rejections import Malformed
-from palate.corpus.rows import Row
-from palate.corpus.turns import TURN_KEYS, is_dialogue
-from palate.corpus.values import kind_of
+from palate.corpus.rows.row import Row, Wrapper
+from palate.corpus.rows.turns import TURN_KEYS, is_dialogue
+from palate.corpus.rows.values import kind_of
 from palate.errors import DataError
 
 Stream: TypeAlias = io.BufferedReader
@@ -37,12 +37,12 @@ _RECORD = frozenset(
 _DECODER = json.JSONDecoder()
 
 
-def json_rows(stream: Stream, notes: list[str]) -> Iterator[Row]:
+def json_rows(stream: Stream, around: Wrapper) -> Iterator[Row]:
     """The rows of a JSON text.
 
     Args:
         stream: at its beginning; is read from there twice.
-        notes: is told which key holds the rows, where one does.
+        around: is told which key holds the rows, where one does, and what stands beside it.
     """
     start, is_whole, has_more = _first_line(stream)
     stream.seek(0)
@@ -50,7 +50,7 @@ def json_rows(stream: Stream, notes: list[str]) -> Iterator[Row]:
         return _lines(stream)
     if start == b"[":
         return _document(stream, _array)
-    return _one_by_one(stream, notes) if start == b"{" else _lines(stream)
+    return _one_by_one(stream, around) if start == b"{" else _lines(stream)
 
 
 def _first_line(stream: Stream) -> tuple[bytes, bool, bool]:
@@ -101,9 +101,9 @@ class _Broken(Malformed):
         return "does not end" in str(self)
 
 
-def _one_by_one(stream: Stream, notes: list[str]) -> Iterator[Row]:
+def _one_by_one(stream: Stream, around: Wrapper) -> Iterator[Row]:
     """Objects over several lines, or one that wraps the rows; if it is neither, lines of which the first is broken."""
-    rows = _document(io.BufferedReader(_Kept(stream)), lambda window: _objects(window, notes))
+    rows = _document(io.BufferedReader(_Kept(stream)), lambda window: _objects(window, around))
     first = next(rows, None)
     if first is not None and isinstance(first.problem, _Broken) and not first.problem.is_cut_off:
         stream.seek(0)
@@ -161,16 +161,16 @@ def _elements_left(window: _Window) -> Iterator[Any]:
     window.take("]")
 
 
-def _objects(window: _Window, notes: list[str]) -> Iterator[Any]:
+def _objects(window: _Window, around: Wrapper) -> Iterator[Any]:
     first = True
     while window.next_character() == "{":
-        yield from _object(window, notes, first=first)
+        yield from _object(window, around, first=first)
         first = False
     if window.next_character():
         raise ValueError("something that is no object stands after an object")
 
 
-def _object(window: _Window, notes: list[str], *, first: bool) -> Iterator[Any]:
+def _object(window: _Window, around: Wrapper, *, first: bool) -> Iterator[Any]:
     """The rows that an object wraps, or the object itself; only one that stands alone wraps rows in any other key."""
     fields: dict[str, Any] = {}
     wrapper = ""
@@ -185,8 +185,8 @@ def _object(window: _Window, notes: list[str], *, first: bool) -> Iterator[Any]:
     if not wrapper and first and not window.next_character() and (wrapper := _only_list(fields)):
         yield from fields.pop(wrapper)
     if wrapper:
-        beside = f"; beside it stand {', '.join(map(repr, fields))}, not used" if fields else ""
-        notes.append(f"the rows are those in {wrapper!r}{beside}")
+        around.key = wrapper
+        around.beside |= fields
     else:
         yield fields
 

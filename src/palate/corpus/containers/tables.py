@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from palate.corpus.rejections import Malformed
-from palate.corpus.rows import Row
+from palate.corpus.rows.row import Row
 from palate.errors import DataError, MissingExtraError
 
 _LONGEST_CELL = 1 << 28  # the csv module's own limit of 131,072 is shorter than some dialogues

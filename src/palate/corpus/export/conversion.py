@@ -17,7 +17,7 @@ from palate.corpus.export.parts import Exporter, Note
 from palate.corpus.export.pseudonyms import Pseudonyms
 from palate.corpus.export.table import EXPORTERS, Target, details
 from palate.corpus.files import file_suffix
-from palate.corpus.formats import Item
+from palate.corpus.formats.format import Item
 from palate.corpus.reading import iterate, paths_of
 from palate.corpus.rejections import Rejections, Unusable
 from palate.corpus.writing import output

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from palate.corpus import rankings
 from palate.corpus.export.parts import (
     Comparison,
     Exported,
@@ -27,7 +26,8 @@ from palate.corpus.export.parts import (
     trl_turns,
     turns,
 )
-from palate.corpus.formats import Item
+from palate.corpus.formats import rankings
+from palate.corpus.formats.format import Item
 from palate.corpus.rejections import Rejected, Unusable
 from palate.records import Demonstration, Message, Prompt, Ranking, Response
 

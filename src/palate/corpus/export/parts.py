@@ -14,10 +14,10 @@ from functools import partial
 from itertools import combinations
 from typing import Any, TypeAlias
 
-from palate.corpus.formats import KIND_NAMES, Item
+from palate.corpus.formats.format import KIND_NAMES, Item
 from palate.corpus.rejections import Unusable
-from palate.corpus.turns import transcript
-from palate.corpus.values import ranks_by
+from palate.corpus.rows.turns import transcript
+from palate.corpus.rows.values import ranks_by
 from palate.records import Demonstration, Message, Prompt, Ranking, Response
 
 Row: TypeAlias = dict[str, Any]

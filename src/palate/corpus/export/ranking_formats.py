@@ -21,10 +21,10 @@ from palate.corpus.export.parts import (
     turns,
     whole_ranking,
 )
-from palate.corpus.formats import Item
+from palate.corpus.formats.format import Item
+from palate.corpus.formats.trees import label_of_rating
 from palate.corpus.rejections import Unusable
-from palate.corpus.trees import label_of_rating
-from palate.corpus.values import ranks_by
+from palate.corpus.rows.values import ranks_by
 from palate.records import Demonstration, Prompt, Ranking, Response, content_id
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from palate.corpus.accounting import Account
+from palate.corpus.accounting.account import Account
 from palate.corpus.duplicates import Unique
 from palate.corpus.files import file_suffix
 from palate.corpus.preview import Preview, preview

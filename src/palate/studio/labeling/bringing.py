@@ -13,10 +13,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, field_validator
 from starlette.concurrency import run_in_threadpool
 
-from palate.corpus.columns import MAPPABLE
-from palate.corpus.formats import FORMATS, Item
+from palate.corpus.accounting.account import Account
+from palate.corpus.formats.columns import MAPPABLE
+from palate.corpus.formats.format import Item
+from palate.corpus.formats.table import FORMATS
 from palate.corpus.preview import Preview
-from palate.corpus.verdicts import MEANINGS
+from palate.corpus.rows.verdicts import MEANINGS
 from palate.errors import ConflictError
 from palate.feedback.store.tables import User
 from palate.feedback.tasks import importing
@@ -164,7 +166,7 @@ def _seen(upload: str, path: Any, how: How) -> PreviewOut:
         columns=_columns(found),
         records=[_record(line, item) for line, item in found.records],
         rejected=[reason_out(each) for each in importing.reasons(found.rejections)],
-        notes=found.account.notes,
+        notes=_notes(found.account),
         problem=found.problem,
         html="",
     )
@@ -185,6 +187,11 @@ def _columns(found: Preview) -> list[ColumnOut]:
         ColumnOut(name=name, example=example, state=_state(found, name), speaks_of=_about(account.stoppers, name))
         for name, example in found.columns.items()
     ]
+
+
+def _notes(account: Account) -> list[str]:
+    decoded = [f"{name} holds lists of turns, written as text." for name in account.decoded]
+    return decoded + [f"{mark} stands in {count} texts, and is kept as text." for mark, count in account.marks.items()]
 
 
 def _state(found: Preview, name: str) -> str:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from palate.corpus.fields import Tracked, texts_in
-from palate.corpus.formats import Format
-from palate.corpus.meanings import HARD, meanings
+from palate.corpus.accounting.meanings import HARD, meanings
+from palate.corpus.formats.format import Format
 from palate.corpus.rejections import Rejected, shown
-from palate.corpus.rows import Row
-from palate.corpus.turns import role_of
+from palate.corpus.rows.fields import Tracked, has_value, texts_in
+from palate.corpus.rows.row import Row, Wrapper
+from palate.corpus.rows.turns import role_of
 from palate.errors import DataError
 from palate.records import Demonstration, Prompt
 
@@ -48,7 +48,9 @@ class Unused:
     @property
     def words(self) -> str:
         """What to say of it."""
-        return f"{self.rows} row{'s'[: self.rows != 1]}" + (", repeats what is read" if self.repeated else "")
+        if not self.rows:
+            return "once, beside the rows"
+        return _rows(self.rows) + (", repeats what is read" if self.repeated else "")
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ class Account:
         to_ignore, ignored: columns to be left out, and those that were, with the number of rows that had them.
         decoded: columns whose texts spell out lists of turns.
         marks: how often `<image>` and the like stand in texts that are kept.
-        notes: what else is worth knowing of the file.
+        around: the object that wraps the rows, if one does; what else it says is accounted for by `close`.
     """
 
     path: Path | str
@@ -80,7 +82,7 @@ class Account:
     ignored: Counter[str] = field(default_factory=Counter)
     decoded: tuple[str, ...] = ()
     marks: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
+    around: Wrapper = field(default_factory=Wrapper)
 
     def add(self, row: Row, fields: Tracked, items: Sequence[Any], found: Format) -> None:
         """Account for one row that was read.
@@ -108,6 +110,21 @@ class Account:
                 met |= self._judge(unused, name, value, fields, found, only_prompts)
         if met and self.stops:
             raise DataError(self._stop(met), path=self.path, line=row.line)
+
+    def close(self, beside: Mapping[str, Any]) -> None:
+        """Account for what a file says beside all of its rows.
+
+        Raises:
+            DataError: as for a column.
+        """
+        met: dict[str, str] = {}
+        for name, value in beside.items():
+            if has_value(value):
+                told = self.unused.setdefault(name, Unused(1, shown(value)))
+                told.meanings |= dict(meanings(name, value))
+                met |= told.meanings
+        if met and self.stops:
+            raise DataError(self._stop(met), path=self.path, line=1)
 
     def _judge(
         self, unused: Unused, name: str, value: Any, fields: Tracked, found: Format, only_prompts: bool
@@ -160,15 +177,20 @@ class Account:
             ("tags       ", self.tags),
             ("decoded    ", tuple(f"{name} (lists of turns in text)" for name in self.decoded)),
             ("not used   ", tuple(f"{name} ({each.words})" for name, each in self.unused.items())),
-            ("ignored    ", tuple(f"{name} ({count} rows)" for name, count in self.ignored.items())),
+            ("ignored    ", tuple(f"{name} ({_rows(count)})" for name, count in self.ignored.items())),
             ("marks      ", tuple(f"{mark} in {count} texts, kept as text" for mark, count in self.marks.items())),
         )
         lines += [title + ", ".join(what) for title, what in named if what]
-        lines += [f"note       {note}" for note in self.notes]
+        if self.around.key:
+            lines.append(f"rows       those in {self.around.key!r}")
         if self.stoppers:
             told = ", ".join(f"{name} ({what})" for name, what in self.stoppers.items())
             lines.append(f"undecided  {told}: {self._settings(list(self.stoppers))}")
         return "\n".join(lines)
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
 
 
 def _is_at_or_below(name: str, column: str) -> bool:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from palate.corpus.fields import label, peek
 from palate.corpus.rejections import Malformed
-from palate.corpus.values import Fields, is_truth, number_of, truth_of
+from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.values import Fields, is_truth, number_of, truth_of
 
 _LEARNS = ("learn", "train", "train_on_turn", "trainable", "loss", "weight", "loss_weight")
 _MASKS = ("mask", "masks", "masked", "loss_mask")

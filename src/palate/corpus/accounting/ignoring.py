@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from palate.corpus.accounting import Account
-from palate.corpus.fields import has_value, without
-from palate.corpus.rows import Row
+from palate.corpus.accounting.account import Account
+from palate.corpus.rows.fields import has_value, without
+from palate.corpus.rows.row import Row
 from palate.errors import DataError
 
 
@@ -33,6 +33,12 @@ class Ignored:
         self._met |= met
         account.ignored.update(name for name in met if _had_value(fields, left, name))
         return replace(row, fields=left) if met else row
+
+    def left_of(self, beside: Mapping[str, Any]) -> dict[str, Any]:
+        """What stands around all rows, without these columns."""
+        left, met = without(beside, self.names)
+        self._met |= met
+        return left
 
     def check(self, path: Path | str) -> None:
         """After the last row: every column was somewhere.

@@ -19,7 +19,7 @@ from string import ascii_lowercase
 from typing import Any, Self
 
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.values import ranks_by
+from palate.corpus.rows.values import ranks_by
 from palate.errors import DataError
 
 BOTH_BAD, BOTH_GOOD = "both bad", "both good"
@@ -132,6 +132,11 @@ def plain(value: Any) -> str:
     text = str(value).strip().lower()
     number = _NUMBER.fullmatch(text)
     return str(int(number.group(1))) if number else " ".join(re.split(r"[\s_\-()\[\]{}.,:;!\"'*]+", text)).strip()
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a whole number, also one that is written as a text."""
+    return _NUMBER.fullmatch(str(value).strip()) is not None
 
 
 def shown(value: Any) -> str:

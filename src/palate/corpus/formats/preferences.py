@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
-from palate.corpus import (
+from palate.corpus.formats import (
     better_worse,
     columns,
     labeling_tools,
@@ -15,10 +16,10 @@ from palate.corpus import (
     thumbs,
     tool_exports,
 )
-from palate.corpus.format import shaped
-from palate.corpus.own import is_own
-from palate.corpus.values import Fields
-from palate.corpus.verdicts import is_thumb
+from palate.corpus.formats.format import shaped
+from palate.corpus.formats.own import is_own
+from palate.corpus.rows.values import Fields
+from palate.corpus.rows.verdicts import is_thumb
 from palate.records import Demonstration, Ranking
 
 _SIDES = ("chosen", "rejected")
@@ -37,6 +38,13 @@ def _one_each(row: Fields) -> bool:
     """Whether one response was chosen and one rejected: texts or turns, not several of them, nor columns' names."""
     named = any(isinstance(row[key], str) and row[key] in row for key in _SIDES)
     return not named and not listed.in_chosen_and_rejected(row)
+
+
+def _has_overall_scores(row: Fields) -> bool:
+    completions = row["completions"]
+    return isinstance(completions, list) and any(
+        isinstance(each, Mapping) and "overall_score" in each for each in completions
+    )
 
 
 def _has_answer_lists(row: Fields) -> bool:
@@ -114,6 +122,7 @@ PREFERENCES = (
         "instruction, completions [{response, model, overall_score}]",
         "instruction completions",
         parsers={Ranking: rankings.ultrafeedback},
+        fits=_has_overall_scores,
         beside="correct_answers incorrect_answers completions.annotations completions.critique completions.principle "
         "completions.fine-grained_score completions.custom_system_prompt",
     ),
@@ -287,7 +296,7 @@ PREFERENCES = (
     ),
     shaped(
         "label-studio-pairwise",
-        "data {prompt, ...}, annotations [{result [{type: pairwise, value {selected}}]}]",
+        "data {prompt, ...}, annotations [{result [{type: pairwise, value {selected}}]}] (or choices)",
         "data annotations",
         parsers={Ranking: tool_exports.label_studio_pairwise},
         fits=tool_exports.is_pairwise,
@@ -301,7 +310,7 @@ PREFERENCES = (
     ),
     shaped(
         "pairs",
-        "any columns, named by fields: prompt, a, b, preferred, labeler, strength",
+        "any columns, named by fields: prompt, a, b, preferred, labeler, strength, seconds, model_a, model_b",
         parsers={Ranking: partial(columns.pairs, mapping=columns.DEFAULT_PAIR)},
     ),
 )

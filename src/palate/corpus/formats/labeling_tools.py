@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.turns import prompt_of
-from palate.corpus.values import (
+from palate.corpus.rows.turns import prompt_of
+from palate.corpus.rows.values import (
     Fields,
     list_of,
     number_of,

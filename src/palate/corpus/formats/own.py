@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from palate.corpus.fields import plain
-from palate.corpus.format import Item, OwnKind, Parser
+from palate.corpus.formats.format import Item, OwnKind, Parser
 from palate.corpus.rejections import Malformed
-from palate.corpus.values import Fields
+from palate.corpus.rows.fields import plain
+from palate.corpus.rows.values import Fields
 from palate.records import Candidates, Demonstration, Message, Prompt, Ranking
 
 OWN_KINDS: Mapping[str, OwnKind] = {

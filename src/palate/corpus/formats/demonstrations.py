@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from palate.corpus.fields import label, peek, plain
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.turns import (
+from palate.corpus.rows.fields import label, peek, plain
+from palate.corpus.rows.turns import (
     answer,
     asked,
     conversation_of,
@@ -22,7 +22,7 @@ from palate.corpus.turns import (
     prompt_of,
     response_of,
 )
-from palate.corpus.values import Fields, list_of, objects_of, said, text_of, value_of
+from palate.corpus.rows.values import Fields, list_of, objects_of, said, text_of, value_of
 from palate.records import Demonstration, Message, Prompt
 
 Demonstrations: TypeAlias = Iterator[Demonstration | Unusable]

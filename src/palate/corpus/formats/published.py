@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from palate.corpus.fields import label
-from palate.corpus.rankings import last_turns, pair
+from palate.corpus.formats.rankings import last_turns, pair
+from palate.corpus.formats.sides import Sides, by_model, judged, models_of, plain_names, side_by_side
 from palate.corpus.rejections import Unusable
-from palate.corpus.rows import Row
-from palate.corpus.sides import Sides, by_model, judged, models_of, plain_names, side_by_side
-from palate.corpus.turns import conversation_of, dialogue_in, prompt_of, response_of
-from palate.corpus.values import (
+from palate.corpus.rows.fields import label
+from palate.corpus.rows.row import Row
+from palate.corpus.rows.turns import conversation_of, dialogue_in, prompt_of, response_of
+from palate.corpus.rows.values import (
     Fields,
     list_of,
     number_of,

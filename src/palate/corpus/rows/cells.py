@@ -13,9 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from palate.corpus.rejections import Malformed
-from palate.corpus.rows import Row
-from palate.corpus.turns import is_dialogue
-from palate.corpus.values import structure_in
+from palate.corpus.rows.row import Row
+from palate.corpus.rows.turns import is_dialogue
+from palate.corpus.rows.values import structure_in
 
 _LOOKS = re.compile(
     r"""\s*(?:array\()?(?:\[\s*\{\s*|\{\s*)(?:['"](?:role|from|content|value|messages|conversations)['"])\s*:"""

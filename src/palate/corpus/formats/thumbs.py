@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from palate.corpus.demonstrations import PROMPT_RESPONSE_KEYS, answers_transcript
-from palate.corpus.fields import label, peek
+from palate.corpus.formats.demonstrations import PROMPT_RESPONSE_KEYS, answers_transcript
+from palate.corpus.formats.sides import LABELERS, by_model, column_of, name_of
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, by_model, column_of, name_of
-from palate.corpus.turns import answer, asked, conversation_of, history_of, instruction_prompt, prompt_of, response_of
-from palate.corpus.values import Fields, value_of
-from palate.corpus.verdicts import is_thumb, thumb_of
+from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.turns import (
+    answer,
+    asked,
+    conversation_of,
+    history_of,
+    instruction_prompt,
+    prompt_of,
+    response_of,
+)
+from palate.corpus.rows.values import Fields, value_of
+from palate.corpus.rows.verdicts import is_thumb, thumb_of
 from palate.records import Prompt, Ranking, Response
 
 THUMBS = ("kto_tag", "label", "thumb", "thumbs", "rating", "feedback", "reaction", "desirable", "is_desirable", "liked")

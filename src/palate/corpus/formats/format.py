@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from palate.corpus.rows import Row
-from palate.corpus.values import Fields
+from palate.corpus.rows.row import Row
+from palate.corpus.rows.values import Fields
 from palate.records import Candidates, Demonstration, Prompt, Ranking
 
 Item: TypeAlias = Prompt | Demonstration | Ranking | Candidates | str

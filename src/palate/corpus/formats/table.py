@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from palate.corpus import demonstrations, trees
-from palate.corpus.format import KIND_NAMES, Format, Item, Kind, Parser, shaped
-from palate.corpus.own import OWN_KINDS, is_own, own_records
-from palate.corpus.preference_formats import PREFERENCES
+from palate.corpus.formats import demonstrations, trees
+from palate.corpus.formats.format import Format, shaped
+from palate.corpus.formats.own import OWN_KINDS, is_own, own_records
+from palate.corpus.formats.preferences import PREFERENCES
 from palate.records import Demonstration, Prompt, Ranking
-
-__all__ = ["FORMATS", "KIND_NAMES", "Format", "Item", "Kind", "Parser"]
 
 _ALL = (
     shaped(

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any
 
-from palate.corpus.fields import label, peek
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.turns import prompt_of, response_of
-from palate.corpus.values import Fields, number_of, optional_number, ranks_by, strength_of, truth_of, value_of
-from palate.corpus.verdicts import Verdict, best_of, verdict
+from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.turns import prompt_of, response_of
+from palate.corpus.rows.values import Fields, number_of, optional_number, ranks_by, strength_of, truth_of, value_of
+from palate.corpus.rows.verdicts import Verdict, best_of, verdict
 from palate.records import Prompt, Provenance, Ranking, Response, Source
 
 _FORMS = ("{0}_{1}", "{0}{1}", "{1}_{0}", "model_{1}_{0}")
@@ -42,6 +42,11 @@ _RESPONSES = (
     "output_model",
     "response_model",
     "orig_response",
+    "option",
+    "assistant",
+    "message",
+    "story",
+    "translation",
     "text",
 )
 _MODELS = ("model", "model_name", "system", "policy", "source", "generator", "name")
@@ -81,6 +86,12 @@ VERDICTS = (
     "choice",
     "chosen_response",
     "selected",
+    "selection",
+    "picked",
+    "pref",
+    "pick",
+    "decision",
+    "outcome",
     "comparison",
     "verdict",
     "judgement",
@@ -252,7 +263,7 @@ def prompt_in(row: Fields) -> Prompt:
     if column is None:
         raise Malformed(f"no column that could be the prompt: call it one of {', '.join(_PROMPTS)}")
     for number in _numerals(row):
-        row[number]  # a prompt's number says no more than its text
+        value_of(row, number)  # says no more than the prompt's text
     return prompt_of(row, column, history=column != "history")
 
 
@@ -299,7 +310,9 @@ def _verdicts(row: Fields, sides: Sides, models: Sequence[str]) -> Iterator[tupl
     loser = sides.names.get("rejected") if column == sides.names.get("chosen") else None
     if loser and verdict(row[loser], loser, known).ranks == verdict(row[column], column, known).ranks:
         raise Malformed(f"{column!r} and {loser!r} name the same response")
-    yield from votes(row[column], column, known)
+    scores = _scores(row, sides)
+    for name, found in votes(row[column], column, known):
+        yield name, found if isinstance(found, Unusable) else _by_scores(found, scores)
 
 
 def votes(value: Any, column: str, sides: Sequence[Sequence[str]]) -> Iterator[tuple[str, Verdict | Unusable]]:
@@ -321,22 +334,36 @@ def _selected(vote: Any) -> Any:
 def _by_columns(row: Fields, sides: Sides) -> Verdict:
     """A judgement that is spread over columns: one that is set, or a score or a rank of each side."""
     if won := sides.beside("winner", "winner_model"):
-        places = [place for place, column in enumerate(won) if truth_of(row[column], column)]
         tie = sides.names.get("winner_tie")
-        if not places and tie and truth_of(row[tie], tie):
-            return Verdict((1,) * len(won))
-        if len(places) != 1:
-            raise Malformed(f"not one of {', '.join(won)} is set")
-        return best_of(places[0], len(won))
-    ranked = sides.beside("rank")
-    found = ranked or sides.beside(*_SCORES)
-    if not found:
+        *set_, tied = (column is not None and truth_of(value_of(row, column), column) for column in (*won, tie))
+        if set_.count(True) + tied != 1:
+            raise Malformed(f"not one of {', '.join((*won, *filter(None, [tie])))} is set")
+        return Verdict((1,) * len(won)) if tied else best_of(set_.index(True), len(won))
+    if ranked := sides.beside("rank"):
+        return Verdict(ranks_by([number_of(value_of(row, column), column) for column in ranked], lowest_first=True))
+    scores = _scores(row, sides)
+    if not scores:
         raise Malformed("no column that says which response is better")
-    numbers = [number_of(row[column], column) for column in found]
-    return Verdict(
-        ranks_by(numbers, lowest_first=ranked is not None),
-        strength=abs(numbers[0] - numbers[1]) if len(numbers) == 2 and not ranked else None,
-    )
+    return Verdict(ranks_by(scores), strength=_distance(scores))
+
+
+def _scores(row: Fields, sides: Sides) -> list[float]:
+    """[K], or none."""
+    columns = sides.beside(*_SCORES) or ()
+    return [number_of(value_of(row, column), column) for column in columns]
+
+
+def _distance(scores: Sequence[float]) -> float | None:
+    return abs(scores[0] - scores[1]) if len(scores) == 2 else None
+
+
+def _by_scores(found: Verdict, scores: Sequence[float]) -> Verdict | Unusable:
+    """A verdict between two with scores beside it: how far these are apart is the strength."""
+    if len(scores) != 2 or found.strength is not None or found.ranks.count(1) != 1:
+        return found
+    if ranks_by(scores) == found.ranks[::-1]:
+        return Unusable("the scores say the opposite of the verdict")
+    return replace(found, strength=_distance(scores))
 
 
 def _no_answers(row: Fields) -> str:

@@ -10,12 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from palate.corpus.demonstrations import answers_transcript
-from palate.corpus.fields import label
+from palate.corpus.formats.demonstrations import answers_transcript
+from palate.corpus.formats.thumbs import thumbs
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.rows import Row
-from palate.corpus.thumbs import thumbs
-from palate.corpus.turns import (
+from palate.corpus.rows.fields import label
+from palate.corpus.rows.row import Row
+from palate.corpus.rows.turns import (
     answer,
     asked,
     conversation_of,
@@ -26,7 +26,7 @@ from palate.corpus.turns import (
     response_of,
     transcript,
 )
-from palate.corpus.values import (
+from palate.corpus.rows.values import (
     Fields,
     list_of,
     number_of,

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from palate.corpus.fields import label
-from palate.corpus.labeling_tools import PROMPTS, each_judgement, ranking_of_names
+from palate.corpus.formats.labeling_tools import PROMPTS, each_judgement, ranking_of_names
+from palate.corpus.formats.sides import by_model, name_of, sides_of
+from palate.corpus.formats.thumbs import thumb
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import by_model, name_of
-from palate.corpus.thumbs import thumb
-from palate.corpus.turns import answer, asked, messages_of, prompt_of, response_of
-from palate.corpus.values import (
+from palate.corpus.rows.fields import label
+from palate.corpus.rows.turns import answer, asked, messages_of, prompt_of, response_of
+from palate.corpus.rows.values import (
     Fields,
     list_of,
     number_of,
@@ -24,7 +24,7 @@ from palate.corpus.values import (
     optional_text,
     value_of,
 )
-from palate.corpus.verdicts import is_thumb, thumb_of, understood, verdict
+from palate.corpus.rows.verdicts import is_thumb, thumb_of, understood, verdict
 from palate.records import Prompt, Ranking
 
 Rankings: TypeAlias = Iterator[Ranking | Unusable]
@@ -99,16 +99,27 @@ def _ranks_of(value: Any, names: Sequence[str]) -> dict[str, float] | None:
 
 
 def is_pairwise(row: Fields) -> bool:
-    """Whether a result of one of the annotations is of the type pairwise."""
-    annotations = row.get("annotations")
+    """Whether one of the annotations compares two texts of the data."""
+    data, annotations = row.get("data"), row.get("annotations")
     given = annotations if isinstance(annotations, list) else []
-    return any(_pairwise(annotation) for annotation in given if isinstance(annotation, Mapping))
+    return isinstance(data, Mapping) and any(_compared(data, each) for each in given if isinstance(each, Mapping))
 
 
-def _pairwise(annotation: Fields) -> Fields | None:
+def _compared(data: Fields, annotation: Fields) -> tuple[list[tuple[str, ...]], Any] | None:
+    """What the two sides go by and which was selected: in a result of type pairwise, or by a choice that names one."""
     results = annotation.get("result")
-    given = results if isinstance(results, list) else []
-    return next((result for result in given if isinstance(result, Mapping) and result.get("type") == "pairwise"), None)
+    for result in results if isinstance(results, list) else []:
+        value = result.get("value") if isinstance(result, Mapping) else None
+        if not isinstance(value, Mapping):
+            continue
+        if result.get("type") == "pairwise":
+            return [(name.strip(),) for name in str(result.get("to_name")).split(",")], value.get("selected")
+        choices, sides = value.get("choices"), sides_of(data)
+        if sides and isinstance(choices, list) and len(choices) == 1:
+            names: list[tuple[str, ...]] = [*zip(sides.columns, sides.endings, strict=True)]
+            if understood(choices[0], names):
+                return names, choices[0]
+    return None
 
 
 def label_studio_pairwise(row: Fields) -> Rankings:
@@ -121,15 +132,15 @@ def label_studio_pairwise(row: Fields) -> Rankings:
 def _pairwise_ranking(prompt: Prompt, data: Fields, annotation: Fields) -> Rankings:
     if annotation.get("was_cancelled"):
         raise Unusable("a cancelled annotation")
-    result = _pairwise(annotation)
-    if result is None:
+    compared = _compared(data, annotation)
+    if compared is None:
         raise Unusable("an annotation without a comparison")
-    names = [name.strip() for name in str(value_of(result, "to_name")).split(",")]
-    if len(names) != 2 or not set(names) <= data.keys():
+    sides, selected = compared
+    names = [side[0] for side in sides]
+    if len(names) < 2 or not set(names) <= data.keys():
         raise Malformed("field 'to_name' does not name two texts of 'data'")
-    selected, sides = value_of(object_of(value_of(result, "value"), "value"), "selected"), [(name,) for name in names]
     if not understood(selected, sides):
-        raise Malformed("field 'selected' is neither left nor right")
+        raise Malformed("field 'selected' is neither left nor right", found=selected)
     found = verdict(selected, "selected", sides)
     yield Ranking(
         prompt=prompt,

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from palate.corpus.fields import has_value
-from palate.corpus.turns import is_dialogue
-from palate.corpus.values import structure_in
+from palate.corpus.rows.fields import has_value
+from palate.corpus.rows.turns import is_dialogue
+from palate.corpus.rows.values import structure_in
 
 
 def _words(text: str) -> frozenset[str]:
@@ -48,7 +48,7 @@ _ANSWERS = _words(
 _NOT_SAID = _words("id ids hash url length tokens num count turns time date name")
 _VERDICTS = _words(
     "chosen rejected good bad desirable undesirable thumbs_up thumbs_down thumbsup thumbsdown like dislike tie draw "
-    "both_bad model_a model_b"
+    "left right both_bad both_good model_a model_b response_a response_b"
 )
 _MEDIA = "jpe?g|png|gif|webp|bmp|mp4|webm|mov|wav|mp3|flac|ogg"
 _PICTURE = re.compile(rf"(?!https?:)\S+\.(?:{_MEDIA})|data:(?:image|audio|video)/.*")

@@ -6,7 +6,7 @@ are stripped where they are set into a text):
     prompt-response   prompt, response
     prompt            prompt
     text              text
-    pairs             prompt, a, b; preferred (absent: a is), labeler, strength
+    pairs             prompt, a, b; preferred (absent: a is), labeler, strength, seconds, model_a, model_b
 
 A prompt may also have a `system` turn, what was said before (`history`) and `tools`. A name with dots is that of a
 nested column: `meta.topic`, `answers.0.text`.
@@ -23,17 +23,28 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from palate.corpus.fields import Tracked, is_null, label, nested
+from palate.corpus.formats.sides import name_of, votes
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import name_of, votes
-from palate.corpus.turns import prompt_of, response_of
-from palate.corpus.values import Fields, kind_of, strength_of, value_of
+from palate.corpus.rows.fields import Tracked, is_null, label, nested
+from palate.corpus.rows.turns import prompt_of, response_of
+from palate.corpus.rows.values import Fields, kind_of, optional_number, strength_of, value_of
 from palate.errors import DataError
 from palate.records import Ranking
 
 _BESIDE_PROMPTS = ("system", "history", "tools")
 MAPPABLE: Mapping[str, tuple[str, ...]] = {
-    "pairs": ("prompt", "a", "b", "preferred", "labeler", "strength", *_BESIDE_PROMPTS),
+    "pairs": (
+        "prompt",
+        "a",
+        "b",
+        "preferred",
+        "labeler",
+        "strength",
+        "seconds",
+        "model_a",
+        "model_b",
+        *_BESIDE_PROMPTS,
+    ),
     "prompt-response": ("prompt", "response", *_BESIDE_PROMPTS),
     "prompt": ("prompt", *_BESIDE_PROMPTS),
     "text": ("text",),
@@ -123,10 +134,15 @@ def _tag(row: Fields, tag: str) -> str:
 def pairs(row: Fields, mapping: Mapping[str, str]) -> Iterator[Ranking | Unusable]:
     """A pair from a row that has been mapped; `mapping` says what its columns were called."""
     prompt = prompt_of(row)
-    responses = tuple(response_of(value_of(row, name), label(row, name)) for name in "ab")
+    models = [name_of(row.get(f"model_{name}")) for name in "ab"]
+    responses = tuple(
+        response_of(value_of(row, name), label(row, name), model=model)
+        for name, model in zip("ab", models, strict=True)
+    )
     strength = strength_of(row, "strength")
     labeler = name_of(row.get("labeler"))
-    sides = [(mapping[name].strip(), name) for name in "ab"]
+    seconds = optional_number(row, "seconds")
+    sides = [(mapping[name].strip(), name, model) for name, model in zip("ab", models, strict=True)]
     judged = row.get("preferred") if "preferred" in mapping else "a"
     for name, found in votes(judged, mapping.get("preferred", ""), sides):
         if isinstance(found, Unusable):
@@ -139,4 +155,5 @@ def pairs(row: Fields, mapping: Mapping[str, str]) -> Iterator[Ranking | Unusabl
             flags=found.flags,
             strength=found.strength if strength is None else strength,
             labeler="-".join(filter(None, (labeler, name))),
+            seconds=seconds,
         )

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from palate.corpus.fields import is_null, label, plain
-from palate.corpus.marks import MARKS, is_learned, learned_by_row
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.values import (
+from palate.corpus.rows.fields import is_null, label, plain
+from palate.corpus.rows.marks import MARKS, is_learned, learned_by_row
+from palate.corpus.rows.values import (
     Fields,
     kind_of,
     list_of,

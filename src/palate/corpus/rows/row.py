@@ -1,9 +1,9 @@
-"""A row of a file, as the containers give it and the formats take it."""
+"""A row of a file, and what may be around all of them, as the containers give it and the formats take it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from palate.corpus.rejections import Rejected
@@ -21,3 +21,16 @@ class Row:
     fields: Mapping[str, Any]
     problem: Rejected | None = None
     members: str = ""
+
+
+@dataclass(slots=True)
+class Wrapper:
+    """The object in which a file has its rows, if it has one.
+
+    Attributes:
+        key: under which they stand; empty where they stand by themselves.
+        beside: what else the object says.
+    """
+
+    key: str = ""
+    beside: dict[str, Any] = field(default_factory=dict)

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import product
 
-from palate.corpus.columns import mapped, pairs
-from palate.corpus.rankings import apart
+from palate.corpus.formats.columns import mapped, pairs
+from palate.corpus.formats.rankings import apart
+from palate.corpus.formats.sides import LABELERS, STRENGTHS, Sides, column_of, plain_names, prompt_column
 from palate.corpus.rejections import Malformed, Unusable
-from palate.corpus.sides import LABELERS, STRENGTHS, Sides, by_model, column_of, models_of, plain_names, prompt_column
-from palate.corpus.values import Fields, number_of
+from palate.corpus.rows.fields import label
+from palate.corpus.rows.values import Fields, number_of, value_of
 from palate.records import Ranking
 
 _SIDES = (
@@ -33,6 +34,7 @@ _SIDES = (
     ("w", "l"),
 )
 _NOUNS = ("response", "answer", "output", "completion", "text", "summary", "edited_response", "y")
+_SCORES = ("score", "rating", "avg_rating")
 _ALONE = frozenset({"preferred", "better", "winner", "winning", "accepted"})
 
 
@@ -41,9 +43,8 @@ def columns(row: Fields) -> frozenset[str]:
     sides, prompt = _sides_of(row), prompt_column(row)
     if sides is None or prompt is None:
         return frozenset()
-    beside = (sides.beside("model") or (), sides.beside("score", "rating", "avg_rating") or ())
-    more = (column_of(row, names) for names in (LABELERS, STRENGTHS))
-    return frozenset({prompt, *sides.columns, *beside[0], *beside[1], *filter(None, more)})
+    scores = sides.beside(*_SCORES) or ()
+    return frozenset({prompt, *sides.columns, *_beside(row, sides).values(), *scores})
 
 
 def better_and_worse(row: Fields) -> Iterator[Ranking | Unusable]:
@@ -51,24 +52,20 @@ def better_and_worse(row: Fields) -> Iterator[Ranking | Unusable]:
     sides, prompt = _sides_of(row), prompt_column(row)
     if sides is None or prompt is None:
         raise Malformed("no prompt with a better and a worse response, such as chosen_response and rejected_response")
-    mapping = {"prompt": prompt, "a": sides.columns[0], "b": sides.columns[1], **_beside(row)}
-    models = models_of(row, sides)
-    scores = sides.beside("score", "rating", "avg_rating")
+    mapping = {"prompt": prompt, "a": sides.columns[0], "b": sides.columns[1], **_beside(row, sides)}
+    scores = sides.beside(*_SCORES)
     for found in pairs(mapped(row, mapping), mapping):
-        if isinstance(found, Unusable):
-            yield found
-            continue
-        responses = tuple(map(by_model, found.responses, models))
-        strength = found.strength
-        if strength is None and scores:
-            better, worse = (number_of(row[column], column) for column in scores)
-            strength = apart(better, worse)
-        yield found.model_copy(update={"responses": responses, "strength": strength})
+        if isinstance(found, Ranking) and found.strength is None and scores:
+            better, worse = (number_of(value_of(row, column), label(row, column)) for column in scores)
+            found = found.model_copy(update={"strength": apart(better, worse)})
+        yield found
 
 
-def _beside(row: Fields) -> Mapping[str, str]:
-    named = {"labeler": column_of(row, LABELERS), "strength": column_of(row, STRENGTHS)}
-    return {name: column for name, column in named.items() if column}
+def _beside(row: Fields, sides: Sides) -> Mapping[str, str]:
+    models = sides.beside("model") or (None, None)
+    columns = (column_of(row, LABELERS), column_of(row, STRENGTHS), *models)
+    named = zip(("labeler", "strength", "model_a", "model_b"), columns, strict=True)
+    return {name: column for name, column in named if column}
 
 
 def _sides_of(row: Fields) -> Sides | None:

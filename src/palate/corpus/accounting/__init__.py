@@ -1,0 +1,1 @@
+"""What becomes of every column of a file."""

@@ -1,0 +1,1 @@
+"""A row and what is in it: fields, values, turns, marks, verdicts."""
