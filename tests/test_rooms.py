@@ -59,8 +59,9 @@ PLAN = {
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
     "studio/training": "cli corpus feedback/export feedback/store feedback/store/tables feedback/tasks recipe rewards "
     "run studio/web studio/web/charts",
-    "studio/labeling": "corpus corpus/export feedback/export feedback/labelers feedback/statistics feedback/store "
-    "feedback/store/tables feedback/tasks studio/training studio/web studio/web/charts",
+    "studio/labeling": "corpus corpus/export corpus/formats corpus/rows feedback/export feedback/labelers "
+    "feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training studio/web "
+    "studio/web/charts",
     "studio/overview": "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks "
     "studio/labeling studio/training studio/web studio/web/charts",
 }

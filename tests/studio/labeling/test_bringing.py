@@ -12,6 +12,7 @@ from sqlalchemy import select
 from tests.studio.conftest import Client, ClientOf, Studio
 
 from palate.feedback.store.tables import Item, PromptRow, ResponseRow
+from palate.studio.labeling.bringing import FIELDS
 
 GERMAN = "frage;antwort\nWarum?;Darum.\nWozu?;Dazu.\n".replace(";", ",")
 CROWD = "frage,links,rechts,urteil,wer\nWarum?,Darum.,Deshalb.,linke Seite,ida\nWozu?,Dazu.,Egal.,rechte Seite,max\n"
@@ -133,6 +134,10 @@ def test_what_is_said_wrongly_of_a_file_is_named(rae: Client, how: str, named: s
     answer = rae.post("/api/prompts/file", files={"file": ("a.txt", b"Why?"), "how": (None, how)})
     assert answer.status_code == 422
     assert answer.json()["error"].startswith(f"{named}: ")
+
+
+def test_every_field_is_put_in_words() -> None:
+    assert [name for name, words in FIELDS.items() if words == name] == []
 
 
 def test_hostile_text_in_a_file_is_text(rae: Client) -> None:

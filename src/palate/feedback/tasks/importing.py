@@ -14,7 +14,6 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from palate.corpus.accounting.account import Account
 from palate.corpus.duplicates import Unique
 from palate.corpus.files import file_suffix
 from palate.corpus.preview import Preview, preview
@@ -83,15 +82,11 @@ def reasons(rejections: Rejections) -> tuple[Reason, ...]:
 
 def preview_file(path: Path, **how: Any) -> Preview:
     """The first records of a file as `parse_file` would read them; nothing that is wrong with it raises."""
-    if _is_plain(path):
-        found = Preview(Account(path, format="lines", why="a plain text has a prompt on each line"))
-        try:
-            found.records = list(enumerate(parse_file(path).prompts[:_SHOWN], start=1))
-        except DataError as error:
-            found.problem = str(error)
-        return found
     found = preview(path, **how)
     found.problem = briefly(found.problem, path)
+    if _is_plain(path) and not found.problem:
+        found.account.format, found.account.why = "lines", "a plain text has a prompt on each line"
+        found.records = list(enumerate(parse_file(path).prompts[:_SHOWN], start=1))
     return found
 
 

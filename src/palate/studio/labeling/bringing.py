@@ -13,7 +13,6 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, field_validator
 from starlette.concurrency import run_in_threadpool
 
-from palate.corpus.accounting.account import Account
 from palate.corpus.formats.columns import MAPPABLE
 from palate.corpus.formats.format import Item
 from palate.corpus.formats.table import FORMATS
@@ -32,7 +31,7 @@ from palate.studio.web.workspace import Workspace
 
 router = APIRouter()
 
-FIELDS = {
+_WORDS = {
     "prompt": "the prompt",
     "response": "the answer to learn from",
     "a": "one answer (A)",
@@ -40,14 +39,16 @@ FIELDS = {
     "preferred": "which of A and B is better",
     "labeler": "who judged",
     "strength": "by how much it is better",
+    "seconds": "how long judging took, in seconds",
+    "model_a": "the model that wrote A",
+    "model_b": "the model that wrote B",
     "system": "the system prompt",
     "history": "the turns before",
     "tools": "tools that may be called",
     "text": "plain text",
 }
+FIELDS = {name: _WORDS.get(name, name) for fields in MAPPABLE.values() for name in fields}
 """What a column can hold, in words."""
-
-assert {field for fields in MAPPABLE.values() for field in fields} == FIELDS.keys(), "a field has no words"
 
 
 class ColumnOut(BaseModel):
@@ -166,7 +167,7 @@ def _seen(upload: str, path: Any, how: How) -> PreviewOut:
         columns=_columns(found),
         records=[_record(line, item) for line, item in found.records],
         rejected=[reason_out(each) for each in importing.reasons(found.rejections)],
-        notes=_notes(found.account),
+        notes=_notes(found),
         problem=found.problem,
         html="",
     )
@@ -189,7 +190,8 @@ def _columns(found: Preview) -> list[ColumnOut]:
     ]
 
 
-def _notes(account: Account) -> list[str]:
+def _notes(found: Preview) -> list[str]:
+    account = found.account
     decoded = [f"{name} holds lists of turns, written as text." for name in account.decoded]
     return decoded + [f"{mark} stands in {count} texts, and is kept as text." for mark, count in account.marks.items()]
 
