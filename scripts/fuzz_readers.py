@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from palate.corpus.accounting.account import Account
+from palate.corpus.catalogue.all_formats import FORMATS
 from palate.corpus.export import EXPORTERS, export_records
-from palate.corpus.formats.table import FORMATS
-from palate.corpus.preview import preview
+from palate.corpus.first_records import preview
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejected, Rejections
+from palate.corpus.rows.rejections import Rejected, Rejections
 from palate.errors import PalateError
 from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response, ToolCall
 

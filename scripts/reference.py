@@ -16,10 +16,10 @@ import palate
 from palate import recipe
 from palate.cli import build_parsers
 from palate.commands import STAGES
+from palate.corpus.catalogue.all_formats import FORMATS
+from palate.corpus.catalogue.format import KIND_NAMES, Format
 from palate.corpus.export import EXPORTERS
 from palate.corpus.formats import sides
-from palate.corpus.formats.format import KIND_NAMES, Format
-from palate.corpus.formats.table import FORMATS
 from palate.corpus.rows import verdicts
 from palate.run.metrics import METRICS
 

@@ -28,8 +28,13 @@ PLAN = {
     "objectives": "",
     "recipe": "",
     "run": "",
-    "corpus": "recipe",
-    "corpus/export": "corpus",
+    "corpus/rows": "",
+    "corpus/containers": "corpus/rows",
+    "corpus/formats": "corpus/rows",
+    "corpus/catalogue": "corpus/formats corpus/rows",
+    "corpus/accounting": "corpus/catalogue corpus/rows",
+    "corpus": "corpus/accounting corpus/catalogue corpus/containers corpus/formats corpus/rows recipe",
+    "corpus/export": "corpus corpus/catalogue corpus/containers corpus/formats corpus/rows",
     "lm": "lm/templates recipe",
     "lm/sources": "lm lm/templates",
     "lm/templates": "",
@@ -46,21 +51,22 @@ PLAN = {
     "feedback/store/tables": "",
     "feedback/store/migrations": "feedback/store/tables",
     "feedback/store/migrations/versions": "",
-    "feedback/tasks": "corpus evals feedback/store feedback/store/tables",
+    "feedback/tasks": "corpus corpus/accounting corpus/containers corpus/rows evals feedback/store "
+    "feedback/store/tables",
     "feedback/labelers": "feedback/store feedback/store/tables feedback/tasks",
     "feedback/statistics": "feedback/store/tables feedback/tasks",
     "feedback/chat": "feedback/store feedback/store/tables feedback/tasks",
     "feedback/export": "corpus corpus/export feedback/store feedback/store/tables feedback/tasks",
     # the web app: overview -> labeling -> training, chat apart, all of them on web; a job runs a command
     "studio": "feedback/store studio/training studio/web",
-    "studio/web": "corpus feedback/store feedback/store/tables recipe",
+    "studio/web": "corpus/containers feedback/store feedback/store/tables recipe",
     "studio/web/charts": "",
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources recipe rollout studio/web",
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
-    "studio/training": "cli corpus feedback/export feedback/store feedback/store/tables feedback/tasks recipe rewards "
-    "run studio/web studio/web/charts",
-    "studio/labeling": "corpus corpus/export corpus/formats corpus/rows feedback/export feedback/labelers "
-    "feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training studio/web "
+    "studio/training": "cli corpus corpus/rows feedback/export feedback/store feedback/store/tables "
+    "feedback/tasks recipe rewards run studio/web studio/web/charts",
+    "studio/labeling": "corpus corpus/catalogue corpus/export corpus/formats corpus/rows feedback/export "
+    "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training studio/web "
     "studio/web/charts",
     "studio/overview": "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks "
     "studio/labeling studio/training studio/web studio/web/charts",

@@ -427,7 +427,7 @@ def _meaning(text: str) -> tuple[str, str]:
 
 
 def _formats() -> str:
-    formats = _import("palate.corpus.formats.table", "FORMATS").values()
+    formats = _import("palate.corpus.catalogue.all_formats", "FORMATS").values()
     return "formats:\n" + "\n".join(f"  {format.name:<20} {format.shape}" for format in formats)
 
 

@@ -14,10 +14,10 @@ from palate.corpus import read_demonstrations, read_prompts, read_rankings
 from palate.corpus.accounting.account import Account
 from palate.corpus.accounting.meanings import meanings
 from palate.corpus.check import check_data, import_data
-from palate.corpus.preview import preview
+from palate.corpus.first_records import preview
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
 from palate.corpus.rows.fields import Tracked, plain
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.feedback.tasks.importing import parse_file
 from palate.recipe import Data

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.records import Demonstration, Prompt, Ranking
 

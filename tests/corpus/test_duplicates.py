@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.corpus import duplicates, read_rankings
+from palate.corpus import read_rankings
+from palate.corpus.accounting import duplicates
 from palate.corpus.check import check_data
 from palate.corpus.export import EXPORTERS, export_records
 from palate.corpus.pairs import comparison_sets

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.corpus import files
-from palate.corpus.containers import json_text
-from palate.corpus.files import escape_cell, file_suffix, read_rows, sha256, unescape_cell
+from palate.corpus.containers import files, json_text
+from palate.corpus.containers.files import escape_cell, file_suffix, read_rows, sha256, unescape_cell
 from palate.corpus.rows.row import Wrapper
 from palate.errors import DataError, MissingExtraError
 

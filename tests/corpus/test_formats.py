@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from palate.corpus.accounting.account import Account
-from palate.corpus.formats.format import Item
-from palate.corpus.formats.table import FORMATS
+from palate.corpus.catalogue.all_formats import FORMATS
+from palate.corpus.catalogue.format import Item
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response, Role
 

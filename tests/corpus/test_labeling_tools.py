@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from palate.corpus.formats.labeling_tools import argilla, label_studio
-from palate.corpus.rejections import Malformed
+from palate.corpus.rows.rejections import Malformed
 from palate.records import Ranking
 
 FIELDS = {"instruction": [{"role": "user", "content": "q"}], "a": "A", "b": "B", "c": "C"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from palate.corpus.check import check_data
-from palate.corpus.preview import preview
-from palate.corpus.progress import progress
+from palate.corpus.first_records import preview
+from palate.corpus.reading_bar import progress
 from palate.records import Demonstration
 
 Write = Callable[..., Path]
@@ -49,7 +49,7 @@ def test_a_bar_on_a_terminal_alone(
     path = write("rows.jsonl", [{"prompt": f"p{number}"} for number in range(5000)])
     with progress([path], "reading") as watch:
         assert watch is None
-    monkeypatch.setattr("palate.corpus.progress._QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("palate.corpus.reading_bar._QUIET_SECONDS", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert check_data([path]).counts["prompts"] == 5000
     written = capsys.readouterr()

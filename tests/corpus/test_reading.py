@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.corpus import read_demonstrations, read_prompts, read_rankings, read_texts
-from palate.corpus.files import sha256
+from palate.corpus.containers.files import sha256
 from palate.corpus.reading import _limited
 from palate.errors import DataError
 from palate.recipe import Data

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palate.corpus.duplicates import Unique
-from palate.corpus.formats.table import FORMATS
+from palate.corpus.accounting.duplicates import Unique
+from palate.corpus.catalogue.all_formats import FORMATS
 from palate.corpus.reading import iterate
 from palate.corpus.recognition import open_format
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.records import Message, Prompt, Provenance, Ranking, Response, Role
 

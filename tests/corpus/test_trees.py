@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.records import Demonstration, Ranking
 
 Write = Callable[..., Path]

@@ -11,7 +11,7 @@ from tests.corpus.test_formats import CASES
 
 from palate.corpus import read_demonstrations
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.recipe import Data
 from palate.records import Demonstration, Message, Prompt, Ranking, ToolCall
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections, Unusable
+from palate.corpus.rows.rejections import Rejections, Unusable
 from palate.corpus.rows.verdicts import Told, Unclear, Verdict, is_thumb, plain, thumb_of, verdict
 from palate.errors import DataError
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from palate.corpus.accounting.account import Account
+from palate.corpus.accounting.duplicates import Unique
 from palate.corpus.accounting.ignoring import Ignored
-from palate.corpus.duplicates import Unique
-from palate.corpus.files import file_suffix
-from palate.corpus.formats.format import KIND_NAMES, Item
-from palate.corpus.progress import progress
+from palate.corpus.catalogue.format import KIND_NAMES, Item
+from palate.corpus.containers.files import file_suffix
 from palate.corpus.reading import check_paths, iterate
-from palate.corpus.rejections import Rejections, Unusable
+from palate.corpus.reading_bar import progress
+from palate.corpus.rows.rejections import Rejections, Unusable
 from palate.corpus.writing import output
 from palate.errors import DataError
 from palate.records import Demonstration, Prompt, Ranking

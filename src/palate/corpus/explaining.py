@@ -14,10 +14,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from palate.corpus.files import read_rows
+from palate.corpus.containers.files import read_rows
 from palate.corpus.formats.sides import VERDICTS, plain_names
 from palate.corpus.formats.thumbs import THUMBS
-from palate.corpus.rejections import Malformed
+from palate.corpus.rows.rejections import Malformed
 from palate.corpus.rows.row import Row
 from palate.corpus.rows.values import Fields
 from palate.corpus.rows.verdicts import Told, Unclear, is_number, meanings_of, plain, shown

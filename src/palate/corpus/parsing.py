@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from palate.corpus.catalogue.format import Item, Parser
 from palate.corpus.formats.columns import tags_of
-from palate.corpus.formats.format import Item, Parser
-from palate.corpus.rejections import Malformed, Rejected, Unusable
 from palate.corpus.rows.fields import Tracked
+from palate.corpus.rows.rejections import Malformed, Rejected, Unusable
 from palate.records import Prompt, Ranking
 
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from palate.corpus.accounting.account import Account
+from palate.corpus.accounting.duplicates import Unique
 from palate.corpus.accounting.ignoring import Ignored
-from palate.corpus.duplicates import Unique
+from palate.corpus.catalogue.format import KIND_NAMES, Format, Item, Kind
+from palate.corpus.containers.files import read_rows, sha256
 from palate.corpus.explaining import explained, joined, unclear_judgements
-from palate.corpus.files import read_rows, sha256
-from palate.corpus.formats.format import KIND_NAMES, Format, Item, Kind
 from palate.corpus.parsing import parsed
 from palate.corpus.recognition import open_format
-from palate.corpus.rejections import Malformed, Rejected, Rejections, Unusable
 from palate.corpus.rows.fields import Tracked
+from palate.corpus.rows.rejections import Malformed, Rejected, Rejections, Unusable
 from palate.corpus.rows.row import Row, Wrapper
 from palate.corpus.rows.verdicts import Unclear
 from palate.errors import DataError

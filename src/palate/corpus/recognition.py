@@ -16,13 +16,13 @@ from itertools import chain, islice
 from pathlib import Path
 
 from palate.corpus.accounting.account import Account
+from palate.corpus.catalogue.all_formats import FORMATS
+from palate.corpus.catalogue.format import Format, Kind, Parser
 from palate.corpus.formats import columns
-from palate.corpus.formats.format import Format, Kind, Parser
-from palate.corpus.formats.table import FORMATS
 from palate.corpus.parsing import parsed
-from palate.corpus.rejections import Malformed
 from palate.corpus.rows.cells import spelled_columns, spelled_out
 from palate.corpus.rows.fields import Tracked
+from palate.corpus.rows.rejections import Malformed
 from palate.corpus.rows.row import Row
 from palate.errors import DataError
 from palate.records import Ranking

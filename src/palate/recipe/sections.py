@@ -42,7 +42,7 @@ class Data(Section):
     format: str = Field("auto", description="An importer's name (see `palate data import --help`), or `auto`.")
     fields: Mapping[str, str] = Field(
         {},
-        description="For `pairs`: which column, or text with {columns}, is `prompt`, `a`, `b`, `preferred`, ....",
+        description="For `pairs`: which column, or text with {columns}, is `prompt`, `a`, `b`, `preferred` and so on.",
     )
     tags: tuple[str, ...] = Field((), description="Columns to keep as tags of the prompt; `a.b` is one within another.")
     ignore: tuple[str, ...] = Field((), description="Columns to leave out although they may matter; `a.b` likewise.")

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from palate.corpus.catalogue.format import Item
 from palate.corpus.export import EXPORTERS, ExportReport, export_records
-from palate.corpus.formats.format import Item
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.records import Candidates, Demonstration, Message, Prompt, Provenance, Ranking, Record, Response, ToolCall
 

@@ -23,7 +23,7 @@ from palate.studio.chat import worker as module
 
 CHATTY = """
 import os
-from palate.lm import zoo
+from palate.lm.sources import zoo
 from palate.studio.chat import worker
 load = zoo.load_language_model
 def chatty(*args, **settings):

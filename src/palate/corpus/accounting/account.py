@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from palate.corpus.accounting.meanings import HARD, meanings
-from palate.corpus.formats.format import Format
-from palate.corpus.rejections import Rejected, shown
+from palate.corpus.catalogue.format import Format
 from palate.corpus.rows.fields import Tracked, has_value, texts_in
+from palate.corpus.rows.rejections import Rejected, shown
 from palate.corpus.rows.row import Row, Wrapper
 from palate.corpus.rows.turns import role_of
 from palate.errors import DataError

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, TextIO, TypeAlias
 
-from palate.corpus.rejections import Malformed
+from palate.corpus.rows.rejections import Malformed
 from palate.corpus.rows.row import Row, Wrapper
 from palate.corpus.rows.turns import TURN_KEYS, is_dialogue
 from palate.corpus.rows.values import kind_of

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from palate.corpus.rejections import Malformed
+from palate.corpus.rows.rejections import Malformed
 from palate.corpus.rows.row import Row
 from palate.errors import DataError, MissingExtraError
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from palate.corpus.catalogue.format import KIND_NAMES, Item
 from palate.corpus.export.parts import (
     Exported,
     Note,
@@ -19,8 +20,7 @@ from palate.corpus.export.parts import (
     turn_with_tools,
     turns,
 )
-from palate.corpus.formats.format import KIND_NAMES, Item
-from palate.corpus.rejections import Unusable
+from palate.corpus.rows.rejections import Unusable
 from palate.records import Demonstration, Prompt
 
 

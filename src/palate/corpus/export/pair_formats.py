@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from palate.corpus.catalogue.format import Item
 from palate.corpus.export.parts import (
     Comparison,
     Exported,
@@ -27,8 +28,7 @@ from palate.corpus.export.parts import (
     turns,
 )
 from palate.corpus.formats import rankings
-from palate.corpus.formats.format import Item
-from palate.corpus.rejections import Rejected, Unusable
+from palate.corpus.rows.rejections import Rejected, Unusable
 from palate.records import Demonstration, Message, Prompt, Ranking, Response
 
 _NEUTRAL = 4.0  # the middle of the rating scale: a thumb is what lies on either side of it

@@ -14,8 +14,8 @@ from functools import partial
 from itertools import combinations
 from typing import Any, TypeAlias
 
-from palate.corpus.formats.format import KIND_NAMES, Item
-from palate.corpus.rejections import Unusable
+from palate.corpus.catalogue.format import KIND_NAMES, Item
+from palate.corpus.rows.rejections import Unusable
 from palate.corpus.rows.turns import transcript
 from palate.corpus.rows.values import ranks_by
 from palate.records import Demonstration, Message, Prompt, Ranking, Response

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from palate.corpus.catalogue.format import Item
 from palate.corpus.export.pair_formats import overall_score
 from palate.corpus.export.parts import (
     Exported,
@@ -21,9 +22,8 @@ from palate.corpus.export.parts import (
     turns,
     whole_ranking,
 )
-from palate.corpus.formats.format import Item
 from palate.corpus.formats.trees import label_of_rating
-from palate.corpus.rejections import Unusable
+from palate.corpus.rows.rejections import Unusable
 from palate.corpus.rows.values import ranks_by
 from palate.records import Demonstration, Prompt, Ranking, Response, content_id
 

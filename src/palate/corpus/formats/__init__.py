@@ -1,1 +1,4 @@
-"""Every format we read, and one small function for each that makes records of a row."""
+"""One small function for each format: a row in, records out.
+
+Nothing here opens a file or knows which format it is in; the pieces that formats share are in `rows/`.
+"""

@@ -14,8 +14,8 @@ from itertools import product
 from palate.corpus.formats.columns import mapped, pairs
 from palate.corpus.formats.rankings import apart
 from palate.corpus.formats.sides import LABELERS, STRENGTHS, Sides, column_of, plain_names, prompt_column
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.values import Fields, number_of, value_of
 from palate.records import Ranking
 

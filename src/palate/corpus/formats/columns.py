@@ -24,8 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from palate.corpus.formats.sides import name_of, votes
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import Tracked, is_null, label, nested
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import prompt_of, response_of
 from palate.corpus.rows.values import Fields, kind_of, optional_number, strength_of, value_of
 from palate.errors import DataError

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label, peek, plain
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import (
     answer,
     asked,

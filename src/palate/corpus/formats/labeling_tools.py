@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import prompt_of
 from palate.corpus.rows.values import (
     Fields,

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palate.corpus.formats.sides import LABELERS, VERDICTS, by_model, column_of, name_of, prompt_column, prompt_in
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import answer, messages_of, response_of
 from palate.corpus.rows.values import Fields, list_of, number_of, ranks_by, value_of
 from palate.corpus.rows.verdicts import Told, Unclear, plain, shown, verdict

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from palate.corpus.formats.rankings import last_turns, pair
 from palate.corpus.formats.sides import Sides, by_model, judged, models_of, plain_names, side_by_side
-from palate.corpus.rejections import Unusable
 from palate.corpus.rows.fields import label
+from palate.corpus.rows.rejections import Unusable
 from palate.corpus.rows.row import Row
 from palate.corpus.rows.turns import conversation_of, dialogue_in, prompt_of, response_of
 from palate.corpus.rows.values import (
@@ -159,7 +159,7 @@ def squality(row: Fields) -> Rankings:
     """
     for question in objects_of(row, "questions"):
         name = f"Passage {value_of(row, 'passage-id')}, question {value_of(question, 'number')}"
-        answers = [(str(answer["system"]), answer["given"]) for answer in objects_of(question, "answers")]
+        answers = [(str(answer["system"]), answer.get("given")) for answer in objects_of(question, "answers")]
         answered = {system: given for system, given in answers if isinstance(given, Mapping)}
         responses = {
             system: response_of(value_of(given, "response"), label(given, "response"), model=_author(system))

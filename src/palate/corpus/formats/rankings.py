@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 from palate.corpus.formats.demonstrations import answers_transcript
 from palate.corpus.formats.thumbs import thumbs
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.row import Row
 from palate.corpus.rows.turns import (
     answer,

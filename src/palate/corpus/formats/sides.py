@@ -17,8 +17,8 @@ from functools import lru_cache
 from string import ascii_lowercase
 from typing import Any
 
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import prompt_of, response_of
 from palate.corpus.rows.values import Fields, number_of, optional_number, ranks_by, strength_of, truth_of, value_of
 from palate.corpus.rows.verdicts import Verdict, best_of, verdict
@@ -154,19 +154,24 @@ class Sides:
         return None
 
 
-def plain_names(row: Fields) -> dict[str, str]:
+def plain_names(row: Fields) -> Mapping[str, str]:
     """The columns of a row by their plain names."""
-    return {_plain_name(name): name for name in row}
+    return _plain_names(tuple(row))
 
 
-@lru_cache(maxsize=1 << 12)
-def _plain_name(name: str) -> str:
-    return re.sub(r"[\W_]+", "_", name.strip().lower())
+@lru_cache(maxsize=1 << 8)  # the rows of a file have the same columns, but for those that are null
+def _plain_names(columns: tuple[str, ...]) -> Mapping[str, str]:
+    return {re.sub(r"[\W_]+", "_", name.strip().lower()): name for name in columns}
 
 
-def sides_of(row: Fields, stems: Sequence[str] = _RESPONSES) -> Sides | None:
+def sides_of(row: Fields, stems: tuple[str, ...] = _RESPONSES) -> Sides | None:
     """The responses of a row, if two or more stand side by side."""
-    names = plain_names(row)
+    return _sides_among(tuple(row), stems)
+
+
+@lru_cache(maxsize=1 << 8)
+def _sides_among(columns: tuple[str, ...], stems: tuple[str, ...]) -> Sides | None:
+    names = _plain_names(columns)
     for stem in stems:
         for endings in _ENDINGS:
             for form in _FORMS:

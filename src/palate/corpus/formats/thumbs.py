@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from palate.corpus.formats.demonstrations import PROMPT_RESPONSE_KEYS, answers_transcript
 from palate.corpus.formats.sides import LABELERS, by_model, column_of, name_of
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import (
     answer,
     asked,

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from palate.corpus.formats.labeling_tools import PROMPTS, each_judgement, ranking_of_names
 from palate.corpus.formats.sides import by_model, name_of, sides_of
 from palate.corpus.formats.thumbs import thumb
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import answer, asked, messages_of, prompt_of, response_of
 from palate.corpus.rows.values import (
     Fields,

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import label
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.row import Row
 from palate.corpus.rows.values import Fields, is_number, number_of, object_of, optional_text, ranks_by, text_of
 from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from palate.corpus.rejections import Malformed
+from palate.corpus.rows.rejections import Malformed
 from palate.corpus.rows.row import Row
 from palate.corpus.rows.turns import is_dialogue
 from palate.corpus.rows.values import structure_in

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from palate.corpus.rejections import Malformed
 from palate.corpus.rows.fields import label, peek
+from palate.corpus.rows.rejections import Malformed
 from palate.corpus.rows.values import Fields, is_truth, number_of, truth_of
 
 _LEARNS = ("learn", "train", "train_on_turn", "trainable", "loss", "weight", "loss_weight")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from palate.corpus.rejections import Rejected
+from palate.corpus.rows.rejections import Rejected
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import is_null, label, plain
 from palate.corpus.rows.marks import MARKS, is_learned, learned_by_row
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.values import (
     Fields,
     kind_of,

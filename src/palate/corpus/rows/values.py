@@ -14,8 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from palate.corpus.rejections import Malformed, Unusable
 from palate.corpus.rows.fields import is_null, label
+from palate.corpus.rows.rejections import Malformed, Unusable
 
 Fields: TypeAlias = Mapping[str, Any]
 

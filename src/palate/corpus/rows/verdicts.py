@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any, Self
 
-from palate.corpus.rejections import Malformed, Unusable
+from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.values import ranks_by
 from palate.errors import DataError
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from palate.corpus.duplicates import Unique
-from palate.corpus.files import file_suffix
-from palate.corpus.preview import Preview, preview
+from palate.corpus.accounting.duplicates import Unique
+from palate.corpus.containers.files import file_suffix
+from palate.corpus.first_records import Preview, preview
 from palate.corpus.reading import iterate, prompt_of
-from palate.corpus.rejections import Malformed, Rejections, Unusable
+from palate.corpus.rows.rejections import Malformed, Rejections, Unusable
 from palate.errors import DataError
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import Batch

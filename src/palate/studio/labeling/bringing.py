@@ -13,10 +13,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, field_validator
 from starlette.concurrency import run_in_threadpool
 
+from palate.corpus.catalogue.all_formats import FORMATS
+from palate.corpus.catalogue.format import Item
+from palate.corpus.first_records import Preview
 from palate.corpus.formats.columns import MAPPABLE
-from palate.corpus.formats.format import Item
-from palate.corpus.formats.table import FORMATS
-from palate.corpus.preview import Preview
 from palate.corpus.rows.verdicts import MEANINGS
 from palate.errors import ConflictError
 from palate.feedback.store.tables import User

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.feedback.labelers import gold
 from palate.feedback.labelers.gold import DEFAULT_THRESHOLD, ItemResult, PersonResult

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from palate.corpus.catalogue.format import shaped
+from palate.corpus.catalogue.own import is_own
 from palate.corpus.formats import (
     better_worse,
     columns,
@@ -16,8 +18,6 @@ from palate.corpus.formats import (
     thumbs,
     tool_exports,
 )
-from palate.corpus.formats.format import shaped
-from palate.corpus.formats.own import is_own
 from palate.corpus.rows.values import Fields
 from palate.corpus.rows.verdicts import is_thumb
 from palate.records import Demonstration, Ranking

@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 from palate.corpus.accounting.account import Account
-from palate.corpus.files import read_rows
-from palate.corpus.formats.format import Item
+from palate.corpus.catalogue.format import Item
+from palate.corpus.containers.files import read_rows
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections, shown
 from palate.corpus.rows.fields import has_value
+from palate.corpus.rows.rejections import Rejections, shown
 from palate.errors import DataError
 
 _LOOKED_AT = 40  # rows

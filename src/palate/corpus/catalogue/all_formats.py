@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from palate.corpus.catalogue.format import Format, shaped
+from palate.corpus.catalogue.own import OWN_KINDS, is_own, own_records
+from palate.corpus.catalogue.preference_formats import PREFERENCES
 from palate.corpus.formats import demonstrations, trees
-from palate.corpus.formats.format import Format, shaped
-from palate.corpus.formats.own import OWN_KINDS, is_own, own_records
-from palate.corpus.formats.preferences import PREFERENCES
 from palate.records import Demonstration, Prompt, Ranking
 
 _ALL = (

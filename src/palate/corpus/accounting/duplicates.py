@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from palate.corpus.formats.format import Item
-from palate.corpus.rejections import Rejections
+from palate.corpus.catalogue.format import Item
+from palate.corpus.rows.rejections import Rejections
 from palate.records import Candidates, Demonstration, Prompt, Ranking, Response, content_id
 
 _SIZE, _FEWEST = 16, 1 << 12  # bytes of a hash; places to begin with

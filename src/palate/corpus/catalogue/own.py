@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from palate.corpus.formats.format import Item, OwnKind, Parser
-from palate.corpus.rejections import Malformed
+from palate.corpus.catalogue.format import Item, OwnKind, Parser
 from palate.corpus.rows.fields import plain
+from palate.corpus.rows.rejections import Malformed
 from palate.corpus.rows.values import Fields
 from palate.records import Candidates, Demonstration, Message, Prompt, Ranking
 
