@@ -66,8 +66,8 @@ PLAN = {
     "studio/training": "cli corpus corpus/rows feedback/export feedback/store feedback/store/tables "
     "feedback/tasks recipe rewards run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/catalogue corpus/export corpus/formats corpus/rows feedback/export "
-    "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training studio/web "
-    "studio/web/charts",
+    "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training "
+    "studio/web studio/web/charts",
     "studio/overview": "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks "
     "studio/labeling studio/training studio/web studio/web/charts",
 }

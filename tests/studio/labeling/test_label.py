@@ -720,5 +720,5 @@ def test_markdown_code_and_lines_are_shown_as_meant(studio: Studio, client_of: C
     text = "**bold**\nnext line\n\n```python\nif a < b:\n    pass\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |"
     html = client_of("labeler").post("/api/tasks/preview", json={"text": text}).json()["html"]
     assert '<p dir="auto"><strong>bold</strong>\nnext line</p>' in html
-    assert "<pre><code>if a &lt; b:\n    pass\n</code></pre>" in html
-    assert "<td>1</td>" in html
+    assert '<pre dir="auto"><code>if a &lt; b:\n    pass\n</code></pre>' in html
+    assert '<td dir="auto">1</td>' in html
