@@ -305,8 +305,12 @@ def _words(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _is_named(name: str, account: Account) -> bool:
     """Whether a field stands in a column that the report names."""
-    name = name.removeprefix(f"{account.around.key}.")
-    return any(f"{name}.".startswith(f"{unused}.") or name.endswith(f".{unused}") for unused in account.unused)
+    names = {name, name.removeprefix(f"{account.around.key}.")}
+    return any(
+        f"{each}.".startswith(f"{unused}.") or each.endswith(f".{unused}")
+        for each in names
+        for unused in account.unused
+    )
 
 
 def fuzz(*, seed: int, examples: int | None = None, seconds: float | None = None) -> list[str]:

@@ -119,6 +119,7 @@ HARMLESS = [
         "num_turns": 2,
     },
     {**SHOWN, "score_id": 3, "is_long": True, "created": "2020-01-01", "language": "en"},
+    {**SHOWN, "has_context": True, "custom_instruction": False, "tools_used": 2},
     {"messages": TURNS, "prompt": "Name a tree.", "prompt_id": "x"},
     {**PAIR, "messages": TURNS},
     {"prompt": "Name a tree.", "category": "trees and cows", "idx": 3},

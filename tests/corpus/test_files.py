@@ -171,6 +171,7 @@ TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho
         ({"my rows": ROWS, "by": ["me"]}, ROWS, Wrapper("my rows", {"by": ["me"]})),
         ({"instruction": "a", "instances": [{"b": "c"}]}, [{"instruction": "a", "instances": [{"b": "c"}]}], Wrapper()),
         ({"messages": TURNS, "train": [True]}, [{"messages": TURNS, "train": [True]}], Wrapper()),
+        ({"context": TURNS, "marks": [{"score": 1}]}, [{"context": TURNS, "marks": [{"score": 1}]}], Wrapper()),
         (TURNS, [{"messages": TURNS}], Wrapper()),
         ([TURNS, TURNS], [{"messages": TURNS}] * 2, Wrapper()),
         (json.dumps({"a": 1}), [{"a": 1}], Wrapper()),
@@ -313,3 +314,9 @@ def test_memory_does_not_grow_with_the_file(write: Write, name: str) -> None:
 def test_suffix_and_hash(write: Write) -> None:
     assert file_suffix(Path("a.b/pairs.JSONL.GZ")) == ".jsonl"
     assert sha256(write("empty.txt", "")) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_semicolons_stand_for_commas_where_there_are_none(write: Write) -> None:
+    """Spreadsheets write them where the comma divides decimals; a text may hold either."""
+    assert seen(write("rows.csv", 'a;b\n"x;y";1,5\n')) == [(2, {"a": "x;y", "b": "1,5"})]
+    assert seen(write("more.csv", "a,b;c\n1,2\n")) == [(2, {"a": "1", "b;c": "2"})]

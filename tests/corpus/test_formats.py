@@ -87,6 +87,8 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
     ("prompt-response", {"prompt": "Name a fruit.", "response": "A pear."}, [PEAR]),
     ("prompt-response", {"prompt": [USER], "completion": [GOOD], "flavour": "sweet"}, [PEAR]),
     ("prompt-response", {"question": "Name a fruit.", "answer": "A pear."}, [PEAR]),
+    ("prompt-response", {"system_prompt": "", "question": "Name a fruit.", "response": "A pear."}, [PEAR]),
+    ("prompt-response", {"input": "Name a fruit.", "output": "A pear."}, [PEAR]),
     ("prompt-response", {"instruction": "Name a fruit.", "response": "A pear.", "category": "food"}, [PEAR]),
     ("alpaca", {"instruction": "Name a fruit.", "input": "", "output": "A pear.", "text": "whole"}, [PEAR]),
     ("alpaca", {"instruction": "Name a fruit.", "output": "A pear."}, [PEAR]),

@@ -53,6 +53,21 @@ def thumb(rating: float, prompt: Prompt = BIRD, text: str = "A wren.", **rest: A
 
 CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
     (
+        "trl-explicit",
+        {"prompt": "Name a bird.", "chosen": "A wren.", "rejected": "A spoon.", "annotator_id": 7},
+        [ranked(BIRD, "A wren.", "A spoon.", labeler="7")],
+    ),
+    (
+        "list",
+        {
+            "instruction": "Name a bird.",
+            "generations": ["A wren.", "A spoon."],
+            "ratings": [4, 2],
+            "model_names": ["x", "y"],
+        },
+        [ranked(BIRD, "A wren.", "A spoon.", models="x y", strength=2.0)],
+    ),
+    (
         "helpsteer3",
         {
             "domain": "general",
@@ -216,6 +231,11 @@ CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
         [ranked(BIRD, "A wren.", "A spoon.", models="one two", strength=3.5)],
     ),
     ("better-worse", {"question": "Name a bird.", "response_j": "A wren.", "response_k": "A spoon.", "qid": 3}, [PAIR]),
+    (
+        "sides",
+        {"prompt": "Name a bird.", "response_a": "A spoon.", "response_b": "A wren.", "preferred_response": "A wren."},
+        [ranked(BIRD, "A spoon.", "A wren.", ranks=(2, 1))],
+    ),
     (
         "sides",
         {"user_prompt": "Name a bird.", "model_a_response": "A wren.", "model_b_response": "A spoon."}

@@ -43,12 +43,14 @@ class Read(Generic[T]):
         rejected: counts of what gave no record, to be shown.
         files: SHA-256 of every file by its path, for the run's lineage.
         places: file and line of every record.
+        accounts: of every file, what became of its columns.
     """
 
     records: tuple[T, ...]
     rejected: Rejections
     files: Mapping[str, str]
     places: tuple[tuple[Path, int], ...]
+    accounts: tuple[Account, ...] = ()
 
     def leave_out(self, record: T, reason: str) -> None:
         """Count one of the records as rejected after all, with its file and line."""
@@ -200,7 +202,8 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
     paths: Sequence[Path] = paths_of(data.path)
     records: list[T] = []
     places: list[tuple[Path, int]] = []
-    for path in paths:
+    accounts = [Account(path) for path in paths]
+    for path, account in zip(paths, accounts, strict=True):
         items = iterate(
             path,
             kind,
@@ -212,6 +215,7 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
             verdicts=data.verdicts,
             join=data.join,
             strict=True,
+            account=account,
         )
         for line, item in items:
             if isinstance(item, kind) and unique(item):
@@ -224,7 +228,11 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
     files = {str(source): sha256(source) for source in sources}
     kept = _limited(records, data.limit)
     return Read(
-        tuple(records[index] for index in kept), rejections, files, places=tuple(places[index] for index in kept)
+        tuple(records[index] for index in kept),
+        rejections,
+        files,
+        places=tuple(places[index] for index in kept),
+        accounts=tuple(accounts),
     )
 
 

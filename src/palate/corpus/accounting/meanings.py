@@ -55,6 +55,7 @@ _PICTURE = re.compile(rf"(?!https?:)\S+\.(?:{_MEDIA})|data:(?:image|audio|video)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _DEEPEST = 4
 _SENTENCE = 4  # words
+_SAID_IN_WORDS = frozenset({"a system prompt", "history", "a question", "tools"})
 HARD = frozenset({"a system prompt", "history", "tools", "images", "what must not be learned"})
 """What changes the meaning of columns that a user has named by hand; of the rest such a user has said enough."""
 
@@ -65,7 +66,8 @@ def meanings(path: str, value: Any, *, only_prompts: bool = False) -> Iterator[t
     Args:
         only_prompts: nothing but prompts is read, so that answers matter too.
     """
-    if meaning := _by_name(path.rpartition(".")[2], only_prompts) or _by_value(value, only_prompts):
+    name = path.rpartition(".")[2]
+    if meaning := _by_name(name, value, only_prompts) or _by_value(value, only_prompts):
         yield path, meaning
     elif isinstance(value, Mapping) and path.count(".") < _DEEPEST:
         for key, each in value.items():
@@ -77,11 +79,14 @@ def meanings(path: str, value: Any, *, only_prompts: bool = False) -> Iterator[t
         yield from sorted(found)
 
 
-def _by_name(name: str, only_prompts: bool) -> str:
+def _by_name(name: str, value: Any, only_prompts: bool) -> str:
     words = [word.lower() for word in _WORD.findall(name)]
     if not _NOT_SAID.isdisjoint(words):
         return ""
-    meaning = next((_MEANINGS[word] for word in words if word in _MEANINGS), "")
+    meanings_of_words = [_MEANINGS[word] for word in words if word in _MEANINGS]
+    if isinstance(value, int | float):  # also true and false: they say that there is one, or how many
+        meanings_of_words = [meaning for meaning in meanings_of_words if meaning not in _SAID_IN_WORDS]
+    meaning = next(iter(meanings_of_words), "")
     return meaning or ("an answer" if only_prompts and not _ANSWERS.isdisjoint(words) else "")
 
 

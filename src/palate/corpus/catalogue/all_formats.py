@@ -29,7 +29,7 @@ _ALL = (
     ),
     shaped(
         "prompt-response",
-        "prompt, response | prompt, completion | question, answer | instruction, response",
+        "prompt (question, instruction, query, input) with response (completion, answer, output)",
         *map(" ".join, demonstrations.PROMPT_RESPONSE_KEYS),
         parsers={Demonstration: demonstrations.prompt_response},
         fits=lambda row: not is_own(row),

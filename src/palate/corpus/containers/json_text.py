@@ -209,10 +209,17 @@ def _keys(window: _Window) -> Iterator[str]:
 
 
 def _only_list(fields: Mapping[str, Any]) -> str:
-    """The one field that can hold rows: a list of objects that are no turns, in an object that is no row itself."""
-    lists = [key for key, value in fields.items() if isinstance(value, list) and value and _are_rows(value)]
-    is_row = any(isinstance(value, dict) for value in fields.values()) or not _RECORD.isdisjoint(fields)
-    return lists[0] if len(lists) == 1 and not is_row else ""
+    """The one field that can hold rows: a list of objects that are no turns, in an object that is no row itself.
+
+    What stands beside rows is plain (a version, names); an object that holds other objects too is a record.
+    """
+    nested = [key for key, value in fields.items() if isinstance(value, dict) or _holds_objects(value)]
+    holds_rows = len(nested) == 1 and isinstance(fields[nested[0]], list) and _are_rows(fields[nested[0]])
+    return nested[0] if holds_rows and _RECORD.isdisjoint(fields) else ""
+
+
+def _holds_objects(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(each, dict) for each in value)
 
 
 def _are_rows(value: list[Any]) -> bool:

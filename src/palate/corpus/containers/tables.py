@@ -25,8 +25,12 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def table_rows(stream: io.BufferedReader, path: Path, delimiter: str) -> Iterator[Row]:
-    """The rows of a table whose first line names the columns."""
+    """The rows of a table whose first line names the columns; semicolons may stand for commas."""
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+    first = stream.readline(_LONGEST_CELL)
+    stream.seek(0)
+    if delimiter == "," and b"," not in first and b";" in first:
+        delimiter = ";"  # as spreadsheets write it where the comma divides decimals
     with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
         reader = csv.reader(text, delimiter=delimiter, strict=True)  # strict: an open quote would swallow the rest
         header = _header(reader, path)

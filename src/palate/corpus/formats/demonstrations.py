@@ -27,12 +27,11 @@ from palate.records import Demonstration, Message, Prompt
 
 Demonstrations: TypeAlias = Iterator[Demonstration | Unusable]
 
-PROMPT_RESPONSE_KEYS = (
-    ("prompt", "response"),
-    ("prompt", "completion"),
-    ("question", "answer"),
-    ("instruction", "response"),
-    ("query", "response"),
+PROMPT_RESPONSE_KEYS = tuple(
+    (prompt, response)
+    for prompt in ("prompt", "question", "instruction", "query", "input")
+    for response in ("response", "completion", "answer", "output")
+    if (prompt, response) != ("instruction", "output")  # is alpaca's
 )
 PROMPT_KEYS = ("prompt", "question", "instruction")
 

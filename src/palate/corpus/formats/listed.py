@@ -19,6 +19,7 @@ from palate.corpus.rows.values import Fields, list_of, number_of, ranks_by, valu
 from palate.corpus.rows.verdicts import Told, Unclear, plain, shown, verdict
 from palate.records import Prompt, Ranking, Response
 
+_MODELS = ("models", "model_names")
 _LISTS = (
     "responses",
     "answers",
@@ -45,7 +46,7 @@ def in_lists(row: Fields) -> frozenset[str]:
     judged = _judged_by(row, row[answers])
     if judged is None:
         return frozenset()
-    more = (column_of(row, names) for names in (LABELERS, ("models",), ("system",)))
+    more = (column_of(row, names) for names in (LABELERS, _MODELS, ("system",)))
     return frozenset(filter(None, (prompt, answers, judged if judged in row else None, *more)))
 
 
@@ -72,7 +73,7 @@ def ranked_list(row: Fields) -> Iterator[Ranking]:
         responses = [_response_of(answer) for answer in answers]
         numbers = [number_of(value_of(answer, judged), judged) for answer in answers]
     else:
-        models = _names(row, "models", len(answers))
+        models = _names(row, column_of(row, _MODELS) or "", len(answers))
         responses = [
             response_of(answer, "response", model=model) for answer, model in zip(answers, models, strict=True)
         ]

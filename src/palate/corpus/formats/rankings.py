@@ -7,10 +7,12 @@ Dialogues that part earlier compare two conversations, not two answers to one pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
 from typing import Any, TypeAlias
 
 from palate.corpus.formats.demonstrations import answers_transcript
+from palate.corpus.formats.sides import LABELERS, column_of, name_of
 from palate.corpus.formats.thumbs import thumbs
 from palate.corpus.rows.fields import label
 from palate.corpus.rows.rejections import Malformed, Unusable
@@ -47,6 +49,7 @@ Rankings: TypeAlias = Iterator[Ranking | Unusable]
 
 _SIDES = ("chosen", "rejected")
 PROMPT_KEYS = ("prompt", "question", "query", "input")
+_JUDGED_BY = tuple(name for name in LABELERS if name != "user")  # which may be what the user said
 _SHARED = ("prompt", "system", "system_prompt", "history", "tools")  # of rated responses that stand together
 
 
@@ -55,6 +58,21 @@ def pair(prompt: Prompt, better: Response, worse: Response, strength: float | No
     return Ranking(prompt=prompt, responses=(better, worse), ranks=(1, 2), strength=strength)
 
 
+def by_labeler(read: Callable[[Fields], Rankings]) -> Callable[[Fields], Rankings]:
+    """A parser of pairs whose rankings keep who judged, where a column names them."""
+
+    @wraps(read)
+    def parse(row: Fields) -> Rankings:
+        column = column_of(row, _JUDGED_BY)
+        for item in read(row):
+            if column is not None and isinstance(item, Ranking):
+                item = item.model_copy(update={"labeler": name_of(row[column])})
+            yield item
+
+    return parse
+
+
+@by_labeler
 def hh(row: Fields) -> Rankings:
     """chosen, rejected: whole transcripts with Human: and Assistant: before every turn."""
     chosen, rejected = (turns_of_transcript(text_of(row, key), label(row, key)) for key in ("chosen", "rejected"))
@@ -81,6 +99,7 @@ def last_turns(
     return pair(prompt, answer(chosen[-1]), answer(rejected[-1]), strength)
 
 
+@by_labeler
 def trl_explicit(row: Fields) -> Rankings:
     """prompt (or question, query, input), chosen, rejected: texts or turns, which may repeat the prompt.
 
@@ -140,6 +159,7 @@ def _within(part: Sequence[Message], whole: Sequence[Message]) -> bool:
     return any(tuple(whole[start : start + size]) == tuple(part) for start in range(len(whole) - size + 1))
 
 
+@by_labeler
 def trl_implicit(row: Fields) -> Rankings:
     """chosen, rejected: turns, or texts whose common beginning, up to a blank, is the prompt (margin: strength)."""
     strength = _strength(row)
@@ -172,6 +192,7 @@ def llama_factory(row: Fields) -> Rankings:
     yield pair(*_answered(row, prompt))
 
 
+@by_labeler
 def ms_swift(row: Fields) -> Rankings:
     """messages that end with the preferred answer, and rejected_response (a text) or rejected_messages (turns)."""
     turns = conversation_of(row, "messages")
@@ -186,6 +207,7 @@ def ms_swift(row: Fields) -> Rankings:
     yield pair(prompt, answer(turns[-1]), worse)
 
 
+@by_labeler
 def alpaca_preference(row: Fields) -> Rankings:
     """instruction, input, chosen, rejected."""
     yield pair(*_answered(row, instruction_prompt(row)))

@@ -21,7 +21,7 @@ from palate.corpus.rows.fields import label, peek
 from palate.corpus.rows.rejections import Malformed, Unusable
 from palate.corpus.rows.turns import prompt_of, response_of
 from palate.corpus.rows.values import Fields, number_of, optional_number, ranks_by, strength_of, truth_of, value_of
-from palate.corpus.rows.verdicts import Verdict, best_of, verdict
+from palate.corpus.rows.verdicts import Verdict, best_of, understood, verdict
 from palate.records import Prompt, Provenance, Ranking, Response, Source
 
 _FORMS = ("{0}_{1}", "{0}{1}", "{1}_{0}", "model_{1}_{0}")
@@ -316,7 +316,10 @@ def _verdicts(row: Fields, sides: Sides, models: Sequence[str]) -> Iterator[tupl
     if loser and verdict(row[loser], loser, known).ranks == verdict(row[column], column, known).ranks:
         raise Malformed(f"{column!r} and {loser!r} name the same response")
     scores = _scores(row, sides)
-    for name, found in votes(row[column], column, known):
+    judged = row[column]
+    if isinstance(judged, str) and not understood(judged, known):  # perhaps the better text itself
+        judged = next((side for side in sides.columns if peek(row, side) == judged), judged)
+    for name, found in votes(judged, column, known):
         yield name, found if isinstance(found, Unusable) else _by_scores(found, scores)
 
 
