@@ -23,7 +23,7 @@ from palate.studio.chat import worker as module
 
 CHATTY = """
 import os
-from palate.lm import zoo
+from palate.lm.sources import zoo
 from palate.studio.chat import worker
 load = zoo.load_language_model
 def chatty(*args, **settings):
@@ -164,7 +164,7 @@ def test_generations_take_turns_and_one_can_be_cancelled(worker: Worker, talker:
             '{"op": "generate", "id": "x", "model": "tiny", "prompt": '
             '{"messages": [{"role": "assistant", "content": ""}]}}',
             "ValidationError",
-            "a prompt ends with a user, system or tool turn",
+            "a prompt ends with a user or system turn",
         ),
         (
             json.dumps({"op": "generate", "id": "x", "model": "tiny", "prompt": says("a" * 2000)}),

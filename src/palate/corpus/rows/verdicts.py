@@ -54,7 +54,7 @@ _DOWN = _listed(
     "false | 0 | -1 | no | n | bad | undesirable | undesired | down | thumbs down | thumb down | thumbsdown |"
     "dislike | disliked | negative | neg | downvote | rejected | 👎"
 )
-_MEANINGS = (*_LETTERS, "tie", "both_bad", "both_good", "up", "down", "skip")
+MEANINGS = (*_LETTERS, "tie", "both_bad", "both_good", "up", "down", "skip")
 
 _NUMBER = re.compile(r"([+-]?\d+)(?:\.0*)?")
 _SIGN = re.compile(r"(>+|<+|=+|≻+|≺+)")
@@ -119,7 +119,7 @@ def meanings_of(words: Mapping[str, str]) -> Mapping[str, str]:
         DataError: a meaning that there is not.
     """
     for word, meaning in words.items():
-        if meaning not in _MEANINGS:
+        if meaning not in MEANINGS:
             raise DataError(
                 f"verdict {word}={meaning}: a value means a, b (c, ... of more than two), tie, both_bad, both_good, "
                 "up, down or skip"

@@ -1,15 +1,15 @@
-"""The models of the workspace for anything that speaks the OpenAI protocol: `/v1/models`, `/v1/chat/completions`.
+"""The models of the workspace for anything that speaks the OpenAI protocol.
 
     client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="palate_...")
     client.chat.completions.create(model="smollm2-135m", messages=[...], stream=True)
 
-Supported are ``messages`` of text, ``temperature`` (0 is greedy), ``max_tokens`` or ``max_completion_tokens``, ``n`` up
-to 4, ``seed``, ``stop``, ``stream`` and ``stream_options.include_usage``. Names of other parameters are known as well:
-those that change nothing in a response are accepted, those that would are refused unless they ask for what happens
-anyway, and so is whatever is not known. Errors have OpenAI's shape.
+`/v1/models`, `/v1/chat/completions`, and `/v1/completions` for texts that are continued with no template around them.
+`requests.py` says what may be asked: a parameter that is not there is accepted if it changes nothing, and otherwise
+refused by name. Errors have OpenAI's shape and words.
 
 With a stop string nobody counts how many tokens were drawn, so ``usage`` is then left out. Left out altogether are
-tools, images, log-probabilities, top-p and penalties. Nothing that is said here is stored.
+images, forced formats, the log-probabilities of a prompt (``echo``), and reading calls of tools out of what a model
+writes: they stay its text. Nothing that is said here is stored.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from palate.errors import NotFoundError
 from palate.feedback.store import policies
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import Model
-from palate.studio.chat.generation import Done, Failed, Piece
-from palate.studio.chat.openai_protocol import ApiError, ChatRequest, Reply
+from palate.studio.chat.endpoint.errors import ApiError
+from palate.studio.chat.endpoint.replies import Bit, ChatReply, Reply, TextReply
+from palate.studio.chat.endpoint.requests import ChatRequest, CompletionRequest
 from palate.studio.chat.streaming import Draws
 from palate.studio.chat.talking import locator
+from palate.studio.chat.wire import Done, Failed, Piece
 from palate.studio.web.access import CHATTERS, Db, Home, Person, allow
+from palate.studio.web.workspace import Workspace
 
 Events: TypeAlias = AsyncGenerator[Piece | Done | Failed]
 Result = TypeVar("Result")
@@ -84,18 +87,31 @@ def one_model(home: Home, store: Db, model: str) -> dict[str, Any]:
 @router.post("/chat/completions", summary="A response to a conversation", response_model=None)
 @allow(CHATTERS)
 async def complete(request: Request, home: Home, store: Db, person: Person, asked: ChatRequest) -> Response:
-    """At once, or with ``stream`` in pieces."""
+    """At once, or with ``stream`` in pieces. A last turn of the assistant's is continued."""
+    return await _answer(request, home, store, person.id, ChatReply(asked))
+
+
+@router.post("/completions", summary="The continuation of a text", response_model=None)
+@allow(CHATTERS)
+async def complete_text(request: Request, home: Home, store: Db, person: Person, asked: CompletionRequest) -> Response:
+    """As it stands, with no template around it: at once, or with ``stream`` in pieces."""
+    return await _answer(request, home, store, person.id, TextReply(asked))
+
+
+async def _answer(request: Request, home: Workspace, store: Store, user_id: str, reply: Reply) -> Response:
+    asked = reply.request
     model = await asyncio.to_thread(_named, store, asked.model)
     generator: Draws = request.app.state.generator
     events = generator.stream(
         locator(home)(model.path),
-        [message.record() for message in asked.messages],
+        asked.prompt_messages,
         asked.sampling,
         secrets.randbelow(2**31) if asked.seed is None else asked.seed,
-        user=person.id,
+        user=user_id,
         num_responses=asked.n or 1,
+        raw=isinstance(asked, CompletionRequest),
+        tools=asked.definitions,
     )
-    reply = Reply(asked)
     first = await _while_connected(request, anext(events))
     if isinstance(first, Failed):
         raise _failure(first)
@@ -118,21 +134,23 @@ async def _collect(reply: Reply, first: Piece | Done, events: Events) -> None:
 async def _chunks(reply: Reply, first: Piece | Done, events: Events) -> AsyncIterator[bytes]:
     """Server-sent events as the protocol has them; an error after the first one is an event as well."""
     for index in range(len(reply.choices)):
-        yield _line(reply.chunk(index, {"role": "assistant", "content": ""}))
+        if (opening := reply.opening(index)) is not None:
+            yield _line(opening)
     async with aclosing(_from(first, events)) as drawn:
         async for event in drawn:
             if isinstance(event, Failed):
                 yield _line(_failure(event).body())
                 return
-            had_ended = reply.choices[event.index].finish_reason
-            index, text = reply.take(event)
-            if text:
-                yield _line(reply.chunk(index, {"content": text}))
-            if not had_ended and (reason := reply.choices[index].finish_reason):
-                yield _line(reply.chunk(index, {}, reason))
+            choice = reply.choices[event.index]
+            had_ended = choice.finish_reason
+            bit = choice.take(event)
+            if bit.text or bit.tokens:
+                yield _line(reply.chunk(event.index, bit))
+            if choice.finish_reason and not had_ended:
+                yield _line(reply.chunk(event.index, Bit(""), choice.finish_reason))
             if reply.is_complete:
                 break
-    if reply.request.stream_options and reply.request.stream_options.include_usage:
+    if reply.request.includes_usage:
         yield _line(reply.counts())
     yield format_sse_event(data_str="[DONE]")
 
@@ -169,7 +187,9 @@ def _failure(failed: Failed) -> ApiError:
         case "DataError":
             return ApiError(400, failed.message, code="context_length_exceeded", param="messages")
         case "TemplateError":
-            return ApiError(400, failed.message, param="messages")
+            return ApiError(400, failed.message, code="invalid_value", param="messages")
+        case "RecipeError":
+            return ApiError(400, failed.message, code="invalid_value", param="logit_bias")
         case "ModelError":
             return ApiError(404, failed.message, code="model_not_found", param="model")
     return ApiError(503, failed.message)
@@ -179,7 +199,7 @@ def _named(store: Store, name: str) -> Model:
     with store.read() as session:
         found = session.scalars(select(Model).where(Model.name == name, Model.kind == "policy")).first()
     if found is None:
-        raise NotFoundError(f"there is no model {name!r} here: GET /v1/models lists those there are")
+        raise NotFoundError(f"The model `{name}` does not exist here: GET /v1/models lists those that do.")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2 as httpx
 import openai
@@ -13,6 +14,8 @@ from tests.studio.conftest import ClientOf, Studio
 from tests.studio.fake import Fake, failed
 from tests.studio.live import TIMEOUT, Live
 
+from palate.feedback.store import policies
+from palate.lm.sources.builtin import byte_tokenizer
 from palate.studio.chat import wire
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -96,16 +99,19 @@ def test_a_stop_string(client: OpenAI) -> None:
 
 
 def test_errors(live: Live, client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="top_p is not supported here") as bad:
-        client.chat.completions.create(model="talker", messages=HI, top_p=0.5)
+    with pytest.raises(openai.BadRequestError, match="'reasoning_effort' is not supported here") as bad:
+        client.chat.completions.create(model="talker", messages=HI, reasoning_effort="low")
     assert (bad.value.code, bad.value.param, bad.value.type) == (
         "unsupported_parameter",
-        "top_p",
+        "reasoning_effort",
         "invalid_request_error",
     )
-    with pytest.raises(openai.BadRequestError, match="less than or equal to 4"):
+    with pytest.raises(openai.BadRequestError, match="Expected a value <= 4, but got 9 instead"):
         client.chat.completions.create(model="talker", messages=HI, n=9)
-    with pytest.raises(openai.NotFoundError, match="there is no model 'gpt'") as missing:
+    with pytest.raises(openai.BadRequestError, match="there is no token 5000 to bias") as bias:
+        client.chat.completions.create(model="talker", messages=HI, logit_bias={"5000": 1})
+    assert bias.value.param == "logit_bias"
+    with pytest.raises(openai.NotFoundError, match="The model `gpt` does not exist") as missing:
         client.chat.completions.create(model="gpt", messages=HI)
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError, match="do not fit the model's context") as long:
@@ -115,6 +121,94 @@ def test_errors(live: Live, client: OpenAI) -> None:
     with stranger, pytest.raises(openai.AuthenticationError) as nobody:
         stranger.models.list()
     assert nobody.value.code == "invalid_api_key"
+
+
+def test_a_loop_of_five_turns_with_the_clients_own_messages(client: OpenAI) -> None:
+    """As every tutorial writes it: the reply's message, as the client built it, goes back with the next turn."""
+    messages: list[Any] = []
+    for turn in range(5):
+        messages.append({"role": "user", "content": f"Turn {turn}"})
+        reply = client.chat.completions.create(
+            model="talker", messages=messages, max_tokens=4, seed=turn, logprobs=True, top_logprobs=2
+        )
+        message, logprobs = reply.choices[0].message, reply.choices[0].logprobs
+        assert logprobs is not None
+        assert "".join(token.token for token in logprobs.content or ()) == message.content
+        messages.append(message if turn % 2 else message.model_dump())
+    assert [message["role"] if isinstance(message, dict) else message.role for message in messages] == [
+        "user",
+        "assistant",
+    ] * 5
+
+
+def test_a_loop_of_five_turns_streamed(client: OpenAI) -> None:
+    messages: list[Any] = []
+    for turn in range(5):
+        messages.append({"role": "user", "content": f"Turn {turn}"})
+        with client.chat.completions.create(
+            model="talker", messages=messages, max_tokens=4, seed=turn, stream=True
+        ) as stream:
+            pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+        assert len("".join(pieces)) == 4
+        messages.append({"role": "assistant", "content": "".join(pieces), "refusal": None, "tool_calls": None})
+    assert len(messages) == 10
+
+
+def test_logprobs_in_a_stream_are_those_of_the_whole(client: OpenAI) -> None:
+    settings: dict[str, Any] = {"model": "talker", "messages": HI, "max_tokens": 6, "seed": 3, "logprobs": True}
+    whole = client.chat.completions.create(**settings, top_logprobs=3).choices[0].logprobs
+    with client.chat.completions.create(**settings, top_logprobs=3, stream=True) as stream:
+        told = [
+            token for chunk in stream if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content or ()
+        ]
+    assert whole is not None
+    assert whole.content == told
+    assert [len(token.top_logprobs) for token in told] == [3] * 6
+    for token in told:
+        best = [each.logprob for each in token.top_logprobs]
+        assert best == sorted(best, reverse=True)
+        assert token.logprob <= best[0] < 0
+
+
+def test_what_shapes_a_response(client: OpenAI) -> None:
+    settings: dict[str, Any] = {"model": "talker", "messages": HI, "max_tokens": 12, "seed": 3}
+    (letter,) = byte_tokenizer()("q").input_ids
+    (plain, likeliest, biased) = (
+        client.chat.completions.create(**settings, **changes).choices[0].message.content or ""
+        for changes in ({"temperature": 0}, {"top_p": 0}, {"logit_bias": {str(letter): 100}})
+    )
+    assert likeliest == plain  # the most likely token alone is kept
+    assert biased == "q" * 12
+    penal = client.chat.completions.create(**settings, temperature=0, frequency_penalty=2, presence_penalty=2)
+    assert len(set(penal.choices[0].message.content or "")) >= len(set(plain))
+
+
+def test_the_assistants_turn_is_continued(client: OpenAI) -> None:
+    """What follows the beginning comes back, and with it made longer by that the rest is the same."""
+    settings: dict[str, Any] = {"model": "talker", "temperature": 0}
+    begun = [*HI, {"role": "assistant", "content": "Well"}]
+    longer = client.chat.completions.create(**settings, messages=begun, max_tokens=8).choices[0].message.content
+    assert longer is not None
+    begun[-1]["content"] = "Well" + longer[:3]
+    rest = client.chat.completions.create(**settings, messages=begun, max_tokens=5).choices[0].message.content
+    assert rest == longer[3:]
+
+
+def test_a_text_is_continued(client: OpenAI) -> None:
+    settings: dict[str, Any] = {"model": "talker", "prompt": "Once upon a", "max_tokens": 6, "seed": 5, "logprobs": 2}
+    reply = client.completions.create(**settings)
+    (choice,) = reply.choices
+    assert (reply.object, choice.finish_reason, len(choice.text)) == ("text_completion", "length", 6)
+    assert choice.logprobs is not None
+    assert "".join(choice.logprobs.tokens or ()) == choice.text
+    assert choice.logprobs.text_offset == [0, 1, 2, 3, 4, 5]
+    assert all(likely and len(likely) == 2 for likely in choice.logprobs.top_logprobs or ())
+    assert reply.usage is not None
+    assert reply.usage.prompt_tokens == len("Once upon a")
+    with client.completions.create(**settings, stream=True) as stream:
+        assert "".join(chunk.choices[0].text for chunk in stream) == choice.text
+    with pytest.raises(openai.BadRequestError, match="'echo' is not supported here"):
+        client.completions.create(**settings, echo=True)
 
 
 def test_streams_are_bounded_for_each_person(client: OpenAI) -> None:
@@ -157,9 +251,28 @@ def _post(client: object, **body: object) -> httpx.Response:
     return client.post("/v1/chat/completions", json={"model": "base", "messages": HI, **body})  # type: ignore[attr-defined]
 
 
-def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
-    from palate.feedback.store import policies
+def test_a_loop_with_tools(studio: Studio, client_of: ClientOf) -> None:
+    """The client's own messages with a call and its result, and the tools: all of it reaches the model."""
+    fake = studio.app.state.generator = Fake("It rains.")
+    with studio.store.write() as session:
+        policies.base_policy(session, "base")
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    tool = {"type": "function", "function": {"name": "weather"}}
+    messages = [*HI, {"role": "assistant", "content": None, "tool_calls": [call], "audio": None}]
+    messages.append({"role": "tool", "tool_call_id": "c1", "content": "rain"})
+    reply = _post(client_of("chat"), messages=messages, tools=[tool], tool_choice="auto")
+    assert reply.json()["choices"][0]["message"]["content"] == "It rains."
+    assert fake.tools == [tool]
+    assert fake.asked == [("base", [("user", "Hi"), ("assistant", ""), ("tool", "rain")])]
 
+
+def test_tools_are_refused_where_the_template_does_not_know_them(client: OpenAI) -> None:
+    tool: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    with pytest.raises(openai.BadRequestError, match="the chat template does not show definitions of tools"):
+        client.chat.completions.create(model="talker", messages=HI, tools=[tool])
+
+
+def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
     client = client_of("chat")
     with studio.store.write() as session:
         policies.base_policy(session, "base")
@@ -176,8 +289,6 @@ def test_failures_of_the_worker(studio: Studio, client_of: ClientOf) -> None:
 
 
 def test_a_failure_in_the_middle_of_a_stream_is_an_event(studio: Studio, client_of: ClientOf) -> None:
-    from palate.feedback.store import policies
-
     class Breaks(Fake):
         async def stream(self, *args, **kwargs):
             yield wire.Piece(id="1", index=0, text="Hel")
