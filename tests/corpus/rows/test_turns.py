@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.corpus.test_formats import CASES
+from tests.corpus.formats.test_formats import CASES
 
 from palate.corpus import read_demonstrations
 from palate.corpus.reading import iterate
