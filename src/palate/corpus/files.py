@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
+from palate.corpus.public.sets import remedy
 from palate.corpus.rejections import Malformed, Rejected
 from palate.errors import DataError, MissingExtraError
 
@@ -64,7 +65,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         with _open(path) as stream:
             yield from reader(stream, path)
     except FileNotFoundError:
-        raise DataError("no such file", path=path) from None
+        raise DataError("no such file" + remedy(path), path=path) from None
     except UnicodeDecodeError as error:
         raise DataError(
             f"not UTF-8 text ({error.reason}); convert it first, for example with iconv", path=path
