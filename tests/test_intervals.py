@@ -71,6 +71,12 @@ def test_what_many_responses_to_a_prompt_add_narrows_a_share() -> None:
     assert widths[0] < 0.5 * widths[1]
 
 
+def test_one_large_prompt_among_small_ones_is_hardly_more_than_one_trial() -> None:
+    estimate = ratio_estimate([100.0, 1.0, 1.0, 1.0], [100.0, 1.0, 1.0, 1.0], seed=0, share=True)
+    assert estimate.high == 1.0
+    assert estimate.low == pytest.approx(0.025 ** (1 / (103**2 / 10003)))
+
+
 def test_both_ways_to_bootstrap_draw_the_same() -> None:
     above, below = np.tile([1.0, 0.0, 3.0, 2.0], 10), np.tile([2.0, 1.0, 3.0, 4.0], 10)
 

@@ -107,8 +107,6 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         "win_rate_low": found.win_rate.low,
         "win_rate_high": found.win_rate.high,
         "kl": found.kl.value,
-        "kl_low": found.kl.low,
-        "kl_high": found.kl.high,
         "left_out": data.rejected.total,
     }
     report = Report(f"{recipe.model} against {recipe.baseline}", f"{found.win_rate.num_prompts} held-out prompts")
