@@ -43,7 +43,7 @@ from lines import LINES, Line, Shape
 from palate.disk import json_text
 from palate.evals.theme import LIGHT, SERIES
 from palate.lm.chat import Chat
-from palate.lm.zoo import default_device, load_scalar_model, product_dtype, save
+from palate.lm.sources.zoo import default_device, load_scalar_model, product_dtype, save
 from palate.records import Message
 
 HERE = Path(__file__).resolve().parent

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from palate.corpus.files import read_rows
+from palate.corpus.containers.files import read_rows
 from palate.feedback.statistics.aggregate import collect_comparisons
 from palate.feedback.statistics.bradley_terry import bradley_terry, fit_labelers, fit_qualities, weights_of
 from palate.feedback.statistics.marginal import Parameters, Priors

@@ -31,7 +31,7 @@ from peak import peak_mb
 
 from palate.disk import json_text
 from palate.evals.theme import SERIES
-from palate.lm.zoo import load_language_model, save
+from palate.lm.sources.zoo import load_language_model, save
 from palate.recipe import PPORecipe, RewardRecipe, Sampling, parse_recipe
 from palate.records import Prompt
 from palate.rollout.local import LocalEngine

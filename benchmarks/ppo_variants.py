@@ -27,7 +27,7 @@ import torch
 from palate.corpus import read_texts
 from palate.evals.report import Report
 from palate.lm.encode import encode_texts
-from palate.lm.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model
 from palate.recipe import Data, PPORecipe, parse_recipe
 from palate.run.directory import Run
 from palate.stages import ppo

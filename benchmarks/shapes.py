@@ -8,7 +8,7 @@ import torch
 
 from palate.lm.decoder import Decoder
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model
 
 BASE = "smollm2-135m"
 """Whose tokenizer and remaining settings they have."""

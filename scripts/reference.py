@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: commands, recipes, metrics, files. With --check, fail if a page is stale."""
+"""Write docs/reference from the code. With --check, fail if what is there is stale."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ import palate
 from palate import recipe
 from palate.cli import build_parsers
 from palate.commands import STAGES
+from palate.corpus.catalogue.all_formats import FORMATS
+from palate.corpus.catalogue.format import KIND_NAMES, Format
+from palate.corpus.export import EXPORTERS
+from palate.corpus.formats import sides
+from palate.corpus.rows import verdicts
 from palate.run.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -45,7 +50,13 @@ def stale() -> list[str]:
 
 
 def _texts() -> dict[str, str]:
-    return {"commands.md": _commands(), "recipes.md": _recipes(), "metrics.md": _metrics(), "files.md": _files()}
+    return {
+        "commands.md": _commands(),
+        "recipes.md": _recipes(),
+        "metrics.md": _metrics(),
+        "formats.md": _formats(),
+        "files.md": _files(),
+    }
 
 
 def _commands() -> str:
@@ -54,6 +65,36 @@ def _commands() -> str:
         for name, parser in build_parsers().items():
             parts.append(f"## `{f'palate {name}'.strip()}`\n\n```text\n{parser.format_help().rstrip()}\n```\n")
     return "\n".join(parts)
+
+
+def _formats() -> str:
+    """What is read and what is written, by name, and the words of judgement."""
+    read = [f"| `{each.name}` | {_cell(each.shape)} | {_kinds(each)} |" for each in FORMATS.values()]
+    written = [f"| `{each.name}` | {_cell(each.shape)} |" for each in EXPORTERS.values()]
+    return "\n".join(
+        [
+            "# Formats\n",
+            "A file's format is recognised by its columns and by what stands in them; `--format` names it. [Your own "
+            "data](../guides/own-data.md) says how to name columns and explain judgements.\n",
+            "## Read\n",
+            "| name | columns | gives |",
+            "|---|---|---|",
+            *read,
+            "\n## Words of judgement\n",
+            f"```text\n{(verdicts.__doc__ or '').rstrip()}\n```",
+            "\n## Columns of responses side by side\n",
+            f"```text\n{(sides.__doc__ or '').rstrip()}\n```",
+            "\n## Written\n",
+            "| name | columns |",
+            "|---|---|",
+            *written,
+            "",
+        ]
+    )
+
+
+def _kinds(found: Format) -> str:
+    return ", ".join(KIND_NAMES[kind] for kind in found.parsers)
 
 
 def _recipes() -> str:

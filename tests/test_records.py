@@ -146,7 +146,7 @@ def test_records_are_frozen_and_strict() -> None:
 
 def test_a_prompt_ends_where_the_assistant_is_to_answer() -> None:
     turns = (Message(role="user", content="a"), Message(role="assistant", content="b"))
-    with pytest.raises(ValidationError, match="a prompt ends with a user, system or tool turn"):
+    with pytest.raises(ValidationError, match="a prompt ends with a user or system turn"):
         Prompt(messages=turns)
     with pytest.raises(ValidationError, match="at least 1 item"):
         Prompt(messages=())

@@ -19,7 +19,7 @@ import work
 from sides.gate import Gate
 
 import palate
-from palate.lm.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model
 from palate.recipe import DPORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, Sampling, SFTRecipe, parse_recipe
 from palate.records import Message, Prompt
 from palate.rollout.local import LocalEngine

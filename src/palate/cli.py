@@ -213,23 +213,18 @@ def _data(commands: _Group) -> None:
     def check(args: argparse.Namespace) -> int:
         preview = None
         if args.model:
-            chat = _import("palate.lm.zoo", "load_chat")(args.model, chat_template=args.chat_template)
-            preview = _import("palate.stages.preview", "Preview")(chat, max_length=args.max_length)
-        report = _import("palate.corpus.check", "check_data")(
-            args.files,
-            format=args.format,
-            fields=dict(args.field),
-            tags=args.tag,
-            see=preview and preview.add,
-        )
+            chat = _import("palate.lm.sources.zoo", "load_chat")(args.model, chat_template=args.chat_template)
+            preview = _import("palate.stages.inspection", "Preview")(chat, max_length=args.max_length)
+        check_data = _import("palate.corpus.check", "check_data")
+        report = check_data(args.files, **_said_of_files(args), see=preview and preview.add)
         print(report, flush=True)
         if preview is not None:
-            _import("palate.stages.preview", "show")(preview)
+            _import("palate.stages.inspection", "show")(preview)
         return 2 if report.failed else 0
 
     def import_(args: argparse.Namespace) -> int:
         report = _import("palate.corpus.check", "import_data")(
-            args.files, out=args.out, format=args.format, fields=dict(args.field), tags=args.tag, skip_bad=args.skip_bad
+            args.files, out=args.out, skip_bad=args.skip_bad, **_said_of_files(args)
         )
         print(report)
         return 2 if report.failed else 0
@@ -277,7 +272,39 @@ def _add_reading(parser: Parser) -> None:
         metavar="NAME=COLUMN",
         help="what a column holds; repeat",
     )
-    parser.add_argument("--tag", action="append", default=[], metavar="COLUMN", help="keep a column as a tag; repeat")
+    parser.add_argument(
+        "--tag", action="append", default=[], metavar="COLUMN", help="keep a column as a tag (a.b: one within another)"
+    )
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="COLUMN", help="leave a column out although it may matter"
+    )
+    parser.add_argument(
+        "--verdict",
+        type=_meaning,
+        action="append",
+        default=[],
+        metavar="VALUE=MEANING",
+        help="what a judgement means: a, b, tie, both_bad, both_good, up, down, skip; repeat",
+    )
+    parser.add_argument(
+        "--join",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="COLUMN=FILE",
+        help="add the columns of the row of FILE that has the same value of COLUMN; repeat",
+    )
+
+
+def _said_of_files(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "format": args.format,
+        "fields": dict(args.field),
+        "tags": args.tag,
+        "ignore": args.ignore,
+        "verdicts": dict(args.verdict),
+        "join": dict(args.join),
+    }
 
 
 def _stage(commands: _Group, stage: Stage) -> None:
@@ -373,8 +400,15 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _meaning(text: str) -> tuple[str, str]:
+    value, equals, meaning = text.rpartition("=")  # a value may be A=B
+    if not (value and equals and meaning):
+        raise argparse.ArgumentTypeError(f"{text!r} is not VALUE=MEANING, for example left=a")
+    return value, meaning
+
+
 def _formats() -> str:
-    formats = _import("palate.corpus.formats", "FORMATS").values()
+    formats = _import("palate.corpus.catalogue.all_formats", "FORMATS").values()
     return "formats:\n" + "\n".join(f"  {format.name:<20} {format.shape}" for format in formats)
 
 

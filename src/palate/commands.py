@@ -103,7 +103,9 @@ examples:
   palate data check chats.jsonl --model smollm2-135m"""
 
 DATA_IMPORT = """\
-Writes the records of files as Palate's own, one JSON object per line; exact duplicates are left out and counted.
+Writes the records of files as Palate's own, one JSON object per line. What repeats is counted and left out, but for
+judgements that nobody signed: each is a vote. A column that matters and is not read stops it; decide with --ignore,
+--tag, --field or --format.
 
 example:
   palate data import hh.jsonl.gz --out rankings.jsonl"""

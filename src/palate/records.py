@@ -80,8 +80,10 @@ class Message(Record):
     @property
     def parts(self) -> tuple[str, ...]:
         """What the turn says, for an id: role and content, and all else where there is any."""
+        if not (self.tool_calls or self.tool_call_id or self.name):
+            return (self.role, self.content)
         more = self.model_dump_json(exclude_defaults=True, exclude={"role", "content", "learn"})
-        return (self.role, self.content) if more == "{}" else (self.role, self.content, more)
+        return (self.role, self.content, more)
 
 
 class Prompt(Record):
@@ -100,7 +102,7 @@ class Prompt(Record):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.messages[-1].role == "assistant":
-            raise ValueError("a prompt ends with a user, system or tool turn, not the assistant's")
+            raise ValueError("a prompt ends with a user or system turn (or a tool's), not the assistant's")
         return self
 
     @classmethod
@@ -166,7 +168,7 @@ class Response(Record):
     @property
     def parts(self) -> tuple[str, ...]:
         """What it says, for an id: the text, and the calls where there are any."""
-        return (self.text, *self.message.parts[2:])
+        return (self.text, *self.message.parts[2:]) if self.tool_calls else (self.text,)
 
 
 class Candidates(Record):

@@ -13,10 +13,10 @@ from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Candidates, Prompt, Response
 
 
-def add_rankings(served: Served, count: int, k: int = 4) -> None:
+def add_rankings(served: Served, count: int, k: int = 4, kind: str = "ranking", **settings: Any) -> None:
     """A batch to rank; the text of each response says nothing of its place."""
     with served.store.write() as session:
-        batch = batches.create_batch(session, BatchPlan(name="Balcony"), by=None)
+        batch = batches.create_batch(session, BatchPlan(name="Balcony", kind=kind, settings=settings), by=None)
         batches.add_candidates(
             session,
             batch,
@@ -56,7 +56,7 @@ def lines(served: Served) -> list[Judgement]:
 
 
 def test_four_responses_are_ranked_with_the_keyboard_alone(served: Served) -> None:
-    add_rankings(served, count=2)
+    add_rankings(served, count=2, ratings=True)
     page = served.page_of("Lea")
     page.goto("/label")
     tab_to(page, "Begin")
@@ -72,7 +72,7 @@ def test_four_responses_are_ranked_with_the_keyboard_alone(served: Served) -> No
     press(page, "Enter")
     assert page.locator("#problem").inner_text() == "Say how good A is first."
     page.locator(".response.current").press("Escape")
-    press(page, "Shift+Digit7", "c")
+    press(page, "Shift+Digit7", "n")
     page.keyboard.type("B and C say the same 1234")
     page.wait_for_selector("#saved.saved:text('Saved')")
 
@@ -128,7 +128,7 @@ def test_four_responses_are_ranked_with_the_keyboard_alone(served: Served) -> No
 
 def test_pointer_and_bad_network(served: Served) -> None:
     """Dragging ranks as keys do; what the server did not get is kept in the browser, and handed in once it can be."""
-    add_rankings(served, count=1, k=3)
+    add_rankings(served, count=1, k=3, ratings=True)
     page = served.page_of("Max", viewport={"width": 390, "height": 800}, has_touch=True)
     page.goto("/label")
     page.get_by_role("button", name="Begin with Balcony").tap()
@@ -182,3 +182,59 @@ def drag(page: Any, source: str, target: str) -> None:
     page.mouse.down()
     page.mouse.move(*points[1], steps=4)
     page.mouse.up()
+
+
+def hand_in(page: Any) -> None:
+    """Whatever is asked about it: who tests is quick."""
+    press(page, "Control+Enter")
+    page.wait_for_selector("#nudge[open], h1:text('All done')")
+    if page.locator("#nudge[open]").count():
+        page.get_by_role("button", name="Yes, submit").click()
+    page.wait_for_url("**/label/done")
+
+
+def test_the_letter_of_a_response_picks_it(served: Served) -> None:
+    """Four to rank, and nothing else is asked. C is a response; the comment is N, and W shows texts as written."""
+    add_rankings(served, count=1)
+    page = served.page_of("Ida")
+    page.goto("/label")
+    page.get_by_role("button", name="Begin with Balcony").click()
+    page.wait_for_selector(".response.current")
+    press(page, "c", "1", "a", "2", "D", "3", "b", "4")
+    assert board(page) == {"0": "", "1": "C", "2": "A", "3": "D", "4": "B"}
+    assert page.locator(".response.current h3").inner_text().split()[-1] == "B"
+    press(page, "e", "f", "g")  # there is no such response, and these letters mean nothing else
+    assert page.locator("dialog[open]").count() == 0
+    press(page, "n")
+    page.keyboard.type("c is best")
+    press(page, "Escape", "w")
+    assert page.locator("html.as-written").count() == 1
+    assert page.locator(".response .written").first.is_visible()
+    press(page, "w")
+    assert not page.locator(".response .written").first.is_visible()
+    press(page, "r")
+    page.wait_for_selector("#guidelines[open]")
+    press(page, "Escape")
+    hand_in(page)
+    with served.store.read() as session:
+        (ranking,) = judgements.rankings(session, judgements.current())
+        task = session.scalars(select(Task)).one()
+    assert judgements.by_place(task.shown_order, ranking.ranks) == (2, 4, 1, 3)
+    assert (ranking.ratings, ranking.flags) == (None, None)
+    assert lines(served)[0].comment == "c is best"
+    assert served.complaints == []
+
+
+def test_the_letter_of_a_pair_says_which_is_better(served: Served) -> None:
+    add_rankings(served, count=1, k=2, kind="pair")
+    page = served.page_of("Eva")
+    page.goto("/label")
+    page.get_by_role("button", name="Begin with Balcony").click()
+    page.wait_for_selector(".verdict")
+    verdict = page.locator("input[name=verdict]:checked")
+    for keys, value in (("a", "-2"), ("b", "2"), ("b", "2"), ("ArrowRight", "3"), ("b", "3"), ("c", "3"), ("a", "-2")):
+        press(page, keys)
+        assert verdict.input_value() == value, keys
+    assert page.evaluate("document.activeElement.id") != "comment"
+    hand_in(page)
+    assert lines(served)[0].record["strength"] == 2

@@ -112,6 +112,7 @@ def test_from_prompts_to_a_better_model(stage: Stage, tmp_path: Path) -> None:
     train(stage, ada)
     chat(stage, lea)
     export(stage, ada, tmp_path)
+    bring(stage, ada, tmp_path)
     for name in ("agreement", "agreement/weights", "rounds", "batches", "dashboard", "exports", "tokens", "account"):
         ada.goto(f"/{name}")
         stage.look(ada, name.replace("/", "-"))
@@ -265,6 +266,21 @@ def chat(stage: Stage, lea: Any) -> None:
     lea.wait_for_selector("#reasons[open]")
     stage.look(lea, "chat-thumb")
     lea.get_by_role("button", name="Save").click()
+
+
+def bring(stage: Stage, ada: Any, tmp_path: Path) -> None:
+    """A file in somebody's own columns, told what they are."""
+    path = tmp_path / "survey.csv"
+    path.write_text("topic,first,second,better\nWhat is good about fog?,Quiet.,Nothing.,first\n", encoding="utf-8")
+    ada.goto("/batches/new?source=file")
+    ada.locator("#file").set_input_files(str(path))
+    ada.wait_for_selector(".file .alert")
+    for name, column in (("prompt", "topic"), ("a", "first"), ("b", "second"), ("preferred", "better")):
+        ada.locator(f"#how-field-{name}").select_option(column)
+    ada.get_by_role("button", name="Read it this way").click()
+    ada.wait_for_selector(".file .alert.good")
+    ada.evaluate("scrollTo(0, 0)")
+    stage.look(ada, "batches-file")
 
 
 def export(stage: Stage, ada: Any, tmp_path: Path) -> None:

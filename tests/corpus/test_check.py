@@ -25,15 +25,23 @@ GOOD = [
 
 
 def test_the_report(write: Write) -> None:
-    path = write("rows.jsonl", [*GOOD, GOOD[0], {**GOOD[0], "chosen": ""}, {**GOOD[0], "chosen": "a"}])
+    empty, same, odd = {**GOOD[0], "chosen": ""}, {**GOOD[0], "chosen": "a"}, {**GOOD[0], "rejected": 3}
+    path = write("rows.jsonl", [*GOOD, GOOD[2], empty, same, odd, {**GOOD[0], "chosen": "d", "page": 3}])
     report = check_data([path])
     assert str(report) == (
-        "records    3 rankings\n"
-        "words      prompt 1.3, response 1.5 (means)\n"
-        "pairs      3; the longer response is preferred in 0.500\n"
-        f"malformed 1: the two responses of a pair are identical ({path}:6)\n"
-        f"unusable 1: empty response ({path}:5)\n"
-        "duplicates 1: exactly what an earlier record says\n"
+        "format     trl-explicit: it has chosen, prompt, rejected in 8 of the 8 rows looked at\n"
+        "           could also be trl-implicit (chosen, rejected): say so with --format\n"
+        "used       prompt, chosen, rejected\n"
+        "not used   page (1 row)\n"
+        "records    5 rankings\n"
+        "words      prompt 1.4, response 1.3 (means)\n"
+        "pairs      5; the longer response is preferred in 0.500\n"
+        f"malformed 1: field 'rejected' is a number, not a list of turns ({path}:7)\n"
+        f"unusable 1: empty chosen ({path}:5)\n"
+        "unusable 1: identical responses: whatever was said of them, there is nothing to tell them apart by "
+        f"({path}:6)\n"
+        "repeated 1: judgements that nobody signed and that say what an earlier one says; each is kept as a vote: "
+        "name the labelers\n"
         "malformed rows: mend them, or import with --skip-bad to leave them out"
     )
     assert report.failed
@@ -72,14 +80,14 @@ def test_the_same_rows_give_the_same_bytes(write: Write, tmp_path: Path) -> None
 
 def test_raw_text_is_imported_too(write: Write, tmp_path: Path) -> None:
     report = import_data([write("tale.txt", "Once upon é.")], out=tmp_path / "out.jsonl")
-    assert str(report).startswith("records    1 texts\nwords      text 3.0 (means)")
+    assert "\nrecords    1 texts\nwords      text 3.0 (means)" in str(report)
     assert read_texts(Data(path=str(tmp_path / "out.jsonl"))).records == ("Once upon é.",)
 
 
 def test_nothing_found_is_a_failure(write: Write) -> None:
     report = check_data([write("rows.jsonl", [{"prompt": "p", "response": ""}])])
     assert report.failed
-    assert str(report).startswith("records    none\nunusable 1: empty response")
+    assert "\nrecords    none\nunusable 1: empty response" in str(report)
     assert ImportReport().longer_preferred.value is None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.records import Demonstration, Prompt, Ranking
 
@@ -45,14 +45,14 @@ def test_what_preferred_may_be(write: Write, label: Any, ranks: tuple[int, int])
 
 @pytest.mark.parametrize("label", ["0", 0, "a3", "yes", 1.5, True])
 def test_what_preferred_may_not_be(write: Write, label: Any) -> None:
-    _, rejections = read(write("rows.jsonl", [{**ROW, "label": label}]), FIELDS)
-    assert [reason[:42] for reason in rejections.malformed] == ["preferred is none of a1, a2, a, b, 1, 2, t"]
+    with pytest.raises(DataError, match=r"rows.jsonl:1: 'label' says .*, which may mean anything"):
+        read(write("rows.jsonl", [{**ROW, "label": label}]), FIELDS)
 
 
 @pytest.mark.parametrize("label", [None, "", " "])
 def test_an_undecided_pair_is_unusable(write: Write, label: Any) -> None:
     _, rejections = read(write("rows.jsonl", [{**ROW, "label": label}]), FIELDS)
-    assert dict(rejections.unusable) == {"no preference given": 1}
+    assert dict(rejections.unusable) == {"no preference given in 'label'": 1}
 
 
 def test_columns_named_after_each_other_are_taken_at_their_name(write: Write) -> None:
@@ -70,7 +70,7 @@ def test_votes_are_rankings_of_their_own(write: Write) -> None:
         ((1, 2), "red-vote-2"),
         ((1, 1), "red-vote-3"),
     ]
-    assert dict(rejections.unusable) == {"no preference given": 1}
+    assert dict(rejections.unusable) == {"no preference given in 'label'": 1}
     assert len({item.to_json() for item in items}) == 3
 
 
@@ -83,6 +83,14 @@ def test_without_preferred_the_first_is(write: Write) -> None:
     assert ([response.text for response in item.responses], item.ranks, item.strength) == (["that", "this"], (1, 2), 3)
 
 
+def test_everything_else_a_judgement_may_say(write: Write) -> None:
+    row = {**ROW, "label": "heron", "who": 4, "took": "2.5", "m1": "heron", "m2": "otter", "sure": 3}
+    fields = {**FIELDS, "labeler": "who", "seconds": "took", "model_a": "m1", "model_b": "m2", "strength": "sure"}
+    (item,), _ = read(write("rows.jsonl", [row]), fields)
+    assert (item.ranks, item.labeler, item.seconds, item.strength) == ((1, 2), "4", 2.5, 3.0)
+    assert [response.provenance.model for response in item.responses] == ["heron", "otter"]
+
+
 def test_placeholders(write: Write) -> None:
     row = {"Best Answer": "42", "n": 3, "list": [1]}
     fields = {"prompt": "{{{n}}} {Best Answer}", "response": "Best Answer"}
@@ -90,7 +98,7 @@ def test_placeholders(write: Write) -> None:
     assert isinstance(item, Demonstration)
     assert item.prompt.text == "{3} 42"
     _, rejections = read(write("rows.jsonl", [row]), {"prompt": "{list}"})
-    assert dict(rejections.malformed) == {"column 'list' is not a text": 1}
+    assert dict(rejections.malformed) == {"column 'list' is a list, not a text": 1}
 
 
 @pytest.mark.parametrize("source", ["{topik}", "topik"])

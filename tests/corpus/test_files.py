@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palate.corpus import files
-from palate.corpus.files import escape_cell, file_suffix, read_rows, sha256, unescape_cell
+from palate.corpus.containers import files, json_text
+from palate.corpus.containers.files import escape_cell, file_suffix, read_rows, sha256, unescape_cell
+from palate.corpus.rows.row import Wrapper
 from palate.errors import DataError, MissingExtraError
 
 Write = Callable[..., Path]
@@ -66,7 +67,7 @@ def test_an_array_reads_the_same_through_any_window(
     path = tmp_path_factory.mktemp("array") / "rows.json"
     path.write_text(json.dumps(rows, indent=indent, ensure_ascii=ascii_only), encoding="utf-8", errors="surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_CHUNK", chunk)
+        patch.setattr(json_text, "_CHUNK", chunk)
         assert seen(path) == list(enumerate(json.loads(json.dumps(rows)), 1))
 
 
@@ -75,9 +76,9 @@ def test_broken_lines_are_rows_with_a_problem_and_reading_goes_on(write: Write) 
     assert seen(write("rows.jsonl", text)) == [
         (1, {"a": 1}),
         (2, "broken JSON (Expecting value)"),
-        (3, "not a JSON object: a row is written {...}"),
+        (3, "a list where a row is an object {...} or a list of turns"),
         (4, "not UTF-8 text"),
-        (5, "broken JSON (nested too deeply)"),
+        (5, "JSON nested too deeply to be read"),
         (6, {"a": 2}),
     ]
 
@@ -95,11 +96,16 @@ def test_a_broken_array_ends_where_it_breaks(write: Write, text: str, reason: st
     rows = seen(write("rows.json", text))
     assert rows[0] == (1, {"a": 1})
     assert len(rows) == 2
-    assert rows[1][1] == reason + "; what follows in this array cannot be read"
+    assert rows[1][1] == reason + "; what follows in this file cannot be read"
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": "\\ud800"}\n{"a": "\\ud83d\\ude42"}\n', '[{"a": ["\\ud800"]}, {"a": "\\ud83d\\ude42"}]']
+    "text",
+    [
+        '{"a": "\\ud800"}\n{"a": "\\ud83d\\ude42"}\n',
+        '[{"a": ["\\ud800"]}, {"a": "\\ud83d\\ude42"}]',
+        '{"data": [{"a": ["\\ud800"]}, {"a": "\\ud83d\\ude42"}]}',
+    ],
 )
 def test_half_a_character_is_a_problem_and_two_halves_are_none(write: Write, text: str) -> None:
     torn, whole = read_rows(write("rows.json", text))
@@ -108,8 +114,8 @@ def test_half_a_character_is_a_problem_and_two_halves_are_none(write: Write, tex
 
 
 def test_a_string_that_never_closes_is_given_up(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_CHUNK", 10)
-    monkeypatch.setattr(files, "_LONGEST_ELEMENT", 100)
+    monkeypatch.setattr(json_text, "_CHUNK", 10)
+    monkeypatch.setattr(json_text, "_LONGEST_ELEMENT", 100)
     rows = seen(write("rows.json", '[{"a": "' + "x" * 100_000 + '"}]'))
     assert [str(reason)[:11] for _, reason in rows] == ["broken JSON"]
 
@@ -132,18 +138,82 @@ def test_a_cell_may_be_long(write: Write) -> None:
 def test_bad_table_rows_are_problems(write: Write) -> None:
     rows = seen(write("rows.csv", 'a,b\n1\n1,2,3\n"x"y,2\n3,4\n"open,5\n'))
     assert rows == [
-        (2, "not as many cells as there are columns"),
-        (3, "not as many cells as there are columns"),
+        (2, "not as many cells as the 2 columns"),
+        (3, "not as many cells as the 2 columns"),
         (4, "broken CSV (',' expected after '\"')"),
         (5, {"a": "3", "b": "4"}),
         (6, "broken CSV (unexpected end of data)"),
     ]
 
 
-@pytest.mark.parametrize("header", ["a,a", "a,"])
-def test_columns_must_have_distinct_names(write: Write, header: str) -> None:
-    with pytest.raises(DataError, match=r"rows\.csv:1: the first line must name every column once"):
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [("a,a", "the first line names 'a' more than once"), (",", "the first line must name the columns")],
+)
+def test_columns_must_have_distinct_names(write: Write, header: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"rows\.csv:1: {message}"):
         seen(write("rows.csv", header + "\n1,2\n"))
+
+
+def test_a_column_without_a_name_is_called_by_its_place(write: Write) -> None:
+    assert seen(write("rows.csv", ",a\n0,x\n")) == [(2, {"(column 1, without a name)": "0", "a": "x"})]
+
+
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("content", "rows", "around"),
+    [
+        ({"prompt": "a", "ranks": [1, 2]}, [{"prompt": "a", "ranks": [1, 2]}], Wrapper()),
+        ({"version": 1, "data": ROWS, "by": "me"}, ROWS, Wrapper("data", {"version": 1, "by": "me"})),
+        ({"my rows": ROWS, "by": ["me"]}, ROWS, Wrapper("my rows", {"by": ["me"]})),
+        ({"instruction": "a", "instances": [{"b": "c"}]}, [{"instruction": "a", "instances": [{"b": "c"}]}], Wrapper()),
+        ({"messages": TURNS, "train": [True]}, [{"messages": TURNS, "train": [True]}], Wrapper()),
+        ({"context": TURNS, "marks": [{"score": 1}]}, [{"context": TURNS, "marks": [{"score": 1}]}], Wrapper()),
+        (TURNS, [{"messages": TURNS}], Wrapper()),
+        ([TURNS, TURNS], [{"messages": TURNS}] * 2, Wrapper()),
+        (json.dumps({"a": 1}), [{"a": 1}], Wrapper()),
+    ],
+)
+def test_one_json_value_holds_a_row_or_wraps_the_rows(
+    write: Write, content: Any, rows: list[Any], around: Wrapper, indent: int | None
+) -> None:
+    found = Wrapper()
+    read = read_rows(write("rows.json", json.dumps(content, indent=indent)), around=found)
+    assert [dict(row.fields) for row in read] == rows
+    assert found == around
+
+
+def test_a_conversation_on_each_line_and_rows_spelled_out_in_strings(write: Write) -> None:
+    lines = [TURNS, TURNS, json.dumps({"a": 1}), "no row"]
+    rows = seen(write("rows.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+    assert rows[:3] == [(1, {"messages": TURNS}), (2, {"messages": TURNS}), (3, {"a": 1})]
+    assert rows[3] == (4, "a text where a row is an object {...} or a list of turns")
+
+
+def test_objects_over_several_lines_follow_each_other(write: Write) -> None:
+    text = "\n".join(json.dumps(row, indent=2) for row in ROWS)
+    assert seen(write("rows.json", text)) == list(enumerate(ROWS, 1))
+    assert seen(write("cut.json", text[:-2]))[-1] == (
+        3,
+        "broken JSON (the object does not end); what follows in this file cannot be read",
+    )
+
+
+def test_rows_under_two_keys_are_not_guessed_at(write: Write) -> None:
+    with pytest.raises(
+        DataError, match=r"rows\.json: holds rows in 'train' and in 'test': write each to a file of its own"
+    ):
+        seen(write("rows.json", json.dumps({"train": ROWS, "test": ROWS})))
+
+
+def test_whoever_watches_is_told_every_byte(write: Write) -> None:
+    for name in ("rows.jsonl", "rows.jsonl.gz", "rows.csv"):
+        path, told = write(name, '{"a": 1}\n' * 3000), []
+        list(read_rows(path, watch=told.append))
+        assert path.stat().st_size <= sum(told) <= 2 * path.stat().st_size
 
 
 @given(st.text(alphabet="'=+-@\t\rab", max_size=6))
@@ -244,3 +314,9 @@ def test_memory_does_not_grow_with_the_file(write: Write, name: str) -> None:
 def test_suffix_and_hash(write: Write) -> None:
     assert file_suffix(Path("a.b/pairs.JSONL.GZ")) == ".jsonl"
     assert sha256(write("empty.txt", "")) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_semicolons_stand_for_commas_where_there_are_none(write: Write) -> None:
+    """Spreadsheets write them where the comma divides decimals; a text may hold either."""
+    assert seen(write("rows.csv", 'a;b\n"x;y";1,5\n')) == [(2, {"a": "x;y", "b": "1,5"})]
+    assert seen(write("more.csv", "a,b;c\n1,2\n")) == [(2, {"a": "1", "b;c": "2"})]

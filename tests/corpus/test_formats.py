@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from palate.corpus.formats import FORMATS, Item
+from palate.corpus.accounting.account import Account
+from palate.corpus.catalogue.all_formats import FORMATS
+from palate.corpus.catalogue.format import Item
 from palate.corpus.reading import iterate
-from palate.corpus.recognition import open_format
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.records import Demonstration, Message, Prompt, Provenance, Ranking, Response, Role
 
@@ -19,6 +20,7 @@ Write = Callable[..., Path]
 USER = {"role": "user", "content": "Name a fruit."}
 GOOD = {"role": "assistant", "content": "A pear."}
 BAD = {"role": "assistant", "content": "A brick."}
+SYSTEM = {"role": "system", "content": "Be brief."}
 HUMAN, GPT = {"from": "human", "value": "Name a fruit."}, {"from": "gpt", "value": "A pear."}
 FRUIT = Prompt.from_text("Name a fruit.")
 
@@ -29,8 +31,14 @@ def prompt(*turns: str, system: str = "") -> Prompt:
     return Prompt(messages=(*head, *(Message(role=roles[i % 2], content=turn) for i, turn in enumerate(turns))))
 
 
+def context(prompt: Prompt) -> Prompt:
+    """The prompt with the assistant's turns as context: each has a demonstration of its own, or is not learned."""
+    turns = (turn.model_copy(update={"learn": turn.role != "assistant"}) for turn in prompt.messages)
+    return prompt.model_copy(update={"messages": tuple(turns)})
+
+
 def shown(prompt: Prompt, response: str) -> Demonstration:
-    return Demonstration(prompt=prompt, response=Response(text=response))
+    return Demonstration(prompt=context(prompt), response=Response(text=response))
 
 
 def ranked(prompt: Prompt, *responses: str, ranks: tuple[int, ...] = (1, 2), **rest: Any) -> Ranking:
@@ -55,14 +63,20 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
     ("palate", PAIR.model_dump(mode="json"), [PAIR]),
     ("palate", {"messages": [USER], "tags": {"topic": "food"}}, [FRUIT.model_copy(update={"tags": {"topic": "food"}})]),
     ("messages", {"messages": [USER, GOOD]}, [PEAR]),
-    ("messages", {"messages": [{"role": "System", "content": " "}, USER, GOOD], "prompt_id": 3, "prompt": "x"}, [PEAR]),
     (
         "messages",
-        {"messages": [{"role": "system", "content": "Be brief."}, USER, GOOD, USER, GOOD, {**USER, "name": "Ann"}]},
+        {"messages": [{"role": "System", "content": " "}, USER, GOOD], "prompt_id": 3, "prompt": "Name a fruit."},
+        [PEAR],
+    ),
+    (
+        "messages",
+        {"messages": [{"role": "system", "content": "Be brief."}, USER, GOOD, USER, GOOD, {**USER, "id": 7}]},
         [
             shown(prompt("Name a fruit.", system="Be brief."), "A pear."),
             shown(prompt("Name a fruit.", "A pear.", "Name a fruit.", system="Be brief."), "A pear."),
-            prompt("Name a fruit.", "A pear.", "Name a fruit.", "A pear.", "Name a fruit.", system="Be brief."),
+            context(
+                prompt("Name a fruit.", "A pear.", "Name a fruit.", "A pear.", "Name a fruit.", system="Be brief.")
+            ),
         ],
     ),
     (
@@ -71,8 +85,10 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
         [shown(prompt("Name a fruit.", "A brick.", "Name a fruit."), "A pear.")],
     ),
     ("prompt-response", {"prompt": "Name a fruit.", "response": "A pear."}, [PEAR]),
-    ("prompt-response", {"prompt": [USER], "completion": [GOOD], "label": "sweet"}, [PEAR]),
+    ("prompt-response", {"prompt": [USER], "completion": [GOOD], "flavour": "sweet"}, [PEAR]),
     ("prompt-response", {"question": "Name a fruit.", "answer": "A pear."}, [PEAR]),
+    ("prompt-response", {"system_prompt": "", "question": "Name a fruit.", "response": "A pear."}, [PEAR]),
+    ("prompt-response", {"input": "Name a fruit.", "output": "A pear."}, [PEAR]),
     ("prompt-response", {"instruction": "Name a fruit.", "response": "A pear.", "category": "food"}, [PEAR]),
     ("alpaca", {"instruction": "Name a fruit.", "input": "", "output": "A pear.", "text": "whole"}, [PEAR]),
     ("alpaca", {"instruction": "Name a fruit.", "output": "A pear."}, [PEAR]),
@@ -84,7 +100,7 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
     (
         "alpaca",
         {"instruction": "b", "input": None, "output": "c", "system": "s", "history": [["q", "a"]]},
-        [shown(prompt("q", "a", "b", system="s"), "c")],
+        [Demonstration(prompt=prompt("q", "a", "b", system="s"), response=Response(text="c"))],
     ),
     (
         "dolly",
@@ -124,8 +140,14 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
     ),
     (
         "trl-explicit",
-        {"prompt": "Name a fruit.", "chosen": [USER, GOOD], "rejected": [USER, BAD], "score_chosen": 8.0},
-        [PAIR],
+        {
+            "prompt": "Name a fruit.",
+            "chosen": [USER, GOOD],
+            "rejected": [USER, BAD],
+            "score_chosen": 8,
+            "score_rejected": 6,
+        },
+        [PAIR.model_copy(update={"strength": 2.0})],
     ),
     ("trl-implicit", {"chosen": [USER, GOOD], "rejected": [USER, BAD]}, [PAIR]),
     (
@@ -141,6 +163,22 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
         [PAIR],
     ),
     ("llama-factory", {"messages": [USER, GOOD], "label": True}, [UP]),
+    ("llama-factory", {"instruction": "Name a fruit.", "input": "", "output": "A pear.", "kto_tag": False}, [DOWN]),
+    ("llama-factory", {"instruction": "Name a fruit.", "output": "A pear.", "label": "good"}, [UP]),
+    ("trl-kto", {"prompt": "Name a fruit.", "completion": "A pear.", "label": "undesirable"}, [DOWN]),
+    ("ms-swift", {"messages": [USER, GOOD], "rejected_response": "A brick."}, [PAIR]),
+    ("ms-swift", {"messages": [USER, GOOD], "rejected_messages": [USER, BAD]}, [PAIR]),
+    ("trl-explicit", {"question": "Name a fruit.", "chosen": "A pear.", "rejected": "A brick."}, [PAIR]),
+    (
+        "trl-explicit",
+        {"prompt": "Name a fruit.", "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]},
+        [ranked(prompt("Name a fruit.", system="Be brief."), "A pear.", "A brick.")],
+    ),
+    (
+        "trl-explicit",
+        {"prompt": "\n\nHuman: Name a fruit.\n\nAssistant:", "chosen": " A pear.", "rejected": " A brick."},
+        [PAIR],
+    ),
     ("llama-factory", {"conversations": [HUMAN, GPT], "label": False}, [DOWN]),
     (
         "alpaca-preference",
@@ -255,7 +293,20 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
             "conversation_a": [USER, GOOD],
             "conversation_b": [USER, BAD],
         },
-        [by_models(ranked(FRUIT, "A pear.", "A brick.", ranks=(1, 1), labeler="arena_user_1"), "one", "two")],
+        [
+            by_models(
+                ranked(
+                    FRUIT,
+                    "A pear.",
+                    "A brick.",
+                    ranks=(1, 1),
+                    labeler="arena_user_1",
+                    flags=(("both bad",), ("both bad",)),
+                ),
+                "one",
+                "two",
+            )
+        ],
     ),
     (
         "argilla",
@@ -289,9 +340,9 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
         [ranked(FRUIT, "A brick.", "A pear.", ranks=(2, 1), labeler="7", seconds=3.5)],
     ),
     ("prompt", {"prompt": "Name a fruit.", "id": 3}, [FRUIT]),
-    ("prompt", {"question_id": 81, "category": "food", "turns": ["Name a fruit.", "Another!"]}, [FRUIT]),
+    ("prompt", {"question_id": 81, "category": "food", "turns": ["Name a fruit."]}, [FRUIT]),
     ("prompt", {"instruction": "Name a fruit."}, [FRUIT]),
-    ("text", {"text": "Once upon a time.", "label": 1}, ["Once upon a time."]),
+    ("text", {"text": "Once upon a time.", "source": 1}, ["Once upon a time."]),
     ("text", {"title": "a-tale", "sections": ["Once ", "upon."]}, ["Once\n\nupon."]),
 ]
 
@@ -300,35 +351,61 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
 def test_a_row_is_recognised_and_read(write: Write, name: str, row: dict[str, Any], expected: list[Item]) -> None:
     path = write("rows.jsonl", [row] * 3)
     rejections = Rejections()
-    found, _ = open_format(path, iter(()), name, {})
-    assert found.name == name
     assert [item for _, item in iterate(path, rejections=rejections)] == expected * 3
     assert [item for _, item in iterate(path, rejections=rejections, format=name)] == expected * 3
     assert rejections.total == 0
 
 
+_ELSEWHERE = """helpsteer3 pku-saferlhf openai-preference message-pairs arena-turns prometheus sides better-worse list
+    all-generated best-and-rest thumbs steps summary-axes absolute argilla-2 label-studio-pairwise open-webui
+    squality"""
+ELSEWHERE = set(_ELSEWHERE.split())  # in test_shapes
+
+
 def test_every_format_but_pairs_has_a_case() -> None:
-    assert {case[0] for case in CASES} | {"oasst", "pairs"} == set(FORMATS)
+    assert {case[0] for case in CASES} | {"oasst", "pairs"} | ELSEWHERE == set(FORMATS)
 
 
 REFUSED = [
-    ("messages", {"messages": [GOOD]}, "unusable", "an assistant turn that answers nothing"),
-    ("messages", {"messages": [USER, {**GOOD, "weight": 0}, BAD]}, "unusable", "an assistant turn that answers"),
-    ("messages", {"messages": [USER, {"role": "tool", "content": "x"}]}, "unusable", "a turn of 'messages' by a role"),
-    ("messages", {"messages": [USER, {"role": "assistant", "content": ["x"]}]}, "malformed", "field 'assistant turn'"),
-    ("messages", {"messages": "hello"}, "malformed", "field 'messages' is not a list"),
+    ("messages", {"messages": [GOOD]}, "unusable", "an assistant turn in 'messages' that answers nothing"),
+    ("messages", {"messages": [USER, {**GOOD, "weight": 0}, BAD]}, "unusable", "an assistant turn in 'messages' that"),
+    (
+        "messages",
+        {"messages": [USER, {"role": "critic", "content": "x"}]},
+        "unusable",
+        "a turn of 'messages' by 'critic'",
+    ),
+    (
+        "messages",
+        {"messages": [USER, {"role": "assistant", "content": 3}]},
+        "malformed",
+        "field 'messages.content' is a n",
+    ),
+    ("messages", {"messages": [USER, {"role": "assistant"}]}, "malformed", "no field 'messages.content'"),
+    (
+        "messages",
+        {"messages": [USER, {"by": "me"}]},
+        "malformed",
+        "a turn of 'messages' has neither role nor from, but by",
+    ),
+    ("messages", {"messages": "hello"}, "malformed", "field 'messages' is a text, not a list"),
     ("prompt-response", {"prompt": "a", "response": " \n"}, "unusable", "empty response"),
     ("prompt-response", {"prompt": "", "response": "b"}, "unusable", "empty prompt"),
     ("prompt-response", {"prompt": None, "response": "b"}, "malformed", "field 'prompt' is null"),
-    ("prompt-response", {"prompt": "a", "response": 3}, "malformed", "field 'response' is not a list of turns"),
+    (
+        "prompt-response",
+        {"prompt": "a", "response": 3},
+        "malformed",
+        "field 'response' is a number, not a list of turns",
+    ),
     ("prompt-response", {"prompt": [USER, GOOD], "response": "b"}, "malformed", "field 'prompt' ends with the assist"),
     ("prompt-response", {"prompt": [], "response": "b"}, "unusable", "empty prompt"),
-    ("alpaca", {"instruction": "a", "input": 3, "output": "b"}, "malformed", "field 'input' is not a text"),
+    ("alpaca", {"instruction": "a", "input": 3, "output": "b"}, "malformed", "field 'input' is a number, not a text"),
     ("alpaca", {"instruction": "a", "input": "", "output": ""}, "unusable", "empty output"),
     ("self-instruct", {"instruction": "a", "instances": []}, "unusable", "holds no record"),
-    ("sharegpt", {"conversations": [GPT, HUMAN]}, "unusable", "an assistant turn that answers nothing"),
-    ("hh", {"chosen": HH + "x", "rejected": HH + "x"}, "malformed", "the two responses of a pair are identical"),
-    ("hh", {"chosen": HH + "x", "rejected": HH}, "unusable", "empty assistant turn"),
+    ("sharegpt", {"conversations": [GPT, HUMAN]}, "unusable", "an assistant turn in 'conversations' that answers"),
+    ("hh", {"chosen": HH + "x", "rejected": HH + "x"}, "unusable", "identical responses"),
+    ("hh", {"chosen": HH + "x", "rejected": HH}, "unusable", "a dialogue that does not end with the assistant's turn"),
     ("hh", {"chosen": HH + "x\n\nHuman: y", "rejected": HH + "z"}, "unusable", "a dialogue that does not end with the"),
     (
         "hh",
@@ -340,19 +417,19 @@ REFUSED = [
         "hh",
         {"chosen": "Hi" + HH + "x", "rejected": HH + "y"},
         "unusable",
-        "a transcript that does not begin with",
+        "a transcript in 'chosen' that does not begin with",
     ),
     (
         "trl-explicit",
         {"prompt": [USER], "chosen": [BAD], "rejected": [BAD]},
-        "malformed",
-        "the two responses of a pair are identical",
+        "unusable",
+        "identical responses",
     ),
     (
         "trl-explicit",
         {"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1},
         "malformed",
-        "strength: Input should",
+        "field 'margin' is negative",
     ),
     (
         "trl-explicit",
@@ -367,9 +444,9 @@ REFUSED = [
         "the two dialogues part before their last turn",
     ),
     ("trl-implicit", {"chosen": "blue", "rejected": "green"}, "unusable", "the two texts begin differently"),
-    ("trl-implicit", {"chosen": "same", "rejected": "same"}, "malformed", "the two responses of a pair are identical"),
-    ("trl-implicit", {"chosen": "The sky ", "rejected": "The sky is"}, "unusable", "empty response"),
-    ("llama-factory", {"messages": [USER], "label": True}, "unusable", "a dialogue that does not end with the"),
+    ("trl-implicit", {"chosen": "same", "rejected": "same"}, "unusable", "identical responses"),
+    ("trl-implicit", {"chosen": "The sky ", "rejected": "The sky is"}, "unusable", "empty chosen"),
+    ("llama-factory", {"messages": [USER], "label": True}, "unusable", "a dialogue in 'messages' that does not"),
     (
         "rankings",
         {"prompt": "a", "responses": ["b", "c"], "ranks": [1]},
@@ -380,19 +457,13 @@ REFUSED = [
         "ultrafeedback",
         {"instruction": "a", "completions": [{"response": "b", "overall_score": float("nan")}] * 2},
         "malformed",
-        "field 'overall_score' is not a number",
+        "field 'completions.overall_score' is not a number",
     ),
     (
         "ultrafeedback",
         {"instruction": "a", "completions": [{"response": "b", "overall_score": 1}]},
         "unusable",
         "a single response: nothing to compare",
-    ),
-    (
-        "arena",
-        {"winner": "nobody", "conversation_a": [USER, GOOD], "conversation_b": [USER, BAD]},
-        "malformed",
-        "field 'winner' is not",
     ),
     (
         "arena",
@@ -405,7 +476,7 @@ REFUSED = [
         "the two dialogues part before their last turn",
     ),
     ("palate", {**PAIR.model_dump(mode="json"), "ranks": [2, 3]}, "malformed", "the best response has rank 1"),
-    ("palate", {**PEAR.model_dump(), "extra": 1}, "malformed", "extra: Extra inputs are not permitted"),
+    ("palate", {**PEAR.model_dump(), "extra": 1}, "malformed", "field 'extra': Extra inputs are not permitted"),
     ("text", {"sections": [" "]}, "unusable", "empty text"),
     ("text", {"sections": [3]}, "malformed", "field 'sections' is not a list of texts"),
 ]
@@ -457,10 +528,13 @@ def test_a_rated_response_that_comes_again_begins_another_ranking(write: Write) 
     ("rows", "message"),
     [
         ([{"foo": 1, "bar": 2}], r"rows.jsonl:1: no known format has the fields foo, bar; name"),
-        ([{"prompt": "a", "chosen": "b", "rejected": "c", "messages": [USER, GOOD]}], "could be messages or trl-expl"),
+        (
+            [{"instruction": "a", "output": "b", "question": "c", "answer": "d"}],
+            "could be prompt-response .which leaves instruction out., or alpaca",
+        ),
         (
             [{"question": "a", "answer": "b"}, {"instruction": "a", "response": "b", "context": "c"}],
-            r"rows of several formats: prompt-response \(row 1\) and dolly \(row 2\); say which one is meant",
+            r"rows of several formats: prompt-response \(row 1\) and dolly \(row 2\); divide the file",
         ),
         ([], "holds no rows"),
     ],
@@ -479,6 +553,23 @@ def test_rows_that_lack_a_field_do_not_change_the_format(write: Write) -> None:
     rejections = Rejections()
     assert [item for _, item in iterate(write("rows.jsonl", rows), rejections=rejections)] == [PAIR]
     assert dict(rejections.malformed) == {"no field 'chosen'": 1, "no field 'prompt'": 1}
+
+
+def test_a_row_with_a_prompt_alone_does_not_change_the_format(write: Write) -> None:
+    pair = {"prompt": "Name a fruit.", "chosen": "A pear.", "rejected": "A brick."}
+    rejections = Rejections()
+    rows = [{"question": "Name a fruit.", "chosen": "A pear."}, pair]
+    assert [item for _, item in iterate(write("rows.jsonl", rows), rejections=rejections)] == [PAIR]
+    assert dict(rejections.malformed) == {"no field 'rejected'": 1}
+
+
+def test_what_else_a_file_could_be_is_said(write: Write) -> None:
+    row = {"prompt": "Name a fruit.", "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD]}
+    account = Account(write("rows.jsonl", [row]))
+    assert [item for _, item in iterate(Path(account.path), rejections=Rejections(), account=account)] == [PAIR]
+    assert account.format == "trl-explicit"
+    assert account.why.endswith("in 1 of the 1 rows looked at")
+    assert "messages (messages)" in account.also
 
 
 def test_the_error_lists_every_format(write: Write) -> None:

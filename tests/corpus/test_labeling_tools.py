@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from palate.corpus.labeling_tools import argilla, label_studio
-from palate.corpus.rejections import Malformed
+from palate.corpus.formats.labeling_tools import argilla, label_studio
+from palate.corpus.rows.rejections import Malformed
 from palate.records import Ranking
 
 FIELDS = {"instruction": [{"role": "user", "content": "q"}], "a": "A", "b": "B", "c": "C"}
@@ -68,10 +68,12 @@ def test_label_studio_has_an_annotation_of_every_labeler() -> None:
     assert seen(label_studio({"data": {"prompt": "q", "items": ITEMS}, "annotations": annotations})) == [
         ("ABC", (2, 1, 2), "ann"),
         ("ABC", (3, 2, 1), "4"),
+        "an item that was not ranked",
         ("AB", (2, 1), "5"),
         "an item that was not ranked",
         ("AB", (1, 2), "6"),
         "buckets that are no ranks: call them rank-1, rank-2, ...",
+        *["an item that was not ranked"] * 2,
         "a single response: nothing to compare",
         ("ABC", (1, 1, 1), "5"),
         "a cancelled annotation",
@@ -87,7 +89,7 @@ def test_an_empty_text_matters_to_those_who_ranked_it() -> None:
 MALFORMED: list[tuple[Any, dict[str, Any], str]] = [
     (argilla, {"fields": FIELDS, "responses": [answer("ann", ("a", 1), ("z", 2))]}, "a rank is given to 'z', which is"),
     (argilla, {"fields": {"a": "A"}, "responses": []}, "no field 'prompt'"),
-    (argilla, {"fields": FIELDS, "responses": ["x"]}, "field 'responses' is not an object"),
+    (argilla, {"fields": FIELDS, "responses": ["x"]}, "field 'responses' is a text, not an object"),
     (
         label_studio,
         {"data": {"prompt": "q", "items": ITEMS}, "annotations": [annotation(1, {"_": [], "rank-1": ["a", "z"]})]},

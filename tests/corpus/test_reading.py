@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palate.corpus import read_demonstrations, read_prompts, read_rankings, read_texts
-from palate.corpus.files import sha256
+from palate.corpus.containers.files import sha256
 from palate.corpus.reading import _limited
 from palate.errors import DataError
 from palate.recipe import Data
@@ -29,8 +29,8 @@ def test_each_kind_from_one_file(write: Write) -> None:
     data = Data(path=str(write("rows.jsonl", [BOTH, {**BOTH, "output": ""}])))
     assert [shown.response.text for shown in read_demonstrations(data).records] == ["this"]
     assert dict(read_demonstrations(data).rejected.unusable) == {"holds no demonstrations": 1}
-    assert [ranking.ranks for ranking in read_rankings(data).records] == [(1, 2)]
-    assert read_rankings(data).rejected.duplicates == 1
+    assert [ranking.ranks for ranking in read_rankings(data).records] == [(1, 2), (1, 2)]
+    assert read_rankings(data).rejected.repeated.total() == 1, "two votes, since nobody is named"
     assert [prompt.text for prompt in read_prompts(data).records] == ["Which?"]
     with pytest.raises(DataError, match=r"holds demonstrations and rankings \(format alpaca-preference\), not texts"):
         read_texts(data)
@@ -39,7 +39,7 @@ def test_each_kind_from_one_file(write: Write) -> None:
 def test_an_identical_pair_is_no_obstacle_to_reading_its_prompt(write: Write) -> None:
     data = Data(path=str(write("rows.jsonl", [{**BOTH, "rejected": "this"}])))
     assert len(read_prompts(data).records) == len(read_demonstrations(data).records) == 1
-    with pytest.raises(DataError, match="the two responses of a pair are identical"):
+    with pytest.raises(DataError, match="no rankings in it\nunusable 1: identical responses"):
         read_rankings(data)
 
 
@@ -60,21 +60,22 @@ def test_unusable_rows_are_counted_and_shown(write: Write) -> None:
     assert len(read.records) == 1
     assert read.rejected.total == 6
     assert str(read.rejected) == (
-        f"unusable 5: empty response ({path}:2, {path}:3, {path}:4, ...)\nunusable 1: empty prompt ({path}:7)"
+        f"unusable 5: empty chosen ({path}:2, {path}:3, {path}:4, ...)\nunusable 1: empty prompt ({path}:7)"
     )
 
 
 def test_nothing_left_is_an_error_that_says_why(write: Write) -> None:
     path = write("rows.jsonl", [{**PAIR, "chosen": " "}])
-    with pytest.raises(DataError, match=r"no rankings in it\nunusable 1: empty response"):
+    with pytest.raises(DataError, match=r"no rankings in it\nunusable 1: empty chosen"):
         read_rankings(Data(path=str(path)))
 
 
 def test_several_files_one_of_them_twice(write: Write) -> None:
     first, second = write("a.jsonl", [PAIR]), write("b.csv", "prompt,chosen,rejected\nWho?,me,you\n")
-    read = read_rankings(Data(path=f"{first}, {second},{first}"))
+    read = read_rankings(Data(path=f"{first}, {second}"))
     assert [ranking.prompt.text for ranking in read.records] == ["Which?", "Who?"]
-    assert read.rejected.duplicates == 1
+    with pytest.raises(DataError, match=r"a\.jsonl: is named twice"):
+        read_rankings(Data(path=f"{first}, {second},{first}"))
     assert read.files == {str(first): sha256(first), str(second): sha256(second)}
     with pytest.raises(DataError, match="no file is named"):
         read_rankings(Data(path=" ,"))

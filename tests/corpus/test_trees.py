@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.records import Demonstration, Ranking
 
 Write = Callable[..., Path]
@@ -104,7 +104,7 @@ def test_roles_that_do_not_alternate_are_malformed(write: Write) -> None:
     rejections = Rejections()
     path = write("rows.jsonl", [node("q", node("a", role="prompter"))])
     assert list(iterate(path, rejections=rejections)) == []
-    assert dict(rejections.malformed) == {"prompter and assistant do not alternate in a tree": 1}
+    assert dict(rejections.malformed) == {"field 'replies.role' is not 'assistant': they alternate in a tree": 1}
 
 
 def test_answers_by_a_model_say_so(write: Write) -> None:

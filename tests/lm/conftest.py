@@ -9,7 +9,7 @@ import pytest
 
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
-from palate.lm.zoo import Loaded, load_language_model, load_scalar_model
+from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model
 
 
 @pytest.fixture(scope="session")

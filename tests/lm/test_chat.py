@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from palate.errors import DataError, TemplateError
-from palate.lm.builtin import TINY_TEMPLATE, byte_tokenizer
 from palate.lm.chat import Chat
 from palate.lm.encode import encode_demonstrations, encode_responses, encode_texts
+from palate.lm.sources.builtin import TINY_TEMPLATE, byte_tokenizer
 from palate.records import Demonstration, Message, Prompt, Response, ToolCall
 
 USER, HELLO = Message(role="user", content="Hi there"), Message(role="assistant", content="Hello.")

@@ -12,10 +12,10 @@ from palate import recipe
 from palate.errors import ModelError
 from palate.lm import foreign
 from palate.lm.batch import Sequences
-from palate.lm.builtin import byte_tokenizer
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
-from palate.lm.zoo import Loaded, load_language_model, load_scalar_model, save
+from palate.lm.sources.builtin import byte_tokenizer
+from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, save
 from palate.recipe import Sampling
 from palate.records import Prompt
 from palate.rollout.local import LocalEngine

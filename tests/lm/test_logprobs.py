@@ -12,7 +12,7 @@ from palate.lm.batch import Sequences
 from palate.lm.logprobs import chosen_logprobs
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
-from palate.lm.zoo import Loaded, locate
+from palate.lm.sources.zoo import Loaded, locate
 
 Fresh = Callable[[], LanguageModel]
 

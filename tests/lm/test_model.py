@@ -11,7 +11,7 @@ from torch import Tensor
 
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
-from palate.lm.zoo import Loaded, load_scalar_model, save
+from palate.lm.sources.zoo import Loaded, load_scalar_model, save
 
 FreshScalar = Callable[[], ScalarModel]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from palate.errors import DataError, RecipeError, RewardError
 from palate.lm.batch import Sequences
 from palate.lm.encode import encode_responses
-from palate.lm.zoo import load_scalar_model, save
+from palate.lm.sources.zoo import load_scalar_model, save
 from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.learned import NORMALIZATION_FILE, LearnedReward, Normalization, raw_scores

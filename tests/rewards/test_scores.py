@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from palate.cli import main
 from palate.errors import PalateError, RecipeError, RewardError
 from palate.evals.winrate import both_orders
-from palate.lm.zoo import load_scalar_model, save
+from palate.lm.sources.zoo import load_scalar_model, save
 from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.learned import LearnedReward

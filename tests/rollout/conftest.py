@@ -9,7 +9,7 @@ import torch
 
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from palate.lm.builtin import byte_tokenizer
 from palate.lm.decoder import Decoder
 from palate.lm.foreign import Foreign
-from palate.lm.zoo import load_language_model
+from palate.lm.sources.builtin import byte_tokenizer
+from palate.lm.sources.zoo import load_language_model
 from palate.recipe import Sampling
 from palate.records import Prompt
 from palate.rollout.local import LocalEngine

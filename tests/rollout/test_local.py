@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from palate.errors import DataError
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
 from palate.records import Message, Prompt
 from palate.rollout import slots

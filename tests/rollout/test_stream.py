@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from palate.errors import DataError
-from palate.lm.builtin import TINY_TEMPLATE, byte_tokenizer
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.builtin import TINY_TEMPLATE, byte_tokenizer
+from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
 from palate.records import Prompt
 from palate.rollout.drawing import Drawn

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from palate.cli import main
+from palate.lm.sources.zoo import load_chat, load_scalar_model, save
 from palate.lm.templates import FAMILIES, find_template
-from palate.lm.zoo import load_chat, load_scalar_model, save
 
 Toml = Callable[[dict[str, Any]], Path]
 Settings = dict[str, dict[str, Any]]
@@ -64,14 +64,16 @@ def test_sft_counts_what_the_template_cannot_hold_and_saves_it_with_the_model(
 
 def test_sampling_leaves_such_prompts_out_when_it_may(toml: Toml, tmp_path: Path, strict: str) -> None:
     twice = [said("user", "One."), said("user", "Two.")]
-    path = rows(tmp_path / "prompts.jsonl", [[said("user", "Zero.")], twice])
+    path = rows(tmp_path / "prompts.jsonl", [[said("system", "Be kind."), said("user", "Zero.")], twice])
     sampling = {"max_new_tokens": 4}
     tree: dict[str, Any] = {"model": "tiny", "chat_template": strict, "prompts": {"path": path}, "sampling": sampling}
     assert main(["sample", str(toml(tree)), "--out", str(tmp_path / "stopped")]) == 2
     assert main(["sample", str(toml(tree | {"max_left_out": 0.5})), "--out", str(tmp_path / "run")]) == 0
     lines = (tmp_path / "run" / "candidates.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["prompt"]["messages"][0]["content"] for line in lines] == ["Zero."]
-    assert any(f"{path}:2" in note for note in report(tmp_path / "run")["notes"])
+    assert [json.loads(line)["prompt"]["messages"][-1]["content"] for line in lines] == ["Zero."]
+    notes = report(tmp_path / "run")["notes"]
+    assert any(f"{path}:2" in note for note in notes)
+    assert any("none for system turns; 1 stand" in note for note in notes)
 
 
 def test_a_reward_model_of_another_template_cannot_score_a_policys_tokens(

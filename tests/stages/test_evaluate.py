@@ -12,7 +12,7 @@ import torch
 
 from palate.demo.prompts import demo_prompts
 from palate.intervals import ratio_estimate
-from palate.lm.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model
 from palate.recipe import Sampling, SFTRecipe, WinRateRecipe, parse_recipe
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run

@@ -202,3 +202,12 @@ def test_accepting_goes_with_a_resume(command: Callable[..., Any], capsys: pytes
         command("sft", "--accept-changed-data")
     assert stopped.value.code == 2
     assert "--accept-changed-data goes with --resume" in capsys.readouterr().err
+
+
+def test_columns_that_are_not_used_are_named(command: Callable[..., Any], tmp_path: Path) -> None:
+    rows = [{"prompt": f"How is it, {n}?", "response": "Fine.", "mood": "calm"} for n in range(12)]
+    data = {"path": lines(tmp_path / "data.jsonl", rows)}
+    status, said, _ = command("sft", data=data, holdout={"fraction": 0.3})
+    assert status == 0
+    assert "data.jsonl: columns not used: mood (12 rows)" in said
+    assert "columns not used: mood (12 rows)" in unescape((tmp_path / "run" / "report.html").read_text())

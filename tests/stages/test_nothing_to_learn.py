@@ -48,8 +48,8 @@ def train(tmp_path: Path, toml: Toml, capsys: pytest.CaptureFixture[str]) -> Cal
     [
         ("reward", THUMBS, {}, "12: a thumb"),
         ("dpo", THUMBS, {}, "12: a thumb"),
-        ("reward", COPIES, {}, "12: copies of one response"),
-        ("dpo", COPIES, {}, "12: copies of one response"),
+        ("reward", COPIES, {}, "12: identical responses"),
+        ("dpo", COPIES, {}, "12: identical responses"),
         ("dpo", TIES, {}, "12: nothing but ties"),
         ("dpo", TIED_COPIES, {}, "12: nothing but ties"),
         ("reward", TIES, {"tie": "skip"}, "nothing but ties"),
@@ -61,7 +61,7 @@ def train(tmp_path: Path, toml: Toml, capsys: pytest.CaptureFixture[str]) -> Cal
             "reward",
             THUMBS + COPIES,
             {},
-            "alone, compares nothing; 12: copies",
+            "alone, compares nothing",
         ),
     ],
 )
@@ -111,7 +111,7 @@ def test_what_compares_nothing_is_counted_beside_what_does(
     assert said.count(line) == 2  # before the first step and at the end
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert report["left_out"] == 5
-    assert any("copies of one response" in note for note in report["notes"])
+    assert any("identical responses" in note for note in report["notes"])
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {row["data/left_out"] for row in rows} == {5}
     if stage == "dpo":  # of copies the better rank counts: one pair in each ranking

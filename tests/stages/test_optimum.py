@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from palate.lm.batch import Sequences
-from palate.lm.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model
 from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
 from palate.recipe import BestOfNRecipe, DPORecipe, PPORecipe, ReinforceRecipe, parse_recipe
 from palate.records import Demonstration, Prompt, Ranking, Record, Response

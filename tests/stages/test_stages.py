@@ -60,7 +60,7 @@ def test_microbatches_and_trunk_change_nothing(
 def test_frozen_layers_stay_and_the_others_move(
     stage: str, settings: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    from palate.lm.zoo import locate
+    from palate.lm.sources.zoo import locate
 
     before = load_file(locate("tiny") / "model.safetensors")
     after = trained(stage, settings[stage], tmp_path / "run")

@@ -109,7 +109,7 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from palate.lm.model import LanguageModel
-    from palate.lm.zoo import load_language_model, save
+    from palate.lm.sources.zoo import load_language_model, save
 
     loaded = load_language_model("tiny", precision="fp32")
     loaded.model.config.tie_word_embeddings = False

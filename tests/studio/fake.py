@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
+
+from pydantic import JsonValue
 
 from palate.records import Message, Provenance, Response
 from palate.studio.chat.generation import Busy
@@ -28,6 +30,7 @@ class Fake:
         self.asked: list[tuple[str, list[tuple[str, str]]]] = []
         self.sampling: list[Serving] = []
         self.open = 0
+        self.tools: list[Mapping[str, JsonValue]] = []
 
     async def stream(
         self,
@@ -39,9 +42,12 @@ class Fake:
         *,
         user: str,
         num_responses: int = 1,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, JsonValue]] = (),
     ) -> AsyncGenerator[Piece | Done | Failed]:
         self.asked.append((model, [(message.role, message.content) for message in messages]))
         self.sampling.append(sampling)
+        self.tools = list(tools)
         texts = [self.texts.pop(0) for _ in range(num_responses)]
         self.open += 1
         try:

@@ -8,19 +8,25 @@ from a format that holds them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from pydantic import ValidationError
-
-from palate.corpus.columns import tags_of
-from palate.corpus.files import Row, read_rows, sha256
-from palate.corpus.formats import KIND_NAMES, Format, Item, Kind, Parser
+from palate.corpus.accounting.account import Account
+from palate.corpus.accounting.duplicates import Unique
+from palate.corpus.accounting.ignoring import Ignored
+from palate.corpus.catalogue.format import KIND_NAMES, Format, Item, Kind
+from palate.corpus.containers.files import read_rows, sha256
+from palate.corpus.explaining import explained, joined, unclear_judgements
+from palate.corpus.parsing import parsed
 from palate.corpus.recognition import open_format
-from palate.corpus.rejections import Malformed, Rejected, Rejections, Unusable
+from palate.corpus.rows.fields import Tracked
+from palate.corpus.rows.rejections import Malformed, Rejected, Rejections, Unusable
+from palate.corpus.rows.row import Row, Wrapper
+from palate.corpus.rows.verdicts import Unclear
 from palate.errors import DataError
 from palate.recipe import Data
 from palate.records import Demonstration, Prompt, Ranking, content_id
@@ -37,12 +43,25 @@ class Read(Generic[T]):
         rejected: counts of what gave no record, to be shown.
         files: SHA-256 of every file by its path, for the run's lineage.
         places: file and line of every record.
+        accounts: of every file, what became of its columns.
     """
 
     records: tuple[T, ...]
     rejected: Rejections
     files: Mapping[str, str]
     places: tuple[tuple[Path, int], ...]
+    accounts: tuple[Account, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of each file: columns that were neither used nor kept, marks of images in its texts."""
+        said = []
+        for account in self.accounts:
+            columns = [f"{name} ({column.words})" for name, column in account.unused.items()]
+            marks = [f"{mark} in {count} texts, kept as text" for mark, count in account.marks.items()]
+            said += [f"{account.path}: columns not used: {', '.join(columns)}"] if columns else []
+            said += [f"{account.path}: marks: {', '.join(marks)}"] if marks else []
+        return tuple(said)
 
     def leave_out(self, record: T, reason: str) -> None:
         """Count one of the records as rejected after all, with its file and line."""
@@ -93,10 +112,17 @@ def read_texts(data: Data) -> Read[str]:
 
 def paths_of(path: str) -> tuple[Path, ...]:
     """The files of a recipe's `path`, which may name several, joined by commas."""
-    paths = tuple(Path(part.strip()) for part in path.split(",") if part.strip())
+    return check_paths([Path(part.strip()) for part in path.split(",") if part.strip()])
+
+
+def check_paths(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """The files, if there are any and each is named once."""
     if not paths:
         raise DataError("no file is named")
-    return paths
+    for place, each in enumerate(paths):
+        if each in paths[:place]:
+            raise DataError("is named twice: its judgements would count twice", path=each)
+    return tuple(paths)
 
 
 def iterate(
@@ -107,74 +133,117 @@ def iterate(
     format: str = "auto",
     fields: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
+    ignore: Sequence[str] | Ignored = (),
+    verdicts: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | None = None,
     strict: bool = False,
+    account: Account | None = None,
+    watch: Callable[[int], None] | None = None,
+    most_rows: int | None = None,
 ) -> Iterator[tuple[int, Item]]:
     """Stream a file's records, each with its line, holding one row at a time.
 
     Args:
         kind: only records of this kind; None: of every kind the format holds.
         rejections: counts what gives no record.
+        ignore: columns to leave out; an `Ignored` serves several files and is checked by whoever made it.
+        verdicts: what the file's own words of judgement mean (see `verdicts`).
+        join: column -> another file, whose rows belong to those with the same value.
         strict: stop at the first malformed row.
+        account: is told what became of every column; by default a column that must not be left out stops the reading.
+        watch: is told how many bytes were read, whenever some were.
+        most_rows: no more than this many are read.
 
     Raises:
-        DataError: a file that cannot be read or holds no such records; with `strict`, a malformed row.
+        DataError: a file that cannot be read or holds no such records; a column that matters and is not read, or one
+            to be ignored that is not there; judgements that are not understood; with `strict`, a malformed row.
     """
-    found, rows = open_format(path, read_rows(path), format, fields or {})
-    parsers = _parsers(found, kind, path)
-    for row in rows:
-        for item in _parse(row, parsers, tags, kind):
+    account = account or Account(path)
+    ignored = ignore if isinstance(ignore, Ignored) else Ignored(ignore)
+    account.tags, account.mapped, account.to_ignore = tuple(tags), bool(fields), ignored.names
+    judged = (fields or {}).get("preferred", "")
+    whole = partial(_rows, path, join or {}, verdicts or {}, judged)
+    rows = islice(whole(account.around, watch), most_rows)
+    opened = open_format(path, ignored.rows(rows, account), format, fields or {}, account)
+    found = opened.format
+    _check_kind(found, kind, path)
+    for row in opened.rows:
+        for item in _parse(row, found, tags, kind, account):
             if not isinstance(item, Rejected):
                 yield row.line, item
+            elif isinstance(item, Unclear):
+                counts = _unclear(chain([row], opened.rows), found)
+                raise DataError(unclear_judgements(item, counts, whole()), path=path, line=row.line)
             elif strict and isinstance(item, Malformed):
                 advice = f"`palate data check {path}` lists all such rows, `palate data import --skip-bad` drops them"
-                raise DataError(f"{item}; {advice}", path=path, line=row.line)
+                raise DataError(f"{item.text}; {advice}", path=path, line=row.line)
             else:
                 rejections.add(item, path, row.line)
+    account.close(ignored.left_of(account.around.beside))
+    if ignored is not ignore:
+        ignored.check(path)
 
 
-class Unique:
-    """Whether a record says something new; counts those that do not. 16 bytes are kept of each."""
-
-    def __init__(self, rejections: Rejections) -> None:
-        self.rejections = rejections
-        self._seen: set[bytes] = set()
-
-    def __call__(self, item: Item) -> bool:
-        """Whether no earlier record said this."""
-        fingerprint = blake2b(_identity(item).encode(), digest_size=16).digest()
-        if fingerprint in self._seen:
-            self.rejections.duplicates += 1
-            return False
-        self._seen.add(fingerprint)
-        return True
+def _rows(
+    path: Path,
+    join: Mapping[str, str],
+    verdicts: Mapping[str, str],
+    judged: str,
+    around: Wrapper | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> Iterator[Row]:
+    return explained(joined(read_rows(path, around=around, watch=watch), join), verdicts, [judged])
 
 
-def _identity(item: Item) -> str:
-    if isinstance(item, Prompt):
-        return item.id  # tags are not part of what it says
-    return item if isinstance(item, str) else item.to_json()
+def _unclear(rows: Iterable[Row], found: Format) -> Counter[str]:
+    """The judgements of these rows that are not understood."""
+    items = (
+        item
+        for row in rows
+        for parser in found.parsers.values()
+        for item in ([] if row.problem else parsed(parser, Tracked(row.fields)))
+    )
+    return Counter(item.value for item in items if isinstance(item, Unclear))
 
 
 def _read(data: Data, kind: type[T]) -> Read[T]:
     rejections = Rejections()
     unique = Unique(rejections)
-    paths = paths_of(data.path)
+    ignored = Ignored(data.ignore)
+    paths: Sequence[Path] = paths_of(data.path)
     records: list[T] = []
     places: list[tuple[Path, int]] = []
-    for path in paths:
+    accounts = [Account(path) for path in paths]
+    for path, account in zip(paths, accounts, strict=True):
         items = iterate(
-            path, kind, rejections=rejections, format=data.format, fields=data.fields, tags=data.tags, strict=True
+            path,
+            kind,
+            rejections=rejections,
+            format=data.format,
+            fields=data.fields,
+            tags=data.tags,
+            ignore=ignored,
+            verdicts=data.verdicts,
+            join=data.join,
+            strict=True,
+            account=account,
         )
         for line, item in items:
             if isinstance(item, kind) and unique(item):
                 records.append(item)
                 places.append((path, line))
+    ignored.check(data.path)
     if not records:
         raise DataError(f"no {KIND_NAMES[kind]} in it\n{rejections}".rstrip(), path=data.path)
-    files = {str(path): sha256(path) for path in paths}
+    sources = (*paths, *[Path(other) for other in data.join.values()])
+    files = {str(source): sha256(source) for source in sources}
     kept = _limited(records, data.limit)
     return Read(
-        tuple(records[index] for index in kept), rejections, files, places=tuple(places[index] for index in kept)
+        tuple(records[index] for index in kept),
+        rejections,
+        files,
+        places=tuple(places[index] for index in kept),
+        accounts=tuple(accounts),
     )
 
 
@@ -195,79 +264,44 @@ def _limited(records: Sequence[T], limit: int) -> Sequence[int]:
     return sorted(order[:limit])
 
 
-def _parsers(found: Format, kind: Kind | None, path: Path) -> list[Parser]:
-    if kind is None:
-        return list(found.parsers.values())
-    if kind is Prompt and str not in found.parsers:
-        return [_prompts_by(parser) for parser in found.parsers.values()]
-    if kind not in found.parsers:
-        held = " and ".join(KIND_NAMES[each] for each in found.parsers)
-        raise DataError(f"holds {held} (format {found.name}), not {KIND_NAMES[kind]}", path=path)
-    return [found.parsers[kind]]
+def _check_kind(found: Format, kind: Kind | None, path: Path) -> None:
+    if kind is None or kind in found.parsers or (kind is Prompt and str not in found.parsers):
+        return
+    held = " and ".join(KIND_NAMES[each] for each in found.parsers)
+    raise DataError(f"holds {held} (format {found.name}), not {KIND_NAMES[kind]}", path=path)
 
 
-def _prompts_by(parser: Parser) -> Parser:
-    def parse(row: Mapping[str, Any]) -> Iterator[Prompt | Unusable]:
-        for item in parser(row):
-            yield item if isinstance(item, Unusable) else prompt_of(item)
+def _parse(
+    row: Row, found: Format, tags: Sequence[str], kind: Kind | None, account: Account
+) -> Iterator[Item | Rejected]:
+    """What one row gives; it always gives something, if only the reason why not.
 
-    return parse
-
-
-def _parse(row: Row, parsers: Sequence[Parser], tags: Sequence[str], kind: Kind | None) -> Iterator[Item | Rejected]:
-    """What one row gives; it always gives something, if only the reason why not."""
+    Every parser of the format reads the row, whatever kind is asked for, so that what none of them reads is known.
+    """
     if row.problem:
         yield row.problem
         return
+    fields = Tracked(row.fields)
+    made = {each: list(parsed(parser, fields, tags)) for each, parser in found.parsers.items()}
+    account.add(row, fields, [item for items in made.values() for item in items], found)
+    prompts_of_any = kind is Prompt and str not in found.parsers
+    asked_for = made.values() if kind is None or prompts_of_any else [made[kind]]
     told: Counter[str] = Counter()  # two parsers may meet the same problem: it is told once
     prompts: set[str] = set()
     empty = True
-    for parser in parsers:
+    for items in asked_for:
         met: Counter[str] = Counter()
-        for item in _guarded(parser, row, tags):
+        for item in items:
             empty = False
             if isinstance(item, Rejected):
                 met[str(item)] += 1
-                if met[str(item)] <= told[str(item)]:
-                    continue
-            elif kind is Prompt and isinstance(item, Prompt):
-                if item.id in prompts:
-                    continue
-                prompts.add(item.id)
-            yield item
+                if met[str(item)] > told[str(item)]:
+                    yield item
+            elif not prompts_of_any:
+                yield item
+            elif (prompt := prompt_of(item)).id not in prompts:
+                prompts.add(prompt.id)
+                yield prompt
         told |= met
     if empty:
         yield Unusable(f"holds no {KIND_NAMES[kind]}" if kind else "holds no record")
-
-
-def _guarded(parser: Parser, row: Row, tags: Sequence[str]) -> Iterator[Item | Rejected]:
-    """A parser's items, tagged and checked; its exceptions become items too."""
-    try:
-        found = tags_of(row.fields, tags)
-        for item in parser(row.fields):
-            yield item if isinstance(item, Unusable) else _tagged(_checked(item), found)
-    except Rejected as problem:
-        yield problem
-    except ValidationError as error:
-        yield Malformed(_explain(error))
-
-
-def _checked(item: Item) -> Item:
-    if isinstance(item, Ranking) and len(item.responses) == 2 and item.responses[0].text == item.responses[1].text:
-        raise Malformed("the two responses of a pair are identical")
-    return item
-
-
-def _tagged(item: Item, tags: Mapping[str, str]) -> Item:
-    if not tags or isinstance(item, str):
-        return item
-    if isinstance(item, Prompt):
-        return item.model_copy(update={"tags": {**item.tags, **tags}})
-    return item.model_copy(update={"prompt": _tagged(item.prompt, tags)})
-
-
-def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message

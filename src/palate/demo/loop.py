@@ -27,7 +27,7 @@ from palate.demo.prompts import demo_prompts
 from palate.evals import plots
 from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import agreement
-from palate.lm.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model
 from palate.randomness import permutation
 from palate.recipe import (
     PPORecipe,

@@ -20,7 +20,7 @@ from palate.demo.loop import FULL, Loop, Scale
 from palate.evals import plots
 from palate.evals.report import Report
 from palate.evals.winrate import WinRate, win_rate
-from palate.lm.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model
 from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
 from palate.recipe import DPORecipe, ReinforceRecipe
 from palate.records import Prompt

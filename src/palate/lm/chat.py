@@ -91,6 +91,10 @@ class Chat:
         """Whether a system turn becomes part of the user's, because the template has none."""
         return self.layout.merges_system and any(message.role == "system" for message in prompt.messages)
 
+    def beginning_tokens(self, text: str) -> list[int]:
+        """How a response begins, for a sampler to go on from; as it is written, and nothing ends it."""
+        return self._following(self.layout.opening, self._spelled(text))
+
     def text_tokens(self, text: str) -> list[int]:
         """Raw text and the stop token, no conversation around it."""
         return [*self._tokens(self._spelled(text)), self.stop_id]

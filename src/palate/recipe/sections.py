@@ -42,9 +42,18 @@ class Data(Section):
     format: str = Field("auto", description="An importer's name (see `palate data import --help`), or `auto`.")
     fields: Mapping[str, str] = Field(
         {},
-        description="For `pairs`: which column, or text with {columns}, is `prompt`, `a`, `b`, `preferred`.",
+        description="For `pairs`: which column, or text with {columns}, is `prompt`, `a`, `b`, `preferred` and so on.",
     )
-    tags: tuple[str, ...] = Field((), description="Columns to keep as tags of the prompt.")
+    tags: tuple[str, ...] = Field((), description="Columns to keep as tags of the prompt; `a.b` is one within another.")
+    ignore: tuple[str, ...] = Field((), description="Columns to leave out although they may matter; `a.b` likewise.")
+    verdicts: Mapping[str, str] = Field(
+        {},
+        description="What the file's own words of judgement mean: `a`, `b`, `tie`, `both_bad`, `both_good`, `up`, "
+        "`down` or `skip`.",
+    )
+    join: Mapping[str, str] = Field(
+        {}, description="A column, and another file whose rows are added to those with the same value of it."
+    )
     limit: int = Field(0, ge=0, description="Use at most this many records, chosen by hash of the prompt; 0 uses all.")
 
 

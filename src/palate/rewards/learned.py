@@ -22,7 +22,7 @@ from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.lm.encode import encode_responses
 from palate.lm.model import ScalarModel, Trunk
-from palate.lm.zoo import Loaded, Precision, load_scalar_model, locate
+from palate.lm.sources.zoo import Loaded, Precision, load_scalar_model, locate
 from palate.records import Prompt
 from palate.rollout.engine import Responses
 from palate.scores import one_number_each

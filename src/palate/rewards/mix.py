@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from palate.lm.zoo import Precision
+from palate.lm.sources.zoo import Precision
 from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.learned import LearnedReward

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from palate.corpus import read_prompts
-from palate.lm.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model
 from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
 from palate.recipe import BestOfNRecipe
 from palate.records import Demonstration, Prompt, Response

@@ -66,7 +66,9 @@ def say_left_out(
     of: int,
     max_left_out: float,
 ) -> int:
-    """Say what of the data is not used, with reason and place, before the first step; the run repeats it at its end.
+    """Say what of the data is not used, before the first step; the run repeats it at its end.
+
+    Columns by name, rows with reason and place.
 
     Args:
         run: notes it for the report.
@@ -83,7 +85,7 @@ def say_left_out(
     """
     left_out = [(records[item.index], item.reason) for records, items in encoded.values() for item in items]
     data.reject(left_out)
-    for line in str(data.rejected).splitlines():
+    for line in (*data.remarks, *str(data.rejected).splitlines()):
         run.note(line)
     emptied = [use for use, (records, items) in encoded.items() if len(items) == len(records)]
     if emptied or len(left_out) > max_left_out * of:

@@ -23,7 +23,7 @@ from palate.corpus.splits import split
 from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.zoo import load_language_model, save
+from palate.lm.sources.zoo import load_language_model, save
 from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
 from palate.run.directory import Run

@@ -27,7 +27,7 @@ from palate.intervals import Estimate, ratio_estimate
 from palate.lm.batch import per_token
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1
 from palate.recipe import Sampling, WinRateRecipe
 from palate.records import Prompt

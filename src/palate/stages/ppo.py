@@ -29,7 +29,7 @@ from palate.lm.batch import Sequences, per_token
 from palate.lm.encode import encode_texts
 from palate.lm.model import LanguageModel, ScalarModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.zoo import load_scalar_model, locate, save
+from palate.lm.sources.zoo import load_scalar_model, locate, save
 from palate.objectives.advantages import explained_variance, gae, shape_rewards, whiten
 from palate.objectives.divergence import updated_kl_coef
 from palate.objectives.losses import Metrics, combine_metrics, policy_loss, sft_loss, value_loss

@@ -16,7 +16,7 @@ import time
 import torch
 
 from palate.lm.optim import Optimizer
-from palate.lm.zoo import save
+from palate.lm.sources.zoo import save
 from palate.objectives.advantages import leave_one_out, shape_rewards
 from palate.objectives.losses import combine_metrics, policy_loss
 from palate.recipe import ReinforceRecipe

@@ -32,7 +32,7 @@ from palate.feedback.statistics.pairwise_agreement import Agreement, agreement
 from palate.lm.chat import Chat
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.zoo import load_scalar_model, save
+from palate.lm.sources.zoo import load_scalar_model, save
 from palate.objectives.losses import Metrics, combine_metrics, ranking_loss
 from palate.recipe import RewardRecipe
 from palate.records import Ranking

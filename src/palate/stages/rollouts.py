@@ -18,7 +18,7 @@ from palate.corpus import read_prompts
 from palate.errors import ModelError, TrainingError
 from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1, k3
 from palate.randomness import permutation
 from palate.recipe import RLRecipe

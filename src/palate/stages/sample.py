@@ -11,7 +11,7 @@ from pathlib import Path
 from palate.corpus import read_prompts
 from palate.disk import append_text, write_text
 from palate.lm.model import LanguageModel
-from palate.lm.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import SampleRecipe, Sampling
 from palate.records import Candidates, Prompt, Provenance, Response
 from palate.rollout.local import LocalEngine

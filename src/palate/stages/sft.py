@@ -19,7 +19,7 @@ from palate.lm.batch import Sequences
 from palate.lm.encode import encode_demonstrations
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.zoo import load_language_model, save
+from palate.lm.sources.zoo import load_language_model, save
 from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run.directory import Run

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from palate.corpus.catalogue.format import Item
 from palate.corpus.export import EXPORTERS, ExportReport, export_records
-from palate.corpus.formats import Item
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
-from palate.records import Candidates, Demonstration, Message, Prompt, Provenance, Ranking, Record, Response
+from palate.records import Candidates, Demonstration, Message, Prompt, Provenance, Ranking, Record, Response, ToolCall
 
 quickly = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 
@@ -150,8 +150,22 @@ def without(*fields: str, **changed: Any) -> Callable[[Ranking], Ranking]:
     return lambda ranking: ranking.model_copy(update=dict.fromkeys(fields) | changed)
 
 
+def scored_apart(ranking: Ranking) -> Ranking:
+    """Points of ten are no ratings; how far apart they are is the strength."""
+    first, second = ranking.ratings or (0.0, 0.0)
+    return ranking.model_copy(update={"ratings": None, "strength": 1.5 * abs(first - second)})
+
+
 def same(item: Item) -> Item:
     return item
+
+
+def context(item: Any) -> Any:
+    """The earlier turns of the assistant's are read as context: only the last one was demonstrated."""
+    if isinstance(item, Demonstration):
+        return item.model_copy(update={"prompt": context(item.prompt)})
+    turns = (turn.model_copy(update={"learn": turn.role != "assistant"}) for turn in item.messages)
+    return item.model_copy(update={"messages": tuple(turns)})
 
 
 margins = st.floats(0, 10)
@@ -166,11 +180,11 @@ WHOLE: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any]]] = [
     ("trl-implicit", rankings(chat_prompts(), strengths=margins), best_first),
     ("trl-kto", thumbs(chat_prompts()), same),
     ("trl-kto-text", thumbs(single_prompts), same),
-    ("trl-prompt-completion", demonstrations(chat_prompts()), same),
+    ("trl-prompt-completion", demonstrations(chat_prompts()), context),
     ("trl-prompt-completion-text", demonstrations(single_prompts), same),
-    ("messages", demonstrations(chat_prompts()), same),
-    ("messages", chat_prompts(), same),
-    ("sharegpt", demonstrations(chat_prompts()), same),
+    ("messages", demonstrations(chat_prompts()), context),
+    ("messages", chat_prompts(), context),
+    ("sharegpt", demonstrations(chat_prompts()), context),
     ("alpaca", demonstrations(chat_prompts()), same),
     ("hh", rankings(no_system).filter(lambda r: "Human" not in r.to_json()), stripped),
     (
@@ -194,7 +208,7 @@ WHOLE: list[tuple[str, st.SearchStrategy[Any], Callable[[Any], Any]]] = [
         rankings(single_prompts, sizes=(2, 5), ties=True, rated=True, models=True),
         without("ratings", source="ai"),
     ),
-    ("ultrafeedback-binarized", rankings(single_prompts, rated=True), lambda r: best_first(without("ratings")(r))),
+    ("ultrafeedback-binarized", rankings(single_prompts, rated=True), lambda r: best_first(scored_apart(r))),
     ("ultrafeedback-binarized", pair, best_first),
     ("helpsteer2", rankings(single_prompts, sizes=(2, 5), ties=True, rated=True), without("ratings")),
     ("helpsteer2-preference", rankings(single_prompts, strengths=st.sampled_from([1.0, 2.0, 3.0])), same),
@@ -325,3 +339,34 @@ def test_plain_texts_without_a_prompt_show_it_or_are_counted(items: list[Ranking
         return
     assert len(found) + report.rejections.total == len(items)
     assert [item.to_json() for item in found if best_first(item) not in [best_first(each) for each in items]] == []
+
+
+TOOLS = Demonstration(
+    prompt=Prompt(
+        messages=(
+            Message(role="user", content="Warm?", name="ann"),
+            Message(
+                role="assistant", content="", tool_calls=(ToolCall(name="heat", arguments="{}", id="c1"),), learn=False
+            ),
+            Message(role="tool", content="7", tool_call_id="c1", name="heat"),
+        ),
+        tools=({"type": "function", "function": {"name": "heat"}},),
+    ),
+    response=Response(text="", tool_calls=(ToolCall(name="heat", arguments='{"again": true}'),)),
+)
+
+
+def test_tools_come_back_whole_or_are_refused() -> None:
+    assert written_and_read([TOOLS], "messages")[0] == [TOOLS]
+    assert written_and_read([TOOLS.prompt], "messages")[0] == [TOOLS.prompt]
+    assert written_and_read([TOOLS, TOOLS.prompt], "palate")[0] == [TOOLS, TOOLS.prompt]
+    for format in EXPORTERS.keys() - {"messages", "palate"}:
+        with pytest.raises(DataError, match=r"nothing in it can be written"):
+            written_and_read([TOOLS], format)
+
+
+def test_context_becomes_history_with_a_note() -> None:
+    turns = [Message(role=role, content=role, learn=role != "assistant") for role in ("user", "assistant", "user")]
+    shown = Demonstration(prompt=Prompt(messages=tuple(turns)), response=Response(text="yes"))
+    _, report = written_and_read([shown], "alpaca")
+    assert [note[:40] for note in report.notes] == ["earlier turns of the assistant's are cont"[:40]]

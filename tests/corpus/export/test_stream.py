@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from palate.corpus.catalogue.format import Item
 from palate.corpus.export import EXPORTERS, ExportReport, Pseudonyms, export_data, export_lines, export_records
-from palate.corpus.formats import Item
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.records import Candidates, Demonstration, Message, Prompt, Ranking, Record, Response
 

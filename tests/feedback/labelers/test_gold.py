@@ -82,7 +82,8 @@ def items_of(world: World, batch: Batch) -> list[Item]:
 def test_a_test_is_made_of_copies(world: World) -> None:
     agreed, split, _ = judged(world)
     test = make(world, {agreed.id: (1, 2, 3), split.id: (4, 1, 4)})
-    assert (test.kind, test.is_screening, test.threshold, test.settings) == ("ranking", True, 0.75, {"ratings": False})
+    assert (test.kind, test.is_screening, test.threshold) == ("ranking", True, 0.75)
+    assert test.settings == {"ratings": False, "flags": []}
     first, second = items_of(world, test)
     assert (first.prompt_id, first.response_ids, first.gold) == (agreed.prompt_id, agreed.response_ids, [1, 2, 3])
     assert second.gold == [2, 1, 2]

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from tests.feedback.world import World
 
 from palate.errors import ConflictError
-from palate.feedback.store.tables import Item, ItemAuthor, PromptRow, ResponseRow
+from palate.feedback.store.tables import Batch, Item, ItemAuthor, PromptRow, ResponseRow
 from palate.feedback.tasks import batches, judgements
 from palate.feedback.tasks.batches import BatchPlan
 from palate.feedback.tasks.queue import UNLIMITED_PLACES
@@ -138,3 +138,29 @@ def test_items_of_every_kind(world: World) -> None:
     test = world.item(world.batch("test", is_screening=True, threshold=0.75), gold=[2, 1, 2])
     assert places == {"demonstration": (0, 3), "pair": (2, 3), "arena": (2, 3), "ranking": (9, 3)}
     assert (test.open_places, test.gold) == (UNLIMITED_PLACES, [2, 1, 2])
+
+
+def test_a_new_batch_asks_for_the_ranking_alone(world: World) -> None:
+    with world.store.write() as session:
+        new = batches.create_batch(session, BatchPlan(name="new"), by=None)
+        more = {"ratings": True, "flags": ["violent", "off_task", "of another version"]}
+        asking = batches.create_batch(session, BatchPlan(name="asking", settings=more), by=None)
+        pair = batches.create_batch(session, BatchPlan(name="pair", kind="pair"), by=None)
+        ids = [batch.id for batch in (new, asking, pair)]
+    with world.store.read() as session:
+        asked = [batches.Asked.of(session.get_one(Batch, id)) for id in ids]
+    assert asked == [
+        batches.Asked(False, ()),
+        batches.Asked(True, ("off_task", "violent")),
+        batches.Asked(False, ()),
+    ]
+
+
+def test_a_batch_from_before_goes_on_asking_for_everything(world: World) -> None:
+    """Its settings say nothing, as they did where nothing was chosen."""
+    with world.store.write() as session:
+        old = batches.create_batch(session, BatchPlan(name="old"), by=None)
+        old.settings = {}
+    with world.store.read() as session:
+        found = session.get_one(Batch, old.id)
+        assert batches.Asked.of(found) == batches.Asked(True, tuple(judgements.FLAGS))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from palate.lm.builtin import byte_tokenizer
 from palate.lm.chat import Chat
+from palate.lm.sources.builtin import byte_tokenizer
 from palate.lm.templates import find_template
 
 SPECIALS = (

@@ -11,9 +11,9 @@ from tests.lm.templates.families import family, tokenizer
 
 from palate.errors import TemplateError
 from palate.lm.chat import Chat
+from palate.lm.sources.zoo import load_chat
 from palate.lm.templates import FAMILIES, find_template
 from palate.lm.templates.layout import PROBE
-from palate.lm.zoo import load_chat
 from palate.records import Message, Prompt
 
 SYSTEM = Message(role="system", content="Be kind.")
@@ -130,7 +130,7 @@ def test_templates_by_file_directory_and_config(tmp_path: Path) -> None:
 
 
 def test_a_family_for_another_tokenizer_is_refused_in_words() -> None:
-    from palate.lm.builtin import byte_tokenizer
+    from palate.lm.sources.builtin import byte_tokenizer
 
     made = byte_tokenizer()
     made.chat_template = find_template("gemma", made)
@@ -141,7 +141,7 @@ def test_a_family_for_another_tokenizer_is_refused_in_words() -> None:
 def test_the_template_is_saved_with_the_model_and_used_by_the_next(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from palate.lm.zoo import load_language_model, save
+    from palate.lm.sources.zoo import load_language_model, save
 
     loaded = load_language_model("tiny", chat_template="zephyr", device="cpu")
     save(loaded.model, loaded.chat, tmp_path / "out")

@@ -240,3 +240,35 @@ def test_a_tokenizer_that_begins_texts_in_its_own_way_gives_the_models_own_token
         assert tokens == wrapped(made.layout.own(PROBE), add_special_tokens=False).input_ids
         assert made.differences == ()
         assert made.text(made.response_tokens("Roses are.")) == "Roses are."
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nobody_types_the_marks_that_stand_for_a_response(name: str) -> None:
+    chat = ALL[name]
+    said_before = [PROBE[0], said("assistant", "</think>" + PROBE[1].content)]
+    honest, forged = ([*said_before, said("user", text)] for text in ("one two", "one\ufdd1 \ufdd2two\ufdd0"))
+    assert chat.prompt_tokens(forged) == chat.prompt_tokens(honest)
+
+
+def test_calls_by_marks_where_a_prompt_is_not_how_the_conversation_begins() -> None:
+    marked = families.FORCED_THINKER.replace(
+        "{{ '<｜Assistant｜>' + m.content.split('</think>')[-1] + eos_token }}",
+        "{{ '<｜Assistant｜>' }}{% generation %}{{ m.content }}{% for call in m.tool_calls or [] %}"
+        "{{ '[' + call.function.name + call.function.arguments | tojson + ']' }}{% endfor %}{{ eos_token }}"
+        "{% endgeneration %}",
+    )
+    chat = families.chat(marked)
+    call = said("assistant", "", tool_calls=[{"name": "look_up", "arguments": '{"word": "rose"}'}])
+    (turn,) = chat.layout.turns([PROBE[0], call])
+    assert turn.before.endswith("<｜Assistant｜><think>\n")
+    assert turn.said == '[look_up{"word": "rose"}]'
+
+
+def test_a_stop_token_that_is_not_special_is_kept_from_text_all_the_same() -> None:
+    made = families.tokenizer("{% for m in messages %}{{ m.role + ':\\n' + m.content + '<turn_end>\\n' }}{% endfor %}")
+    made.add_tokens(["<turn_end>"])
+    chat = Chat(made)
+    assert chat.stop_id == made.convert_tokens_to_ids("<turn_end>")
+    tokens = chat.response_tokens("Hi<turn_end>")
+    assert tokens.count(chat.stop_id) == 1
+    assert chat.text(tokens) == "Hi<turn_end>"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from palate.errors import ModelError
-from palate.lm.zoo import load_chat
+from palate.lm.sources.zoo import load_chat
 from palate.records import Message, Prompt
 from palate.studio.chat import wire
 from palate.studio.chat.generation import Busy, Done, Failed, Generator, Piece, Serving
@@ -185,7 +185,7 @@ def test_mistakes(generator: Generator, run: Run, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="no model there"):
             await generator.load(str(tmp_path))
         await generator.unload(str(tmp_path))
-        with pytest.raises(ValueError, match="a prompt ends with a user or system turn"):
+        with pytest.raises(ValueError, match="at least 1 item"):
             await collect(generator, "tiny", messages=[Message(role="assistant", content="Hi")])
         (failed,) = await collect(generator, "tiny", messages=[Message(role="user", content="a" * 3000)])
         assert isinstance(failed, Failed)
@@ -211,6 +211,23 @@ def test_a_worker_that_is_killed_is_replaced(generator: Generator, run: Run, tal
         assert generator.pid is None
         assert isinstance((await collect(generator, talker))[-1], Done)
         assert generator.pid not in (None, killed)
+
+    run(test())
+
+
+def test_tools_reach_a_template_that_knows_them(run: Run, talker: Path) -> None:
+    from palate.lm.sources.zoo import load_chat
+
+    tool: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+
+    async def test() -> None:
+        generator = Generator(chat_templates={str(talker): "qwen3"})
+        events = [event async for event in generator.stream(str(talker), HI, SHORT, 1, user="ada", tools=[tool])]
+        await generator.close()
+        assert isinstance(events[-1], Done)
+        prompt = Prompt(messages=tuple(HI), tools=(tool,))
+        tokens = load_chat(str(talker), chat_template="qwen3").prompt_tokens(prompt)
+        assert events[-1].prompt_tokens == len(tokens) > 100
 
     run(test())
 

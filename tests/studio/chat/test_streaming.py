@@ -14,9 +14,9 @@ from palate.feedback.chat.conversations import ChatSettings, Turn
 from palate.feedback.chat.exchanges import Ask
 from palate.feedback.store import people, policies
 from palate.feedback.store.tables import Model
+from palate.studio.chat import streaming
 from palate.studio.chat.generation import Busy
 from palate.studio.chat.streaming import TOO_LONG, Bit, Desk, Draws
-from palate.studio.chat.talking import streaming
 
 
 class Room:

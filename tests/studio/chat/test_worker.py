@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from palate.errors import ModelError
-from palate.lm import zoo
+from palate.lm.sources import zoo
 from palate.recipe import Sampling
 from palate.records import Prompt, Provenance, Response
 from palate.rollout.local import LocalEngine
@@ -23,7 +23,7 @@ from palate.studio.chat import worker as module
 
 CHATTY = """
 import os
-from palate.lm import zoo
+from palate.lm.sources import zoo
 from palate.studio.chat import worker
 load = zoo.load_language_model
 def chatty(*args, **settings):

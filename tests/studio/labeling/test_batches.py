@@ -10,7 +10,7 @@ from tests.studio.conftest import Client, ClientOf, Studio
 
 from palate.feedback.store.tables import Batch, Item, Job, Model, User
 from palate.feedback.tasks import judgements, queue
-from palate.feedback.tasks.judgements import FLAGS, RankingForm
+from palate.feedback.tasks.judgements import RankingForm
 from palate.records import Candidates, Prompt, Provenance, Ranking, Response
 from palate.studio.training import jobs, outcomes
 from palate.studio.training.jobs import Runner
@@ -52,13 +52,14 @@ def test_demonstrations_are_asked_for_once(admin: Client) -> None:
 
 
 def test_a_file_of_rankings_becomes_items_without_its_judgements(admin: Client, studio: Studio) -> None:
-    made = upload(admin, [ranked(1, "a", "b", "c"), ranked(2, "d", "e"), "{broken"], ratings="false")
+    rows = [ranked(1, "a", "b", "c"), ranked(2, "d", "e"), "{broken"]
+    made = upload(admin, rows, ratings="true", flags="off_task,violent")
     assert made["added"] == 2
     assert made["rejected"][0]["lines"] == [3]  # type: ignore[index]
     with studio.store.read() as session:
         batch = session.get_one(Batch, made["id"])
         assert (batch.kind, batch.is_screening) == ("ranking", False)
-        assert batch.settings == {"ratings": False, "flags": list(FLAGS)}
+        assert batch.settings == {"ratings": True, "flags": ["off_task", "violent"]}
         items = session.scalars(select(Item).where(Item.batch_id == batch.id).order_by(Item.position)).all()
         assert [len(item.response_ids) for item in items] == [3, 2]
         assert [item.gold for item in items] == [None, None]
@@ -159,7 +160,7 @@ def test_sampling_queues_a_job_that_knows_its_batch(admin: Client, studio: Studi
     assert 'model = "tiny"' in job.recipe
     assert "responses_per_prompt = 3" in job.recipe
     plan = job.then["batch"]
-    assert (plan["name"], plan["overlap"], plan["settings"]) == ("Answers", 3, {"ratings": True, "flags": ["opinion"]})
+    assert (plan["name"], plan["overlap"], plan["settings"]) == ("Answers", 3, {"ratings": False, "flags": ["opinion"]})
     data = studio.workspace.directory / json.loads(json.dumps(_path_of(job)))
     assert data.read_text().count("\n") == 5
 

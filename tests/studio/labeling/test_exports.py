@@ -14,7 +14,7 @@ from tests.studio.conftest import Client, ClientOf, Studio
 
 from palate.corpus.export import EXPORTERS
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.feedback.store.tables import Event, User
 
 NAMES = ("Ann Example", "=Bob", "Zoë 中")

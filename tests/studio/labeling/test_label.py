@@ -88,7 +88,7 @@ def test_a_ranking_is_claimed_saved_and_handed_in(studio: Studio, client_of: Cli
     lea = client_of("labeler")
     task = claim(lea)
     assert task["kind"] == "ranking"
-    assert task["prompt"] == [{"role": "user", "content": "Round one: question 0?"}]
+    assert [(turn["role"], turn["content"]) for turn in task["prompt"]] == [("user", "Round one: question 0?")]
     assert sorted(task["responses"]) == sorted(TEXTS[:4])
     body = form(2, 1, 1, 3, ratings=[3, 7, 7, 1], flags=[[], ["opinion"], [], []], comment="the last one is lazy")
     assert submit(lea, task, body) == {"stored": True, "questions": [], "surplus": False, "screening": None}
@@ -719,6 +719,6 @@ def test_a_preview_is_harmless(studio: Studio, client_of: ClientOf) -> None:
 def test_markdown_code_and_lines_are_shown_as_meant(studio: Studio, client_of: ClientOf) -> None:
     text = "**bold**\nnext line\n\n```python\nif a < b:\n    pass\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |"
     html = client_of("labeler").post("/api/tasks/preview", json={"text": text}).json()["html"]
-    assert "<p><strong>bold</strong>\nnext line</p>" in html
-    assert "<pre><code>if a &lt; b:\n    pass\n</code></pre>" in html
-    assert "<td>1</td>" in html
+    assert '<p dir="auto"><strong>bold</strong>\nnext line</p>' in html
+    assert '<pre dir="auto"><code>if a &lt; b:\n    pass\n</code></pre>' in html
+    assert '<td dir="auto">1</td>' in html

@@ -84,7 +84,7 @@ def test_settling_on_the_page_and_going_on(scene: Scene, studio: Studio) -> None
     assert training(studio) == [("Ann", (1, 2, 3)), ("Bob", (1, 2, 3)), ("Rae", (2, 1, 3))]
     case = rae.get(f"/api/review/{item.id}").json()
     assert (case["review"]["decision"], case["review"]["note"], case["review"]["ranks"]) == ("settle", "because", rank)
-    assert "<b>Settled</b> by Rae" in rae.get(f"/review/{item.id}").text
+    assert "<b>Settled</b> by <bdi>Rae</bdi>" in rae.get(f"/review/{item.id}").text
     assert rae.get("/api/review", params={"show": "decided"}).json()["items"][0]["decision"] == "settle"
     assert rae.get("/api/review").json()["total"] == 0
 

@@ -11,6 +11,7 @@ from tests.studio.conftest import Client, ClientOf, Studio
 from tests.studio.judged import Judged
 
 from palate.feedback.store.tables import Item, Task, User
+from palate.studio.web.workspace import Settings
 
 
 def pairs_file(*ranks: list[int]) -> bytes:
@@ -156,9 +157,9 @@ def test_the_forms_of_the_pages(client_of: ClientOf, studio: Studio) -> None:
         (b"not json", "known.jsonl", "known.jsonl:1"),
         (b'{"text": "no ranking"}', "known.jsonl", "rankings"),
         (b"", "known.jsonl", "known.jsonl"),
-        (pairs_file([1, 2]), "known.jsonl.gz", "unpack"),
-        (pairs_file([1, 2]), "known.exe", "ends in"),
-        (pairs_file([1, 2]), "../../etc/passwd", "ends in"),
+        (pairs_file([1, 2]), "known.jsonl.gz", "gzip"),
+        (pairs_file([1, 2]), "known.exe", "should end in"),
+        (pairs_file([1, 2]), "../../etc/passwd", "should end in"),
         (pairs_file([1]), "known.jsonl", "no ranking in it"),
         (b"\xff\xfe\x00", "known.csv", "known.csv"),
         (pairs_file(*([1, 2] for _ in range(201))), "known.jsonl", "at most 200"),
@@ -175,9 +176,27 @@ def test_files_that_cannot_be_used_get_one_clear_line(
     assert kim.get("/api/screening").json() == []
 
 
-def test_a_file_that_is_too_large_is_refused(client_of: ClientOf) -> None:
+def test_a_file_that_is_too_large_is_refused(client_of: ClientOf, studio: Studio) -> None:
     kim = client_of("researcher")
+    studio.workspace.settings = Settings(upload_megabytes=1)
     assert upload(kim, b"x" * (5 << 20)).status_code == 413
+
+
+def test_a_file_in_columns_of_its_own_is_told_how_to_be_read(client_of: ClientOf) -> None:
+    kim = client_of("researcher")
+    content = b"frage,links,rechts,urteil\nWarum?,Darum.,Egal.,linke Seite\n"
+    how = {
+        "fields": {"prompt": "frage", "a": "links", "b": "rechts", "preferred": "urteil"},
+        "verdicts": {"linke Seite": "a"},
+    }
+    refused = upload(kim, content, "test.csv").json()["error"]
+    assert refused.endswith("say how it is to be read, its format or which of its columns holds what")
+    sent = kim.post("/api/uploads", files={"file": ("test.csv", content)}).json()["id"]
+    form = {"name": "entrance", "upload": sent, "how": json.dumps(how)}
+    made = kim.post("/api/screening/import", files={name: (None, value) for name, value in form.items()})
+    assert made.status_code == 201, made.text
+    (item,) = kim.get(f"/api/screening/{made.json()['id']}").json()["items"]
+    assert (item["prompt"], item["known_ranks"]) == ("Warum?", [1, 2])
 
 
 def test_other_batches_are_no_tests(agreed: Judged, client_of: ClientOf, studio: Studio) -> None:

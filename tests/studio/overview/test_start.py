@@ -12,7 +12,7 @@ from tests.studio.conftest import ClientOf, Studio
 from palate.errors import ConflictError
 from palate.feedback.store import rounds
 from palate.feedback.store.tables import Model, PromptRow
-from palate.lm.builtin import BUILTIN
+from palate.lm.sources.builtin import BUILTIN
 from palate.records import Prompt
 from palate.studio.training import choosing
 

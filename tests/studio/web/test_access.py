@@ -6,6 +6,7 @@ import gzip
 import re
 import time
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ from palate.studio.web.workspace import Settings
 SAFE = {"GET", "HEAD", "OPTIONS"}
 HTML = {"Accept": "text/html"}
 JSON = {"Accept": "application/json"}
-UPLOADS = ("/api/prompts/file", "/api/batches/file", "/api/screening/import")
+UPLOADS = ("/api/uploads", "/api/prompts/file", "/api/batches/file", "/api/screening/import")
 
 
 @pytest.fixture(autouse=True)
@@ -263,7 +264,7 @@ def test_bodies_that_are_too_large_are_refused(studio: Studio, client_of: Client
     studio.workspace.settings = Settings(upload_megabytes=1)
     large = b"x" * (2 << 20)
     for method, path, _ in calls(studio):
-        if method in SAFE or "file" in path or "import" in path or path == "/sign-out":
+        if method in SAFE or path == "/api/uploads" or "file" in path or "import" in path or path == "/sign-out":
             continue
         for kind in ("application/json", "application/x-www-form-urlencoded"):
             answer = client.request(method, path, content=large, headers={"Content-Type": kind, **JSON})
@@ -450,12 +451,7 @@ def test_hostile_text_does_nothing_on_any_page(studio: Studio, client_of: Client
     collect(studio.store, [one.user, two.user], texts=[f"{number} {everything}" for number in range(4)])
     ids = plant(studio, admin, evil, everything)
     seen = 0
-    for route in routes_of(studio.app):
-        if "GET" not in (route.methods or ()) or route.path.startswith(("/api/", "/v1/", "/join")):
-            continue
-        path = re.sub(r"\{(\w+)[^}]*\}", lambda found: ids[found[1]], route.path)
-        answer = admin.get(path, headers=HTML)
-        assert answer.status_code in (200, 404), (path, answer.status_code)
+    for path, answer in pages(studio, admin, ids):
         if path.endswith("/report"):  # a file with styles of its own, in a box where nothing runs or loads
             assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none';")
             continue
@@ -467,6 +463,71 @@ def test_hostile_text_does_nothing_on_any_page(studio: Studio, client_of: Client
         assert ">49<" not in answer.text, path
         seen += "alert(1)" in answer.text
     assert seen > 10, "attacks are shown as text"
+
+
+def test_every_text_is_laid_out_in_its_own_direction(studio: Studio, client_of: ClientOf) -> None:
+    """What somebody wrote, and where somebody writes: on every page it has dir=auto, or is a <bdi>."""
+    text = "\u05e9\u05dc\u05d5\u05dd planted"
+    one, two, admin = (client_of(role, f"{text} {n}") for n, role in enumerate(("labeler", "labeler", "admin")))
+    collect(studio.store, [one.user, two.user], texts=[f"{number} {text}" for number in range(4)])
+    ids = plant(studio, admin, text, f"{text}\n\n- {text}\n\n`{text}`")
+    seen = 0
+    for path, answer in pages(studio, admin, ids):
+        if path.endswith("/report") or "html" not in answer.headers["content-type"]:
+            continue
+        directions = Directions()
+        directions.feed(answer.text)
+        assert directions.wrong == [], path
+        seen += directions.seen
+    assert seen > 100
+
+
+def pages(studio: Studio, client: Client, ids: dict[str, str]) -> Iterator[tuple[str, Any]]:
+    """Every page there is, with these ids in the addresses."""
+    for route in routes_of(studio.app):
+        if "GET" not in (route.methods or ()) or route.path.startswith(("/api/", "/v1/", "/join")):
+            continue
+        path = re.sub(r"\{(\w+)[^}]*\}", lambda found: ids[found[1]], route.path)
+        answer = client.get(path, headers=HTML)
+        assert answer.status_code in (200, 404), (path, answer.status_code)
+        yield path, answer
+
+
+NO_CHILDREN = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+NOT_SHOWN = {"title", "script", "option", "style", "svg"}
+
+
+class Directions(HTMLParser):
+    """Finds planted text, and fields for text, that do not say which way they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[tuple[str, str | None]] = []
+        self.wrong: list[str] = []
+        self.seen = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        own = given.get("dir") or ("auto" if tag == "bdi" else None)
+        is_field = tag == "textarea" or (tag == "input" and given.get("type", "text") in {"text", "search"})
+        if is_field and own != "auto":
+            self.wrong.append(self.get_starttag_text() or tag)
+        if tag not in NO_CHILDREN:
+            self.open.append((tag, own))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if (
+            not ("planted" in data or re.search("(ranking|pair|demonstration) question", data))
+            or {tag for tag, _ in self.open} & NOT_SHOWN
+        ):
+            return
+        self.seen += 1
+        if next((own for _, own in reversed(self.open) if own), None) != "auto":
+            self.wrong.append(f"{'>'.join(tag for tag, _ in self.open[-4:])}: {data.strip()[:60]}")
 
 
 def plant(studio: Studio, admin: Client, evil: str, everything: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from palate.evals import theme
 from palate.studio.web import charts, rendering
 from palate.studio.web.charts import Bar, Series
+from palate.studio.web.figures import day_label
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 4))
 
@@ -49,6 +50,45 @@ def test_an_axis_holds_its_data_with_few_even_ticks(a: float, b: float, whole: b
     assert math.isclose(axis.share(axis.high), 1)
     if whole:
         assert all(tick == int(tick) for tick in axis.ticks)
+
+
+@given(st.floats(-0.5, 1.5), st.floats(-0.5, 1.5))
+def test_an_axis_of_shares_shows_no_more_than_there_can_be(a: float, b: float) -> None:
+    axis = charts.nice_axis(min(a, b), max(a, b), within=charts.SHARE)
+    assert 0 <= axis.low < axis.high <= 1
+    assert axis.low <= min(max(min(a, b), 0), 1) + 1e-9
+    assert axis.high >= max(min(max(a, b), 1), 0) - 1e-9
+    assert len(axis.ticks) >= 2
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(0.0, 0.0, 0.6), (1.0, 0.9, 1.0), (0.5, 0.45, 0.55)])
+def test_one_share_has_an_axis_that_fits(value: float, low: float, high: float) -> None:
+    axis = charts.nice_axis(value, value, within=charts.SHARE)
+    assert (axis.low, axis.high) == pytest.approx((low, high))
+
+
+def test_an_interval_that_leaves_the_unit_is_cut_off() -> None:
+    tree = parse(charts.bars("T", [Bar(label="a", value=0.9, low=0.7, high=1.1)], high=1, within=charts.SHARE))
+    ticks = [float(text.text or "") for text in tree.findall(".//text[@text-anchor='middle']")]
+    assert (min(ticks), max(ticks)) == (0, 1)
+    # 480 wide, 60 for figures: the axis ends at 420
+    assert tree.find(".//path[@class='whisker']").attrib["d"].split("H")[1].startswith("420M")  # type: ignore[union-attr]
+
+
+def test_counts_stand_on_whole_numbers_from_zero() -> None:
+    line = Series(name="a", x=[0, 1, 2], y=[0.0, 0.0, 0.0])
+    drawing = charts.lines("T", [line], y_low=0, y_within=charts.COUNT)
+    assert "-" not in "".join(text.text or "" for text in parse(drawing).findall(".//text"))
+
+
+def test_a_single_place_is_told_in_words() -> None:
+    line = Series(name="agreement", x=[20_000], y=[0.75], low=[0.5], high=[1.0])
+    told = charts.lines("T", [line], x_label="day", x_format=day_label, y_format=charts.percent)
+    assert "<svg" not in told
+    assert "".join(parse(told).find(".//p").itertext()) == "day 4 Oct: 75% (50% to 100%)."  # type: ignore[union-attr]
+    both = [Series(name="a", x=[3], y=[1.0]), Series(name="b", x=[3, 4], y=[2.0, None])]
+    told = charts.lines("T", both, x_label="step", y_format=charts.plain)
+    assert "".join(parse(told).find(".//p").itertext()) == "a, step 3.00: 1.00; b, step 3.00: 2.00."  # type: ignore[union-attr]
 
 
 def test_a_line_runs_from_corner_to_corner() -> None:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
+from palate.corpus.catalogue.format import Item
+from palate.corpus.containers.files import file_suffix
 from palate.corpus.export.lines import CSVLines, JSONArray, JSONLines, Lines
 from palate.corpus.export.parts import Exporter, Note
 from palate.corpus.export.pseudonyms import Pseudonyms
 from palate.corpus.export.table import EXPORTERS, Target, details
-from palate.corpus.files import file_suffix
-from palate.corpus.formats import Item
 from palate.corpus.reading import iterate, paths_of
-from palate.corpus.rejections import Rejections, Unusable
+from palate.corpus.rows.rejections import Rejections, Unusable
 from palate.corpus.writing import output
 from palate.errors import DataError
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from palate.corpus.catalogue.format import KIND_NAMES, Item
 from palate.corpus.export.parts import (
     Exported,
+    Note,
     Row,
     answer,
     demonstration_of,
@@ -18,8 +20,7 @@ from palate.corpus.export.parts import (
     turn_with_tools,
     turns,
 )
-from palate.corpus.formats import KIND_NAMES, Item
-from palate.corpus.rejections import Unusable
+from palate.corpus.rows.rejections import Unusable
 from palate.records import Demonstration, Prompt
 
 
@@ -77,5 +78,7 @@ def alpaca(item: Item) -> Exported:
     if [turn.role for turn in asked] != (["user", "assistant"] * len(asked))[: len(asked)] or not len(asked) % 2:
         raise Unusable("turns that do not alternate between user and assistant")
     history = [[asked[place].content, asked[place + 1].content] for place in range(0, len(asked) - 1, 2)]
+    if not all(turn.learn for turn in asked):
+        yield Note("earlier turns of the assistant's are context, and learned by whoever reads `history`")
     row: dict[str, Any] = {"instruction": asked[-1].content, "input": "", "output": shown.response.text}
     yield row | ({"system": system} if system else {}) | ({"history": history} if history else {})

@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from palate.corpus.files import escape_cell
-from palate.corpus.rejections import Unusable
+from palate.corpus.containers.files import escape_cell
+from palate.corpus.rows.rejections import Unusable
 
 
 class Lines(Protocol):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from palate.corpus import rankings
+from palate.corpus.catalogue.format import Item
 from palate.corpus.export.parts import (
     Comparison,
     Exported,
@@ -27,8 +27,8 @@ from palate.corpus.export.parts import (
     trl_turns,
     turns,
 )
-from palate.corpus.formats import Item
-from palate.corpus.rejections import Rejected, Unusable
+from palate.corpus.formats import rankings
+from palate.corpus.rows.rejections import Rejected, Unusable
 from palate.records import Demonstration, Message, Prompt, Ranking, Response
 
 _NEUTRAL = 4.0  # the middle of the rating scale: a thumb is what lies on either side of it
@@ -164,7 +164,11 @@ def ultrafeedback_binarized(pair: Comparison) -> Exported:
     """prompt, chosen and rejected as turns with the prompt, score_chosen, score_rejected (null without ratings)."""
     prompt = single_turn(pair.prompt)
     asked = {"role": "user", "content": prompt}
-    scores = [None, None] if pair.ratings is None else [overall_score(rating) for rating in pair.ratings]
+    scores: list[float | None] = [None, None]
+    if pair.ratings is not None and pair.ratings[0] >= pair.ratings[1]:
+        scores = [overall_score(rating) for rating in pair.ratings]
+    elif pair.ratings is not None:
+        yield Note("ratings left out, since they contradict the ranks")
     yield {
         "prompt": prompt,
         "chosen": [asked, answer(pair.first)],

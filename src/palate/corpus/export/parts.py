@@ -14,9 +14,10 @@ from functools import partial
 from itertools import combinations
 from typing import Any, TypeAlias
 
-from palate.corpus.formats import KIND_NAMES, Item
-from palate.corpus.rejections import Unusable
-from palate.corpus.values import ranks_by
+from palate.corpus.catalogue.format import KIND_NAMES, Item
+from palate.corpus.rows.rejections import Unusable
+from palate.corpus.rows.turns import transcript
+from palate.corpus.rows.values import ranks_by
 from palate.records import Demonstration, Message, Prompt, Ranking, Response
 
 Row: TypeAlias = dict[str, Any]
@@ -167,6 +168,8 @@ def single_turn(prompt: Prompt) -> str:
     """The prompt as one text."""
     if len(prompt.messages) > 1 or prompt.messages[0].role != "user":
         raise Unusable("a prompt of several turns: the format has a single text for it")
+    if transcript(prompt.text, "prompt"):
+        raise Unusable("a prompt in which a speaker's name stands before each turn, which is read as several turns")
     return prompt.text
 
 

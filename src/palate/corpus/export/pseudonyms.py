@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from palate.corpus.formats import Item
+from palate.corpus.catalogue.format import Item
 from palate.records import Demonstration, Ranking
 
 _SHORTEST = 16

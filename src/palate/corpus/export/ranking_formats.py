@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from palate.corpus.catalogue.format import Item
 from palate.corpus.export.pair_formats import overall_score
 from palate.corpus.export.parts import (
     Exported,
@@ -21,10 +22,9 @@ from palate.corpus.export.parts import (
     turns,
     whole_ranking,
 )
-from palate.corpus.formats import Item
-from palate.corpus.rejections import Unusable
-from palate.corpus.trees import label_of_rating
-from palate.corpus.values import ranks_by
+from palate.corpus.formats.trees import label_of_rating
+from palate.corpus.rows.rejections import Unusable
+from palate.corpus.rows.values import ranks_by
 from palate.records import Demonstration, Prompt, Ranking, Response, content_id
 
 

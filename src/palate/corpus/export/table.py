@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from palate.corpus.catalogue.format import Item
 from palate.corpus.export import demonstration_formats, pair_formats, ranking_formats
 from palate.corpus.export.parts import Comparison, Exported, Exporter, in_comparisons, in_pairs, model_of
-from palate.corpus.formats import Item
-from palate.corpus.rejections import Unusable
+from palate.corpus.rows.rejections import Unusable
 from palate.records import Candidates, Demonstration, Prompt, Provenance, Ranking, Response
 
 

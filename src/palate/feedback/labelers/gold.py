@@ -124,7 +124,7 @@ def make_test(session: Session, name: str, threshold: float, known: Mapping[str,
         raise ConflictError("choose at least one item")
     items = [_item(session, item_id) for item_id in known]
     sources = [session.get_one(Batch, item.batch_id) for item in items]
-    settings = sources[0].settings if len({source.id for source in sources}) == 1 else {}
+    settings = batches.Asked.of(sources[0]).settings if len({source.id for source in sources}) == 1 else {}
     batch = _new_test(session, name, threshold, [len(item.response_ids) for item in items], settings, by)
     for item, ranks in zip(items, known.values(), strict=True):
         batches.add_item(session, batch, item.prompt_id, item.response_ids, gold=judgements.dense(ranks))

@@ -15,13 +15,18 @@ from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError
 from palate.feedback.store.tables import Batch, Item, ItemAuthor, PromptRow, ResponseRow, User
+from palate.feedback.tasks.judgements import FLAGS
 from palate.feedback.tasks.queue import UNLIMITED_PLACES
 from palate.records import Candidates, Prompt, Response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """Everything about a batch except its items; see `tables.Batch`."""
+    """Everything about a batch except its items; see `tables.Batch`.
+
+    Attributes:
+        settings: ``ratings`` and ``flags`` are what is asked beside the ranking; nothing unless they say so.
+    """
 
     name: str
     kind: str = "ranking"
@@ -32,6 +37,26 @@ class BatchPlan:
     threshold: float | None = None
     settings: dict[str, Any] | None = None
     round_number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked about each response beside its rank: a rating, and which flags."""
+
+    ratings: bool
+    flags: tuple[str, ...]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Asked:
+        """What a batch says; a ranking from before this was written down asks for everything, as it always did."""
+        whole = batch.kind == "ranking"
+        offered = batch.settings.get("flags", list(FLAGS) if whole else [])
+        return cls(bool(batch.settings.get("ratings", whole)), tuple(flag for flag in FLAGS if flag in offered))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As a batch keeps it."""
+        return {"ratings": self.ratings, "flags": list(self.flags)}
 
 
 def add_prompts(session: Session, prompts: Iterable[Prompt], *, source: str = "", now: float | None = None) -> int:
@@ -89,7 +114,7 @@ def create_batch(session: Session, plan: BatchPlan, *, by: User | None, now: flo
         lease_seconds=plan.lease_seconds,
         is_screening=plan.is_screening,
         threshold=plan.threshold,
-        settings=plan.settings or {},
+        settings=(Asked(False, ()).settings if plan.kind == "ranking" else {}) | (plan.settings or {}),
         round_number=plan.round_number,
         created_by=by.id if by else None,
         created_at=time.time() if now is None else now,

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from palate.corpus.files import file_suffix
-from palate.corpus.reading import Unique, iterate, prompt_of
-from palate.corpus.rejections import Malformed, Rejections, Unusable
+from palate.corpus.accounting.duplicates import Unique
+from palate.corpus.containers.files import file_suffix
+from palate.corpus.first_records import Preview, preview
+from palate.corpus.reading import iterate, prompt_of
+from palate.corpus.rows.rejections import Malformed, Rejections, Unusable
 from palate.errors import DataError
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import Batch
@@ -25,6 +28,7 @@ from palate.records import Candidates, Demonstration, Prompt, Ranking
 MOST_PROMPTS = 100_000
 LONGEST_LINE = 20_000
 _AT_ONCE = 500
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +64,7 @@ class Parsed:
     @property
     def rejected(self) -> tuple[Reason, ...]:
         """The rejections, the most frequent reason first."""
-        counts = (self.rejections.malformed + self.rejections.unusable).most_common()
-        return tuple(
-            Reason(reason=reason, count=count, lines=_lines(self.rejections.examples[reason]))
-            for reason, count in counts
-        )
+        return reasons(self.rejections)
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -72,13 +72,34 @@ class Parsed:
         return list({(found := prompt_of(record)).id: found for record in self.records}.values())
 
 
-def parse_file(path: Path) -> Parsed:
+def reasons(rejections: Rejections) -> tuple[Reason, ...]:
+    """Why rows gave nothing, the most frequent reason first."""
+    counts = (rejections.malformed + rejections.unusable).most_common()
+    return tuple(
+        Reason(reason=reason, count=count, lines=_lines(rejections.examples[reason])) for reason, count in counts
+    )
+
+
+def preview_file(path: Path, **how: Any) -> Preview:
+    """The first records of a file as `parse_file` would read them; nothing that is wrong with it raises."""
+    found = preview(path, **how)
+    found.problem = briefly(found.problem, path)
+    if _is_plain(path) and not found.problem:
+        found.account.format, found.account.why = "lines", "a plain text has a prompt on each line"
+        found.records = list(enumerate(parse_file(path).prompts[:_SHOWN], start=1))
+    return found
+
+
+def parse_file(path: Path, **how: Any) -> Parsed:
     """Every record of a file, in whatever format it is.
 
+    Args:
+        how: what is said of the file, such as its format and fields, the columns to ignore (see `iterate`).
+
     Raises:
-        DataError: it cannot be read at all, or is too long.
+        DataError: it cannot be read at all, has a column that matters and is not read, or is too long.
     """
-    if file_suffix(path) in (".txt", ".md") and not path.name.lower().endswith(".gz"):
+    if _is_plain(path):
         try:
             return parse_lines(path.read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError as error:
@@ -86,13 +107,23 @@ def parse_file(path: Path) -> Parsed:
     parsed = Parsed()
     unique = Unique(parsed.rejections)
     try:
-        for _, item in iterate(path, rejections=parsed.rejections):
+        for _, item in iterate(path, rejections=parsed.rejections, **how):
             if unique(item):
                 parsed.records.append(item)
             _check_size(len(parsed.records), path.name)
     except DataError as error:
-        raise DataError(str(error).replace(str(path), path.name)) from None
+        raise DataError(briefly(str(error), path)) from None
     return parsed
+
+
+def briefly(problem: str, path: Path) -> str:
+    """For a page, where every format can be chosen and nobody has to read a list of them."""
+    what, rest, _ = problem.replace(str(path), path.name).partition("; name its format")
+    return f"{what}: say how it is to be read, its format or which of its columns holds what" if rest else what
+
+
+def _is_plain(path: Path) -> bool:
+    return file_suffix(path) in (".txt", ".md") and not path.name.lower().endswith(".gz")
 
 
 def parse_lines(text: str) -> Parsed:
@@ -145,6 +176,8 @@ def _misfit(batch: Batch, record: object) -> Unusable | None:
         return None
     if not isinstance(record, Ranking | Candidates):
         return Unusable("has no responses to be judged")
+    if any(response.tool_calls for response in record.responses):
+        return Unusable("has responses that call tools, which are not shown to labelers")
     if batch.is_screening and not isinstance(record, Ranking):
         return Unusable("has no ranks to be known answers")
     count = len(record.responses)

@@ -29,6 +29,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Self
 
+from pydantic import JsonValue
+
 from palate.errors import ModelError, TooManyError
 from palate.records import Message, Prompt
 from palate.studio.chat import wire
@@ -100,6 +102,8 @@ class Generator:
         *,
         user: str,
         num_responses: int = 1,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, JsonValue]] = (),
     ) -> AsyncGenerator[Piece | Done | Failed]:
         """The events of one generation, as they come; nothing is asked of the worker before the first step.
 
@@ -107,12 +111,14 @@ class Generator:
 
         Args:
             model: path or name.
-            messages: the conversation so far; the last turn is not the assistant's.
-            sampling: temperature (0: greedy) and longest response.
+            messages: the conversation so far; if the last turn is the assistant's, the responses are what follows it.
+            sampling: temperature (0: greedy), longest response, and what shapes the distribution.
             seed: with messages and number it determines a response; `palate sample` draws the same ones.
             sample_index: number of the first response.
             user: whose it is, for the limit per user.
             num_responses: drawn side by side, as one generation; their events carry the index.
+            raw: the one message is a text to be continued as it stands.
+            tools: definitions of those that may be called.
 
         Yields:
             Pieces, and one `Done` for every response; or a `Failed`, after which nothing follows.
@@ -121,14 +127,18 @@ class Generator:
             Busy: at the first step: the user has as many under way as one may have.
             ValueError: at the first step: the messages are no prompt.
         """
+        *before, last = messages
+        is_begun = last.role == "assistant"
         request = wire.Generate(
             id=next(self._ids),
             model=model,
-            prompt=Prompt(messages=tuple(messages)),
+            prompt=Prompt(messages=tuple(before if is_begun else messages), tools=tuple(tools)),
             sampling=sampling,
             seed=seed,
             sample_index=sample_index,
             num_responses=num_responses,
+            begun=last.content if is_begun else "",
+            raw=raw,
         )
         with self._counted(user):
             async with self._places:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
+
+from pydantic import JsonValue
 
 from palate.errors import PalateError
 from palate.feedback.chat import exchanges
@@ -44,6 +46,8 @@ class Draws(Protocol):
         *,
         user: str,
         num_responses: int = 1,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, JsonValue]] = (),
     ) -> AsyncGenerator[Piece | Done | Failed]:
         """The events of one generation; it ends when the iterator is closed."""
         ...

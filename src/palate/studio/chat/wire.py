@@ -9,7 +9,8 @@ A generation gives pieces, then one `Done` for each of its responses; or one `Fa
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
@@ -18,10 +19,23 @@ from palate.records import Prompt, Record, Response
 
 
 class Serving(Section):
-    """How a response is drawn for someone who reads it; unlike in training the temperature may be 0."""
+    """How a response is drawn for someone who reads it; in training it is always the full distribution.
+
+    The fields from ``top_p`` on are those of `rollout.shaping.Shaping`.
+    """
 
     temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="0 gives the most likely token each time.")
     max_new_tokens: int = Field(256, gt=0, description="Longest response.")
+    top_p: float = Field(1.0, ge=0, le=1, description="Draw from the likeliest tokens that together have so much.")
+    presence_penalty: float = Field(0.0, description="Taken from the logits of tokens that were drawn already.")
+    frequency_penalty: float = Field(0.0, description="The same for each time that they were.")
+    logit_bias: Mapping[int, float] = Field({}, description="Added to the logits of these tokens.")
+    num_likely: int | None = Field(None, ge=0, description="Tell each token's log-probability, and so many others.")
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """What changes the distribution or is told about it; empty when nothing does."""
+        return self.model_dump(exclude={"temperature", "max_new_tokens"}, exclude_defaults=True)
 
 
 class Load(Record):
@@ -47,6 +61,8 @@ class Generate(Record):
         model: path or name; loaded first if need be.
         seed, sample_index: with the prompt they determine the random numbers, as in `Provenance`.
         num_responses: with sample indices from ``sample_index`` on, decoded side by side.
+        begun: how the assistant's turn begins; the responses are what follows it.
+        raw: the prompt is a text to be continued as it stands, not a conversation.
     """
 
     op: Literal["generate"] = "generate"
@@ -57,6 +73,8 @@ class Generate(Record):
     seed: int = 0
     sample_index: Annotated[int, Field(ge=0)] = 0
     num_responses: Annotated[int, Field(ge=1, le=16)] = 1
+    begun: str = ""
+    raw: bool = False
 
 
 class Cancel(Record):
@@ -66,13 +84,27 @@ class Cancel(Record):
     id: str
 
 
+class Token(Record):
+    """A token as text, and how likely the model itself found it, in nats."""
+
+    text: str
+    logprob: float
+
+
+class Chosen(Token):
+    """The token that was drawn, and the most likely ones in its place, best first."""
+
+    likely: tuple[Token, ...] = ()
+
+
 class Piece(Record):
-    """More text of one response; the pieces joined are its text."""
+    """More text of one response; the pieces joined are its text. ``chosen`` is there if ``num_likely`` was given."""
 
     type: Literal["piece"] = "piece"
     id: str
     index: int
     text: str
+    chosen: Chosen | None = None
 
 
 class Done(Record):
@@ -123,7 +155,8 @@ class Failed(Record):
 
     Attributes:
         kind: name of the exception: ``DataError`` (the prompt does not fit), ``TemplateError`` (roles that the model
-            does not know), ``ModelError`` (no such model, or one that cannot be used), ``WorkerDied``; others are bugs.
+            does not know), ``RecipeError`` (a bias for a token that it has not), ``ModelError`` (no such model, or one
+            that cannot be used), ``WorkerDied``; others are bugs.
         message: one line.
     """
 

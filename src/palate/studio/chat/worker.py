@@ -32,11 +32,13 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from palate.errors import PalateError
-from palate.lm import zoo
+from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
+from palate.lm.sources import zoo
 from palate.recipe import Sampling
 from palate.records import Provenance, Response
 from palate.rollout import stream as streaming
+from palate.rollout.shaping import Chosen, Shaping
 from palate.studio.chat import wire
 
 GRACE_SECONDS = 3.0
@@ -139,7 +141,7 @@ class Worker:
         if event is None:
             return
         self.active.append((id, events))
-        if not isinstance(event, wire.Piece) or event.text:
+        if not isinstance(event, wire.Piece) or event.text or event.chosen:
             self.send(event)
 
     def send(self, event: wire.Event) -> None:
@@ -167,23 +169,39 @@ class Worker:
 
 def _generation(loaded: Model, request: wire.Generate) -> Iterator[wire.Event]:
     """One event a token, and one for each end."""
-    greedy = request.sampling.temperature == 0
-    settings = request.sampling.model_dump(exclude={"temperature"} if greedy else set())
+    serving, chat = request.sampling, loaded.chat
+    greedy = serving.temperature == 0
+    settings = serving.model_dump(include={"max_new_tokens"} if greedy else {"max_new_tokens", "temperature"})
     events = streaming.stream(
         loaded.model,
-        loaded.chat,
+        chat,
         request.prompt,
         Sampling(**settings, num_slots=request.num_responses),
         key=(request.seed, "sample"),  # as the stage `sample` draws: its provenance says the same
         sample_index=request.sample_index,
         num_responses=request.num_responses,
         greedy=greedy,
+        shaping=Shaping(**serving.shaping) if serving.shaping else None,
+        begun=request.begun,
+        raw=request.raw,
     )
     for event in events:
         if isinstance(event, streaming.Piece):
-            yield wire.Piece(id=request.id, index=event.index, text=event.text)
+            chosen = event.chosen and _told(chat, event.chosen)
+            yield wire.Piece(id=request.id, index=event.index, text=event.text, chosen=chosen)
         else:
             yield _done(loaded, request, event)
+
+
+def _told(chat: Chat, chosen: Chosen) -> wire.Chosen:
+    """Tokens by their text, as it reads after a letter: at the beginning some tokenizers drop a space."""
+    letter = chat.text_tokens("a")[:-1]
+
+    def text(token: int) -> str:
+        return streaming.continuation(chat, letter, [token], special=True)
+
+    likely = tuple(wire.Token(text=text(token), logprob=logprob) for token, logprob in chosen.likely)
+    return wire.Chosen(text=text(chosen.token), logprob=chosen.logprob, likely=likely)
 
 
 def _done(loaded: Model, request: wire.Generate, finished: streaming.Finished) -> wire.Done:

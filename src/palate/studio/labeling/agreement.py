@@ -313,7 +313,12 @@ def _pictures(numbers: Numbers, view: View) -> dict[str, Markup]:
     ]
     return {
         "labelers": charts.bars(
-            "Agreement of each labeler with the others", bars, high=1, reference=result.percent, format=share
+            "Agreement of each labeler with the others",
+            bars,
+            high=1,
+            reference=result.percent,
+            format=share,
+            within=charts.SHARE,
         ),
         "between": charts.matrix("Agreement between labelers", names, names, result.matrix(names)),
         "over_time": _over_time(numbers.over_time, view, result.percent),
@@ -332,7 +337,7 @@ def _over_time(periods: Sequence[Period], view: View, level: float | None) -> Ma
     )
     return charts.lines(
         "Agreement over time", [line], x_label=label, x_format=shown, y_format=share, y_low=0.5, y_high=1,
-        reference=level, size=(640, 240),
+        y_within=charts.SHARE, reference=level, size=(640, 240),
     )  # fmt: skip
 
 

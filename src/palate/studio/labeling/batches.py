@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from palate.errors import ConflictError, NotFoundError
 from palate.feedback.store import people, policies, rounds
@@ -21,14 +18,12 @@ from palate.feedback.store.tables import Batch, Item, PromptRow, Task, User
 from palate.feedback.tasks import batches as material
 from palate.feedback.tasks import importing, proposing
 from palate.feedback.tasks.batches import BatchPlan
-from palate.feedback.tasks.importing import Imported
 from palate.feedback.tasks.judgements import FLAGS
 from palate.records import Prompt
 from palate.studio.training import jobs, plans, recipebook
 from palate.studio.training.runs import RunOut, run_out
 from palate.studio.web.access import ADMINS, RESEARCHERS, Db, Home, Person, allow
 from palate.studio.web.rendering import page
-from palate.studio.web.uploads import MOST_BYTES, form_of, received
 from palate.studio.web.workspace import Workspace
 
 router = APIRouter()
@@ -44,7 +39,7 @@ KINDS = {
 
 
 class BatchIn(BaseModel):
-    """What every batch has; ``name`` is what labelers see."""
+    """What every batch has; ``name`` is what labelers see. They rank; ``ratings`` and ``flags`` come besides."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
@@ -53,8 +48,8 @@ class BatchIn(BaseModel):
     overlap: Annotated[int, Field(ge=1, le=50)] = 1
     per_labeler: Annotated[int, Field(ge=1, le=100_000)] | None = None
     lease_minutes: Annotated[float, Field(ge=1, le=1440)] = 30.0
-    ratings: bool = True
-    flags: Annotated[list[str], Field(max_length=len(FLAGS))] = list(FLAGS)
+    ratings: bool = False
+    flags: Annotated[list[str], Field(max_length=len(FLAGS))] = []
 
 
 class SampledIn(BatchIn):
@@ -72,12 +67,6 @@ class DemonstrationsIn(BatchIn):
 
     kind: Literal["demonstration"] = "demonstration"
     num_prompts: Annotated[int, Field(ge=1, le=10_000)]
-
-
-class FileIn(BatchIn):
-    """A file of candidates or rankings; with a threshold its ranks are the known answers of a screening test."""
-
-    threshold: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class StateIn(BaseModel):
@@ -114,14 +103,6 @@ class ItemOut(BaseModel):
     done: int
     in_hand: int
     skipped: int
-
-
-class FileOut(BaseModel):
-    """What came of a file."""
-
-    id: str
-    added: int
-    rejected: list[dict[str, Any]]
 
 
 @router.get("/batches", include_in_schema=False)
@@ -225,30 +206,10 @@ def make_demonstrations(store: Db, person: Person, home: Home, new: Demonstratio
         ids = _unasked(session)[: new.num_prompts]
         if not ids:
             raise ConflictError("people were asked about every prompt already: import more prompts first")
-        batch = _create(session, home, person, new)
+        batch = create(session, home, person, new)
         for prompt_id in ids:
             material.add_item(session, batch, prompt_id)
         return _out(rounds.batch_view(session, batch))
-
-
-@router.post(
-    "/api/batches/file",
-    tags=["batches"],
-    summary="Make a batch of a file of candidates or rankings",
-    status_code=201,
-    max_body_size=MOST_BYTES,
-    openapi_extra=form_of(
-        name={"type": "string"},
-        kind={"type": "string", "enum": ["ranking", "pair", "demonstration"]},
-        overlap={"type": "integer"},
-        threshold={"type": "number", "description": "Makes it a screening test whose known answers are the ranks."},
-    ),
-)
-@allow(RESEARCHERS)
-async def make_from_file(request: Request, home: Home, person: Person) -> FileOut:
-    """In any format that Palate reads; rows that do not fit are counted."""
-    async with received(request, home) as got:
-        return await run_in_threadpool(_from_file, home, person, got.path, got.fields)
 
 
 @router.get("/api/batches/{batch_id}", tags=["batches"], summary="One batch")
@@ -330,26 +291,8 @@ def sampling_defaults(home: Workspace) -> Mapping[str, Any]:
     }
 
 
-def _from_file(home: Workspace, person: User, path: Path, fields: Mapping[str, str]) -> FileOut:
-    new = _checked({key: value for key, value in fields.items() if value and key != "csrf"})
-    parsed = importing.parse_file(path)
-    with home.store.write() as session:
-        batch = _create(session, home, person, new, threshold=new.threshold)
-        found = importing.add_items(session, batch, parsed, source=path.name)
-        if not found.added:
-            raise ConflictError(f"nothing in {path.name} makes an item of this batch: {_why(found)}")
-    return FileOut(id=batch.id, added=found.added, rejected=[reason_out(each) for each in found.rejected])
-
-
-def _checked(fields: Mapping[str, str]) -> FileIn:
-    """The form's fields, which came as text, with the errors that FastAPI gives for its own."""
-    try:
-        return FileIn.model_validate(fields)
-    except ValidationError as error:
-        raise RequestValidationError([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]) from None
-
-
-def _create(session: Session, home: Workspace, person: User, new: BatchIn, *, threshold: float | None = None) -> Batch:
+def create(session: Session, home: Workspace, person: User, new: BatchIn, *, threshold: float | None = None) -> Batch:
+    """A batch of the round under way; with a threshold it is a screening test."""
     round_ = rounds.current_or_first(session, home.settings.model)
     plan = BatchPlan(
         **_plan_of(new), is_screening=threshold is not None, threshold=threshold, round_number=round_.number
@@ -429,10 +372,6 @@ def _out(view: BatchView) -> BatchOut:
         wanted=view.wanted,
         covered=view.covered,
     )
-
-
-def _why(found: Imported) -> str:
-    return "; ".join(f"{each.reason} ({each.count})" for each in found.rejected) or "it holds no records"
 
 
 def reason_out(each: importing.Reason) -> dict[str, Any]:

@@ -325,6 +325,14 @@ def _pictures(done: list[Done], met: list[meetings.Meeting]) -> list[Markup]:
         high=[period.agreement.high for period in periods],
     )
     return [
-        charts.lines("Judgements a day", [work], x_format=day_label, y_low=0),
-        charts.lines("Agreement with others", [agreeing], x_format=day_label, y_format=share, y_low=0, y_high=1),
+        charts.lines("Judgements a day", [work], x_format=day_label, y_low=0, y_within=charts.COUNT),
+        charts.lines(
+            "Agreement with others",
+            [agreeing],
+            x_format=day_label,
+            y_format=share,
+            y_low=0,
+            y_high=1,
+            y_within=charts.SHARE,
+        ),
     ]

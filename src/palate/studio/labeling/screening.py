@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.feedback.labelers import gold
 from palate.feedback.labelers.gold import DEFAULT_THRESHOLD, ItemResult, PersonResult
+from palate.feedback.store.database import Store
 from palate.feedback.store.tables import Batch, Item, User
-from palate.feedback.tasks import judgements
+from palate.feedback.tasks import importing, judgements
 from palate.records import Prompt, Ranking
-from palate.studio.web.access import RESEARCHERS, Db, Person, allow
+from palate.studio.web.access import RESEARCHERS, Db, Home, Person, allow
 from palate.studio.web.figures import share
 from palate.studio.web.rendering import go_to, page
+from palate.studio.web.uploads import MOST_BYTES, Received, checked, form_of, received
 
 router = APIRouter()
 
-UPLOAD_BYTES = 4 << 20
-ENDINGS = (".jsonl", ".json", ".csv", ".tsv")
 MOST_CANDIDATES = 60
 
 Name = Annotated[str, Field(min_length=1, max_length=120)]
@@ -55,6 +54,20 @@ class TestIn(In):
     name: Name
     threshold: Threshold = DEFAULT_THRESHOLD
     items: Annotated[list[KnownIn], Field(min_length=1, max_length=gold.MAX_ITEMS)]
+
+
+class FileIn(In):
+    """A test made of a file."""
+
+    name: Name
+    threshold: Threshold = DEFAULT_THRESHOLD
+
+
+class PercentIn(In):
+    """The same, as a page asks for it."""
+
+    name: Name
+    threshold: Annotated[int, Field(ge=0, le=100)] = round(100 * DEFAULT_THRESHOLD)
 
 
 class ChangeIn(In):
@@ -174,18 +187,13 @@ def show_page(request: Request, store: Db, person: Person, batch_id: str, left_o
     )  # fmt: skip
 
 
-@router.post("/screening/import", include_in_schema=False, max_body_size=UPLOAD_BYTES)
+@router.post("/screening/import", include_in_schema=False, max_body_size=MOST_BYTES)
 @allow(RESEARCHERS)
-def import_file(
-    request: Request,
-    store: Db,
-    person: Person,
-    file: Annotated[UploadFile, File()],
-    name: Annotated[Name, Form()],
-    threshold: Annotated[int, Form(ge=0, le=100)] = round(100 * DEFAULT_THRESHOLD),
-) -> Response:
+async def import_file(request: Request, home: Home, person: Person) -> Response:
     """A test out of a file of rankings."""
-    made = _import(store, person, file, name, threshold / 100)
+    async with received(request, home) as got:
+        new = checked(PercentIn, got.fields)
+        made = await run_in_threadpool(_import, home.store, person, got, new.name, new.threshold / 100)
     lost = sum(made.left_out.values())
     return go_to(request, f"/screening/{made.id}" + (f"?left_out={lost}" if lost else ""))
 
@@ -245,18 +253,15 @@ def make_test(store: Db, person: Person, wish: TestIn) -> TestOut:
 
 @router.post(
     "/api/screening/import", tags=["screening"], summary="Make a test out of a file of rankings", status_code=201,
-    max_body_size=UPLOAD_BYTES,
+    max_body_size=MOST_BYTES,
+    openapi_extra=form_of(name={"type": "string"}, threshold={"type": "number", "minimum": 0, "maximum": 1}),
 )  # fmt: skip
 @allow(RESEARCHERS)
-def import_test(
-    store: Db,
-    person: Person,
-    file: Annotated[UploadFile, File()],
-    name: Annotated[Name, Form()],
-    threshold: Annotated[Threshold, Form()] = DEFAULT_THRESHOLD,
-) -> ImportedOut:
-    """JSON lines, JSON, CSV or TSV in any format that `palate data import` reads; their ranks are right."""
-    return _import(store, person, file, name, threshold)
+async def import_test(request: Request, home: Home, person: Person) -> ImportedOut:
+    """In any format that `palate data import` reads; their ranks are right."""
+    async with received(request, home) as got:
+        new = checked(FileIn, got.fields)
+        return await run_in_threadpool(_import, home.store, person, got, new.name, new.threshold)
 
 
 @router.get("/api/screening/candidates", tags=["screening"], summary="Items that could be in a test")
@@ -309,28 +314,21 @@ def correct(store: Db, person: Person, item_id: str, known: RanksIn) -> TestDeta
     return read_test(store, item.batch_id)
 
 
-def _import(store: Db, person: User, file: UploadFile, name: str, threshold: float) -> ImportedOut:
-    rankings = _read(file)
+def _import(store: Store, person: User, got: Received, name: str, threshold: float) -> ImportedOut:
+    rankings = _read(got)
     with store.write() as session:
         by = session.get_one(User, person.id)
         batch, left_out = gold.import_test(session, name, threshold, rankings, by=by)
         return ImportedOut(**_test_out(session, batch).model_dump(), left_out=dict(left_out))
 
 
-def _read(file: UploadFile) -> list[Ranking]:
+def _read(got: Received) -> list[Ranking]:
     """The rankings of an upload, through Palate's own reader; it stops at the first malformed row."""
-    name = PurePosixPath(file.filename or "").name
-    ending = PurePosixPath(name).suffix.lower()
-    if ending not in ENDINGS:
-        raise DataError(f"choose a file that ends in {', '.join(ENDINGS)}; unpack it first if it is compressed")
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / f"upload{ending}"
-        path.write_bytes(file.file.read())
-        try:
-            read = iterate(path, Ranking, rejections=Rejections(), strict=True)
-            return [item for _, item in read if isinstance(item, Ranking)]
-        except DataError as error:
-            raise DataError(str(error).replace(str(path), name)) from None
+    try:
+        read = iterate(got.path, Ranking, rejections=Rejections(), strict=True, **got.how.model_dump())
+        return [item for _, item in read if isinstance(item, Ranking)]
+    except DataError as error:
+        raise DataError(importing.briefly(str(error), got.path)) from None
 
 
 def _texts(session: Session, item: Item) -> tuple[Prompt, list[str]]:

@@ -6,7 +6,7 @@ speak of places; ids of items, responses and models stay on the server. Somebody
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from palate.feedback.labelers import admission
 from palate.feedback.store.tables import Batch, Item, Task, User
-from palate.feedback.tasks import blind, judgements, queue, worklist
-from palate.feedback.tasks.judgements import FLAGS, DemonstrationForm, RankingForm
+from palate.feedback.tasks import batches, blind, judgements, queue, worklist
+from palate.feedback.tasks.judgements import DemonstrationForm, RankingForm
 from palate.feedback.tasks.worklist import Draft, Pile
 from palate.records import Message
 from palate.studio.web.access import LABELERS, Db, Person, allow
@@ -288,11 +288,9 @@ def shown(session: Session, task: Task) -> TaskOut:
 
 
 def asked(batch: Batch) -> Asked:
-    """What a batch's settings say; unless they do, a ranking asks for both and a pair for neither."""
-    is_ranking = batch.kind == "ranking"
-    settings: dict[str, Any] = batch.settings
-    offered = settings.get("flags", list(FLAGS) if is_ranking else [])
-    return Asked(ratings=bool(settings.get("ratings", is_ranking)), flags=[flag for flag in FLAGS if flag in offered])
+    """What a batch asks about each response."""
+    found = batches.Asked.of(batch)
+    return Asked(ratings=found.ratings, flags=list(found.flags))
 
 
 def overview(session: Session, user: User) -> MineOut:

@@ -272,7 +272,13 @@ def _pictures(shown: ArenaOut) -> list[Markup]:
     if result.at_equal_length:
         entries.append(_bar("at equal length", result.at_equal_length, 1))
     entries.append(_bar("left preferred", result.left, 3))
-    settings: dict[str, Any] = {"low": 0.0, "high": 1.0, "reference": 0.5, "format": charts.percent}
+    settings: dict[str, Any] = {
+        "low": 0.0,
+        "high": 1.0,
+        "reference": 0.5,
+        "format": charts.percent,
+        "within": charts.SHARE,
+    }
     pictures = [charts.bars(f"How often {first} wins, and how often the left answer does", entries, **settings)]
     if len(result.labelers) > 1:
         by_labeler = [_bar(each.name, each.rate, 2) for each in result.labelers]

@@ -205,7 +205,7 @@ def _throughput(said: Throughput) -> Markup:
     line = Series(name="judgements", x=list(said.counts), y=[float(count) for count in said.counts.values()])
     return charts.lines(
         f"Judgements {'an hour' if hours else 'a day'}", [line], x_label="hour (UTC)" if hours else "day",
-        x_format=_hour_label if hours else day_label, y_low=0, size=WIDE,
+        x_format=_hour_label if hours else day_label, y_low=0, y_within=charts.COUNT, size=WIDE,
     )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _agreement(agreed: Agreed) -> Markup:
     )
     return charts.lines(
         "Agreement, day by day", [line], x_label="day", x_format=day_label, y_format=share, y_low=0.5, y_high=1,
-        reference=agreed.overall.value, size=WIDE,
+        y_within=charts.SHARE, reference=agreed.overall.value, size=WIDE,
     )  # fmt: skip
 
 
@@ -243,7 +243,7 @@ def _win_rates(won: Sequence[Won]) -> Markup:
         Bar(label=each.model, value=each.rate.value, low=each.rate.low, high=each.rate.high, note=_against(each))
         for each in won
     ]
-    return charts.bars("Win rate over the baseline", bars, high=1, reference=0.5, format=share)
+    return charts.bars("Win rate over the baseline", bars, high=1, reference=0.5, format=share, within=charts.SHARE)
 
 
 def _against(each: Won) -> str:
@@ -269,7 +269,7 @@ def _learning(home: Workspace, job: Job, *, size: tuple[int, int] = (480, 240)) 
                 if any(name in row for row in found.rows)
             ],
             x_label="step", smooth=True, reference=curve.reference, y_format=share if curve.is_share else None,
-            size=size,
+            y_within=charts.SHARE if curve.is_share else charts.ANY, size=size,
         )
         for curve in chosen
         if any(curve.metrics[0] in row for row in found.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -118,7 +119,7 @@ def add_prompts(store: Db, new: PromptsIn) -> ImportedOut:
 async def upload_prompts(request: Request, home: Home) -> ImportedOut:
     """Rows that hold no prompt are counted, with their lines; they do not stop the others."""
     async with received(request, home) as got:
-        parsed = await run_in_threadpool(importing.parse_file, got.path)
+        parsed = await run_in_threadpool(partial(importing.parse_file, got.path, **got.how.model_dump()))
         return _imported(await run_in_threadpool(_add, home, parsed, got.path.name))
 
 

@@ -11,7 +11,7 @@ ZOO = {
     "smollm2-135m": "SmolLM2, 135 million weights: small enough for a laptop, and comes with Palate",
     "tiny": "A random model that writes nonsense in no time, to try the app with",
 }
-"""The models that need no network; the same as in `palate.lm.builtin`, which would bring torch along."""
+"""The models that need no network; the same as in `palate.lm.sources.builtin`, which would bring torch along."""
 
 
 def check(workspace: Path, name: str) -> str:

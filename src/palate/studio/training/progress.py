@@ -132,7 +132,9 @@ def accuracy_chart(found: Mapping[str, Any]) -> Markup:
         Bar(label="Within", **found["within"], note="labelers it learned from"),
         Bar(label="Across", **found["across"], note="held-out labelers", colour=2),
     ]
-    return charts.bars("Accuracy by labeler", [*groups, *entries], high=1.0, reference=0.5, format=percent)
+    return charts.bars(
+        "Accuracy by labeler", [*groups, *entries], high=1.0, reference=0.5, format=percent, within=charts.SHARE
+    )
 
 
 def _picture(curve: Curve, rows: Rows) -> tuple[Markup, str]:
@@ -147,5 +149,6 @@ def _picture(curve: Curve, rows: Rows) -> tuple[Markup, str]:
         reference=curve.reference,
         y_format=percent if curve.is_share else None,
         y_low=0.0 if curve.is_share else None,
+        y_within=charts.SHARE if curve.is_share else charts.ANY,
     )
     return drawing, (explain(present[0]) or "").replace("`", "")

@@ -207,7 +207,9 @@ def _bar(model: str, baseline: str, rate: float, low: float | None, high: float 
 def _chart(title: str, entries: Sequence[Bar]) -> list[Markup]:
     others = sorted({bar.note for bar in entries})
     shown = f"{title} {', '.join(others)}"
-    return [charts.bars(shown, entries, high=1.0, reference=0.5, format=percent)] if entries else []
+    return (
+        [charts.bars(shown, entries, high=1.0, reference=0.5, format=percent, within=charts.SHARE)] if entries else []
+    )
 
 
 def _name(session: Session, model_id: str | None) -> str:

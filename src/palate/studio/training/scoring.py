@@ -14,7 +14,7 @@ from pathlib import Path
 
 from palate import disk
 from palate.corpus.reading import iterate
-from palate.corpus.rejections import Rejections
+from palate.corpus.rows.rejections import Rejections
 from palate.feedback.tasks.proposing import key_of
 from palate.recipe import load_recipe
 from palate.records import Candidates

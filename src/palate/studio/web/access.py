@@ -22,7 +22,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 
-from palate.corpus.files import has_half_character
+from palate.corpus.containers.files import has_half_character
 from palate.errors import DataError, ForbiddenError
 from palate.feedback.store import people
 from palate.feedback.store.database import Store

@@ -7,20 +7,24 @@ and images off, and sanitises *last*, after everything that could have made mark
 from __future__ import annotations
 
 import hashlib
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import nh3
 from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markupsafe import Markup
 
 from palate import disk
+from palate.studio.web.mathematics import Protected, protect
 from palate.studio.web.navigation import entries_for
 
 STUDIO = Path(__file__).parents[1]
@@ -30,22 +34,58 @@ _TAGS = {
     "p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "table", "thead", "tbody",
     "tr", "th", "td", "h3", "h4", "h5", "h6", "span",
 }  # fmt: skip
+_MATHML = {
+    "math", "menclose", "mfrac", "mi", "mn", "mo", "mover", "mpadded", "mphantom", "mroot", "mrow", "mspace", "msqrt",
+    "mstyle", "msub", "msubsup", "msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover",
+}  # fmt: skip
+_MATHML_ATTRIBUTES = {
+    "accent", "columnalign", "dir", "display", "displaystyle", "fence", "form", "linethickness", "lspace",
+    "mathvariant", "maxsize", "minsize", "movablelimits", "rspace", "scriptlevel", "separator", "stretchy", "width",
+}  # fmt: skip
+_SIZES = {"linethickness", "lspace", "maxsize", "minsize", "rspace", "width"}
+_TEXT_BLOCKS = ("p", "h3", "h4", "h5", "h6", "li", "ul", "ol", "blockquote", "pre", "td", "th")
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(["table", "strikethrough"])
 _MARKDOWN.disable(["image", "html_block", "html_inline"])
 
 
 def safe_html(text: str) -> Markup:
-    """Markdown as HTML that can do no harm: no raw HTML, no images, links to http, https and mailto alone."""
-    html = _MARKDOWN.render(text)
+    """Markdown as HTML that can do no harm: no raw HTML, no images, links to http, https and mailto alone.
+
+    Formulas are shown as MathML. Every paragraph, item and cell is laid out in its own direction.
+    """
+    protected = protect(text)
+    tokens = _MARKDOWN.parse(protected.text)
+    _restore_code(tokens, protected)
+    html = _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
+    html = protected.restore(html, lambda formula: formula.html)
     html = html.replace("<h1>", "<h3>").replace("</h1>", "</h3>").replace("<h2>", "<h4>").replace("</h2>", "</h4>")
     clean = nh3.clean(
         html,
-        tags=_TAGS,
-        attributes={"a": {"href"}, "ol": {"start"}},
+        tags=_TAGS | _MATHML,
+        attributes={"a": {"href"}, "ol": {"start"}} | dict.fromkeys(_MATHML, _MATHML_ATTRIBUTES),
+        attribute_filter=_filtered,
+        set_tag_attribute_values={tag: {"dir": "auto"} for tag in _TEXT_BLOCKS},
         url_schemes={"http", "https", "mailto"},
         link_rel="noopener noreferrer nofollow",
     )
     return Markup(clean)
+
+
+def _restore_code(tokens: Sequence[Token], protected: Protected) -> None:
+    """Code and addresses have no formulas: what was taken out of them goes back as it was."""
+    for token in tokens:
+        if token.type in {"code_inline", "code_block", "fence"}:
+            token.content = protected.restore(token.content, lambda formula: formula.source)
+        if "href" in token.attrs:  # marks are percent-encoded there
+            token.attrs["href"] = protected.restore(unquote(str(token.attrs["href"])), lambda formula: formula.source)
+        _restore_code(token.children or (), protected)
+
+
+def _filtered(tag: str, attribute: str, value: str) -> str | None:
+    """Sizes in a formula are a few characters, so that it cannot cover the page."""
+    if tag in _MATHML and attribute in _SIZES and not re.fullmatch(r"-?[0-4]?(\.\d+)?(em|px)?", value):
+        return None
+    return value
 
 
 def page(request: Request, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:

@@ -17,10 +17,10 @@ what people may do with them is the business of `queue`, `people` and `judgement
 from palate.feedback.store.tables.accounts import ROLES, Attempt, Invitation, Login, Token, User
 from palate.feedback.store.tables.audit import Event, Setting
 from palate.feedback.store.tables.base import PlainText, Table, fold_name, new_id, without_nul
+from palate.feedback.store.tables.judgement_log import JUDGEMENT_KINDS, Judgement, Review
 from palate.feedback.store.tables.machines import JOB_STATES, Job, Round
 from palate.feedback.store.tables.material import Guideline, Model, PromptRow, ResponseRow
 from palate.feedback.store.tables.talk import ChatMessage, Conversation
-from palate.feedback.store.tables.verdicts import JUDGEMENT_KINDS, Judgement, Review
 from palate.feedback.store.tables.work import BATCH_KINDS, BATCH_STATES, TASK_STATES, Batch, Item, ItemAuthor, Task
 
 __all__ = [

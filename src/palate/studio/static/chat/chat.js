@@ -1,6 +1,7 @@
 // The chat: holds one conversation, sends what the person does, and shows what comes back.
 
 import { call, notice, pageData } from "../web/palate.js";
+import { isWrittenKey, toggleWritten } from "../web/written.js";
 import { stream } from "./chat_stream.js";
 import { chipsOf, listItem, make, turnOf } from "./chat_view.js";
 
@@ -349,9 +350,11 @@ $("first-model").addEventListener("change", () => {
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input, textarea, select") && !event.target.disabled;
   if (typing || document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (isWrittenKey(event)) toggleWritten();
   if (event.key === "Escape" && (reading || isWriting())) stop();
   if (waitingPair() && ["0", "1", "2"].includes(event.key)) acts.choose(event.key === "0" ? null : Number(event.key) - 1);
 });
+document.querySelector("[data-do=written]").addEventListener("click", toggleWritten);
 window.addEventListener("popstate", () => window.location.reload());
 
 show(conversation);

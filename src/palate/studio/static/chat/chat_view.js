@@ -31,10 +31,12 @@ function iconButton(name, label, onclick, attributes = {}) {
 
 // the text of an answer: safe HTML from the server once it is finished, plain text while it is being written
 export function textOf(answer) {
-  const box = make("div", { class: answer.html ? "text" : "text plain" });
+  const box = make("div", { class: answer.html ? "text" : "text plain", dir: "auto" });
   if (answer.html) {
-    box.innerHTML = answer.html; // sanitised by the server
-    for (const code of box.querySelectorAll("pre")) code.tabIndex = 0; // scrolled with the keyboard, too
+    const shown = make("div", { class: "shown" });
+    shown.innerHTML = answer.html; // sanitised by the server
+    for (const code of shown.querySelectorAll("pre")) code.tabIndex = 0; // scrolled with the keyboard, too
+    box.append(shown, make("div", { class: "written", dir: "auto" }, answer.text));
   } else if (answer.state === "streaming") {
     box.classList.add("cursor");
     box.append(answer.text);
@@ -44,7 +46,7 @@ export function textOf(answer) {
 }
 
 export function listItem(line, current) {
-  const link = make("a", { href: `/chat/${encodeURIComponent(line.id)}`, "aria-current": line.id === current ? "page" : null, title: line.title });
+  const link = make("a", { href: `/chat/${encodeURIComponent(line.id)}`, "aria-current": line.id === current ? "page" : null, title: line.title, dir: "auto" });
   link.append(line.title || "New conversation");
   return make("li", {}, link);
 }
@@ -58,7 +60,7 @@ export function turnOf(turn, { isLast, isLastOfMine, isQuiet }, acts) {
 }
 
 function mine(message, canChange, acts) {
-  const item = make("li", { class: "mine" }, make("div", { class: "said" }, message.text));
+  const item = make("li", { class: "mine" }, make("div", { class: "said", dir: "auto" }, message.text));
   if (canChange) item.append(make("div", { class: "tools" }, iconButton("edit", "Change my message", () => acts.reword(message))));
   return item;
 }
@@ -89,7 +91,7 @@ function pairOf(turn, acts) {
 function answerOf(turn, answer, canChange, acts) {
   const about = [];
   if (answer.yours) about.push(make("span", { class: "badge" }, "Your version"));
-  else if (answer.model) about.push(make("span", {}, answer.model));
+  else if (answer.model) about.push(make("bdi", {}, answer.model));
   if (answer.state === "stopped") about.push(make("span", { class: "badge warn" }, "stopped"));
   const item = make("li", { class: "answer", "aria-busy": String(answer.state === "streaming") });
   if (about.length) item.append(make("p", { class: "note" }, ...about));

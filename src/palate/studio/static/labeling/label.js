@@ -1,8 +1,10 @@
 // The work screen: opening the right kind of task, handing in, skipping, undoing, and the keys for all of it.
 
 import { call, notice } from "../web/palate.js";
+import { placeOf } from "./label_cards.js";
 import { Clock } from "./label_clock.js";
 import { Saver } from "./label_saving.js";
+import { toggleWritten } from "../web/written.js";
 
 const KINDS = { ranking: "./label_ranking.js", pair: "./label_pair.js", arena: "./label_pair.js", demonstration: "./label_demonstration.js" };
 const RETRIES = 2;
@@ -187,8 +189,10 @@ const ACTIONS = {
   guidelines: toggleGuidelines,
   help: () => find("#help").showModal(),
   skip: () => find("#skip")?.showModal(),
+  written: toggleWritten,
 };
-const SHORTCUTS = { u: "undo", g: "guidelines", s: "skip", "?": "help" };
+// A, B, C ... are the responses: no other key is one of the first nine letters
+const SHORTCUTS = { u: "undo", r: "guidelines", s: "skip", w: "written", "?": "help" };
 
 function onKey(event) {
   if (event.defaultPrevented || find("dialog:modal")) return;
@@ -202,8 +206,10 @@ function onKey(event) {
   if (event.key === "Enter" && desk && event.target.matches(".response, body, main")) return desk.submit();
   if (!keys.on) return;
   const action = event.repeat ? undefined : SHORTCUTS[event.key.toLowerCase()];
-  if (action && find(`[data-do=${action}]`)) ACTIONS[action]();
-  else if (event.key.toLowerCase() === "c" && desk) find("#comment").focus();
+  const place = desk?.kind.pick ? placeOf(event.key, task.count) : null;
+  if (place !== null) desk.kind.pick(place);
+  else if (action && find(`[data-do=${action}]`)) ACTIONS[action]();
+  else if (event.key.toLowerCase() === "n" && desk) find("#comment").focus();
   else if (!desk?.kind.key(event)) return;
   event.preventDefault();
 }

@@ -1,6 +1,14 @@
 // Ratings and flags beside each response, read from the form and put back into it.
 
-export const letterOf = (place) => "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[place];
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+export const letterOf = (place) => LETTERS[place];
+
+// 1 for the key B, if there is a response B; null for other keys
+export function placeOf(key, count) {
+  const place = key.length === 1 ? LETTERS.indexOf(key.toUpperCase()) : -1;
+  return place >= 0 && place < count ? place : null;
+}
 
 const inputs = (name) => [...document.querySelectorAll(`input[name="${name}"]`)];
 const places = (count) => [...Array(count).keys()];

@@ -3,6 +3,7 @@
 import { choose, chosen, countFlags, digitOf, readCards, unrated, writeCards } from "./label_cards.js";
 
 const WIDEST = 3;
+const BETTER = 2;
 
 export function open(task, changed, announce) {
   const cards = [...document.querySelectorAll(".response")];
@@ -48,6 +49,11 @@ export function open(task, changed, announce) {
     problem() {
       if (chosen("verdict") === null) return { text: "Say first which one is better, or that they are about the same.", focus: document.querySelector("input[name=verdict]") };
       return unrated(task);
+    },
+    // "better", and the arrows say how much; the same letter once more changes nothing
+    pick(place) {
+      const now = chosen("verdict") ?? 0;
+      decide(Math.sign(now) === (place ? 1 : -1) ? now : place ? BETTER : -BETTER);
     },
     key(event) {
       const digit = digitOf(event);

@@ -147,6 +147,7 @@ export function open(task, changed, announce) {
       return unrated(task);
     },
     form: () => ({ ranks: ranks(), ...readCards(task) }),
+    pick: focus,
     key(event) {
       const digit = digitOf(event);
       const inGroup = event.target.matches("input[type=radio]");
@@ -160,7 +161,7 @@ export function open(task, changed, announce) {
       else if (event.key === "Backspace" && ranked) rank(current, null);
       else if (event.key.toLowerCase() === "j" || (!inGroup && ["ArrowRight", "ArrowDown"].includes(event.key))) focus(current + 1);
       else if (event.key.toLowerCase() === "k" || (!inGroup && ["ArrowLeft", "ArrowUp"].includes(event.key))) focus(current - 1);
-      else if (event.key.toLowerCase() === "f" && task.asked.flags.length) {
+      else if (event.key.toLowerCase() === "l" && task.asked.flags.length) {
         const flags = cards[current].querySelector(".flags");
         flags.open = !flags.open;
         (flags.open ? flags.querySelector("input") : cards[current]).focus();

@@ -1,5 +1,7 @@
 // A review: ranks are asked for only where the reviewer settles the item; the time they take is sent along.
 
+import { isWrittenKey, toggleWritten } from "../web/written.js";
+
 const form = document.querySelector("#decision");
 const own = [...form.querySelectorAll(".own")];
 const began = performance.now();
@@ -45,3 +47,5 @@ document.addEventListener(
 );
 
 show();
+document.querySelector("[data-do=written]").addEventListener("click", toggleWritten);
+document.addEventListener("keydown", (event) => isWrittenKey(event) && toggleWritten());

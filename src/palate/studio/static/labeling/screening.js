@@ -35,3 +35,6 @@ form?.addEventListener("submit", async (event) => {
     error.hidden = false;
   }
 });
+
+// a test made of a file: on to it
+document.querySelector("#from-file")?.addEventListener("sent", (event) => window.location.assign(event.detail.location));

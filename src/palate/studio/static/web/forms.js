@@ -7,7 +7,7 @@ import { call, notice } from "./palate.js";
 export function values(form) {
   const body = {};
   for (const field of form.elements) {
-    if (!field.name || field.disabled || field.name === "csrf") continue;
+    if (!field.name || field.matches(":disabled") || field.name === "csrf") continue;
     const kind = field.dataset.as ?? field.type;
     if (kind === "list") {
       body[field.name] ??= [];
@@ -21,6 +21,20 @@ export function values(form) {
   return body;
 }
 
+// with a file: as a browser sends it, and lists as one text with commas
+function withFile(form) {
+  const body = new FormData(form);
+  if (body.get("upload")) body.delete("file"); // it was sent before
+  for (const [name, value] of Object.entries(values(form))) if (Array.isArray(value)) body.set(name, value.join(","));
+  return body;
+}
+
+// <input type="checkbox" data-reveals="id">: shows a fieldset, whose fields are sent only while it is shown
+document.addEventListener("change", ({ target }) => {
+  const part = target.dataset?.reveals && document.getElementById(target.dataset.reveals);
+  if (part) part.hidden = part.disabled = !target.checked;
+});
+
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (!form.matches("form[data-api]")) return;
@@ -32,7 +46,7 @@ document.addEventListener("submit", async (event) => {
   button.disabled = true;
   button.setAttribute("aria-busy", "true");
   try {
-    const body = form.querySelector("input[type=file]") ? new FormData(form) : values(form);
+    const body = form.querySelector("input[type=file]") ? withFile(form) : values(form);
     const answer = await call("POST", form.dataset.api, body);
     form.dispatchEvent(new CustomEvent("sent", { bubbles: true, detail: answer }));
     if (form.dataset.then) {

@@ -33,6 +33,7 @@ export async function call(method, path, body, more = {}) {
 export function notice(text, seconds = 6) {
   const box = document.createElement("div");
   box.className = "notice";
+  box.dir = "auto";
   box.textContent = text;
   document.querySelector("#notices").append(box);
   setTimeout(() => box.remove(), seconds * 1000);

@@ -13,19 +13,23 @@ what our content policy forbids. Both take their colours from one palette (`eval
 Left out: logarithmic axes, and anything that moves.
 """
 
-from palate.studio.web.charts.axes import Axis, Formatter, Value, nice_axis, percent, plain
+from palate.studio.web.charts.axes import ANY, COUNT, SHARE, Axis, Formatter, Range, Value, nice_axis, percent, plain
 from palate.studio.web.charts.bars import Bar, bars
 from palate.studio.web.charts.curves import MOST_POINTS, MOST_ROWS, Series, lines, running_mean
 from palate.studio.web.charts.figure import NUM_COLOURS
 from palate.studio.web.charts.matrix import matrix
 
 __all__ = [
+    "ANY",
+    "COUNT",
     "MOST_POINTS",
     "MOST_ROWS",
     "NUM_COLOURS",
+    "SHARE",
     "Axis",
     "Bar",
     "Formatter",
+    "Range",
     "Series",
     "Value",
     "bars",

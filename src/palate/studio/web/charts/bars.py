@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from palate.studio.web.charts.axes import Formatter, Value, nice_axis, plain
+from palate.studio.web.charts.axes import ANY, Formatter, Range, Value, nice_axis, plain
 from palate.studio.web.charts.figure import NOTHING, coordinate, figure, interval, label, sheet, span, written
 
 _ROW, _LABEL, _VALUE = 30.0, 132.0, 60.0
@@ -32,15 +32,19 @@ def bars(
     low: float = 0.0,
     high: Value = None,
     reference: Value = None,
+    within: Range = ANY,
     format: Formatter = plain,
     width: int = 480,
 ) -> Markup:
-    """Horizontal bars from ``low``, each with its interval as a whisker; ``reference`` is a dotted level."""
+    """Horizontal bars from ``low``, each with its interval as a whisker; ``reference`` is a dotted level.
+
+    Values cannot be outside of ``within``, and the axis shows no more.
+    """
     if not entries:
         return figure(title, NOTHING, [], "")
     known = [v for bar in entries for v in (bar.value, bar.low, bar.high) if v is not None]
     known += [bound for bound in (low, high, reference) if bound is not None]
-    axis = nice_axis(min(known), max(known))
+    axis = nice_axis(min(known), max(known), within=within)
     height = int(_ROW * len(entries) + 34)
 
     def x(value: float) -> float:

@@ -8,8 +8,30 @@ from itertools import groupby
 
 from markupsafe import Markup
 
-from palate.studio.web.charts.axes import Axis, Formatter, Value, nice_axis, plain, ticked, tight_axis
-from palate.studio.web.charts.figure import NOTHING, NUM_COLOURS, coordinate, figure, label, legend, sheet, written
+from palate.studio.web.charts.axes import (
+    ANY,
+    COUNT,
+    Axis,
+    Formatter,
+    Range,
+    Value,
+    nice_axis,
+    plain,
+    ticked,
+    tight_axis,
+    whole_number,
+)
+from palate.studio.web.charts.figure import (
+    NOTHING,
+    NUM_COLOURS,
+    coordinate,
+    figure,
+    interval,
+    label,
+    legend,
+    sheet,
+    written,
+)
 
 MOST_POINTS = 600
 MOST_ROWS = 40
@@ -37,19 +59,21 @@ def lines(
     y_label: str = "",
     y_low: Value = None,
     y_high: Value = None,
+    y_within: Range = ANY,
     reference: Value = None,
     x_format: Formatter | None = None,
     y_format: Formatter | None = None,
     smooth: bool = False,
     size: tuple[int, int] = (480, 240),
 ) -> Markup:
-    """Several lines over one axis.
+    """Several lines over one axis; values at a single place are no line, and are told in words.
 
     Args:
         title: what a person would call the picture.
         series: drawn in the colours c1, c2, ...
         x_label, y_label: right below the one axis, and above the other.
         y_low, y_high: the axis reaches at least so far.
+        y_within: what values can be, and the axis shows no more.
         reference: a dotted level.
         x_format, y_format: of ticks and the table; by default plain numbers.
         smooth: each value faint, and strong their running mean.
@@ -58,17 +82,20 @@ def lines(
     xs = [x for line in series for x, y in zip(line.x, line.y, strict=True) if y is not None]
     if not xs:
         return figure(title, NOTHING, [], "")
+    y_shown = y_format or (whole_number if y_within == COUNT else plain)
+    if len(set(xs)) == 1:
+        return _told(title, series, x_label, x_format or plain, y_shown)
     ys = [y for line in series for values in (line.y, line.low or (), line.high or ()) for y in values if y is not None]
     ys += [bound for bound in (y_low, y_high, reference) if bound is not None]
     whole = all(x == int(x) for x in xs)
     x_axis = tight_axis(min(xs), max(xs), whole=whole)
-    y_axis = nice_axis(min(ys), max(ys))
+    y_axis = nice_axis(min(ys), max(ys), within=y_within, whole=y_within == COUNT)
     frame = _Frame(x_axis, y_axis, size, _TOP + (_HEADROOM if y_label else 0))
     grid = frame.grid(x_format or ticked(x_axis), y_format or ticked(y_axis), x_label, y_label)
     level = "" if reference is None else frame.level(reference)
     drawn = Markup("").join(_line(frame, line, index, smooth) for index, line in enumerate(series))
     text = x_label or "x"
-    x_shown, y_shown = x_format or (ticked(x_axis) if whole else plain), y_format or plain
+    x_shown = x_format or (ticked(x_axis) if whole else plain)
     said = f"{text} from {x_shown(min(xs))} to {x_shown(max(xs))}. " + " ".join(
         f"{line.name}: last value {y_shown(last)}."
         for line in series
@@ -77,6 +104,18 @@ def lines(
     svg = sheet(size, title, said, Markup("{}{}{}").format(grid, level, drawn))
     header, rows = _series_table(series, text, x_shown, y_shown)
     return figure(title, svg + legend([line.name for line in series]), header, "Numbers", rows)
+
+
+def _told(title: str, series: Sequence[Series], text: str, x_format: Formatter, y_format: Formatter) -> Markup:
+    """Where there is but one place: "step 1: 0.5 (0.4 to 0.6)", with the series' names where there are several."""
+    said = []
+    for line in series:
+        found = [index for index, y in enumerate(line.y) if y is not None]
+        for index in found:
+            low, high = (values[index] if values else None for values in (line.low, line.high))
+            told = f"{text} {x_format(line.x[index])}".strip() + f": {interval(line.y[index], low, high, y_format)}"
+            said.append(told if len(series) == 1 else f"{line.name}, {told}")
+    return figure(title, Markup('<p class="lone">{}.</p>').format("; ".join(said)), [], "")
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

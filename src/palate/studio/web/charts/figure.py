@@ -21,7 +21,7 @@ def figure(
     """Caption, drawing, and below them the numbers behind a ``summary``; without rows there is no table."""
     table = Markup("")
     if rows:
-        head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in header)
+        head = Markup("").join(Markup('<th scope="col" dir="auto">{}</th>').format(name) for name in header)
         body = Markup("").join(Markup("<tr>{}</tr>").format(_cells(row)) for row in rows)
         table = Markup(
             '<details class="behind"><summary>{}</summary>'
@@ -33,7 +33,7 @@ def figure(
 
 
 def _cells(row: Sequence[str]) -> Markup:
-    first = Markup('<th scope="row">{}</th>').format(row[0])
+    first = Markup('<th scope="row" dir="auto">{}</th>').format(row[0])
     return first + Markup("").join(Markup('<td class="figure">{}</td>').format(cell) for cell in row[1:])
 
 
@@ -51,7 +51,7 @@ def legend(names: Sequence[str]) -> Markup:
         return Markup("")
     swatch = '<svg class="swatch" viewBox="0 0 28 8" aria-hidden="true"><path class="line c{}" d="M1 4H27"/></svg>'
     entries = (
-        Markup("<li>{}{}</li>").format(Markup(swatch).format(index % NUM_COLOURS + 1), name)
+        Markup('<li dir="auto">{}{}</li>').format(Markup(swatch).format(index % NUM_COLOURS + 1), name)
         for index, name in enumerate(names)
     )
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(entries))

@@ -20,9 +20,9 @@ def matrix(
     format: Formatter = percent,
 ) -> Markup:
     """A table of numbers with cells tinted from ``low`` (pale) to ``high`` (strong); it is its own alternative."""
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in columns)
+    head = Markup("").join(Markup('<th scope="col" dir="auto">{}</th>').format(name) for name in columns)
     body = Markup("").join(
-        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+        Markup('<tr><th scope="row" dir="auto">{}</th>{}</tr>').format(
             name, Markup("").join(_cell(value, low, high, format) for value in line)
         )
         for name, line in zip(rows, values, strict=True)

@@ -1,0 +1,318 @@
+"""Where models come from, and how they are written back.
+
+    "tiny"            a random model of a few thousand weights with a byte tokenizer, for tests
+    "smollm2-135m"    SmolLM2-135M-Instruct out of its Python package, converted once into the cache; no network
+    anything else     a directory, or a name on the Hugging Face hub
+
+The Llama family runs in our own network, every other one in transformers' code (`foreign.py`). Only safetensors are
+read as weights. What `save` writes loads in plain transformers: a language model as `AutoModelForCausalLM`, a reward or
+value model as `AutoModelForSequenceClassification` with one label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from palate import disk
+from palate.errors import ModelError
+from palate.lm import foreign
+from palate.lm.backbone import draw_scalar_head
+from palate.lm.chat import Chat
+from palate.lm.decoder import Decoder, supports
+from palate.lm.memory import keep_freed_memory
+from palate.lm.model import LanguageModel, Model, ScalarModel
+from palate.lm.sources.builtin import BUILTIN
+from palate.lm.templates import find_template
+from palate.randomness import derive_seed
+
+Precision = Literal["auto", "bf16", "fp32"]
+ModelT = TypeVar("ModelT", bound=Model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded(Generic[ModelT]):
+    """A model, its tokenizer and where they came from.
+
+    Attributes:
+        name: as the user gave it.
+        weights: hash of the weight files.
+    """
+
+    model: ModelT
+    chat: Chat
+    name: str
+    weights: str
+
+
+def load_language_model(
+    name: str, *, chat_template: str = "", precision: Precision = "auto", device: str | None = None
+) -> Loaded[LanguageModel]:
+    """A causal language model.
+
+    Args:
+        name: a path, a Hugging Face name, or one of the builtin models.
+        chat_template: a family's name or a file, in place of the model's own template.
+        precision: of matrix products.
+        device: the GPU if there is one, unless named.
+
+    Raises:
+        ModelError: no such model, or one that cannot be used; says what to do.
+    """
+    return _load(name, LanguageModel, chat_template, precision, device)
+
+
+def load_scalar_model(
+    name: str, *, chat_template: str = "", precision: Precision = "auto", seed: int = 0, device: str | None = None
+) -> Loaded[ScalarModel]:
+    """A reward or value model; from a language model's directory it gets a new, small head drawn from ``seed``."""
+    return _load(name, ScalarModel, chat_template, precision, device, seed)
+
+
+def _load(
+    name: str, kind: type[ModelT], chat_template: str, precision: Precision, device: str | None, seed: int = 0
+) -> Loaded[ModelT]:
+    directory, device = locate(name), device or default_device()
+    if device == "cpu":
+        keep_freed_memory()
+    config, chat = _read(directory, name, chat_template)
+    files, dtype = weight_files(directory), product_dtype(precision, device)
+    if supports(config):
+        model = kind(config, Decoder(config, dtype))
+        _fill(model, _weights(directory, files), seed, name)
+    else:
+        model = foreign.read(directory, name, kind, config, dtype, head_seed=derive_seed(seed, "head"))
+    return Loaded(model=model.to(device), chat=chat, name=name, weights=_digest(files))
+
+
+def default_device() -> str:
+    """The GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def product_dtype(precision: Precision, device: str = "cpu") -> torch.dtype:
+    """The dtype of matrix products: bf16 where the hardware multiplies it, unless told otherwise."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bf16" else torch.float32
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    flags = torch.cpu.get_capabilities()
+    return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
+
+
+def locate(name: str) -> Path:
+    """The directory that holds a model, converting or fetching it first if need be.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name in BUILTIN:
+        return _cached(*BUILTIN[name])
+    path = Path(name)
+    if (path / "config.json").exists():
+        return path
+    if (path / "model" / "config.json").exists():  # a run directory
+        return path / "model"
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "runs/")):
+        raise ModelError(
+            f"{name}: no model there; name a directory with config.json and safetensors, a Hugging Face model "
+            f"(owner/name), or one of: {', '.join(BUILTIN)}"
+        )
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
+    except Exception as error:
+        raise ModelError(f"{name}: no such directory, and the Hugging Face hub: {_line(error)}") from None
+
+
+def cache_directory() -> Path:
+    """``$PALATE_CACHE``, or ``palate`` in the user's cache."""
+    fallback = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palate"
+    return Path(os.environ.get("PALATE_CACHE") or fallback)
+
+
+def _cached(name: str, make: Callable[[Path], None]) -> Path:
+    directory = cache_directory() / name
+    if not (directory / "config.json").exists():
+        _write_whole(directory, make, replace=False)
+    return directory
+
+
+def load_chat(name: str, *, chat_template: str = "") -> Chat:
+    """A model's tokenizer and template, without its weights.
+
+    Raises:
+        ModelError: no such model, or its tokenizer or template cannot be used.
+    """
+    return _read(locate(name), name, chat_template)[1]
+
+
+def _read(directory: Path, name: str, chat_template: str) -> tuple[Any, Chat]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # a torn tokenizer.json raises that very class
+        raise ModelError(f"{name}: not a Hugging Face model directory: {_line(error)}") from None
+    if chat_template:
+        tokenizer.chat_template = find_template(chat_template, tokenizer)
+    chat = Chat(tokenizer)
+    _check_tokens(chat, config, name)
+    # what transformers and vLLM go by when they pad, and when they stop
+    config.pad_token_id = chat.pad_id
+    stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if chat.stop_id not in stops:
+        config.eos_token_id = chat.stop_id
+    return config, chat
+
+
+def _check_tokens(chat: Chat, config: Any, name: str) -> None:
+    """Every token that may be met has a row in the embeddings.
+
+    A special token that neither the template nor padding uses is never met, since text is no special token: Gemma 3 has
+    one for images behind its last row.
+
+    Raises:
+        ModelError: the tokenizer has more tokens than the model.
+    """
+    tokenizer, num_rows = chat.tokenizer, int(config.get_text_config().vocab_size)
+    added = tokenizer.added_tokens_decoder
+    if max([len(tokenizer) - 1, *added]) < num_rows:
+        return
+    used = {chat.stop_id, chat.pad_id, tokenizer.eos_token_id, tokenizer.bos_token_id}
+    template = str(tokenizer.chat_template)
+    unused = {place for place, token in added.items() if token.special and token.content not in template} - used
+    if any(place >= num_rows and place not in unused for place in tokenizer.get_vocab().values()):
+        raise ModelError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, the model {num_rows} embeddings: take the tokenizer "
+            "that belongs to the model, or resize the embeddings after adding tokens"
+        )
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors that make up a model: those of its index, the one plain file, or all there are.
+
+    Raises:
+        ModelError: there is none, or one of the index is missing.
+    """
+    index, single = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if single.exists():
+        return [single]
+    files = sorted(directory.glob("*.safetensors"))
+    if index.exists():
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"{index} cannot be read ({error}); the file may be torn") from None
+        files = [directory / name for name in sorted(names)]
+    missing = [file.name for file in files if not file.exists()]
+    if missing or not files:
+        what = f"{', '.join(missing)} is missing" if missing else "no .safetensors file"
+        raise ModelError(f"{directory}: {what}; weights in other formats are not read")
+    return files
+
+
+def _weights(directory: Path, files: list[Path]) -> dict[str, Tensor]:
+    try:
+        return {key: tensor for file in files for key, tensor in load_file(file).items()}
+    except Exception as error:
+        raise ModelError(f"{directory}: the weights cannot be read ({_line(error)}); the file may be torn") from None
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _fill(model: Model, state: dict[str, Tensor], seed: int, name: str) -> None:
+    """Load the weights; a missing scalar head is drawn small, an unembedding that is not wanted is left aside."""
+    state = {key: tensor.float() for key, tensor in state.items() if not key.endswith("rotary_emb.inv_freq")}
+    optional = {"score.weight"} if isinstance(model, ScalarModel) else set()
+    if isinstance(model, ScalarModel) or model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+        optional.add("lm_head.weight")
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # other shapes
+        raise ModelError(f"{name}: the weights do not fit the config: {_line(error)}") from None
+    if wrong := [*(set(missing) - optional), *unexpected]:
+        raise ModelError(
+            f"{name}: the weights do not fit the config: missing or unknown {', '.join(sorted(wrong)[:5])}"
+        )
+    if isinstance(model, ScalarModel) and "score.weight" in missing:
+        draw_scalar_head(model.score, derive_seed(seed, "head"))
+
+
+def save(model: Model, chat: Chat, directory: Path, *, extra_files: Mapping[str, str] | None = None) -> None:
+    """Write a plain Hugging Face directory, complete or not at all.
+
+    Args:
+        model: to be written.
+        chat: its tokenizer and template.
+        directory: replaced if it is there.
+        extra_files: name -> text.
+    """
+    assert not (isinstance(model, ScalarModel) and model.offset), "a rescaled model has no place for its offset there"
+
+    def write(temporary: Path) -> None:
+        model.model.write(temporary, model.config, model.state_dict(), model.head)
+        chat.tokenizer.save_pretrained(temporary)
+        for name, text in (extra_files or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
+
+    _write_whole(directory, write)
+
+
+def _write_whole(directory: Path, write: Callable[[Path], None], *, replace: bool = True) -> None:
+    """Under a temporary name first, so that a directory is complete or not there.
+
+    Args:
+        directory: in the end.
+        write: given an empty directory.
+        replace: a directory that is there by then; otherwise it stays, as another process has just made it.
+    """
+    with disk.disk_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        outer = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+        try:
+            temporary = outer / "new"
+            temporary.mkdir()  # unlike the outer one, with everybody's usual permissions
+            write(temporary)
+            for path in temporary.iterdir():  # safetensors makes files that nobody else may read
+                path.chmod(temporary.stat().st_mode & 0o666)
+            disk.flush_tree(temporary)
+            if replace and directory.exists():
+                directory.rename(outer / "old")
+            try:
+                temporary.rename(directory)
+            except OSError:
+                if replace or not directory.exists():
+                    raise
+            disk.flush(directory.parent)
+        finally:
+            shutil.rmtree(outer, ignore_errors=True)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
