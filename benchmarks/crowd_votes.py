@@ -1,6 +1,6 @@
 """What a crowd's votes on pairs of arguments tell: agreement, reliability, and whether weights beat the majority.
 
-    python benchmarks/crowd_votes.py PATH/TO/convarg/crowd_votes.jsonl.gz
+    python benchmarks/crowd_votes.py data/convarg/crowd_votes.jsonl
 
 The file (Habernal and Gurevych 2016, "Which argument is more convincing?", CC-BY 4.0) has four or five votes to a pair
 of arguments for one side of a debate, each pair with a gold label. Two things limit what it can tell:
@@ -27,14 +27,13 @@ Left out: text. No method here reads the arguments.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from palate.corpus.containers.files import read_rows
 from palate.feedback.statistics.aggregate import collect_comparisons
 from palate.feedback.statistics.bradley_terry import bradley_terry, fit_labelers, fit_qualities, weights_of
 from palate.feedback.statistics.marginal import Parameters, Priors
@@ -96,7 +95,7 @@ class Votes:
 def main() -> None:
     """Print everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path, help="crowd_votes.jsonl.gz")
+    parser.add_argument("path", type=Path, help="crowd_votes.jsonl of `palate data get convarg`")
     data = read(parser.parse_args().path)
     print_file(data)
     print_agreement(data)
@@ -108,8 +107,7 @@ def main() -> None:
 
 def read(path: Path) -> Votes:
     """The file's rows."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = [row.fields for row in read_rows(path)]
     topics = {title: number for number, title in enumerate(sorted({row["title"] for row in rows}))}
     said = [[VERDICTS[vote] for vote in row["votes"]] for row in rows]
     return Votes(

@@ -33,7 +33,6 @@ _GROUPS = {
     "sft": "Supervised fine-tuning",
     "reward": "The reward model's training",
     "dpo": "Direct preference optimisation",
-    "best_of_n": "Best of n",
     "data": "Data",
     "tokens": "Tokens",
     "time": "Time",
@@ -171,7 +170,7 @@ def _metrics() -> str:
     parts = [
         "# Metrics\n",
         "Every number in `metrics.jsonl`. Unless said otherwise a metric is a mean over the step's batch and all of "
-        "its updates, a KL or entropy is in nats, and a time is in seconds. `<name>` stands for any text.\n",
+        "its updates, a KL or entropy is in nats, and a time is in seconds.\n",
     ]
     for group, title in _GROUPS.items():
         rows = [f"| `{name}` | {_cell(text)} |" for name, text in METRICS.items() if name.startswith(f"{group}/")]

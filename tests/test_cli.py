@@ -24,6 +24,7 @@ COMMANDS = (
     "data check",
     "data import",
     "data export",
+    "data get",
     "sft",
     "sample",
     "reward",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 import palate
-from palate.commands import STAGES, Stage
+from palate.commands import DATA, DATA_CHECK, DATA_EXPORT, DATA_GET, DATA_IMPORT, STAGES, Stage
 from palate.disk import is_full
 from palate.errors import MissingExtraError, PalateError
 
@@ -56,34 +56,6 @@ _DEMO = """\
 Everything on one small language model, on a laptop and without a network: it answers, simulated labelers with a taste
 the training never sees rank the answers, a reward model learns from them, the model is improved on that reward, and the
 report says whether those labelers would now prefer it."""
-
-_DATA = """\
-Recipes read these formats themselves; look at a file before you train on it, and convert it for other tools."""
-
-_CHECK = """\
-Reads files to their end and says what is in them: how many records of which kind, what cannot be used and why, and how
-often the longer response is the preferred one. Status 2 if there are malformed rows.
-
-With --model it shows the first records as that model will see them, token by token, and what of them is learned; how
-many records are too long or do not suit its chat template; and what differs from the model's own rendering.
-
-examples:
-  palate data check pairs.csv --format pairs --field prompt=question --field a=first --field b=second
-  palate data check chats.jsonl --model smollm2-135m"""
-
-_IMPORT = """\
-Writes the records of files as Palate's own, one JSON object per line. What repeats is counted and left out, but for
-judgements that nobody signed: each is a vote. A column that matters and is not read stops it; decide with --ignore,
---tag, --field or --format.
-
-example:
-  palate data import hh.jsonl.gz --out rankings.jsonl"""
-
-_EXPORT = """\
-Writes records in another tool's format; what the format cannot say is counted and shown.
-
-example:
-  palate data export rankings.jsonl --format trl-explicit --out pairs.jsonl"""
 
 _FRONTIER = """\
 How much reward for how much divergence from the reference, over several seeds and with best-of-n on the same axes."""
@@ -260,24 +232,33 @@ def _data(commands: _Group) -> None:
     def export(args: argparse.Namespace) -> None:
         print(_import("palate.corpus.export", "export_data")(args.file, format=args.format, out=args.out))
 
-    group = commands.group("data", "check, import and export data", _DATA)
-    parser = group.add("check", check, "what is in a file, and what cannot be used", _CHECK, more=_formats)
+    def get(args: argparse.Namespace) -> None:
+        if not args.names:
+            print(_import("palate.corpus.public.fetching", "listing")())
+        for name in args.names:
+            _import("palate.corpus.public.fetching", "fetch")(name)
+
+    group = commands.group("data", "check, import, export and get data", DATA)
+    parser = group.add("check", check, "what is in a file, and what cannot be used", DATA_CHECK, more=_formats)
     _add_reading(parser)
     parser.add_argument("--model", metavar="NAME", help="show the first records as this model will see them")
     parser.add_argument("--chat-template", default="", metavar="NAME", help="a family's or a file's, with --model")
     parser.add_argument(
         "--max-length", type=int, default=1024, metavar="N", help="tokens, with --model; default: %(default)s"
     )
-    parser = group.add("import", import_, "turn files into Palate's own records", _IMPORT, more=_formats)
+    parser = group.add("import", import_, "turn files into Palate's own records", DATA_IMPORT, more=_formats)
     _add_reading(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
     parser.add_argument("--skip-bad", action="store_true", help="leave malformed rows out instead of stopping")
-    parser = group.add("export", export, "write records in another tool's format", _EXPORT, more=_export_formats)
+    parser = group.add("export", export, "write records in another tool's format", DATA_EXPORT, more=_export_formats)
     parser.add_argument("file", metavar="FILE", help="records in any format that can be read")
     parser.add_argument("--format", required=True, metavar="NAME", help="one of those below")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .json, or in .csv for csv"
     )
+    parser = group.add("get", get, "fetch public data sets, or list them", DATA_GET, "palate data get convarg")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="as in the list")
+    parser.set_defaults(again="; the same command goes on from there")
 
 
 def _add_reading(parser: Parser) -> None:

@@ -1,4 +1,4 @@
-"""The commands that take a recipe: `palate NAME RECIPE.toml`, and the stage that each of them calls."""
+"""What the commands that take a recipe call (`palate NAME RECIPE.toml`), and what the commands for data say."""
 
 from __future__ import annotations
 
@@ -86,3 +86,38 @@ STAGES = (
         "win_rate",
     ),
 )
+
+DATA = """\
+Recipes read these formats themselves; look at a file before you train on it, convert it for other tools, and get public
+data sets to begin with."""
+
+DATA_CHECK = """\
+Reads files to their end and says what is in them: how many records of which kind, what cannot be used and why, and how
+often the longer response is the preferred one. Status 2 if there are malformed rows.
+
+With --model it shows the first records as that model will see them, token by token, and what of them is learned; how
+many records are too long or do not suit its chat template; and what differs from the model's own rendering.
+
+examples:
+  palate data check pairs.csv --format pairs --field prompt=question --field a=first --field b=second
+  palate data check chats.jsonl --model smollm2-135m"""
+
+DATA_IMPORT = """\
+Writes the records of files as Palate's own, one JSON object per line. What repeats is counted and left out, but for
+judgements that nobody signed: each is a vote. A column that matters and is not read stops it; decide with --ignore,
+--tag, --field or --format.
+
+example:
+  palate data import hh.jsonl.gz --out rankings.jsonl"""
+
+DATA_EXPORT = """\
+Writes records in another tool's format; what the format cannot say is counted and shown.
+
+example:
+  palate data export rankings.jsonl --format trl-explicit --out pairs.jsonl"""
+
+DATA_GET = """\
+Fetches public data sets from where their authors keep them into data/NAME, which recipes name; without a NAME it lists
+them with licence, size and source. A file is pinned by commit and SHA-256 and is there whole or not at all; a broken
+download goes on with the same command. PALATE_DATA_MIRROR, a folder or an address, takes the place of the authors'
+repositories."""

@@ -19,9 +19,14 @@ def margins_of_an_honest_model(n: int, *, seed: int = 0) -> np.ndarray:
     return np.where(right, size, -size)
 
 
+def names(margins: np.ndarray) -> list[str]:
+    """A prompt to each pair."""
+    return [str(n) for n in range(len(margins))]
+
+
 def test_a_perfectly_calibrated_model() -> None:
     margins = margins_of_an_honest_model(20_000)
-    result = calibration(margins)
+    result = calibration(margins, names(margins), seed=0)
     assert result.error is not None
     assert result.error < 0.01
     assert sum(item.count for item in result.bins) == result.num_pairs == 20_000
@@ -33,8 +38,8 @@ def test_a_perfectly_calibrated_model() -> None:
 def test_a_boastful_and_a_timid_model() -> None:
     margins = margins_of_an_honest_model(5_000)
     for scale in (4.0, 0.25):
-        result = calibration(scale * margins)
-        honest = calibration(margins)
+        result = calibration(scale * margins, names(margins), seed=0)
+        honest = calibration(margins, names(margins), seed=0)
         assert result.error is not None
         assert honest.error is not None
         assert result.log_loss is not None
@@ -45,7 +50,7 @@ def test_a_boastful_and_a_timid_model() -> None:
 
 def test_by_hand() -> None:
     log3 = math.log(3)  # confidence 3/4
-    result = calibration([log3, log3, log3, -log3, 0.0], num_bins=5)
+    result = calibration([log3, log3, log3, -log3, 0.0], list("abcde"), seed=0, num_bins=5)
     first, second = result.bins
     assert (first.low, first.count, first.predicted, first.observed.value) == (0.5, 1, 0.5, 0.5)
     assert (second.count, second.observed.value) == (4, 0.75)
@@ -54,24 +59,39 @@ def test_by_hand() -> None:
     assert result.log_loss == pytest.approx((3 * math.log(4 / 3) + math.log(4) + math.log(2)) / 5)
 
 
+def test_pairs_of_one_prompt_are_one_piece_of_evidence() -> None:
+    """Forty pairs of forty prompts, or of four prompts that each say the same ten times: the same share right."""
+    margins = np.tile([1.0, 1.0, 1.0, -1.0], 10)
+    (apart,) = calibration(margins, names(margins), seed=0, num_bins=1).bins
+    (together,) = calibration(margins, list("abcd") * 10, seed=0, num_bins=1).bins
+    widths = []
+    for item in (apart, together):
+        assert item.observed.value == 0.75
+        assert item.observed.low is not None
+        assert item.observed.high is not None
+        widths.append(item.observed.high - item.observed.low)
+    assert widths[0] == pytest.approx(2 * 1.96 * (0.75 * 0.25 / 40) ** 0.5, rel=0.1)
+    assert widths[1] > 2.5 * widths[0]
+
+
 def test_bins_do_not_depend_on_which_side_is_named_first() -> None:
     margins = margins_of_an_honest_model(500)
-    folded, mirrored = calibration(margins), calibration(-margins)
+    folded, mirrored = calibration(margins, names(margins), seed=0), calibration(-margins, names(margins), seed=0)
     assert [item.count for item in folded.bins] == [item.count for item in mirrored.bins]
     for a, b in zip(folded.bins, mirrored.bins, strict=True):
         assert a.observed.value == pytest.approx(1 - (b.observed.value or 0))
 
 
 def test_no_pairs_is_undefined_and_no_numbers_are_refused() -> None:
-    empty = calibration([])
+    empty = calibration([], [], seed=0)
     assert (empty.bins, empty.error, empty.log_loss, empty.num_pairs) == ((), None, None, 0)
     assert accuracy([], [], seed=0).value is None
     with pytest.raises(DataError, match="not finite"):
-        calibration([float("nan")])
+        calibration([float("nan")], ["a"], seed=0)
 
 
 def test_certainty_does_not_overflow() -> None:
-    result = calibration([1e4, -1e4])
+    result = calibration([1e4, -1e4], ["a", "b"], seed=0)
     assert result.log_loss == pytest.approx(5e3)
 
 

@@ -60,7 +60,7 @@ def drawings(label: str = "PPO") -> dict[str, str]:
         "curves": plots.learning_curves(rows, {label: ["objective/score", "objective/kl"], "absent": ["no/metric"]}),
         "path": plots.reward_against_kl([0, 1, 2], [0, 1, 1.5], [label, "", "end"]),
         "frontier": plots.frontier({label: [(1.0, 0.6, 0.5, 0.7, 0), (2.0, 0.7, None, None, 1)]}, [(0, 0.5), (1, 0.8)]),
-        "calibration": plots.calibration(calibration(rng.normal(1, 1, 100))),
+        "calibration": plots.calibration(calibration(rng.normal(1, 1, 100), [str(n) for n in range(100)], seed=0)),
         "matrix": plots.agreement_matrix(["a", label], [[None, 0.7], [0.7, None]]),
         "histogram": plots.before_after(rng.normal(size=50), rng.normal(size=40)),
         "bars": plots.bars_with_intervals(["x", label], [Estimate(0.7, 0.6, 0.8), Estimate(None)], unit="accuracy"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,19 @@ import pytest
 import torch
 
 from palate import randomness
+from palate import recipe as recipes
+from palate.commands import STAGES as STAGE_COMMANDS
 from palate.errors import DataError, TrainingError
+from palate.evals import report
 from palate.lm.optim import Optimizer
 from palate.recipe import PPORecipe, ReinforceRecipe, parse_recipe
 from palate.records import Prompt
 from palate.rewards import learned
 from palate.rewards.learned import raw_scores
 from palate.run.directory import Run
+from palate.run.metrics import METRICS, headline
 from palate.stages import ppo, reinforce, rollouts
+from palate.studio.training import progress
 
 Settings = dict[str, dict[str, Any]]
 STAGES: dict[str, tuple[Any, Any]] = {"ppo": (PPORecipe, ppo.train), "reinforce": (ReinforceRecipe, reinforce.train)}
@@ -140,3 +146,62 @@ def test_text_for_fewer_sequences_than_a_step_takes(settings: Settings, tmp_path
     with pytest.raises(DataError, match=r"enough for \d+ sequences of 128 tokens, but pretraining\.sequences_per_step"):
         logged("ppo", settings["ppo"] | {"pretraining": pretraining}, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def logged_by_every_stage(
+    settings: Settings, data: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, set[str]]:
+    """By the command: the names that a run with every setting as it comes has logged in any of its steps."""
+    trees = settings | {
+        "sample": {
+            "model": "tiny",
+            "precision": "fp32",
+            "prompts": {"path": data["prompts"], "limit": 2},
+            "sampling": {"max_new_tokens": 4},
+        }
+    }
+    trees |= {"best-of-n": trees["sample"] | {"rewards": [{"length": 3.0}]}}
+    trees |= {"eval": trees["sample"] | {"baseline": "tiny", "judge": {"length": 3.0}}}
+    assert set(trees) == {stage.name for stage in STAGE_COMMANDS}
+    found = {}
+    for stage in STAGE_COMMANDS:
+        kind, train = getattr(recipes, stage.recipe), import_module(stage.module).train
+        found[stage.name] = names_logged(kind, train, trees[stage.name], tmp_path_factory.mktemp("every") / "run")
+    return found
+
+
+def names_logged(kind: Any, train: Any, tree: dict[str, Any], out: Path) -> set[str]:
+    parsed = parse_recipe(kind, tree)
+    train(parsed, Run.open(out, parsed))
+    rows = out / "metrics.jsonl"
+    lines = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
+    return {name for line in lines for name in json.loads(line)} - {"step"}
+
+
+ONLY_WITH: dict[str, dict[str, Any]] = {
+    "policy/pretraining_loss": {"pretraining": {"sequences_per_step": 2, "sequence_length": 32}},
+}
+"""Metrics that a PPO run has only with a setting."""
+
+
+def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
+    logged_by_every_stage: dict[str, set[str]], settings: Settings, data: dict[str, str], tmp_path: Path
+) -> None:
+    usual = set().union(*logged_by_every_stage.values())
+    assert usual == set(METRICS) - set(ONLY_WITH)
+    for name, setting in ONLY_WITH.items():
+        (section,) = setting
+        tree = settings["ppo"] | {section: setting[section] | {"data": {"path": data["texts"]}}, "steps": 1}
+        assert name in names_logged(PPORecipe, ppo.train, tree, tmp_path / "run")
+
+
+def test_what_is_plotted_is_logged(logged_by_every_stage: dict[str, set[str]]) -> None:
+    """A curve of what nobody logs is never seen, and a headline neither."""
+    for names in report.CURVES.values():
+        assert set(names) <= set(METRICS)
+    for curve in progress.CURVES:
+        assert set(curve.metrics) <= set(METRICS)
+    for stage, names in logged_by_every_stage.items():
+        if stage not in ("best-of-n", "eval"):  # they have no steps
+            assert headline(dict.fromkeys(names, 1.0)), f"no line of the terminal says how {stage} goes"

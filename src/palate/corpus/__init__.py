@@ -14,8 +14,9 @@
     splits          whole conversations held out, by hash or by tag
     pairs           comparisons grouped by prompt, and batches of them
     export          records in other people's formats
+    public          data sets that others made public, fetched when asked for
 
-Left out: downloading (a file is named, wherever it came from) and cleaning for quality, which is a matter of its own.
+Left out: cleaning for quality, which is a matter of its own.
 """
 
 from __future__ import annotations

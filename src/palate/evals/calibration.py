@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from palate.errors import DataError
-from palate.intervals import Estimate, Floats, ratio_estimate, wilson
+from palate.intervals import Estimate, Floats, ratio_estimate
 from palate.words import count_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """Pairs of similar confidence: what was claimed and what was so, with Wilson's interval."""
+    """Pairs of similar confidence: what was claimed and what was so, with its interval by prompt."""
 
     low: float
     high: float
@@ -48,9 +48,13 @@ class Calibration:
     num_pairs: int
 
 
-def calibration(margins: ArrayLike, *, num_bins: int = 10) -> Calibration:
-    """Reliability bins, expected calibration error and log loss of margins [N]; a margin of 0 is half right."""
+def calibration(margins: ArrayLike, prompt_ids: Sequence[str], *, seed: int, num_bins: int = 10) -> Calibration:
+    """Reliability bins, expected calibration error and log loss of margins [N]; a margin of 0 is half right.
+
+    Pairs of one prompt share responses: they are no independent evidence, in a bin as little as over all.
+    """
     margin = _margins(margins)
+    prompts = _numbered(prompt_ids, margin)
     if not len(margin):
         return Calibration(bins=(), error=None, log_loss=None, num_pairs=0)
     confidence = 0.5 * (1 + np.tanh(np.abs(margin) / 2))
@@ -62,7 +66,7 @@ def calibration(margins: ArrayLike, *, num_bins: int = 10) -> Calibration:
             low=float(edges[i]),
             high=float(edges[i + 1]),
             predicted=float(confidence[index == i].mean()),
-            observed=wilson(float(right[index == i].sum()), int((index == i).sum())),
+            observed=_share_right(right[index == i], prompts[index == i], seed),
             count=int((index == i).sum()),
         )
         for i in np.unique(index)
@@ -74,9 +78,7 @@ def calibration(margins: ArrayLike, *, num_bins: int = 10) -> Calibration:
 def accuracy(margins: ArrayLike, prompt_ids: Sequence[str], *, seed: int) -> Estimate:
     """Share of pairs [N] with a positive margin, 0 counting half, and its interval by prompt."""
     margin = _margins(margins)
-    assert len(prompt_ids) == len(margin), f"{len(margin)} margins but {len(prompt_ids)} prompt ids"
-    _, prompts = np.unique(np.asarray(prompt_ids, dtype=np.str_), return_inverse=True)
-    return ratio_estimate(np.bincount(prompts, weights=_right(margin)), np.bincount(prompts), seed=seed)
+    return _share_right(_right(margin), _numbered(prompt_ids, margin), seed)
 
 
 def longer_wins(pairs: Sequence[tuple[str, str]], prompt_ids: Sequence[str], *, seed: int) -> Estimate:
@@ -90,6 +92,16 @@ def _margins(margins: ArrayLike) -> Floats:
     if not np.isfinite(margin).all():
         raise DataError("the reward model gave a reward that is not finite")
     return margin
+
+
+def _numbered(prompt_ids: Sequence[str], margin: Floats) -> NDArray[np.int64]:
+    """[N] the prompts of the margins as numbers."""
+    assert len(prompt_ids) == len(margin), f"{len(margin)} margins but {len(prompt_ids)} prompt ids"
+    return np.unique(np.asarray(prompt_ids, dtype=np.str_), return_inverse=True)[1]
+
+
+def _share_right(right: Floats, prompts: NDArray[np.int64], seed: int) -> Estimate:
+    return ratio_estimate(np.bincount(prompts, weights=right), np.bincount(prompts), seed=seed, share=True)
 
 
 def _right(margin: Floats) -> Floats:

@@ -32,16 +32,15 @@ CURVES: dict[str, tuple[str, ...]] = {
     "KL of one update": ("policy/approx_kl",),
     "Value: explained variance": ("value/explained_variance",),
     "Pretraining loss": ("policy/pretraining_loss",),
-    "Loss on demonstrations": ("sft/loss", "sft/validation_loss"),
-    "Ranking loss": ("reward/loss", "reward/validation_loss"),
-    "Accuracy on rankings": ("reward/accuracy", "reward/validation_accuracy"),
+    "Loss on demonstrations": ("sft/loss",),
+    "Ranking loss": ("reward/loss",),
+    "Accuracy on rankings": ("reward/accuracy",),
     "Margin": ("reward/margin", "dpo/margin"),
-    "DPO loss": ("dpo/loss", "dpo/validation_loss"),
-    "Accuracy on pairs": ("dpo/accuracy", "dpo/validation_accuracy"),
+    "DPO loss": ("dpo/loss",),
+    "Accuracy on pairs": ("dpo/accuracy",),
     "Implied rewards": ("dpo/chosen_reward", "dpo/rejected_reward"),
     "Log-probabilities": ("dpo/chosen_logprob", "dpo/rejected_logprob"),
-    "Best of n": ("best_of_n/score", "best_of_n/mean_score"),
-    "Gradient norm": ("policy/grad_norm", "value/grad_norm", "reward/grad_norm", "sft/grad_norm", "dpo/grad_norm"),
+    "Gradient norm": ("policy/grad_norm", "value/grad_norm", "reward/grad_norm"),
 }
 
 

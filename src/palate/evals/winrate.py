@@ -1,7 +1,7 @@
 """How often a model's response beats the baseline's: the number that says whether training helped.
 
 Every response of the model meets every response of the baseline to the same prompt; a tie is half a win. The interval
-is bootstrapped by prompt, because responses to one prompt resemble each other.
+is by prompt (`intervals.py`), because responses to one prompt resemble each other.
 
 ``length_controlled`` answers "and if both were equally long?": a logistic regression of winning on the difference in
 words, read where the difference is zero (the idea of Dubois et al. 2024, length-controlled AlpacaEval, without their
@@ -79,7 +79,7 @@ def win_rate_of_outcomes(outcomes: ArrayLike, *, seed: int) -> WinRate:
     if not verdicts.size:
         raise DataError("there is no prompt to compare on; check the prompts' path and holdout")
     flat = verdicts.reshape(len(verdicts), -1)
-    estimate = ratio_estimate(flat.mean(axis=1), np.ones(len(flat)), seed=seed)
+    estimate = ratio_estimate(flat.mean(axis=1), np.ones(len(flat)), seed=seed, share=True)
     assert estimate.value is not None
     return WinRate(
         rate=estimate.value,
@@ -129,7 +129,7 @@ def length_controlled_of_outcomes(
     def rate_at_equal_length(counts: Floats) -> float:
         return _sigmoid_at_zero(x.ravel(), verdicts.ravel(), np.repeat(counts / each, each))
 
-    return bootstrap(rate_at_equal_length, len(verdicts), seed=seed, resamples=resamples)
+    return bootstrap(rate_at_equal_length, len(verdicts), seed=seed, resamples=resamples, share=True)
 
 
 def both_orders(judge: PairJudge, prompts: Sequence[Prompt], a: Sequence[str], b: Sequence[str]) -> BothOrders:

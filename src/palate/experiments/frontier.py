@@ -104,7 +104,8 @@ def measure(loop: Loop) -> list[Point]:
     points = []
     for method in ("ppo", "reinforce", "dpo"):
         found = contrast(sampled(method), theirs, baseline.model, seed=loop.seed)
-        points.append(_point(method, loop.seed, found.kl, found.win_rate))
+        assert found.kl.value is not None
+        points.append(_point(method, loop.seed, found.kl.value, found.win_rate))
     return points + best_of_n_points(loop, prompts, judge, theirs)
 
 

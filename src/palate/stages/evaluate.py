@@ -23,6 +23,7 @@ from palate.evals.plots import before_after
 from palate.evals.report import Report
 from palate.evals.text import TextSignals, text_signals
 from palate.evals.winrate import WinRate, length_controlled, win_rate
+from palate.intervals import Estimate, ratio_estimate
 from palate.lm.batch import per_token
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
@@ -70,7 +71,7 @@ class Comparison:
     model: Answers
     baseline: Answers
     win_rate: WinRate
-    kl: float
+    kl: Estimate
     seed: int
 
 
@@ -105,7 +106,7 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         "win_rate": found.win_rate.rate,
         "win_rate_low": found.win_rate.low,
         "win_rate_high": found.win_rate.high,
-        "kl": found.kl,
+        "kl": found.kl.value,
         "left_out": data.rejected.total,
     }
     report = Report(f"{recipe.model} against {recipe.baseline}", f"{found.win_rate.num_prompts} held-out prompts")
@@ -146,7 +147,7 @@ def contrast(ours: Answers, theirs: Answers, reference: LanguageModel, *, seed: 
         model=ours,
         baseline=theirs,
         win_rate=win_rate(ours.scores, theirs.scores, seed=seed),
-        kl=divergence(ours.rollout, reference),
+        kl=divergence(ours.rollout, reference, num_prompts=len(ours.scores), seed=seed),
         seed=seed,
     )
 
@@ -170,14 +171,18 @@ def answers(
 
 
 @torch.no_grad()
-def divergence(rollout: Rollout, reference: LanguageModel) -> float:
-    """KL(sampled policy || reference) per response in nats, by k1 on the responses themselves."""
+def divergence(rollout: Rollout, reference: LanguageModel, *, num_prompts: int, seed: int) -> Estimate:
+    """KL(sampled policy || reference) per response in nats, by k1 on the responses themselves; its interval by prompt.
+
+    The responses of a prompt stand side by side.
+    """
     ref_logprobs = per_token(
         rollout.sequences,
         MICROBATCH_TOKENS,
         lambda part: reference.logprobs(part, temperature=rollout.temperature),
     )
-    return float(k1(rollout.logprobs, ref_logprobs).sum(1).mean())
+    by_prompt = k1(rollout.logprobs, ref_logprobs).sum(1).double().reshape(num_prompts, -1).mean(1)
+    return ratio_estimate(by_prompt.numpy(), np.ones(num_prompts), seed=seed)
 
 
 def describe(report: Report, found: Comparison) -> None:
@@ -201,7 +206,8 @@ def describe(report: Report, found: Comparison) -> None:
         label="At equal length",
         note="win rate with the length difference regressed out",
     )
-    report.number("kl", found.kl, label="KL", note="nats per response, model to baseline")
+    kl = found.kl
+    report.number("kl", kl.value, low=kl.low, high=kl.high, label="KL", note="nats per response, model to baseline")
     report.figure(
         "Scores before and after",
         before_after(found.baseline.scores.ravel(), found.model.scores.ravel()),

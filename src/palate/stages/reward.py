@@ -172,7 +172,7 @@ def measure(
     prompts = [ranking.prompt.id for ranking, *_ in pairs]
     texts = [(ranking.responses[better].text, ranking.responses[worse].text) for ranking, better, worse in pairs]
     right, longer = accuracy(margins, prompts, seed=seed), longer_wins(texts, prompts, seed=seed)
-    reliability, agreed = calibration(margins), agreement(responses.rankings, seed=seed)
+    reliability, agreed = calibration(margins, prompts, seed=seed), agreement(responses.rankings, seed=seed)
     numbers = {
         "accuracy": right.value,
         "accuracy_low": right.low,

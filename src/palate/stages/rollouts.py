@@ -124,6 +124,7 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
         key=(recipe.seed, recipe.stage, step),
     )
     seconds = time.perf_counter() - start
+    start += seconds
     sequences = rollout.sequences
     trunk = actors.policy.model.trunk(sequences)
     scores = actors.rewards(rollout.prompts, Responses(rollout.texts, sequences, trunk)).to(sequences.tokens.device)
@@ -137,8 +138,8 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
         )
     scored = Scored(rollout=rollout, scores=scores, ref_logprobs=ref_logprobs, trunk=trunk)
     metrics = _measure(scored) | {"data/left_out": actors.left_out}
-    tokens = int(sequences.mask.sum())
-    return scored, metrics | {"time/rollout_s": seconds, "time/tokens_per_s": tokens / seconds}
+    times = {"time/rollout_s": seconds, "time/score_s": time.perf_counter() - start}
+    return scored, metrics | times | {"time/tokens_per_s": int(sequences.mask.sum()) / seconds}
 
 
 def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor, step: int) -> None:

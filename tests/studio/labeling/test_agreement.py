@@ -49,7 +49,7 @@ def test_numbers_by_hand(client_of: ClientOf, studio: Studio) -> None:
     assert (period["num_meetings"], period["agreement"]["value"]) == (2, 0.5)
     assert [p["agreement"]["value"] for p in rae.get("/api/agreement?every=1").json()["over_time"]] == [1.0, 0.0]
     page = rae.get("/agreement").text
-    assert '<span class="value">50% (0–100)</span> of verdicts are the same' in page
+    assert '<span class="value">50% (1–99)</span> of verdicts are the same' in page
     assert "Nothing was left out." in page
     assert page.index("question 1") < page.index("question 0")  # the most disputed first
     assert f'href="/review/{world.items[1].id}"' in page

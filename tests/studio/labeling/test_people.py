@@ -67,7 +67,7 @@ def test_everyone_with_what_they_did(client_of: ClientOf, studio: Studio) -> Non
     assert found["Ann"]["agreement"]["value"] == 0.5
     assert found["admin 1"]["agreement"]["value"] is None
     page = admin.get("/people").text
-    assert "50% (0–100)" in page
+    assert "50% (1–99)" in page
     assert "password_hash" not in page + admin.get("/api/people").text
     one = admin.get(f"/api/people/{ann.user.id}").json()
     assert [(done["prompt"], done["agreement"]) for done in one["history"]] == [

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from palate.corpus.containers.json_text import has_half_character, json_rows
 from palate.corpus.containers.tables import escape_cell, parquet_rows, table_rows, unescape_cell
+from palate.corpus.public.sets import remedy
 from palate.corpus.rows.row import Row, Wrapper
 from palate.errors import DataError
 
@@ -54,7 +55,7 @@ def read_rows(
     except DataError as error:
         raise error if error.path else DataError(str(error), path=path) from None
     except FileNotFoundError:
-        raise DataError("no such file", path=path) from None
+        raise DataError("no such file" + remedy(path), path=path) from None
     except UnicodeDecodeError as error:
         raise DataError(
             f"not UTF-8 text ({error.reason}); convert it first, for example with iconv", path=path

@@ -195,7 +195,7 @@ def weigh(collected: Collected) -> Weights:
 
 
 def first_wins(rankings: Sequence[Ranking], *, resamples: int = RESAMPLES) -> Estimate:
-    """Of two responses, how often the one shown first is preferred; prompts are drawn again for the interval."""
+    """Of two responses, how often the one shown first is preferred, and its interval by prompt."""
     won: Counter[str] = Counter()
     pairs: Counter[str] = Counter()
     for ranking in rankings:
@@ -204,7 +204,8 @@ def first_wins(rankings: Sequence[Ranking], *, resamples: int = RESAMPLES) -> Es
             won[ranking.prompt.id] += 2 if gap > 0 else 1 if gap == 0 else 0  # in halves
             pairs[ranking.prompt.id] += 2
     prompts = list(pairs)
-    return ratio_estimate([won[p] for p in prompts], [pairs[p] for p in prompts], seed=0, resamples=resamples)
+    above, below = [won[p] for p in prompts], [pairs[p] for p in prompts]
+    return ratio_estimate(above, below, seed=0, resamples=resamples, share=True)
 
 
 class Memory(Generic[Result]):

@@ -2,7 +2,7 @@
 
 Two labelers are compared on every pair of responses that both judged for one prompt. The same verdict counts 1, a tie
 against a preference one half, opposite preferences 0. People reach about 0.73 (InstructGPT; Stiennon et al. 2020).
-The coefficients of ``coefficients.py`` say how much of that is beyond chance; intervals are bootstrapped by prompt.
+The coefficients of ``coefficients.py`` say how much of that is beyond chance; intervals are by prompt.
 
 For the coefficients a unit is a pair of responses in an order given by their hashes, so that neither the order on
 screen nor in the file counts; the categories are "the first", "a tie" (if anyone ever said so) and "the second". The
@@ -129,8 +129,9 @@ def agreement(rankings: Sequence[Ranking], *, seed: int = 0, resamples: int = 10
     everyone = np.ones(len(meetings.row), dtype=bool)
 
     def by_row(statistic: Callable[[Floats], float | None], table: _Table = judged) -> Estimate:
-        """Bootstrap a statistic of row weights by drawing prompts."""
-        return bootstrap(lambda w: statistic(w[table.row_prompts]), table.num_prompts, seed=seed, resamples=resamples)
+        """A coefficient of row weights, and its interval by prompt."""
+        count = table.num_prompts
+        return bootstrap(lambda w: statistic(w[table.row_prompts]), count, seed=seed, resamples=resamples, most=1.0)
 
     percent = _percent(meetings, everyone, seed, resamples)
     return Agreement(
@@ -219,10 +220,10 @@ def _counts(values: Floats) -> Floats:
 
 
 def _percent(meetings: _Meetings, among: NDArray[np.bool_], seed: int, resamples: int) -> Estimate:
-    """Percent agreement in some of the meetings, bootstrapped over the prompts these were about."""
+    """Percent agreement in some of the meetings, its interval by the prompts these were about."""
     _, prompts = np.unique(meetings.prompt[among], return_inverse=True)
     above = np.bincount(prompts, weights=meetings.agreeing[among])
-    return ratio_estimate(above, np.bincount(prompts), seed=seed, resamples=resamples)
+    return ratio_estimate(above, np.bincount(prompts), seed=seed, resamples=resamples, share=True)
 
 
 def _labeler(table: _Table, meetings: _Meetings, index: int, seed: int, resamples: int) -> LabelerAgreement:
@@ -265,4 +266,5 @@ def _tau_b(meetings: _Meetings, seed: int, resamples: int) -> Estimate:
     defined = scale > 0
     taus = np.bincount(index, weights=x * y)[defined] / scale[defined]
     _, prompts = np.unique(rankings[0, defined], return_inverse=True)
-    return ratio_estimate(np.bincount(prompts, weights=taus), np.bincount(prompts), seed=seed, resamples=resamples)
+    above, below = np.bincount(prompts, weights=taus), np.bincount(prompts)
+    return ratio_estimate(above, below, seed=seed, resamples=resamples, most=1.0)

@@ -4,7 +4,7 @@ An arena is a batch of pairs, the first response of each by the first model. Lab
 in an order of their own. While it is open nobody is shown a result: looking on until it pleases would make any model
 win. Closing it is final; what is said later does not count, since the names are known then.
 
-The win rate gives every prompt the same weight, however many people judged it, and its interval is bootstrapped by
+The win rate gives every prompt the same weight, however many people judged it, and its interval is by
 prompt. With it come what could explain it away: ties, a leaning to the left, single labelers, and length. Answers that
 name their model are left out before anybody sees them, and counted.
 
@@ -326,7 +326,7 @@ def _vote(ranking: Ranking, prompt_id: str) -> Vote:
 
 
 def _win(outcomes: Sequence[float], votes: Sequence[Vote], alike: int) -> WinRate:
-    estimate = ratio_estimate(outcomes, [1.0] * len(outcomes), seed=SEED)
+    estimate = ratio_estimate(outcomes, [1.0] * len(outcomes), seed=SEED, share=True)
     assert estimate.value is not None
     wins, ties, losses = _counts(votes)
     return WinRate(

@@ -139,11 +139,11 @@ def contested(said: Iterable[Opinion]) -> list[Contested]:
 
 
 def estimate(met: Sequence[Meeting], *, seed: int = 0, resamples: int = 1000) -> Estimate:
-    """The same with its interval, prompts being drawn again."""
+    """The same with its interval by prompt."""
     prompts = grouped(met, lambda meeting: meeting.prompt_id).values()
     agreeing = [sum(meeting.agreeing for meeting in group) for group in prompts]
     pairs = [sum(meeting.num_pairs for meeting in group) for group in prompts]
-    return ratio_estimate(agreeing, pairs, seed=seed, resamples=resamples)
+    return ratio_estimate(agreeing, pairs, seed=seed, resamples=resamples, share=True)
 
 
 def over_time(met: Sequence[Meeting], *, every: int = 0, resamples: int = 400) -> list[Period]:

@@ -118,7 +118,7 @@ def prioritise(session: Session, batch: Batch, scores: Scores) -> int:
 def accuracy(
     rankings: Sequence[Ranking], scores: Scores, *, held_out: frozenset[str] = frozenset(), seed: int = 0
 ) -> Accuracy:
-    """Per labeler, and for those who trained the model and those who did not; intervals bootstrapped by prompt.
+    """Per labeler, and for those who trained the model and those who did not; intervals by prompt.
 
     Args:
         rankings: of prompts that the model was not trained on.
@@ -146,7 +146,7 @@ def _share(rankings: Sequence[Ranking], scores: Scores, seed: int) -> Estimate:
     for ranking in rankings:
         by_prompt.setdefault(ranking.prompt.id, []).extend(_verdicts(ranking, scores))
     right = [sum(verdicts) for verdicts in by_prompt.values()]
-    return ratio_estimate(right, [len(verdicts) for verdicts in by_prompt.values()], seed=seed)
+    return ratio_estimate(right, [len(verdicts) for verdicts in by_prompt.values()], seed=seed, share=True)
 
 
 def _verdicts(ranking: Ranking, scores: Scores) -> list[float]:

@@ -43,9 +43,7 @@ CURVES = (
     Curve("Implied rewards", ("dpo/chosen_reward", "dpo/rejected_reward")),
     Curve("Clipped tokens", ("policy/clip_fraction", "value/clip_fraction"), is_share=True),
     Curve("Value: explained variance", ("value/explained_variance",)),
-    Curve(
-        "Gradient norm", ("policy/grad_norm", "value/grad_norm", "reward/grad_norm", "sft/grad_norm", "dpo/grad_norm")
-    ),
+    Curve("Gradient norm", ("policy/grad_norm", "value/grad_norm", "reward/grad_norm")),
 )
 
 
