@@ -17,7 +17,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "palate"
 
-GROUND = {"commands", "errors", "disk", "intervals", "randomness", "records", "scores", "words"}
+GROUND = {"arguments", "commands", "errors", "disk", "intervals", "randomness", "records", "scores", "words"}
 """Definitions that many share; they import each other alone."""
 
 DOORS = {"__init__", "__main__", "cli"}

@@ -11,17 +11,16 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any
 
 import palate
+from palate.arguments import Group, Parser
 from palate.commands import DATA, DATA_CHECK, DATA_EXPORT, DATA_GET, DATA_IMPORT, STAGES, Stage
 from palate.disk import is_full
 from palate.errors import MissingExtraError, PalateError
-
-Call: TypeAlias = Callable[[argparse.Namespace], int | None]
 
 _INTRODUCTION = """\
 Teach a language model a group of people's taste.
@@ -67,36 +66,6 @@ or PostgreSQL by URL) and recipes to start from."""
 _STUDIO = """\
 Serves a workspace to browsers: people write and rank answers, see how far they agree, train the next model from what
 they said and chat with it. The first start prints a link that makes the first admin; it works once."""
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions as they were written, and options in one column."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30)
-
-
-class Parser(argparse.ArgumentParser):
-    """Help that is kept as it was written, and errors of one line.
-
-    Args:
-        more: gives the text below the options; called only when help is shown.
-        options: the rest is passed on.
-    """
-
-    def __init__(self, *, more: Callable[[], str] | None = None, **options: Any) -> None:
-        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
-        self._more = more
-
-    def format_help(self) -> str:
-        """With the text below the options."""
-        if self._more is not None:
-            self.epilog = self._more()
-        return super().format_help()
-
-    def error(self, message: str) -> NoReturn:
-        """One line, status 2."""
-        self.exit(2, f"palate: {message} (see `{self.prog} --help`)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,7 +124,7 @@ def build_parsers() -> dict[str, Parser]:
     root.add_argument("--version", action="version", version=f"palate {palate.__version__}")
     root.set_defaults(again="")
     parsers = {"": root}
-    commands = _Group(parsers, "")
+    commands = Group(parsers, "")
     _demo(commands)
     _data(commands)
     for stage in STAGES:
@@ -167,32 +136,7 @@ def build_parsers() -> dict[str, Parser]:
     return parsers
 
 
-class _Group:
-    """The commands below a parser; called without one of them, it shows its help."""
-
-    def __init__(self, parsers: dict[str, Parser], name: str) -> None:
-        self._parsers, self._name = parsers, name
-        parent = parsers[name]
-        parent.set_defaults(parser=parent, call=lambda args: parent.print_help())
-        self._children = parent.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
-
-    def add(
-        self, name: str, call: Call, help: str, text: str, example: str = "", more: Callable[[], str] | None = None
-    ) -> Parser:
-        """A command, its line in the list, what it does, and a command line to try."""
-        shown = f"example:\n  {example}" if example else None
-        parser: Parser = self._children.add_parser(name, help=help, description=text, epilog=shown, more=more)
-        parser.set_defaults(call=call, parser=parser)
-        self._parsers[f"{self._name} {name}".strip()] = parser
-        return parser
-
-    def group(self, name: str, help: str, text: str) -> _Group:
-        """A command that has commands of its own."""
-        self._parsers[name] = self._children.add_parser(name, help=help, description=text)
-        return _Group(self._parsers, name)
-
-
-def _demo(commands: _Group) -> None:
+def _demo(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         scale = _import("palate.demo.loop", "SCALES")[args.scale]
         _import("palate.demo.loop", "demo")(args.out, seed=args.seed, scale=scale)
@@ -209,7 +153,7 @@ def _demo(commands: _Group) -> None:
     parser.set_defaults(again="; the same command goes on from there")
 
 
-def _data(commands: _Group) -> None:
+def _data(commands: Group) -> None:
     def check(args: argparse.Namespace) -> int:
         preview = None
         if args.model:
@@ -307,7 +251,7 @@ def _said_of_files(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _stage(commands: _Group, stage: Stage) -> None:
+def _stage(commands: Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
         recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
         out = args.out or Path("runs") / args.recipe.stem
@@ -335,7 +279,7 @@ def _stage(commands: _Group, stage: Stage) -> None:
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
 
 
-def _frontier(commands: _Group) -> None:
+def _frontier(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         _import("palate.experiments.frontier", "frontier")(args.out, seeds=args.seeds)
 
@@ -345,7 +289,7 @@ def _frontier(commands: _Group) -> None:
     parser.set_defaults(again="; the same command goes on from there")
 
 
-def _runs(commands: _Group) -> None:
+def _runs(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         _import("palate.run.listing", "print_runs")(args.root)
 
@@ -354,7 +298,7 @@ def _runs(commands: _Group) -> None:
     parser.add_argument("root", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
 
 
-def _init(commands: _Group) -> None:
+def _init(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         init = _import_extra("palate.studio.serve", "init", extra="studio")
         init(args.directory, database=args.database, name=args.name, model=args.model)
@@ -366,7 +310,7 @@ def _init(commands: _Group) -> None:
     parser.add_argument("--name", metavar="TEXT", help="shown on every page")
 
 
-def _studio(commands: _Group) -> None:
+def _studio(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         serve = _import_extra("palate.studio.serve", "serve", extra="studio")
         serve(args.workspace, host=args.host, port=args.port, https=args.https)

@@ -1,0 +1,64 @@
+"""Parsers of command lines: help that is kept as it was written, errors of one line, commands within commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
+
+Call: TypeAlias = Callable[[argparse.Namespace], int | None]
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they were written, and options in one column."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+
+
+class Parser(argparse.ArgumentParser):
+    """Help that is kept as it was written, and errors of one line.
+
+    Args:
+        more: gives the text below the options; called only when help is shown.
+        options: the rest is passed on.
+    """
+
+    def __init__(self, *, more: Callable[[], str] | None = None, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, allow_abbrev=False, **options)
+        self._more = more
+
+    def format_help(self) -> str:
+        """With the text below the options."""
+        if self._more is not None:
+            self.epilog = self._more()
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """One line, status 2."""
+        self.exit(2, f"palate: {message} (see `{self.prog} --help`)\n")
+
+
+class Group:
+    """The commands below a parser; called without one of them, it shows its help."""
+
+    def __init__(self, parsers: dict[str, Parser], name: str) -> None:
+        self._parsers, self._name = parsers, name
+        parent = parsers[name]
+        parent.set_defaults(parser=parent, call=lambda args: parent.print_help())
+        self._children = parent.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
+
+    def add(
+        self, name: str, call: Call, help: str, text: str, example: str = "", more: Callable[[], str] | None = None
+    ) -> Parser:
+        """A command, its line in the list, what it does, and a command line to try."""
+        shown = f"example:\n  {example}" if example else None
+        parser: Parser = self._children.add_parser(name, help=help, description=text, epilog=shown, more=more)
+        parser.set_defaults(call=call, parser=parser)
+        self._parsers[f"{self._name} {name}".strip()] = parser
+        return parser
+
+    def group(self, name: str, help: str, text: str) -> Group:
+        """A command that has commands of its own."""
+        self._parsers[name] = self._children.add_parser(name, help=help, description=text)
+        return Group(self._parsers, name)
