@@ -53,6 +53,11 @@ def thumb(rating: float, prompt: Prompt = BIRD, text: str = "A wren.", **rest: A
 
 CASES: list[tuple[str, dict[str, Any], list[Ranking]]] = [
     (
+        "sides",
+        {"prompt": "Name a bird.", "left": "A spoon.", "right": "A wren.", "winner": "right", "worker": "w"},
+        [ranked(BIRD, "A spoon.", "A wren.", ranks=(2, 1), labeler="w")],
+    ),
+    (
         "trl-explicit",
         {"prompt": "Name a bird.", "chosen": "A wren.", "rejected": "A spoon.", "annotator_id": 7},
         [ranked(BIRD, "A wren.", "A spoon.", labeler="7")],

@@ -27,6 +27,7 @@ from palate.records import Prompt, Provenance, Ranking, Response, Source
 _FORMS = ("{0}_{1}", "{0}{1}", "{1}_{0}", "model_{1}_{0}")
 _DIGITS = tuple("0123456789")
 _ENDINGS = (tuple(ascii_lowercase[:12]), _DIGITS, _DIGITS[1:], ("x", "y"), ("left", "right"), ("first", "second"))
+_BARE = (("left", "right"), ("a", "b"), ("first", "second"))
 _RESPONSES = (
     "response",
     "answer",
@@ -182,6 +183,18 @@ def _sides_among(columns: tuple[str, ...], stems: tuple[str, ...]) -> Sides | No
                     found.append(names[name])
                 if len(found) > 1:
                     return Sides(names, stem, endings[: len(found)], tuple(found))
+    named_apart = stems is not _RESPONSES or _sides_among(columns, _MODELS) is not None
+    return None if named_apart else _bare_sides(names)
+
+
+def _bare_sides(names: Mapping[str, str]) -> Sides | None:
+    """Two responses in columns called `left` and `right`, `a` and `b`, and nothing more.
+
+    Where models have columns of their own, such bare ones hold names as well.
+    """
+    for endings in _BARE:
+        if all(ending in names for ending in endings):
+            return Sides(names, "", endings, tuple(names[ending] for ending in endings))
     return None
 
 
