@@ -54,6 +54,14 @@ def by_models(ranking: Ranking, *models: str) -> Ranking:
 
 
 PEAR = shown(FRUIT, "A pear.")
+
+
+def waiting(*turns: str) -> Prompt:
+    """A conversation that waits for an answer; what the assistant said is context."""
+    messages = [m.model_copy(update={"learn": m.role != "assistant"}) for m in prompt(*turns).messages]
+    return Prompt(messages=tuple(messages))
+
+
 PAIR = ranked(FRUIT, "A pear.", "A brick.")
 UP, DOWN = (ranked(FRUIT, "A pear.", ranks=(1,), ratings=(rating,)) for rating in (7.0, 1.0))
 HH = "\n\nHuman: Name a fruit.\n\nAssistant: A pear.\n\nHuman: Another!\n\nAssistant: "
@@ -117,6 +125,11 @@ CASES: list[tuple[str, dict[str, Any], list[Item]]] = [
         [shown(prompt("Add.\n\n1 1"), "2"), shown(prompt("Add."), "?")],
     ),
     ("sharegpt", {"id": "x", "conversations": [HUMAN, GPT]}, [PEAR]),
+    (
+        "sharegpt",
+        {"conversations": [HUMAN, GPT, HUMAN]},
+        [PEAR, waiting("Name a fruit.", "A pear.", "Name a fruit.")],
+    ),
     (
         "sharegpt",
         {"conversations": [HUMAN, GPT], "system": "Be brief."},

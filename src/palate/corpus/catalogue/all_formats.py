@@ -55,7 +55,10 @@ _ALL = (
         parsers={Demonstration: demonstrations.self_instruct},
     ),
     shaped(
-        "sharegpt", "conversations [{from, value}]", "conversations", parsers={Demonstration: demonstrations.sharegpt}
+        "sharegpt",
+        "conversations [{from, value}]",
+        "conversations",
+        parsers={Demonstration: demonstrations.sharegpt, Prompt: demonstrations.sharegpt_prompt},
     ),
     shaped(
         "oasst",

@@ -78,9 +78,7 @@ def messages(row: Fields) -> Demonstrations:
 
 def messages_prompt(row: Fields) -> Iterator[Prompt]:
     """messages that end where the assistant is to answer."""
-    turns = conversation_of(row, "messages")
-    if turns and turns[-1].role != "assistant":
-        prompt = asked(row, (*history_of(row), *_context(turns)), label(row, "messages"))
+    for prompt in _awaiting(row, "messages"):
         tags = peek(row, "tags")
         own = isinstance(tags, dict) and all(isinstance(tag, str) for tag in tags.values())
         yield prompt.model_copy(update={"tags": plain(row["tags"])}) if own else prompt
@@ -89,6 +87,18 @@ def messages_prompt(row: Fields) -> Iterator[Prompt]:
 def sharegpt(row: Fields) -> Demonstrations:
     """conversations of {from, value}."""
     yield from _every_assistant_turn(row, "conversations")
+
+
+def sharegpt_prompt(row: Fields) -> Iterator[Prompt]:
+    """conversations that end where the assistant is to answer."""
+    yield from _awaiting(row, "conversations")
+
+
+def _awaiting(row: Fields, key: str) -> Iterator[Prompt]:
+    """The whole conversation as a prompt, if its last turn waits for an answer."""
+    turns = conversation_of(row, key)
+    if turns and turns[-1].role != "assistant":
+        yield asked(row, (*history_of(row), *_context(turns)), label(row, key))
 
 
 def prompt(row: Fields) -> Iterator[Prompt | Unusable]:
