@@ -80,7 +80,7 @@ PPO_CURVES = {
     "Truncated": ["tokens/truncated"],
     "Explained variance": ["value/explained_variance"],
 }
-QUICK = Scale(demonstration_prompts=32, ranked_prompts=40, steps=4, prompts_per_step=4, evaluation_prompts=16)
+QUICK = Scale(demonstration_prompts=16, ranked_prompts=24, steps=2, prompts_per_step=4, evaluation_prompts=12)
 """Every part for real, and too little of each to teach anything: whether it all works here, in a minute or two."""
 TINY = Scale(
     model="tiny",

@@ -95,9 +95,10 @@ def sharegpt_prompt(row: Fields) -> Iterator[Prompt]:
 
 
 def _awaiting(row: Fields, key: str) -> Iterator[Prompt]:
-    """The whole conversation as a prompt, if its last turn waits for an answer."""
+    """The whole conversation as a prompt, if somebody asked first and its last turn waits for an answer."""
     turns = conversation_of(row, key)
-    if turns and turns[-1].role != "assistant":
+    begins = next((turn.role for turn in turns if turn.role != "system"), "")
+    if turns and turns[-1].role != "assistant" and begins != "assistant":
         yield asked(row, (*history_of(row), *_context(turns)), label(row, key))
 
 
