@@ -199,7 +199,7 @@ def test_the_letter_of_a_response_picks_it(served: Served) -> None:
     page = served.page_of("Ida")
     page.goto("/label")
     page.get_by_role("button", name="Begin with Balcony").click()
-    page.wait_for_selector(".response.current")
+    page.wait_for_selector("html[data-keys=ready] .response.current")
     press(page, "c", "1", "a", "2", "D", "3", "b", "4")
     assert board(page) == {"0": "", "1": "C", "2": "A", "3": "D", "4": "B"}
     assert page.locator(".response.current h3").inner_text().split()[-1] == "B"
@@ -230,7 +230,7 @@ def test_the_letter_of_a_pair_says_which_is_better(served: Served) -> None:
     page = served.page_of("Eva")
     page.goto("/label")
     page.get_by_role("button", name="Begin with Balcony").click()
-    page.wait_for_selector(".verdict")
+    page.wait_for_selector("html[data-keys=ready] .verdict")
     verdict = page.locator("input[name=verdict]:checked")
     for keys, value in (("a", "-2"), ("b", "2"), ("b", "2"), ("ArrowRight", "3"), ("b", "3"), ("c", "3"), ("a", "-2")):
         press(page, keys)

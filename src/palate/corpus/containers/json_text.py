@@ -242,13 +242,13 @@ class _Window:
                 return ""
 
     def holds_objects(self) -> bool:
-        """Whether an array of objects or of arrays comes next; nothing is gone past."""
+        """Whether an array of objects or of arrays comes next, not an empty one; nothing is gone past."""
         if self.next_character() != "[":
             return False
         while True:
             after = _BLANK.match(self.text, self.position + 1).end()  # type: ignore[union-attr]
             if after < len(self.text):
-                return self.text[after] in "{[]"
+                return self.text[after] in "{["
             if not self._grow(_CHUNK):
                 return False
 

@@ -231,6 +231,7 @@ if (task && find("#judgement")) {
   find("#single-keys").addEventListener("change", (event) => localStorage.setItem("palate-keys", event.target.checked ? "on" : "off"));
 }
 document.addEventListener("keydown", onKey);
+document.documentElement.dataset.keys = "ready"; // from now on: what was pressed before went nowhere
 for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => ACTIONS[button.dataset.do]());
 for (const button of document.querySelectorAll("[data-close]")) button.addEventListener("click", () => button.closest("dialog").close());
 sayNow();
