@@ -1,6 +1,6 @@
 """What an earlier version made goes on working: a workspace in which people judged, and a run that was killed.
 
-`workspace/` and `run/` were made by version 0.1.0 as it was on 2026-11-28, before its rooms were divided; the
+`workspace/` and `run/` were made by version 0.1.0 as it was on 2026-11-22, before its rooms were divided; the
 database as SQL, so that a person can read it.
 """
 

@@ -118,6 +118,26 @@ def test_a_resume_with_another_template_in_the_same_file_is_refused(
     assert "chat_template has changed since this run began" in capsys.readouterr().err
 
 
+KEYS = [
+    (stage, "chat_template") for stage in ("sft", "reward", "dpo", "ppo", "reinforce", "sample", "best-of-n", "eval")
+]
+
+
+@pytest.mark.parametrize(("stage", "key"), [*KEYS, ("eval", "baseline_chat_template")])
+def test_every_stage_that_loads_a_model_asks_for_its_template(
+    stage: str, key: str, settings: Settings, data: dict[str, str], toml: Toml, tmp_path: Path, capsys: Any
+) -> None:
+    drawing = {"model": "tiny", "precision": "fp32", "prompts": {"path": data["prompts"]}}
+    trees = settings | {
+        "sample": drawing,
+        "best-of-n": drawing | {"rewards": [{"length": 3.0}]},
+        "eval": drawing | {"baseline": "tiny", "judge": {"length": 3.0}},
+    }
+    tree = trees[stage] | {key: "no-such-family"}
+    assert main([stage, str(toml(tree)), "--out", str(tmp_path / "run")]) == 2
+    assert "'no-such-family'" in capsys.readouterr().err
+
+
 def test_every_family_is_named_in_the_guide() -> None:
     page = Path(__file__).parents[2] / "docs" / "concepts" / "chat-templates.md"
     text = page.read_text(encoding="utf-8")

@@ -1,12 +1,12 @@
 """The tables of a workspace.
 
-    people       User Login Invitation Token Attempt
-    material     Guideline PromptRow ResponseRow Model
-    work         Batch Item ItemAuthor Task
-    the log      Judgement (append-only), Review
-    machines     Job Round
-    chat         Conversation ChatMessage
-    the rest     Event Setting
+    accounts         User Login Invitation Token Attempt
+    material         Guideline PromptRow ResponseRow Model
+    work             Batch Item ItemAuthor Task
+    judgement_log    Judgement (append-only), Review
+    machines         Job Round
+    talk             Conversation ChatMessage
+    audit            Event Setting
 
 Times are seconds since 1970 (UTC). Ids that reach a browser are random, so that none can be guessed or counted.
 A judgement holds the whole record it speaks of (prompt, responses, provenance), so the log alone is the data; the
