@@ -111,9 +111,7 @@ KB = 1024 / 1000
             GB + GB * KB,
             id="2: all the swap there is",
         ),
-        pytest.param(
-            {"groups": "4:memory:/\n0::/", "files": v1("", 4 * GB, GB)}, 3 * GB, id="1 and 2 side by side"
-        ),
+        pytest.param({"groups": "4:memory:/\n0::/", "files": v1("", 4 * GB, GB)}, 3 * GB, id="1 and 2 side by side"),
     ],
 )
 def test_memory_that_can_be_had(given: dict[str, object], expected: float, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ class Needs:
 
 
 NEEDS = {
-    "full": Needs(disk=4_000_000_000, model=600_000_000, memory=6_000_000_000),
-    "quick": Needs(disk=4_000_000_000, model=600_000_000, memory=5_000_000_000),
+    "full": Needs(disk=3_000_000_000, model=600_000_000, memory=3_500_000_000),
+    "quick": Needs(disk=3_000_000_000, model=600_000_000, memory=3_000_000_000),
     "tiny": Needs(disk=20_000_000, model=1_000_000, memory=200_000_000),
 }
 """By the name of the scale. torch holds 0.4 GB when it is imported, which is not in here."""
@@ -54,15 +54,15 @@ class Packages:
 
     Attributes:
         wheels: what is downloaded. pip keeps it twice, until it is installed and in its cache.
-        installed: the environment.
+        installed: the environment, with what the tests need.
     """
 
     wheels: int
     installed: int
 
 
-PLAIN = Packages(wheels=500_000_000, installed=1_700_000_000)
-WITH_CUDA = Packages(wheels=3_000_000_000, installed=8_000_000_000)
+PLAIN = Packages(wheels=700_000_000, installed=2_400_000_000)
+WITH_CUDA = Packages(wheels=3_300_000_000, installed=6_500_000_000)
 
 
 def check(needs: Needs, out: Path, model: Path) -> None:
