@@ -99,7 +99,7 @@ def check_installation(environment: Path, scale: str = "") -> None:
         places.append((home, packages.wheels))
     if scale:
         places += [(environment, NEEDS[scale].disk), (home, NEEDS[scale].model)]
-    smaller = "or take torch without CUDA: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo"
+    smaller = "or take torch without CUDA: set PIP_EXTRA_INDEX_URL to the address that PyTorch names for its CPU builds"
     _check_disk("the installation", places, smaller if cuda else "or clone the repository onto another disk")
     if scale:
         _check_memory(NEEDS[scale])
