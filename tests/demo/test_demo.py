@@ -35,7 +35,7 @@ def test_the_whole_loop_and_the_frontier(tmp_path: Path, capsys: pytest.CaptureF
 def test_held_out_subjects_are_held_out() -> None:
     assert not set(SUBJECTS) & set(HELD_OUT_SUBJECTS)
     learned, held_out = demo_prompts(held_out=False), demo_prompts(held_out=True)
-    assert (len(learned), len(held_out)) == (480, 192)
+    assert (len(learned), len(held_out)) == (720, 192)
     assert not {prompt.id for prompt in learned} & {prompt.id for prompt in held_out}
 
 
