@@ -20,6 +20,7 @@ def test_the_whole_loop_and_the_frontier(tmp_path: Path, capsys: pytest.CaptureF
     loop = json.loads((tmp_path / "seed-0" / "report.json").read_text(encoding="utf-8"))
     assert set(HEADLINE) | {"longer_wins_accuracy"} <= loop.keys()
     assert 0 <= loop["win_rate_low"] <= loop["win_rate"] <= loop["win_rate_high"] <= 1
+    assert list(loop["parts"]) == list(loop["reward_model_on_parts"])[1:] == ["warmth", "point", "length", "broken"]
     page = (tmp_path / "seed-0" / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 4
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from palate.errors import DataError
-from palate.evals.winrate import both_orders, length_controlled, win_rate, win_rate_of_outcomes
+from palate.evals.winrate import both_orders, length_controlled, win_rate, win_rate_by_length, win_rate_of_outcomes
 from palate.records import Prompt
 
 PROMPTS = [Prompt.from_text(str(i)) for i in range(4)]
@@ -96,6 +96,48 @@ def test_length_controlled_stays_finite_when_length_decides_everything() -> None
     assert 0.5 < controlled.value <= 1
     with pytest.raises(DataError, match="number of words"):
         length_controlled([[1.0]], [[0.0]], [[1, 2]], [[1, 2]], seed=0)
+
+
+def test_win_rate_by_length_counts_every_pair_in_the_bin_of_its_difference() -> None:
+    ours, theirs = [[1.0, 0.0], [1.0, 0.5]], [[0.0], [0.5]]
+    words_ours, words_theirs = [[20, 9], [8, 40]], [[11], [10]]
+    bins = win_rate_by_length(ours, theirs, words_ours, words_theirs, seed=0)
+    # 9 longer won, 2 shorter tied; 2 shorter won, 30 longer tied
+    assert [(item.low, item.high, item.num_pairs, item.rate.value) for item in bins] == [
+        (-2, 2, 2, 0.75),
+        (7, 14, 1, 1.0),
+        (15, 30, 1, 0.5),
+    ]
+    assert [item.label.replace("\n", " ") for item in bins] == ["within 2 words", "7 to 14 longer", "15 to 30 longer"]
+
+
+def test_every_difference_in_length_has_one_bin_and_both_sides_are_alike() -> None:
+    differences = np.arange(-50, 51)
+    zeros = np.zeros((101, 1))
+    bins = win_rate_by_length(zeros, zeros, differences[:, None] + 60, zeros + 60, seed=0)
+    assert [item.num_pairs for item in bins] == [20, 16, 8, 4, 5, 4, 8, 16, 20]
+    assert [item.label.replace("\n", " ") for item in bins] == [
+        "31+ words shorter",
+        "15 to 30 shorter",
+        "7 to 14 shorter",
+        "3 to 6 shorter",
+        "within 2 words",
+        "3 to 6 longer",
+        "7 to 14 longer",
+        "15 to 30 longer",
+        "31+ words longer",
+    ]
+    with pytest.raises(DataError, match="number of words"):
+        win_rate_by_length([[1.0]], [[0.0]], [[1, 2]], [[1, 2]], seed=0)
+
+
+def test_the_interval_of_a_bin_is_by_prompt() -> None:
+    level = np.random.default_rng(0).normal(size=(50, 1))
+    words = np.full((50, 1), 10.0)
+    (few,) = win_rate_by_length(level, np.zeros((50, 1)), words, words, seed=0)
+    (many,) = win_rate_by_length(level + np.zeros((50, 8)), np.zeros((50, 1)), words + np.zeros((50, 8)), words, seed=0)
+    assert (few.rate.low, few.rate.high) == pytest.approx((many.rate.low, many.rate.high))
+    assert many.num_pairs == 400
 
 
 def test_both_orders_keeps_only_what_survives_the_swap() -> None:

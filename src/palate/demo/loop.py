@@ -48,11 +48,12 @@ from palate.recipe import (
     parse_recipe,
 )
 from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response
+from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward
 from palate.run.directory import Run
 from palate.simulated.labelers import rank_candidates
 from palate.stages import ppo, reward, sample, sft
-from palate.stages.evaluate import compare, describe
+from palate.stages.evaluate import compare, describe, describe_reward_model
 from palate.words import is_finished, repeated_share, split_words
 
 
@@ -235,6 +236,7 @@ class Loop:
         )
         report = Report("Palate: the whole loop", f"{self.scale.model}, seed {self.seed}")
         describe(report, found)
+        describe_reward_model(report, found.baseline, LearnedReward(str(self.out / "reward")), seed=self.seed)
         self.describe_learning(report)
         report.number("seconds", self.seconds() + time.monotonic() - start, label="Seconds", note="all parts together")
         report.write(self.out)
