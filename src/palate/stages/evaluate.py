@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from palate.corpus import read_prompts
 from palate.evals import plots
-from palate.evals.parts import change, describe_accuracies, describe_changes
 from palate.evals.report import Report
+from palate.evals.taste_parts import change, describe_accuracies, describe_changes
 from palate.evals.text import signals_of_each, text_signals
 from palate.evals.winrate import WinRate, length_controlled, win_rate, win_rate_by_length
 from palate.intervals import Estimate, ratio_estimate
