@@ -58,8 +58,8 @@ class PeopleScale:
 
 FULL = PeopleScale()
 QUICK = PeopleScale(
-    choices=30, judgements=40, epochs=1, steps=2, prompts_per_step=4, sides=12, num_responses=2,
-    best_of=4,
+    max_new_tokens=32, choices=6, judgements=9, folds=2, epochs=1, steps=2, prompts_per_step=2, sides=8,
+    num_responses=2, best_of=2,
 )  # fmt: skip
 """Every part for real, and too little of each to teach anything."""
 TINY = PeopleScale(
