@@ -139,14 +139,16 @@ def test_function_rewards() -> None:
 def test_a_function_may_say_what_its_scores_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    scores = FunctionReward("my_rewards:letters")(PROMPTS, TEXTS)
-    assert FunctionReward("my_rewards:letters").parts(PROMPTS, TEXTS, scores) == {}
+    assert FunctionReward("my_rewards:letters").parts(PROMPTS, TEXTS) == {}
     monkeypatch.setattr(sys.modules["my_rewards"], "parts_of_letters", vowels_and_others, raising=False)
-    parts = FunctionReward("my_rewards:letters").parts(PROMPTS, TEXTS, scores)
+    parts = FunctionReward("my_rewards:letters").parts(PROMPTS, TEXTS)
     assert {name: part.tolist() for name, part in parts.items()} == {
         "vowels": [2.0, 2.0, 4.0, 0.0],
         "others": [1.0, 7.0, 11.0, 0.0],
     }
+    weighted = Mix([Reward(function="my_rewards:letters", weight=-2.0)]).parts(PROMPTS, TEXTS)
+    assert weighted["vowels"].tolist() == [-4.0, -4.0, -8.0, 0.0]
+    assert Mix([Reward(function="my_rewards:letters"), Reward(length=1.0)]).parts(PROMPTS, TEXTS) == {}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_parts_that_are_none(parts: Any, said: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys.modules["my_rewards"], "parts_of_letters", parts, raising=False)
     reward = FunctionReward("my_rewards:letters")
     with pytest.raises(RewardError, match=said) as caught:
-        reward.parts(PROMPTS, TEXTS, reward(PROMPTS, TEXTS))
+        reward.parts(PROMPTS, TEXTS)
     assert "parts_of_letters" in str(caught.value)
     assert "\n" not in str(caught.value)
 

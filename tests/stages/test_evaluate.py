@@ -84,7 +84,7 @@ def answered(texts: Sequence[Sequence[str]], prompts: Sequence[Prompt]) -> evalu
     asked = tuple(prompt for prompt, row in zip(prompts, texts, strict=True) for _ in row)
     judge, shape = FunctionReward("palate.simulated.tastes:sunny_and_to_the_point"), (len(prompts), len(texts[0]))
     scores = judge(asked, flat)
-    parts = {name: part.double().numpy().reshape(shape) for name, part in judge.parts(asked, flat, scores).items()}
+    parts = {name: part.double().numpy().reshape(shape) for name, part in judge.parts(asked, flat).items()}
     rollout = Rollout(
         prompts=asked,
         texts=flat,

@@ -36,8 +36,8 @@ class FunctionReward:
         """
         return torch.tensor(ask(self.reference, self.judge, prompts, responses), dtype=torch.float32)
 
-    def parts(self, prompts: Sequence[Prompt], responses: Sequence[str], scores: Tensor) -> dict[str, Tensor]:
-        """What the scores [B] of the responses are made of, by name, [B] each; nothing if the function does not say.
+    def parts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Tensor]:
+        """What the scores are made of, by name, [B] each; nothing if the function does not say.
 
         Raises:
             RewardError: `parts_of_NAME` raised, gave no such thing, or parts that do not add up to the scores.
@@ -51,8 +51,8 @@ class FunctionReward:
             str(name): torch.tensor(one_number_each(f"{self._parts_name}, {name!r}", part, responses, advice=MEND))
             for name, part in returned.items()
         }
-        total = torch.stack(list(parts.values())).sum(0)
-        if wrong := (~torch.isclose(total, scores.to(total), rtol=1e-4, atol=1e-4)).nonzero().flatten().tolist():
+        scores, total = self(prompts, responses), torch.stack(list(parts.values())).sum(0)
+        if wrong := (~torch.isclose(total, scores, rtol=1e-4, atol=1e-4)).nonzero().flatten().tolist():
             raise RewardError(
                 f"{self._parts_name}: the parts of response {wrong[0] + 1} of {len(responses)} add up to "
                 f"{total[wrong[0]]:.4f}, its score is {scores[wrong[0]]:.4f}: {MEND}"

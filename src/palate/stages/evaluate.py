@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from palate.corpus import read_prompts
 from palate.evals import plots
-from palate.evals.parts import change, describe_accuracies, describe_changes
 from palate.evals.report import Report
+from palate.evals.taste_parts import change, describe_accuracies, describe_changes
 from palate.evals.text import signals_of_each, text_signals
 from palate.evals.winrate import WinRate, length_controlled, win_rate, win_rate_by_length
 from palate.intervals import Estimate, ratio_estimate
@@ -33,8 +33,7 @@ from palate.objectives.divergence import k1
 from palate.randomness import permutation
 from palate.recipe import Sampling, WinRateRecipe
 from palate.records import Prompt
-from palate.rewards.learned import LearnedReward
-from palate.rewards.mix import RewardSource, reward_source
+from palate.rewards.mix import Mix, RewardSource
 from palate.rewards.rules import FunctionReward
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
@@ -105,7 +104,7 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
-    judge = reward_source(recipe.judge)
+    judge = Mix((recipe.judge,), precision=recipe.precision)
     say_layouts(run, model.chat, baseline.chat, judge)
     found = compare(
         model,
@@ -131,11 +130,11 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
     run.finish(figures)
 
 
-def say_layouts(run: Run, model: Chat, baseline: Chat, judge: RewardSource) -> None:
+def say_layouts(run: Run, model: Chat, baseline: Chat, judge: Mix) -> None:
     """Say where the two models and the judge do not lay a conversation out in the same way."""
     if model.fingerprint != baseline.fingerprint:
         run.note("chat template: the baseline's is another one; the KL is that to the baseline given the model's")
-    if isinstance(judge, LearnedReward) and not (judge.reads_like(model) and judge.reads_like(baseline)):
+    if not all(source.reads_like(model) and source.reads_like(baseline) for source in judge.learned):
         run.note("chat template: the judge's is another one; it is given what the responses say in its own")
 
 
@@ -181,7 +180,7 @@ def answers(
     with showing(f"responses of {loaded.name}") as show:
         rollout = engine.generate(prompts, sampling, num_responses=num_responses, key=key, show=show)
     scores, shape = judge(rollout.prompts, rollout.responses), (len(prompts), num_responses)
-    parts = judge.parts(rollout.prompts, rollout.texts, scores) if isinstance(judge, FunctionReward) else {}
+    parts = judge.parts(rollout.prompts, rollout.texts) if isinstance(judge, FunctionReward | Mix) else {}
     return Answers(
         rollout=rollout,
         scores=scores.double().numpy().reshape(shape),

@@ -6,17 +6,31 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from tests.stages.effects import reinforcement
+from tests.stages.effects import evaluation, preferences, reinforcement, sampling, supervised
 from tests.stages.effects.rows import Row
 from tests.stages.effects.runs import RECIPES, Runs
 
 from palate.recipe import Section
 
-TABLE: dict[str, list[Row]] = {"reinforce": reinforcement.rl()}
+TABLE: dict[str, list[Row]] = {
+    "sft": supervised.sft(),
+    "reward": preferences.reward(),
+    "dpo": preferences.dpo(),
+    "reinforce": reinforcement.rl(),
+    "sample": sampling.sample(),
+    "best-of-n": sampling.best_of_n(),
+    "eval": evaluation.win_rate(),
+}
 """By the command that takes the recipe: a row for every key."""
 
 UNWRITTEN: dict[str, set[str]] = {
+    "sft": {"precision"},
+    "reward": {"precision"},
+    "dpo": {"precision"},
     "reinforce": {"precision"},
+    "sample": {"precision"},
+    "best-of-n": {"precision"},
+    "eval": {"precision"},
 }
 """Keys whose rows are still to come; of other recipes all."""
 

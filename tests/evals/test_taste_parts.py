@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from palate.evals.parts import accuracy_on_part, change, describe_accuracies, describe_changes
 from palate.evals.report import Report
+from palate.evals.taste_parts import accuracy_on_part, change, describe_accuracies, describe_changes
 
 NOTHING = np.zeros((40, 2))
 
