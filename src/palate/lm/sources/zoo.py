@@ -33,6 +33,7 @@ from palate.lm.chat import Chat
 from palate.lm.decoder import Decoder, supports
 from palate.lm.memory import keep_freed_memory
 from palate.lm.model import LanguageModel, Model, ScalarModel
+from palate.lm.products import multiplies_bf16
 from palate.lm.sources.builtin import BUILTIN
 from palate.lm.templates import find_template
 from palate.randomness import derive_seed
@@ -105,10 +106,7 @@ def product_dtype(precision: Precision, device: str = "cpu") -> torch.dtype:
     """The dtype of matrix products: bf16 where the hardware multiplies it, unless told otherwise."""
     if precision != "auto":
         return torch.bfloat16 if precision == "bf16" else torch.float32
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    flags = torch.cpu.get_capabilities()
-    return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
+    return torch.bfloat16 if multiplies_bf16(torch.device(device).type) else torch.float32
 
 
 def locate(name: str) -> Path:
