@@ -54,12 +54,17 @@ def test_sums_are_not_rounded(rows: Tensor, linear: nn.Linear) -> None:
     assert torch.equal(out, got)
 
 
-def test_gradients_of_a_rounded_product(rows: Tensor, linear: nn.Linear) -> None:
+@pytest.mark.parametrize("learns", [True, False])
+def test_gradients_of_a_rounded_product(rows: Tensor, linear: nn.Linear, learns: bool) -> None:
     """Those of hardware: operands rounded, the upper gradient as well, the sums rounded once more."""
+    linear.weight.requires_grad_(learns)
     rows.requires_grad_(True)
     upper = torch.randn(7, 40, generator=torch.Generator().manual_seed(3)).to(HALF)
     Products([linear], HALF)(rows)[0].backward(upper)
     assert rows.grad is not None
+    if not learns:
+        assert linear.weight.grad is None
+        return
     assert linear.weight.grad is not None
     expected = upper.double() @ linear.weight.detach().to(HALF).double()
     assert ((rows.grad.double() - expected).abs() <= ULP * expected.abs() + 1e-4).all()
@@ -86,6 +91,29 @@ def test_logprobs_of_a_half_precision_weight_are_not_rounded(rows: Tensor, linea
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
     ours, plain = (torch.autograd.grad(each.sum(), rows, retain_graph=True)[0] for each in (got, expected))
     assert torch.cosine_similarity(ours.flatten(), plain.flatten(), dim=0) > 0.9999
+
+
+@pytest.mark.parametrize("has", ["avx512_bf16", "amx_bf16", ""])
+def test_what_multiplies_bf16(monkeypatch: pytest.MonkeyPatch, has: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, has: True})
+    assert products.multiplies_bf16.__wrapped__("cpu") == bool(has)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bool(has) or including_emulation)
+    assert products.multiplies_bf16.__wrapped__("cuda") == bool(has)
+
+
+def test_a_row_has_the_same_bits_whatever_else_is_in_the_pass(
+    rows: Tensor, linear: nn.Linear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learning or not, alone or among so many rows that other kernels would be quicker."""
+    many, product = rows.repeat(60, 1), Products([linear], HALF)
+    (learning,) = product(many)
+    assert learning.requires_grad
+    with torch.no_grad():
+        for count in (1, 2, 7, len(many)):
+            assert torch.equal(product(many[:count])[0], learning[:count])
+    assert products.is_row_invariant()
+    monkeypatch.setattr(products, "packed", lambda weight: lambda x: (x + len(x)) @ weight.T)
+    assert not products.is_row_invariant.__wrapped__()
 
 
 def test_hardware_that_multiplies_bf16_is_left_to_it(

@@ -48,7 +48,6 @@ def test_sampler_and_trainer_agree(half: Loaded[LanguageModel], rollout: Rollout
     assert told["sampler/gap"] < 0.01
     assert told["sampler/kl_k3"] < 0.01
     assert told["sampler/outside_clip_range"] == 0.0
-    assert told["sampler/gap"] > 1e-4, "that was no half precision"
 
 
 def gradient(model: LanguageModel, rollout: Rollout) -> Tensor:
@@ -62,4 +61,4 @@ def gradient(model: LanguageModel, rollout: Rollout) -> Tensor:
 def test_the_gradient_points_where_that_of_fp32_does(half: Loaded[LanguageModel], rollout: Rollout) -> None:
     full, rough = (gradient(loaded.model, rollout) for loaded in (embedded("fp32"), half))
     assert F.cosine_similarity(full, rough, dim=0) > 0.999
-    assert not torch.equal(full, rough)
+    assert F.cosine_similarity(full, rough, dim=0) < 0.999999, "that was no half precision"

@@ -168,7 +168,6 @@ def test_the_agreement_is_that_of_all_tokens_whatever_the_microbatches(
         assert row["sampler/outside_clip_range"] == 0.0
         assert row["sampler/kl_k3"] < 1e-3
     assert max(told) < (1e-5 if precision == "fp32" else 0.01)
-    assert precision == "fp32" or min(told) > 1e-5
 
 
 def test_text_for_fewer_sequences_than_a_step_takes(settings: Settings, tmp_path: Path, data: dict[str, str]) -> None:

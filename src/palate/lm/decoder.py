@@ -4,8 +4,8 @@ The same layers train, score and sample. What differs is how queries meet keys, 
 `packed_attention` over a `Layout` when whole sequences are computed and the engine's key/value cache when one token per
 sequence is. Parameter names are those of Hugging Face's Llama, so a state dict moves between the two unchanged.
 
-Weights are fp32; the layers' matrix products run in `dtype`, and attention on a GPU. Everything else is fp32: norms,
-rotations, activations, residuals, logits, and attention on a processor, whose bf16 kernels are slower than its fp32.
+Weights are fp32; the layers' matrix products run in `dtype`. Everything else is fp32: norms, rotations, activations,
+residuals and logits. Attention has a precision of its own, see `attention_dtype`.
 
 Left out: dropout (off in every model of RLHF), sliding windows, and other families, which `foreign.py` runs through
 transformers' own code.
@@ -246,8 +246,15 @@ def _pick(x: Tensor, wanted: Tensor | None) -> Tensor:
 
 
 def attention_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What queries, keys and values are in where products are in ``dtype``."""
-    return torch.float32 if device.type == "cpu" else dtype
+    """What attention runs in where products are in ``dtype``.
+
+    A GPU's quick kernels are bf16's. On a processor those are slower than fp32's; and as the order in which attention
+    adds up depends on what else is in the pass, the last bit of its result must not decide how it is rounded to bf16.
+    In fp64 it practically never does.
+    """
+    if dtype == torch.float32 or device.type != "cpu":
+        return dtype
+    return torch.float64
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
