@@ -79,7 +79,7 @@ def test_logits_of_a_half_precision_model_are_not_rounded(rows: Tensor) -> None:
     torch.testing.assert_close(logits, rows @ embeddings.weight.detach().T, atol=1e-4, rtol=1e-6)
     tokens = torch.arange(7)
     expected = (logits / 0.7).log_softmax(-1)[torch.arange(7), tokens]
-    torch.testing.assert_close(head.logprobs(rows, tokens, temperature=0.7).detach(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(head.logprobs(rows, tokens, temperature=0.7).detach(), expected, atol=1e-4, rtol=0)
 
 
 def test_logprobs_of_a_half_precision_weight_are_not_rounded(rows: Tensor, linear: nn.Linear) -> None:
@@ -88,7 +88,7 @@ def test_logprobs_of_a_half_precision_weight_are_not_rounded(rows: Tensor, linea
     rows = rows.to(HALF).float().requires_grad_(True)
     got = chosen_logprobs(rows, weight, tokens, temperature=1.0)
     expected = (rows @ weight.float().T).log_softmax(-1)[torch.arange(7), tokens]
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-6)
     ours, plain = (torch.autograd.grad(each.sum(), rows, retain_graph=True)[0] for each in (got, expected))
     assert torch.cosine_similarity(ours.flatten(), plain.flatten(), dim=0) > 0.9999
 

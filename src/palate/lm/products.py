@@ -46,7 +46,7 @@ def multiplies_bf16(device: str) -> bool:
 def is_row_invariant() -> bool:
     """Whether a processor's bf16 products give a row the same bits whatever the number of rows; tried on a few."""
     numbers = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(rows, 576, generator=numbers).bfloat16() for rows in (2 * PACKED_ROWS, 192))
+    x, weight = (torch.randn(rows, 1536, generator=numbers).bfloat16() for rows in (8 * PACKED_ROWS, 192))
     product = packed(weight)
     whole = product(x)
     return all(torch.equal(product(x[:rows]), whole[:rows]) for rows in (1, 3, 16, 100, PACKED_ROWS))
@@ -56,7 +56,8 @@ class Products(nn.Module):
     """Matrix products of one input with several weights.
 
     While gradients are on, and for many rows, each is a product of its own, differentiable. Otherwise they are one
-    product with the concatenation, which is kept until a weight changes, so that sampling never casts or copies.
+    product with the concatenation, which is kept until a weight changes, so that sampling never casts or copies. In
+    bf16 on a processor they are always that.
 
     Args:
         weights: of the layers whose parameters they are.
@@ -79,18 +80,24 @@ class Products(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """[N, inputs] -> [N, outputs] of each weight."""
         x = x.to(self.operands)
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
-            return self._same_for_a_row(x).split(self.sizes, dim=-1)
+        if self._one_kernel:
+            parts: tuple[Tensor, ...] = self._by_packed(x).split(self.sizes, dim=-1)
+            return parts
         if self._learns() or (x.device.type == "cpu" and len(x) > PACKED_ROWS):
             return tuple(self._product(weight)(x) for weight in self.weights())
-        parts: tuple[Tensor, ...] = self._keep()(x).split(self.sizes, dim=-1)
+        parts = self._keep()(x).split(self.sizes, dim=-1)
         return parts
 
     def weights(self) -> list[Tensor]:
         """[outputs, inputs] each, as operands: copies only where their dtype is another than the parameter's."""
-        if self._learns() and self.operands == torch.float32:
+        if self._learns() and not self._one_kernel:
             self._kept = None
         return [linear.weight.to(self.operands) for linear in self._linears]
+
+    @property
+    def _one_kernel(self) -> bool:
+        """Rounded on a processor: by packed weights always, so that sampling and training round the same sums."""
+        return self.operands == torch.bfloat16 and self._linears[0].weight.device.type == "cpu"
 
     def _learns(self) -> bool:
         return torch.is_grad_enabled() and any(linear.weight.requires_grad for linear in self._linears)
@@ -98,11 +105,11 @@ class Products(nn.Module):
     def _product(self, weight: Tensor) -> Product:
         return (lambda x: sums(x, weight.T)) if self.sums else (lambda x: rounded(x, weight))
 
-    def _same_for_a_row(self, x: Tensor) -> Tensor:
-        """By packed weights whether anything learns or not, so that sampling and training round the same sums."""
+    def _by_packed(self, x: Tensor) -> Tensor:
         if not self._learns() and not x.requires_grad:
             return self._keep()(x)
-        return _by_packed(x, _whole(self.weights()), self._keep())
+        result: Tensor = _ByPacked.apply(x, _whole(self.weights()), self._keep())  # type: ignore[no-untyped-call]
+        return result
 
     @torch.no_grad()
     def _keep(self) -> Product:
@@ -131,11 +138,6 @@ class _ByPacked(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x, of_weight, _ = ctx.needs_input_grad
         return rounded(grad, weight.T) if of_x else None, rounded(grad.T, x.T) if of_weight else None, None
-
-
-def _by_packed(x: Tensor, weight: Tensor, product: Product) -> Tensor:
-    result: Tensor = _ByPacked.apply(x, weight, product)  # type: ignore[no-untyped-call]
-    return result
 
 
 def rounded(x: Tensor, weight: Tensor) -> Tensor:
