@@ -37,7 +37,7 @@ Product = Callable[[Tensor], Tensor]
 def multiplies_bf16(device: str) -> bool:
     """Whether the hardware has instructions for it; ``device`` is a type of devices, ``cpu`` or ``cuda``."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
