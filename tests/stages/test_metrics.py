@@ -133,12 +133,41 @@ def test_the_prompts_of_a_step_cost_one_shuffle_for_each_pass(
     assert shuffles == [0, 0, 1, 1, 2, 2, 2, 3]  # two in a step in which a pass ends
 
 
-@pytest.mark.parametrize("gap", [0.2, float("nan")])
+@pytest.mark.parametrize("gap", [0.2, -0.2, float("nan")])
 def test_a_sampler_that_is_not_the_trainer_is_told_what_to_do(gap: float) -> None:
-    logprobs, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
-    rollouts.check_on_policy(logprobs + 0.01, logprobs, mask, 7)
+    rollouts.check_on_policy([torch.full((6,), 0.01)], 2, clip_range=0.2, step=7)
     with pytest.raises(TrainingError, match=r'^step 7: sampling and training differ by .* precision = "fp32"'):
-        rollouts.check_on_policy(logprobs + gap, logprobs, mask, 7)
+        rollouts.check_on_policy([torch.full((6,), gap)], 2, clip_range=0.2, step=7)
+
+
+def test_how_well_sampler_and_trainer_agree_by_hand() -> None:
+    """One token in a microbatch of its own, far off, is one of a hundred tokens: no microbatch is judged alone."""
+    far, near = torch.tensor([-0.3]), torch.zeros(99)
+    told = rollouts.check_on_policy([far, near], 4, clip_range=0.2, step=0)
+    assert told == {
+        "sampler/gap": pytest.approx(0.003),
+        "sampler/gap_max": pytest.approx(0.3),
+        "sampler/kl_k3": pytest.approx((np.exp(-0.3) - 1 + 0.3) / 4),
+        "sampler/outside_clip_range": pytest.approx(0.01),
+    }
+    assert rollouts.check_on_policy([torch.cat([near, far])], 4, clip_range=0.2, step=0) == pytest.approx(told)
+    assert rollouts.check_on_policy([far, near], 4, clip_range=0.3, step=0)["sampler/outside_clip_range"] == 0.0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_the_agreement_is_that_of_all_tokens_whatever_the_microbatches(
+    stage: str, precision: str, settings: Settings, tmp_path: Path
+) -> None:
+    told = []
+    for size in (1, 64, 4096):
+        tree = settings[stage] | {"precision": precision, "steps": 1, "microbatch_tokens": size}
+        (row,) = logged(stage, tree, tmp_path / str(size))
+        told.append(row["sampler/gap"])
+        assert 0 < row["sampler/gap"] < row["sampler/gap_max"]
+        assert row["sampler/outside_clip_range"] == 0.0
+        assert row["sampler/kl_k3"] < 1e-3
+    assert max(told) < (1e-5 if precision == "fp32" else 0.01)
 
 
 def test_text_for_fewer_sequences_than_a_step_takes(settings: Settings, tmp_path: Path, data: dict[str, str]) -> None:

@@ -27,6 +27,12 @@ STAGES: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def settings(request: pytest.FixtureRequest, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """All of this file in both precisions."""
+    return {stage: tree | {"precision": request.param} for stage, tree in settings.items()}
+
+
 def trained(stage: str, tree: dict[str, Any], out: Path) -> dict[str, Tensor]:
     kind, train = STAGES[stage]
     run = Run.open(out, parse_recipe(kind, tree))
