@@ -24,6 +24,7 @@ from palate import recipe as recipes
 from palate.commands import STAGES
 from palate.corpus import reading
 from palate.errors import PalateError
+from palate.evals import plots
 from palate.evals.page import Report
 from palate.lm.batch import Sequences
 from palate.lm.model import Model
@@ -34,7 +35,7 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run import checkpoints
 from palate.run.directory import Run
-from palate.stages import common, evaluate
+from palate.stages import common
 
 RECIPES: dict[str, type[Section]] = {stage.name: getattr(recipes, stage.recipe) for stage in STAGES}
 """The recipe of every command that takes one."""
@@ -224,7 +225,8 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None) -> N
     patch.setattr(checkpoints, "save", saves)
     patch.setattr(Optimizer, "step", steps)
     patch.setattr(common, "stage_report", lambda *_, **__: None)
-    patch.setattr(evaluate, "before_after", lambda *_: "")
+    for drawing in ("before_after", "win_rate_by_length"):
+        patch.setattr(plots, drawing, lambda *_: "")
     patch.setattr(Report, "figure", lambda *_: None)
 
 
