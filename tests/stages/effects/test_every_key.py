@@ -9,14 +9,16 @@ import pytest
 from tests.stages.effects import reinforcement
 from tests.stages.effects.rows import Row
 from tests.stages.effects.runs import RECIPES, Runs
+from tests.stages.effects.shared import Ends
 
 from palate.recipe import Section
 
-TABLE: dict[str, list[Row]] = {"reinforce": reinforcement.rl()}
+TABLE: dict[str, list[Row]] = {"reinforce": reinforcement.rl(), "ppo": reinforcement.ppo()}
 """By the command that takes the recipe: a row for every key."""
 
 UNWRITTEN: dict[str, set[str]] = {
     "reinforce": {"precision"},
+    "ppo": {"precision"},
 }
 """Keys whose rows are still to come; of other recipes all."""
 
@@ -28,6 +30,8 @@ UNWRITTEN: dict[str, set[str]] = {
 def test_a_key_has_its_effect(stage: str, row: Row, runs: Runs) -> None:
     given = {key: value for key, value in row.given.items() if key != row.key}
     outcomes = [runs(stage, given | {row.key: value}, spoil=row.spoil) for value in row.values]
+    if not isinstance(row.effect, Ends):
+        assert [outcome.error for outcome in outcomes] == ["", ""]
     row.effect(*outcomes)
 
 
