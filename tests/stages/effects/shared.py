@@ -136,7 +136,12 @@ def data(section: str, kind: str) -> list[Row]:
         Row("verdicts", ({}, told), cured("lft"), {f"{section}.path": "$judged"})
         if judged
         else Row("verdicts", ({}, {"lft": "nonsense"}), refused("nonsense")),
-        Row("join", ({}, {"id": "$questions"}), cured(""), {f"{section}.path": f"$halves_{shape}"}),
+        Row(
+            "join",
+            ({}, {"id": "$passages" if kind == "texts" else "$questions"}),
+            cured(""),
+            {f"{section}.path": f"$halves_{shape}"},
+        ),
         Row("limit", (0, 5), so_many),
     ]
 
