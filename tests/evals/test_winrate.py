@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from palate.errors import DataError
 from palate.evals.winrate import both_orders, length_controlled, win_rate, win_rate_of_outcomes
@@ -87,6 +88,27 @@ def test_length_controlled_finds_nothing_in_a_model_that_is_merely_longer() -> N
     assert controlled.low is not None
     assert controlled.high is not None
     assert controlled.low < 0.5 < controlled.high
+
+
+def test_length_controlled_is_the_most_probable_intercept() -> None:
+    """Of a logistic regression in which every prompt counts once; the slope has a unit normal prior."""
+    rng = np.random.default_rng(3)
+    ours, theirs = rng.integers(0, 4, (12, 2)), rng.integers(0, 3, (12, 3))
+    words_model, words_baseline = rng.integers(10, 60, (12, 2)), rng.integers(5, 40, (12, 3))
+    gaps = ours[:, :, None] - theirs[:, None, :]
+    wins = np.where(gaps > 0, 1.0, np.where(gaps < 0, 0.0, 0.5))
+    longer = (words_model[:, :, None] - words_baseline[:, None, :]).astype(float)
+    x = longer / np.sqrt((longer**2).mean())
+
+    def cost(theta: NDArray[np.float64]) -> float:
+        z = theta[0] + theta[1] * x
+        of_each = wins * np.logaddexp(0, -z) + (1 - wins) * np.logaddexp(0, z)
+        return float(of_each.mean((1, 2)).sum() + theta[1] ** 2 / 2)
+
+    intercept, slope = minimize(cost, np.zeros(2), tol=1e-12).x
+    found = length_controlled(ours, theirs, words_model, words_baseline, seed=0)
+    assert abs(slope) > 0.1
+    assert found.value == pytest.approx(1 / (1 + np.exp(-intercept)), abs=1e-6)
 
 
 def test_length_controlled_stays_finite_when_length_decides_everything() -> None:

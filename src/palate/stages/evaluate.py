@@ -31,8 +31,7 @@ from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1
 from palate.recipe import Sampling, WinRateRecipe
 from palate.records import Prompt
-from palate.rewards.learned import LearnedReward
-from palate.rewards.mix import RewardSource, reward_source
+from palate.rewards.mix import Mix, RewardSource
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
@@ -91,7 +90,7 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
-    judge = reward_source(recipe.judge)
+    judge = Mix((recipe.judge,), precision=recipe.precision)
     say_layouts(run, model.chat, baseline.chat, judge)
     found = compare(
         model,
@@ -117,11 +116,11 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
     run.finish(figures)
 
 
-def say_layouts(run: Run, model: Chat, baseline: Chat, judge: RewardSource) -> None:
+def say_layouts(run: Run, model: Chat, baseline: Chat, judge: Mix) -> None:
     """Say where the two models and the judge do not lay a conversation out in the same way."""
     if model.fingerprint != baseline.fingerprint:
         run.note("chat template: the baseline's is another one; the KL is that to the baseline given the model's")
-    if isinstance(judge, LearnedReward) and not (judge.reads_like(model) and judge.reads_like(baseline)):
+    if not all(source.reads_like(model) and source.reads_like(baseline) for source in judge.learned):
         run.note("chat template: the judge's is another one; it is given what the responses say in its own")
 
 

@@ -71,7 +71,7 @@ class Outcome:
         read: by the section that names it: what was read.
         rollouts: in the order in which they were drawn.
         token_steps: for each of them, how often every slot of the sampler was given a token.
-        passes: tokens computed in each forward pass outside the sampler, and the number of its sequences.
+        passes: tokens computed in each forward pass outside the sampler, and the number of its prompts.
         dtypes: of matrix products, in every model that computed something.
         saved: names of the checkpoints there after each time that one was written.
         updates: by the optimizer's name.
@@ -195,7 +195,7 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None) -> N
 
     def hides(self: Model, sequences: Sequences, *args: Any) -> Tensor:
         outcome.dtypes.add(self.model.dtype)
-        outcome.passes.append((computed(sequences), len(sequences)))
+        outcome.passes.append((computed(sequences), len(torch.unique(sequences.group_ids))))
         if torch.is_grad_enabled():
             learning.append((self, sequences))
         return hidden(self, sequences, *args)

@@ -6,21 +6,27 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from tests.stages.effects import reinforcement
+from tests.stages.effects import evaluation, preferences, reinforcement, sampling, supervised
 from tests.stages.effects.rows import Row
 from tests.stages.effects.runs import RECIPES, Runs
 from tests.stages.effects.shared import Ends
 
 from palate.recipe import Section
 
-TABLE: dict[str, list[Row]] = {"reinforce": reinforcement.rl(), "ppo": reinforcement.ppo()}
+TABLE: dict[str, list[Row]] = {
+    "sft": supervised.sft(),
+    "reward": preferences.reward(),
+    "dpo": preferences.dpo(),
+    "reinforce": reinforcement.rl(),
+    "ppo": reinforcement.ppo(),
+    "sample": sampling.sample(),
+    "best-of-n": sampling.best_of_n(),
+    "eval": evaluation.win_rate(),
+}
 """By the command that takes the recipe: a row for every key."""
 
-UNWRITTEN: dict[str, set[str]] = {
-    "reinforce": {"precision"},
-    "ppo": {"precision"},
-}
-"""Keys whose rows are still to come; of other recipes all."""
+UNWRITTEN = {"precision"}
+"""Keys whose rows are still to come, in all recipes: torch's bf16 products need a newer processor to sample with."""
 
 
 @pytest.mark.parametrize(
@@ -36,9 +42,10 @@ def test_a_key_has_its_effect(stage: str, row: Row, runs: Runs) -> None:
 
 
 def test_every_key_has_a_row() -> None:
+    assert TABLE.keys() == RECIPES.keys()
     for stage, rows in TABLE.items():
         known, written = set(keys(RECIPES[stage])), {row.name for row in rows}
-        missing = known - written - UNWRITTEN.get(stage, set())
+        missing = known - written - UNWRITTEN
         assert not missing, f"{stage}: say in the table what these keys do: {', '.join(sorted(missing))}"
         assert written <= known, f"{stage} has no such key: {', '.join(sorted(written - known))}"
 
