@@ -8,7 +8,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -45,31 +44,6 @@ def test_the_learning_rate_falls_over_the_updates_that_are_made(settings: Settin
     rates = [row.get("policy/learning_rate") for row in rows]
     assert rates == [None] * 8 + [pytest.approx(1e-3), pytest.approx(5e-4)]  # the next one would be zero
     assert [row["value/learning_rate"] for row in rows][-1] == pytest.approx(1e-5 * 0.1)
-
-
-def test_the_metrics_of_a_step_are_those_of_all_its_updates(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[tuple[int, dict[str, float]]] = []
-    update = ppo.update
-
-    def watched(learners: Any, batch: Any, minibatch: Any, *rest: Any, first: bool) -> dict[str, float]:
-        told = update(learners, batch, minibatch, *rest, first=first)
-        made.append((int(minibatch.mask.sum()), told))
-        return told
-
-    monkeypatch.setattr(ppo, "update", watched)
-    rate = {"learning_rate": 1e-2, "schedule": "constant"}
-    tree = settings["ppo"] | {"steps": 1, "epochs": 3, "minibatches": 2, "optimizer": rate, "value_optimizer": rate}
-    row = logged("ppo", tree, tmp_path / "run")[0]
-    assert len(made) == 6
-    tokens = np.array([count for count, _ in made])
-    for name in ("policy/loss", "policy/clip_fraction", "policy/approx_kl", "policy/ratio_mean", "value/error"):
-        values = np.array([metrics[name] for _, metrics in made])
-        assert row[name] == pytest.approx(float((values * tokens).sum() / tokens.sum()), rel=1e-6)
-        assert row[name] != pytest.approx(made[-1][1][name], rel=1e-3)  # which is the last update's
-    assert row["policy/ratio_max"] == max(metrics["policy/ratio_max"] for _, metrics in made)
-    assert row["policy/grad_norm"] == pytest.approx(np.mean([metrics["policy/grad_norm"] for _, metrics in made]))
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))

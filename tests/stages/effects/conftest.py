@@ -56,7 +56,7 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
             for n in numbers
         ],
         "demonstrations": [{"q": f"What of {n}?", "x": f"Much of {n}.", "topic": topics[n]} for n in numbers],
-        "texts": [{"q": f"What of {n}? Much. " * 12, "topic": topics[n]} for n in numbers],
+        "texts": [{"q": f"What of {n}? " * 15 + "Much.", "topic": topics[n]} for n in numbers],
     }
     plain = {
         "rankings": pairs,
@@ -69,8 +69,9 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
     for kind in plain:
         for row in found[f"halves_{kind}"]:
             del row["prompt" if kind != "texts" else "text"]
+    found["questions"] = [{"id": n, "prompt": f"What of {n}?"} for n in numbers]
+    found["passages"] = [{"id": n, "text": f"This of {n}. " * 20} for n in numbers]
     found["long_prompts"] = [{"prompt": f"What of {n}? " * (200 if n == 7 else 1)} for n in numbers]
-    found["questions"] = [{"id": n, "prompt": f"What of {n}?", "text": f"This of {n}. " * 20} for n in numbers]
     found["judged"] = [
         {"prompt": row["prompt"], "response_a": row["chosen"], "response_b": row["rejected"], "winner": "lft"}
         for row in pairs[:-1]

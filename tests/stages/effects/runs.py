@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -123,7 +124,7 @@ class Runs:
 
     def __call__(self, stage: str, changes: Mapping[str, Any], *, spoil: Spoil | None = None) -> Outcome:
         """The outcome of the base recipe with these keys, ``a.b`` reaching into sections, set to other values."""
-        tree = json.loads(json.dumps(self.bases[stage]))
+        tree = deepcopy(self.bases[stage])
         for key, value in changes.items():
             put(tree, key.split("."), value)
         tree = filled_in(tree, self.files)
@@ -141,7 +142,7 @@ def put(tree: Any, path: list[str], value: Any) -> None:
     if value is None:
         tree.pop(last, None)
     else:
-        tree[last] = value
+        tree[last] = deepcopy(value)
 
 
 def filled_in(value: Any, files: Mapping[str, str]) -> Any:
