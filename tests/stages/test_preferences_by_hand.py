@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.stages.by_hand import AdamW, Network, assert_moved_alike, run_stage, softplus, written
+from tests.stages.in_transformers import AdamW, Network, assert_moved_alike, run_stage, softplus, written
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from tests.stages.by_hand import Network, run_stage, softplus, written
+from tests.stages.in_transformers import Network, run_stage, softplus, written
 
 from palate.evals.report import Report
 from palate.intervals import ratio_estimate

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.stages.by_hand import AdamW, Network, assert_moved_alike, run_stage, written
+from tests.stages.in_transformers import AdamW, Network, assert_moved_alike, run_stage, written
 
 from palate.lm.sources.zoo import locate
 from palate.randomness import permutation

@@ -27,7 +27,7 @@ def win_rate() -> list[Row]:
         Row("weight", (1.0, -2.0), wins_by_its_scores),
     ]
     return [
-        *drawing(),
+        *drawing({"judge.model": "$scorer", "judge.function": None}),
         Row("baseline", ("tiny", "$model"), draws_from(1, "baseline")),
         Row("baseline_chat_template", ("", "plain"), lays_out(1)),
         *under("judge", judge),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from tests.stages.effects import judges
 from tests.stages.effects.reinforcement import decodes_side_by_side, draws_at_most
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
-from tests.stages.effects.shared import close, data, refused
+from tests.stages.effects.shared import close, data, multiplies_in, refused
 from torch import Tensor
 
 from palate.lm.sources.zoo import load_chat, load_language_model
@@ -38,19 +41,20 @@ def best_of_n() -> list[Row]:
         Row("weight", (1.0, -2.0), picks_the_best),
     ]
     return [
-        *drawing(),
+        *drawing({"rewards.0.model": "$scorer", "rewards.0.function": None}),
         *under("rewards.0", rewards),
         Row("n", (2, 3), draws_so_many),
     ]
 
 
-def drawing() -> list[Row]:
-    """Keys of every stage that only draws."""
+def drawing(given: Mapping[str, Any] | None = None) -> list[Row]:
+    """Keys of every stage that only draws; ``given`` for a stage that has other models too."""
     return [
         Row("stage", (None, "nonsense"), refused("'stage'")),
         Row("seed", (0, 1), draws_anew),
         Row("model", ("$model", "tiny"), draws_from(0, "model")),
         Row("chat_template", ("", "plain"), lays_out(0)),
+        Row("precision", ("fp32", "bf16"), multiplies_in, given or {}),
         *under("prompts", data("prompts", "prompts")),
         Row(
             "max_left_out",

@@ -52,6 +52,7 @@ def every(section: str, kind: str) -> list[Row]:
         Row("stage", (None, "nonsense"), refused("'stage'")),
         Row("model", ("$model", "tiny"), begins_with_the_model),
         Row("chat_template", ("", "plain"), lays_out),
+        Row("precision", ("fp32", "bf16"), learns_in),
         *under(section, data(section, kind)),
     ]
 
@@ -74,9 +75,14 @@ def lays_out(a: Outcome, b: Outcome) -> None:
 
 
 def multiplies_in(a: Outcome, b: Outcome) -> None:
-    """Every model of the run multiplies in it; what is written is fp32 all the same."""
+    """Every model of the run multiplies in it."""
     assert a.dtypes == {torch.float32}
     assert b.dtypes == {torch.bfloat16}
+
+
+def learns_in(a: Outcome, b: Outcome) -> None:
+    """Every model of the run multiplies in it; what is written is fp32 all the same."""
+    multiplies_in(a, b)
     for outcome in (a, b):
         assert {tensor.dtype for tensor in outcome.weights.values()} == {torch.float32}
 
