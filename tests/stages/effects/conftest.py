@@ -48,15 +48,14 @@ def records(prompts: list[Prompt], kind: str) -> Iterable[str]:
 def rows_of_others() -> dict[str, list[dict[str, Any]]]:
     """Files in other people's columns, each of which needs one key of a data section to be read."""
     numbers = range(12)
-    topics = ["tea" if number % 2 else "mills" for number in numbers]
+    tags = [{"topic": "tea" if number % 2 else "mills", "mood": "tea" if number % 3 else "mills"} for number in numbers]
     pairs = [{"prompt": f"What of {n}?", "chosen": f"Much of {n}.", "rejected": f"Not {n}."} for n in numbers]
     columns = {
         "rankings": [
-            {"q": f"What of {n}?", "x": f"Much of {n}.", "y": f"Not {n}.", "better": "a", "topic": topics[n]}
-            for n in numbers
+            {"q": f"What of {n}?", "x": f"Much of {n}.", "y": f"Not {n}.", "better": "a", **tags[n]} for n in numbers
         ],
-        "demonstrations": [{"q": f"What of {n}?", "x": f"Much of {n}.", "topic": topics[n]} for n in numbers],
-        "texts": [{"q": f"What of {n}? " * 15 + "Much.", "topic": topics[n]} for n in numbers],
+        "demonstrations": [{"q": f"What of {n}?", "x": f"Much of {n}.", **tags[n]} for n in numbers],
+        "texts": [{"q": f"What of {n}? " * 15 + "Much.", **tags[n]} for n in numbers],
     }
     plain = {
         "rankings": pairs,

@@ -113,27 +113,25 @@ def holdout(kind: str, name: str) -> list[Row]:
             "demonstrations": {"prompt": "q", "response": "x"},
             "rankings": {"prompt": "q", "a": "x", "b": "y", "preferred": "better"},
         }[kind],
-        "data.tags": ["topic"],
+        "data.tags": ["topic", "mood"],
     }
 
     def learns_less(a: Outcome, b: Outcome) -> None:
         """What is held out stays so when more is."""
         assert prompts_learned(b, name) < prompts_learned(a, name)
 
-    def holds_out(outcome: Outcome, topic: str) -> None:
-        about = {record.prompt.text: record.prompt.tags["topic"] for record in outcome.read["data"].records}
-        assert prompts_learned(outcome, name) == {text for text, its in about.items() if its != topic}
+    def holds_out(outcome: Outcome) -> None:
+        tag, value = outcome.recipe.holdout.tag, outcome.recipe.holdout.value
+        about = {record.prompt.text: record.prompt.tags[tag] for record in outcome.read["data"].records}
+        assert prompts_learned(outcome, name) == {text for text, its in about.items() if its != value}
 
-    def by_its_tag(a: Outcome, b: Outcome) -> None:
-        assert "needs both" in a.error
-        holds_out(b, "tea")
-
-    def with_this_value(a: Outcome, b: Outcome) -> None:
-        holds_out(a, "tea")
-        holds_out(b, "mills")
+    def by_what_they_are_about(a: Outcome, b: Outcome) -> None:
+        holds_out(a)
+        holds_out(b)
+        assert prompts_learned(a, name) != prompts_learned(b, name)
 
     return [
         Row("fraction", (0.3, 0.6), learns_less),
-        Row("tag", (None, "topic"), by_its_tag, columns | {"holdout.value": "tea"}),
-        Row("value", ("tea", "mills"), with_this_value, columns | {"holdout.tag": "topic"}),
+        Row("tag", ("mood", "topic"), by_what_they_are_about, columns | {"holdout.value": "tea"}),
+        Row("value", ("tea", "mills"), by_what_they_are_about, columns | {"holdout.tag": "topic"}),
     ]

@@ -66,7 +66,7 @@ def check(rows: Iterable[dict[str, float]], logged: list[dict[str, float]]) -> N
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, rel=1e-3, abs=2e-5), f"step {step}: {name}"
         beside = set(row) - set(expected) - {"step", "data/left_out"}
-        assert all(name.startswith(("time/", "policy/")) for name in beside), beside
+        assert all(name.startswith(("time/", "policy/", "sampler/")) for name in beside), beside
 
 
 @pytest.mark.parametrize("case", PPO)
