@@ -303,6 +303,8 @@ class TestDpo:
         x, grad = torch.zeros(1), torch.zeros(1, requires_grad=True)
         with pytest.raises(AssertionError, match="ref_chosen must not require"):
             dpo_loss(grad, grad, grad, x, beta=0.1)
+        with pytest.raises(AssertionError, match="ref_rejected must not require"):
+            dpo_loss(grad, grad, x, grad, beta=0.1)
 
 
 def split_rows(data: st.DataObject, num_rows: int) -> list[list[int]]:
