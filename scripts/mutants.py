@@ -6,8 +6,8 @@
 
 A fault is caught if a test of its room fails, errs or does not end. Only the tests that run the faulty code are tried,
 the fastest first, and only until the first fails: what each test runs is recorded once and kept. A child is forked for
-every fault from a process that has imported torch and its like but nothing of ours; it finds the faulty file in a
-shadow of `src`, so that the working tree is never changed.
+every fault from a process that has imported torch and its like but nothing of ours; it is given the faulty text when
+it imports the file, so that the working tree is never changed.
 
 Everything is kept in `.mutants/`. A fault that was caught stays caught while its file and the test that caught it are
 as they were; one that was not is tried again as soon as a test of its room or its file has changed.
@@ -37,6 +37,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -116,12 +119,15 @@ class Watch:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Death by SIGALRM to a test that takes many times what it took."""
-        signal.setitimer(signal.ITIMER_REAL, self.limits.get(item.nodeid, 600.0))
+        """Death by a signal to a test that computes, or only waits, many times as long as it did."""
+        limit = self.limits.get(item.nodeid, 600.0)
+        signal.setitimer(signal.ITIMER_PROF, limit)
+        signal.setitimer(signal.ITIMER_REAL, 20 * limit)  # the machine may have other things to do
         try:
             return (yield)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+                signal.setitimer(timer, 0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the name of the first that fails."""
@@ -174,13 +180,13 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: Any) -> Iterator[object]:
         """One test alone."""
-        self.lines, began = set(), time.perf_counter()
+        self.lines, began = set(), time.process_time()
         sys.settrace(self.trace)
         try:
             return (yield)
         finally:
             sys.settrace(None)
-            seconds = time.perf_counter() - began
+            seconds = time.process_time() - began
             used = [each for same in item._fixtureinfo.name2fixturedefs.values() for each in same]
             lines = self.lines.union(*(self.shared.get(each, ()) for each in used))
             by_file = defaultdict(list)
@@ -224,14 +230,13 @@ def forked(work: Callable[[], object], log: Path) -> tuple[int, Any]:
 
 
 def run_pytest(place: Place, source: Path, arguments: Sequence[str], plugin: object) -> int:
-    """The exit status of pytest on the package that lies in a folder."""
+    """The exit status of pytest; programs that the tests start find the package in the folder ``source``."""
     os.chdir(place.root)
     os.environ["PYTHONPATH"] = str(source)
-    sys.path[:0] = [str(source), str(place.root)]
-    sys.dont_write_bytecode = True
+    sys.path[:0] = [str(place.package.parent), str(place.root)]
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        fixed = ("-q", "-p", "no:cacheprovider", "--tb=short", *_WARNED, f"--basetemp={folder}/tests", "--rootdir", str(place.root))
-        return int(pytest.main([*fixed, *arguments], plugins=[plugin]))
+        fixed = ("-q", "-p", "no:cacheprovider", "--tb=short", *_WARNED, f"--basetemp={folder}/tests")
+        return int(pytest.main([*fixed, "--rootdir", str(place.root), *arguments], plugins=[plugin]))
 
 
 # ---- what each test runs
@@ -297,15 +302,31 @@ class Coverage:
 # ---- one fault
 
 
-def shadow(place: Place, fault: Fault, folder: Path) -> Path:
-    """A folder with the package in it, all links but for the faulty file."""
-    copied = folder / place.package.name
-    skip = shutil.ignore_patterns("__pycache__")
+class Planted(SourceFileLoader, MetaPathFinder):
+    """Gives Python the faulty text in place of one file's; all others are read, and kept compiled, as they are."""
+
+    def __init__(self, place: Place, fault: Fault) -> None:
+        path = place.package / fault.file
+        parts = path.relative_to(place.package.parent).with_suffix("").parts
+        super().__init__(".".join(parts[:-1] if parts[-1] == "__init__" else parts), str(path))
+        self.text = fault.planted(path.read_text(encoding="utf-8"))
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        """Only of the faulty module."""
+        return spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Never from a cache."""
+        return compile(self.text, self.path, "exec", dont_inherit=True)
+
+
+def shadow(place: Place, planted: Planted, folder: Path) -> None:
+    """The package in a folder, for programs that the tests start: all links but for the faulty file."""
+    copied, skip = folder / place.package.name, shutil.ignore_patterns("__pycache__")
     shutil.copytree(place.package, copied, copy_function=os.symlink, ignore=skip)
-    source = (place.package / fault.file).read_text(encoding="utf-8")
-    (copied / fault.file).unlink()
-    (copied / fault.file).write_text(fault.planted(source), encoding="utf-8")
-    return folder
+    file = copied / Path(planted.path).relative_to(place.package)
+    file.unlink()
+    file.write_text(planted.text, encoding="utf-8")
 
 
 def tried(place: Place, fault: Fault, tests: Mapping[str, float], patience: float) -> dict[str, Any]:
@@ -315,15 +336,17 @@ def tried(place: Place, fault: Fault, tests: Mapping[str, float], patience: floa
         return {"verdict": "unreached", "test": "", "seconds": 0.0}
     limits = {test: patience + 10 * seconds for test, seconds in tests.items()}
     with tempfile.TemporaryDirectory(prefix="shadow-") as folder:
-        source = shadow(place, fault, Path(folder))
+        planted = Planted(place, fault)
+        shadow(place, planted, Path(folder))
 
         def work() -> dict[str, Any]:
+            sys.meta_path.insert(0, planted)
             watch = Watch(limits)
-            return {"code": run_pytest(place, source, ["-x", *tests], watch), "test": watch.failed}
+            return {"code": run_pytest(place, Path(folder), ["-x", *tests], watch), "test": watch.failed}
 
         ended_by, result = forked(work, place.kept / f"fault-{os.getpid()}.log")
     verdict, test = "caught", ""
-    if ended_by == signal.SIGALRM:
+    if ended_by in (signal.SIGPROF, signal.SIGALRM):
         verdict = "timeout"
     elif result is not None:
         verdict, test = ("caught" if result["code"] else "survived"), result["test"]
@@ -407,7 +430,7 @@ def main(arguments: Sequence[str], place: Place) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which")
     parser.add_argument("--room", action="append", choices=list(place.rooms), help="these rooms only")
     parser.add_argument("--only", help="every fault whose name contains this, instead of a sample")
-    parser.add_argument("--patience", type=float, default=60, help="seconds that a test may hang, and ten times its own")
+    parser.add_argument("--patience", type=float, default=30, help="seconds that a test may compute, and ten times its own")
     parser.add_argument("--list", action="store_true", help="name the faults and plant none")
     args = parser.parse_args(arguments)
     rooms = args.room or list(place.rooms)
