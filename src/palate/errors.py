@@ -6,6 +6,7 @@
     ├── ModelError                 a model or tokenizer that cannot be loaded or used
     │   └── TemplateError          a chat template that breaks the prefix rule or doubles BOS
     ├── MissingExtraError          an optional package is needed; says what to install
+    ├── MachineError               too little memory or disk for what was asked; nothing was begun
     ├── RewardError                a reward function or model that raised, or gave what is no score
     ├── RunError                   a run directory that cannot be used
     │   ├── CheckpointError        no readable checkpoint where one was expected
@@ -66,6 +67,10 @@ class MissingExtraError(PalateError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: run `pip install 'palate[{extra}]'`")
+
+
+class MachineError(PalateError):
+    """The machine has too little memory or disk for what was asked; nothing was begun."""
 
 
 class RewardError(PalateError):

@@ -7,7 +7,7 @@ import pytest
 
 from palate.errors import RecipeError
 from palate.records import Prompt
-from palate.simulated.tastes import load_judge, short, sunny_and_to_the_point
+from palate.simulated.tastes import load_judge, parts_of_sunny_and_to_the_point, short, sunny_and_to_the_point
 
 WARM = "That sounds wonderful, and I hope you enjoy every moment of the trip."
 PLAIN = "A cat is an animal that often lives with people in their homes."
@@ -68,6 +68,23 @@ def test_naming_the_subject_is_worth_a_quarter() -> None:
     for texts, gain in ((named, 0.25), (missed, 0.0)):
         assert judged(texts, "growing tomatoes") - judged(texts) == pytest.approx(gain)
     assert (judged(["In the rain of an evening."], "a of in") == judged(["In the rain of an evening."])).all()
+
+
+def test_the_parts_add_up_to_the_score_and_each_speaks_of_its_own_matter() -> None:
+    texts = ["Tomatoes are wonderful, and they grow well here.", "I hate tomatoes and", "It is so so.", ""]
+    prompts = [Prompt.from_text("Well?", tags={"subject": "tomatoes"})] * len(texts)
+    parts = parts_of_sunny_and_to_the_point(prompts, texts)
+    assert list(parts) == ["warmth", "point", "length", "broken"]
+    total = parts["warmth"] + parts["point"] + parts["length"] + parts["broken"]
+    assert total.tolist() == sunny_and_to_the_point(prompts, texts).tolist()
+    assert parts["warmth"][0] > 0 > parts["warmth"][1]
+    assert parts["point"][0] == parts["point"][1] > 0
+    assert parts["point"][2:].tolist() == [0.0, 0.0]
+    assert parts["length"][2] < parts["length"][0] < 0  # four words are fewer than six
+    assert parts["broken"][0] == 0
+    assert (parts["broken"][1:3] < 0).all()  # unfinished; one stutter in four
+    assert parts["broken"][3] == sunny_and_to_the_point(prompts, texts)[3] == -2  # empty
+    assert parts_of_sunny_and_to_the_point([], [])["point"].shape == sunny_and_to_the_point([], []).shape == (0,)
 
 
 def test_scores_are_bounded_and_finite_on_junk() -> None:

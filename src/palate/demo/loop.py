@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from palate import disk
+from palate.demo.needs import NEEDS, Needs, check
 from palate.demo.prompts import demo_prompts
 from palate.evals import plots
 from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import agreement
-from palate.lm.sources.zoo import load_language_model
+from palate.lm.sources.zoo import builtin_directory, load_language_model
 from palate.randomness import permutation
 from palate.recipe import (
     PPORecipe,
@@ -57,6 +59,7 @@ class Scale:
         ranked_prompts: prompts whose K answers are ranked.
         steps: of PPO.
         evaluation_prompts: held-out ones.
+        needs: of disk and memory.
     """
 
     model: str = "smollm2-135m"
@@ -67,6 +70,7 @@ class Scale:
     steps: int = 16
     prompts_per_step: int = 8
     evaluation_prompts: int = 64
+    needs: Needs = NEEDS["full"]
 
 
 PERSONA = re.compile(r"\b(AI|assistant|language model|SmolLM|Hugging Face)\b")
@@ -80,7 +84,14 @@ PPO_CURVES = {
     "Truncated": ["tokens/truncated"],
     "Explained variance": ["value/explained_variance"],
 }
-QUICK = Scale(demonstration_prompts=16, ranked_prompts=24, steps=2, prompts_per_step=4, evaluation_prompts=12)
+QUICK = Scale(
+    demonstration_prompts=16,
+    ranked_prompts=24,
+    steps=2,
+    prompts_per_step=4,
+    evaluation_prompts=12,
+    needs=NEEDS["quick"],
+)
 """Every part for real, and too little of each to teach anything: whether it all works here, in a minute or two."""
 TINY = Scale(
     model="tiny",
@@ -91,12 +102,18 @@ TINY = Scale(
     steps=2,
     prompts_per_step=2,
     evaluation_prompts=6,
+    needs=NEEDS["tiny"],
 )
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
 
 def demo(out: Path, *, seed: int = 0, scale: Scale = FULL) -> None:
-    """Run the loop into ``out`` and write ``report.html`` and ``report.json`` there."""
+    """Run the loop into ``out`` and write ``report.html`` and ``report.json`` there.
+
+    Raises:
+        MachineError: too little disk or memory for it.
+    """
+    check(scale.needs, Path(out), builtin_directory(scale.model))
     Loop(Path(out), seed, scale).run()
 
 
@@ -117,7 +134,8 @@ class Loop:
 
     def prepare_models(self) -> None:
         """Everything up to the reward model: what every method of optimisation starts from."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        with disk.disk_errors(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
         everyday, held_out = self.shuffled(demo_prompts(held_out=False)), self.shuffled(demo_prompts(held_out=True))
         shown, ranked = self.scale.demonstration_prompts, self.scale.ranked_prompts
         self.write("prompts.jsonl", everyday)
@@ -265,7 +283,7 @@ class Loop:
 
     def write(self, name: str, records: Sequence[Record]) -> None:
         """One record per line."""
-        (self.out / name).write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+        disk.write_text(self.out / name, "".join(record.to_json() + "\n" for record in records))
 
     def read(self, name: str, kind: type[Any]) -> list[Any]:
         """What `write` wrote."""

@@ -18,7 +18,11 @@ aside); a prompt without that tag has no point to come to. Sentiment is read fro
 every emotional word counted once and exclamation marks taken as full stops, since otherwise the best answer would be a
 heap of praise. ``[unfinished]`` is 1 if the text does not end a sentence, r1 the share of words that repeat the word
 before, r3 the share of three-word runs seen before, d the share of words that carry a sentiment, s the share of
-characters that are neither letters, digits nor ordinary punctuation. A response without a word scores -2.
+characters that are neither letters, digits nor ordinary punctuation. A response without a word scores -2, all of it for
+being broken.
+
+A taste ``NAME`` may say what its scores are made of: ``parts_of_NAME`` beside it gives the same responses' parts by
+name, [B] each, which add up to the score (what is taken off is negative). Reports then show which part was learned.
 
 VADER: Hutto and Gilbert 2014, a lexicon with rules; it knows English only. Left out: whether an answer is true, or
 follows from the question; that would need a model to judge.
@@ -42,20 +46,30 @@ from palate.errors import RecipeError
 from palate.records import Prompt
 from palate.words import count_words, is_finished, odd_share, repeated_share, split_words, stutter_share
 
-Judge = Callable[[Sequence[Prompt], Sequence[str]], NDArray[np.float64]]
+Floats = NDArray[np.float64]
+Judge = Callable[[Sequence[Prompt], Sequence[str]], Floats]
 
+_PARTS = ("warmth", "point", "length", "broken")
 _EMPTY_SCORE = -2.0
 _POINT = 0.25
 _STEM = 4
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[.,;:!?]")
 
 
-def sunny_and_to_the_point(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
+def sunny_and_to_the_point(prompts: Sequence[Prompt], responses: Sequence[str]) -> Floats:
     """Warm, about the subject, brief, complete and fluent; the formula is at the top of this file."""
-    return np.array([_score(prompt, text) for prompt, text in zip(prompts, responses, strict=True)], dtype=np.float64)
+    total: Floats = np.sum(list(parts_of_sunny_and_to_the_point(prompts, responses).values()), axis=0)
+    return total
 
 
-def short(prompts: Sequence[Prompt], responses: Sequence[str]) -> NDArray[np.float64]:
+def parts_of_sunny_and_to_the_point(prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Floats]:
+    """What each part adds to the score, [B]; the sum over parts is the score itself."""
+    rows = [_parts(prompt, text) for prompt, text in zip(prompts, responses, strict=True)]
+    columns = np.array(rows, dtype=np.float64).reshape(-1, len(_PARTS)).T
+    return dict(zip(_PARTS, columns, strict=True))
+
+
+def short(prompts: Sequence[Prompt], responses: Sequence[str]) -> Floats:
     """Minus the number of words, in tens: the simplest taste there is, for tests."""
     return np.array([-count_words(text) / 10 for text in responses], dtype=np.float64)
 
@@ -86,12 +100,13 @@ def load_judge(reference: str) -> Judge:
     return cast(Judge, judge)
 
 
-def _score(prompt: Prompt, text: str) -> float:
+def _parts(prompt: Prompt, text: str) -> tuple[float, float, float, float]:
+    """In the order of `_PARTS`."""
     words = split_words(text)
     if not words:
-        return _EMPTY_SCORE
-    merits = _warmth(text) + _POINT * _names_subject(prompt, words)
-    return merits - _length_penalty(len(words)) - _brokenness(text, words)
+        return 0.0, 0.0, 0.0, _EMPTY_SCORE
+    point = _POINT * _names_subject(prompt, words)
+    return _warmth(text), point, -_length_penalty(len(words)), -_brokenness(text, words)
 
 
 def _names_subject(prompt: Prompt, words: list[str]) -> bool:

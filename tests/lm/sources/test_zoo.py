@@ -180,6 +180,18 @@ def test_an_embedded_model_whose_package_is_missing(monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())
 
 
+def test_without_a_home_the_cache_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")  # a container's user without a name
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setenv("PALATE_CACHE", str(tmp_path))
+    assert zoo.builtin_directory("tiny").parent == tmp_path
+    monkeypatch.delenv("PALATE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert "name one with PALATE_CACHE" in refusal("tiny")
+
+
 def test_product_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     assert product_dtype("bf16") == torch.bfloat16
     assert product_dtype("fp32", "cuda") == torch.float32

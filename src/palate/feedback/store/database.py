@@ -151,7 +151,7 @@ def _postgres(url: URL) -> Engine:
     except NoSuchModuleError:
         raise DataError(f"{url!r}: use the driver psycopg, as in postgresql+psycopg://USER@HOST/NAME") from None
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "psycopg", "studio") from None
+        raise MissingExtraError(error.name or "psycopg", "postgres") from None
 
 
 def _json_without_nul(value: Any) -> str:

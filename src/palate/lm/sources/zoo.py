@@ -142,9 +142,22 @@ def _from_hub(name: str) -> Path:
 
 
 def cache_directory() -> Path:
-    """``$PALATE_CACHE``, or ``palate`` in the user's cache."""
-    fallback = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palate"
-    return Path(os.environ.get("PALATE_CACHE") or fallback)
+    """``$PALATE_CACHE``, or ``palate`` in the user's cache.
+
+    Raises:
+        ModelError: none is named, and the user has no home.
+    """
+    if named := os.environ.get("PALATE_CACHE"):
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palate"
+    except RuntimeError:
+        raise ModelError("there is no home directory to keep the model in: name one with PALATE_CACHE") from None
+
+
+def builtin_directory(name: str) -> Path:
+    """Where a builtin model lies in the cache, or will lie."""
+    return cache_directory() / BUILTIN[name][0]
 
 
 def _cached(name: str, make: Callable[[Path], None]) -> Path:

@@ -1,0 +1,134 @@
+"""The small files and the base recipes that the runs of this folder are variations of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.stages.effects.runs import Runs
+
+from palate.demo.prompts import demo_prompts
+from palate.lm.batch import Sequences
+from palate.lm.model import LanguageModel
+from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, save
+from palate.records import Demonstration, Prompt, Ranking, Response
+from palate.rewards.learned import NORMALIZATION_FILE, Normalization
+
+ANSWERS = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "What?")
+
+
+def records(prompts: list[Prompt], kind: str) -> Iterable[str]:
+    """Lines of a file of one kind about these prompts; the third and the eighth are long."""
+    said = ["and so on " * 20 if number in (2, 7) else "" for number in range(len(prompts))]
+    for number, (prompt, more) in enumerate(zip(prompts, said, strict=True)):
+        if kind == "prompts":
+            yield Prompt.from_text(prompt.text + more).to_json()
+        elif kind == "demonstrations":
+            response = Response(text="Yes, it is fine." + " Very." * (number % 3) + more)
+            yield Demonstration(prompt=prompt, response=response).to_json()
+        elif kind == "rankings":
+            texts = (ANSWERS[0] + more, *ANSWERS[1:])
+            for labeler, ranks in (("ann", (1, 3, 2, 2)), ("bob", (1, 4, 3, 2))):
+                responses = tuple(Response(text=text) for text in texts)
+                yield Ranking(prompt=prompt, responses=responses, ranks=ranks, labeler=labeler).to_json()
+        else:
+            yield json.dumps({"text": f"{prompt.text} It turned all day, and nobody knew why. " * 3})
+
+
+def rows_of_others() -> dict[str, list[dict[str, Any]]]:
+    """Files in other people's columns, each of which needs one key of a data section to be read."""
+    numbers = range(12)
+    topics = ["tea" if number % 2 else "mills" for number in numbers]
+    pairs = [{"prompt": f"What of {n}?", "chosen": f"Much of {n}.", "rejected": f"Not {n}."} for n in numbers]
+    columns = {
+        "rankings": [
+            {"q": f"What of {n}?", "x": f"Much of {n}.", "y": f"Not {n}.", "better": "a", "topic": topics[n]}
+            for n in numbers
+        ],
+        "demonstrations": [{"q": f"What of {n}?", "x": f"Much of {n}.", "topic": topics[n]} for n in numbers],
+        "texts": [{"q": f"What of {n}? Much. " * 12, "topic": topics[n]} for n in numbers],
+    }
+    plain = {
+        "rankings": pairs,
+        "demonstrations": [{"prompt": row["prompt"], "response": row["chosen"]} for row in pairs],
+        "texts": [{"text": row["chosen"] * 20} for row in pairs],
+    }
+    found = {f"columns_{kind}": rows for kind, rows in columns.items()}
+    found |= {f"labelled_{kind}": [row | {"label": "good"} for row in rows] for kind, rows in plain.items()}
+    found |= {f"halves_{kind}": [{"id": n, **row} for n, row in enumerate(rows)] for kind, rows in plain.items()}
+    for kind in plain:
+        for row in found[f"halves_{kind}"]:
+            del row["prompt" if kind != "texts" else "text"]
+    found["questions"] = [{"id": n, "prompt": f"What of {n}?", "text": f"This of {n}. " * 20} for n in numbers]
+    found["judged"] = [
+        {"prompt": row["prompt"], "response_a": row["chosen"], "response_b": row["rejected"], "winner": "lft"}
+        for row in pairs[:-1]
+    ] + [{"prompt": "What of it?", "response_a": "Much.", "response_b": "Little.", "winner": "rgt"}]
+    return found
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths by name: data of every kind, and models."""
+    directory = tmp_path_factory.mktemp("effects")
+    prompts = demo_prompts(held_out=False)
+    found = {}
+    for kind in ("prompts", "demonstrations", "rankings", "texts"):
+        for name, part in (("records", prompts[:12]), ("others", prompts[12:24])):
+            found[f"{name}_{kind}"] = "".join(line + "\n" for line in records(list(part), kind))
+    found |= {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in rows_of_others().items()}
+    for name, text in found.items():
+        (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    write_models(directory, list(prompts[:12]))
+    models = ("model", "scorer", "calibrated", "zero")
+    return {name: str(directory / f"{name}.jsonl") for name in found} | {name: str(directory / name) for name in models}
+
+
+def write_models(directory: Path, prompts: list[Prompt]) -> None:
+    """A tiny model that ends now and then, a reward model, the same in other units, and one that gives 0 to all."""
+    model = load_language_model("tiny", precision="fp32")
+    says_enough(model, prompts)
+    save(model.model, model.chat, directory / "model")
+    scorer = load_scalar_model(str(directory / "model"), precision="fp32", seed=1)
+    for name, units in (("scorer", Normalization()), ("calibrated", Normalization(mean=0.3, scale=0.5))):
+        save(scorer.model, scorer.chat, directory / name, extra_files={NORMALIZATION_FILE: units.to_json()})
+    with torch.no_grad():
+        scorer.model.score.weight.zero_()
+    save(scorer.model, scorer.chat, directory / "zero")
+
+
+@torch.no_grad()
+def says_enough(loaded: Loaded[LanguageModel], prompts: list[Prompt]) -> None:
+    """Let every other response end: the stop token's embedding points to where the hidden states lie on average."""
+    tokens = [loaded.chat.prompt_tokens(prompt) for prompt in prompts]
+    sequences = Sequences.pack([each[:-8] for each in tokens], [each[-8:] for each in tokens])
+    sequence, position = sequences.mask.nonzero(as_tuple=True)
+    mean = loaded.model.hidden(sequences, sequence, position, None).mean(0)
+    loaded.model.get_parameter("lm_head.weight")[loaded.chat.stop_id] = 3 * mean / mean.square().sum()
+
+
+@pytest.fixture(scope="session")
+def runs(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Runs of every stage, each made once."""
+    base: dict[str, Any] = {"model": "$model", "precision": "fp32", "frozen_layers": 1}
+    rl = base | {
+        "prompts": {"path": "$records_prompts"},
+        "rewards": [{"function": "tests.stages.effects.judges:lower_case"}],
+        "sampling": {"max_new_tokens": 6},
+        "prompts_per_step": 3,
+        "responses_per_prompt": 3,
+        "steps": 2,
+        "optimizer": {"learning_rate": 1e-2, "schedule": "constant"},
+    }
+    bases = {
+        "sft": base | {"data": {"path": "$records_demonstrations"}},
+        "reward": base | {"data": {"path": "$records_rankings"}},
+        "dpo": base | {"data": {"path": "$records_rankings"}},
+        "reinforce": rl,
+        "ppo": rl | {"value_model": "$scorer", "value_optimizer": rl["optimizer"]},
+    }
+    return Runs(bases, files, tmp_path_factory.mktemp("runs"))

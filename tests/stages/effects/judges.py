@@ -1,0 +1,16 @@
+"""Rewards for runs that are watched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def lower_case(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """How many small letters a response has."""
+    return [float(sum(character.islower() for character in response)) for response in responses]
+
+
+def characters(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """How many characters it has, in tens."""
+    return [len(response) / 10 for response in responses]

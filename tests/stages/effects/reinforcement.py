@@ -1,0 +1,305 @@
+"""Rows of the recipes that sample, score and learn from the score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from tests.stages.effects import judges
+from tests.stages.effects.by_hand import gae, whitened
+from tests.stages.effects.rows import Effect, Row, under
+from tests.stages.effects.runs import Outcome
+from tests.stages.effects.shared import close, data, every, optimizer, refused, training
+
+from palate.lm.sources.zoo import load_chat, load_language_model, load_scalar_model
+from palate.rewards.learned import Normalization
+from palate.rollout.engine import Rollout
+from palate.words import count_words
+
+
+def rl() -> list[Row]:
+    """Keys of both stages."""
+    return [
+        *every("prompts", "prompts"),
+        *training({"steps": 4}, without_scale={"optimizer.epsilon": 1e-2}),
+        Row("seed", (0, 1), draws_anew, {"prompts_per_step": 12, "steps": 1}),
+        Row("max_length", (1024, 160), leaves_out_long_prompts, {"max_left_out": 0.5}),
+        Row("max_left_out", (0.5, 0.1), refused("more than max_left_out = 0.1 allows"), {"max_length": 160}),
+        *under("rewards", rewards()),
+        Row("steps", (2, 3), makes_so_many_steps),
+        Row("prompts_per_step", (2, 3), draws_for_so_many_prompts),
+        Row("responses_per_prompt", (2, 3), draws_so_many),
+        Row("truncation_score", (None, -7.0), scores_what_was_cut_off),
+        Row("kl_coef", (0.05, 0.5), pays_for_divergence),
+        Row(
+            "max_negative_kl",
+            (0.5, 0.001),
+            refused("step 2: the KL"),
+            {"steps": 3, "optimizer.learning_rate": 1e-9},
+            seems_less_likely,
+        ),
+        Row("min_entropy", (0.02, 100.0), refused("step 2: the policy's entropy"), {"steps": 3}),
+        *under("sampling", sampling()),
+        *optimizer("optimizer", "policy", {}),
+    ]
+
+
+def draws_anew(a: Outcome, b: Outcome) -> None:
+    """The same prompts in another order, and other responses to each."""
+    said = []
+    for outcome in (a, b):
+        rollout = outcome.rollouts[0]
+        texts: dict[str, list[str]] = {}
+        for prompt, text in zip(rollout.prompts, rollout.texts, strict=True):
+            texts.setdefault(prompt.id, []).append(text)
+        said.append(texts)
+    assert set(said[0]) == set(said[1])
+    assert list(said[0]) != list(said[1])
+    assert all(said[0][prompt] != said[1][prompt] for prompt in said[0])
+
+
+def leaves_out_long_prompts(a: Outcome, b: Outcome) -> None:
+    """Those that leave no room for a response."""
+    for outcome, expected in ((a, 0), (b, 2)):
+        chat, room = load_chat(outcome.recipe.model), outcome.recipe.max_length - outcome.recipe.sampling.max_new_tokens
+        lengths = [len(chat.prompt_tokens(prompt)) for prompt in outcome.read["prompts"].records]
+        assert sum(length > room for length in lengths) == outcome.report["left_out"] == expected
+
+
+def seems_less_likely(rollout: Rollout) -> Rollout:
+    """Every token a little less likely than it was."""
+    return replace(rollout, logprobs=torch.where(rollout.sequences.mask, rollout.logprobs - 0.002, 0.0))
+
+
+# Rewards.
+
+
+def rewards() -> list[Row]:
+    """Keys of one term of the reward."""
+    function = "tests.stages.effects.judges:"
+    none = {"rewards.0.function": None}
+    return [
+        Row("0.model", ("$scorer", "$calibrated"), in_its_units, none),
+        Row("0.function", (function + "lower_case", function + "characters"), asks_the_function),
+        Row("0.length", (0.5, 1.5), counts_words, none),
+        Row("0.weight", (1.0, -2.0), weighs),
+    ]
+
+
+def in_its_units(a: Outcome, b: Outcome) -> None:
+    """One rollout, scored by one network in two units."""
+    assert close(b.metrics[0]["objective/score"], (a.metrics[0]["objective/score"] - 0.3) / 0.5)
+
+
+def asks_the_function(a: Outcome, b: Outcome) -> None:
+    for outcome, judge in ((a, judges.lower_case), (b, judges.characters)):
+        for row, rollout in zip(outcome.metrics, outcome.rollouts, strict=True):
+            assert close(row["objective/score"], torch.tensor(judge([], rollout.texts)).mean())
+
+
+def counts_words(a: Outcome, b: Outcome) -> None:
+    for outcome, limit in ((a, 0.5), (b, 1.5)):
+        beyond = [max(0.0, count_words(text) - limit) / 10 for text in outcome.rollouts[0].texts]
+        assert close(outcome.metrics[0]["objective/score"], -sum(beyond) / len(beyond))
+    assert a.metrics[0]["objective/score"] < b.metrics[0]["objective/score"]
+
+
+def weighs(a: Outcome, b: Outcome) -> None:
+    assert close(b.metrics[0]["objective/score"], -2 * a.metrics[0]["objective/score"])
+
+
+# Rollouts.
+
+
+def makes_so_many_steps(a: Outcome, b: Outcome) -> None:
+    assert [len(outcome.rollouts) for outcome in (a, b)] == [len(outcome.metrics) for outcome in (a, b)] == [2, 3]
+
+
+def draws_for_so_many_prompts(a: Outcome, b: Outcome) -> None:
+    for outcome, count in ((a, 2), (b, 3)):
+        assert [len({prompt.id for prompt in rollout.prompts}) for rollout in outcome.rollouts] == [count, count]
+
+
+def draws_so_many(a: Outcome, b: Outcome) -> None:
+    for outcome, count in ((a, 2), (b, 3)):
+        for rollout in outcome.rollouts:
+            assert torch.unique(rollout.sequences.group_ids, return_counts=True)[1].tolist() == [count] * 3
+
+
+def scores_what_was_cut_off(a: Outcome, b: Outcome) -> None:
+    ended = a.rollouts[0].ended
+    assert 0 < int(ended.sum()) < len(ended)
+    scores = torch.tensor(judges.lower_case([], a.rollouts[0].texts))
+    assert close(a.metrics[0]["objective/score"], scores.mean())
+    assert close(b.metrics[0]["objective/score"], torch.where(ended, scores, -7.0).mean())
+
+
+def pays_for_divergence(a: Outcome, b: Outcome) -> None:
+    """To the last digit; there is some from the second step on."""
+    for outcome, coef in ((a, 0.05), (b, 0.5)):
+        for row in outcome.metrics:
+            assert close(row["objective/reward"], row["objective/score"] - coef * row["objective/kl"])
+        assert abs(outcome.metrics[1]["objective/kl"]) > 0.01
+
+
+def sampling() -> list[Row]:
+    """How responses are drawn."""
+    return [
+        Row("temperature", (0.7, 1.4), flattens),
+        Row("max_new_tokens", (3, 6), draws_at_most),
+        Row("num_slots", (1, 64), decodes_side_by_side),
+    ]
+
+
+def flattens(a: Outcome, b: Outcome) -> None:
+    """Sampled and computed at the same temperature: the ratio is 1 before the first update."""
+    assert a.metrics[0]["policy/entropy"] < b.metrics[0]["policy/entropy"]
+    for outcome, temperature in ((a, 0.7), (b, 1.4)):
+        assert {rollout.temperature for rollout in outcome.rollouts} == {temperature}
+        assert close(outcome.metrics[0]["policy/ratio_mean"], 1.0)
+        assert close(outcome.metrics[0]["objective/kl"], 0.0)
+
+
+def draws_at_most(a: Outcome, b: Outcome) -> None:
+    for outcome, count in ((a, 3), (b, 6)):
+        lengths = torch.cat([rollout.sequences.mask.sum(1) for rollout in outcome.rollouts])
+        assert int(lengths.max()) == count
+
+
+def decodes_side_by_side(a: Outcome, b: Outcome) -> None:
+    """The same responses, one token of one or of all of them at a time."""
+    lengths = [rollout.sequences.mask.sum(1) for rollout in a.rollouts]
+    assert a.token_steps == [int(length.sum()) for length in lengths]
+    assert b.token_steps == [int(length.max()) for length in lengths]
+    assert a.rollouts[0].texts == b.rollouts[0].texts
+
+
+# PPO alone.
+
+NO_VALUE = {"value_model": "$zero", "kl_coef": 0.0, "gae_lambda": 1.0, "clip_range_value": 0.0}
+"""Values of 0 and no price: what the value model is to learn can be told from the scores."""
+TEXT = {"pretraining": {"data": {"path": "$records_texts"}, "sequences_per_step": 2, "sequence_length": 16}}
+
+
+def ppo() -> list[Row]:
+    """Keys of PPO."""
+    target = {"kl_target": 0.5, "kl_horizon": 20, "kl_coef": 0.2}
+    return [
+        *rl(),
+        Row("value_model", ("$scorer", "$calibrated"), values_in_its_units),
+        Row("kl_target", (None, 0.5), steers, {"kl_horizon": 20, "kl_coef": 0.2}),
+        Row("kl_horizon", (20, 40), steers, target),
+        Row("whiten_rewards", (False, True), learns_returns, NO_VALUE),
+        Row("gamma", (1.0, 0.5), learns_returns, NO_VALUE),
+        Row("gae_lambda", (1.0, 0.5), learns_returns, NO_VALUE),
+        Row("epochs", (1, 2), updates_so_often),
+        Row("minibatches", (1, 3), updates_so_often, {"epochs": 2}),
+        Row("clip_range", (0.2, 0.001), clips("policy"), {"epochs": 2}),
+        Row("clip_range_value", (0.0, 0.001), clips("value"), {"epochs": 2}),
+        Row("value_warmup", (0, 1), waits),
+        *under("pretraining", [*under("data", data("pretraining.data", "texts")), *pretraining()]),
+        *optimizer("value_optimizer", "value", {}),
+    ]
+
+
+def values_in_its_units(a: Outcome, b: Outcome) -> None:
+    """The value model starts from the reward model that is named, in its normalised units."""
+    for outcome, units in ((a, Normalization()), (b, Normalization(mean=0.3, scale=0.5))):
+        named = load_scalar_model(outcome.recipe.value_model, precision="fp32")
+        head = named.model.score.weight[0] / units.scale
+        assert torch.equal(outcome.updates["value"][0].before[-len(head) :], head)
+
+
+def steers(a: Outcome, b: Outcome) -> None:
+    """Ziegler et al. 2019, section 2.2: by at most a fifth of the responses' share of the horizon."""
+    for outcome in (a, b):
+        recipe = outcome.recipe
+        coef = recipe.kl_coef
+        for row in outcome.metrics:
+            assert close(row["objective/kl_coef"], coef)
+            assert close(row["objective/reward"], row["objective/score"] - coef * row["objective/kl"])
+            if recipe.kl_target is not None:
+                error = min(max(row["objective/kl"] / recipe.kl_target - 1, -0.2), 0.2)
+                coef *= 1 + error * 9 / recipe.kl_horizon
+    assert a.metrics[1]["objective/kl_coef"] != b.metrics[1]["objective/kl_coef"]
+
+
+def learns_returns(a: Outcome, b: Outcome) -> None:
+    """With values of 0 and no price, the returns are what GAE makes of a score on the last token."""
+    for outcome in (a, b):
+        recipe, rollout = outcome.recipe, outcome.rollouts[0]
+        scores, lengths = judges.lower_case([], rollout.texts), rollout.sequences.mask.sum(1).tolist()
+        rewards = [torch.tensor([0.0] * (length - 1) + [score]) for score, length in zip(scores, lengths, strict=True)]
+        if recipe.whiten_rewards:
+            rewards = whitened(rewards, keep_mean=True)
+        returns = [gae(row, torch.zeros_like(row), recipe.gamma, recipe.gae_lambda) for row in rewards]
+        assert close(outcome.metrics[0]["value/error"], torch.cat(returns).square().mean())
+    assert not close(a.metrics[0]["value/error"], b.metrics[0]["value/error"])
+
+
+def updates_so_often(a: Outcome, b: Outcome) -> None:
+    """Passes over the rollout in parts of whole prompts, every response once in each; the order changes."""
+    for outcome in (a, b):
+        epochs, count = outcome.recipe.epochs, outcome.recipe.minibatches
+        for updates in (outcome.updates["policy"], outcome.updates["value"]):
+            assert len(updates) == 2 * epochs * count
+            batches = [[row for part in update.learned for row in part.rows.tolist()] for update in updates]
+            passes = [batches[first : first + count] for first in range(0, len(batches), count)]
+            for batch in batches:
+                assert set(Counter(row // 3 for row in batch).values()) == {3}
+                assert len(batch) == 9 // count
+            assert all(sorted(row for batch in one for row in batch) == list(range(9)) for one in passes)
+            assert count == 1 or len({tuple(batch[0] for batch in one) for one in passes}) > 1
+
+
+def clips(name: str) -> Effect:
+    """What moved further than this from where it was no longer moves."""
+
+    def effect(a: Outcome, b: Outcome) -> None:
+        first, second = (outcome.metrics[0][f"{name}/clip_fraction"] for outcome in (a, b))
+        assert first < second
+        assert first == 0.0 or name == "policy"
+        assert torch.equal(a.updates[name][0].after, b.updates[name][0].after)
+        assert not close(a.updates[name][1].gradient, b.updates[name][1].gradient)
+
+    return effect
+
+
+def waits(a: Outcome, b: Outcome) -> None:
+    """The policy learns a step later, the value model at once."""
+    assert [len(outcome.updates["policy"]) for outcome in (a, b)] == [2, 1]
+    assert [len(outcome.updates["value"]) for outcome in (a, b)] == [2, 2]
+    assert b.metrics[1]["objective/kl"] == 0 or close(b.metrics[1]["objective/kl"], 0.0)
+    assert a.metrics[1]["objective/kl"] > 0.01
+
+
+def pretraining() -> list[Row]:
+    """How the pretraining gradient is mixed in."""
+    return [
+        Row("coef", (1.0, 3.0), weighs_the_text, TEXT),
+        Row("sequences_per_step", (2, 3), reads_so_many, TEXT),
+        Row("sequence_length", (16, 24), reads_so_long, TEXT),
+    ]
+
+
+def weighs_the_text(a: Outcome, b: Outcome) -> None:
+    """The gradient of the loss on the text, as often as the coefficient says and with its sign."""
+    texts = a.updates["policy"][0].learned[-1]
+    policy = load_language_model(a.recipe.model, precision="fp32").model
+    policy.freeze(1)
+    (-policy.logprobs(texts, temperature=1.0).sum() / texts.mask.sum()).backward()
+    gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.requires_grad and p.grad is not None])
+    mixed = [outcome.updates["policy"][0].gradient for outcome in (a, b)]
+    torch.testing.assert_close(mixed[1] - mixed[0], 2 * gradient, rtol=1e-3, atol=1e-5)
+
+
+def reads_so_many(a: Outcome, b: Outcome) -> None:
+    for outcome, count in ((a, 2), (b, 3)):
+        assert [len(update.learned[-1]) for update in outcome.updates["policy"]] == [count, count]
+
+
+def reads_so_long(a: Outcome, b: Outcome) -> None:
+    for outcome, length in ((a, 16), (b, 24)):
+        for update in outcome.updates["policy"]:
+            assert update.learned[-1].lengths.tolist() == [length, length]

@@ -1,0 +1,249 @@
+"""Whole stages on the tiny model, watched: what they read, drew, computed, learned, logged and wrote.
+
+A run is made once however many tests look at it: `Runs` keeps what came of it under its stage and settings. Nothing is
+drawn: pictures take longer than all the rest of such a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from palate import recipe as recipes
+from palate.commands import STAGES
+from palate.corpus import reading
+from palate.errors import PalateError
+from palate.evals.page import Report
+from palate.lm.batch import Sequences
+from palate.lm.model import Model
+from palate.lm.optim import Optimizer
+from palate.recipe import Data, Section, parse_recipe
+from palate.rollout import local
+from palate.rollout.engine import Rollout
+from palate.rollout.local import LocalEngine
+from palate.run import checkpoints
+from palate.run.directory import Run
+from palate.stages import common, evaluate
+
+RECIPES: dict[str, type[Section]] = {stage.name: getattr(recipes, stage.recipe) for stage in STAGES}
+"""The recipe of every command that takes one."""
+TRAIN: dict[str, Callable[..., None]] = {stage.name: import_module(stage.module).train for stage in STAGES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One optimizer step.
+
+    Attributes:
+        names: of everything that is trained.
+        gradient, before, after: [N] of all of it, in this order; the gradient as it was accumulated, not clipped yet.
+        learned: the sequences of the forward passes that the gradient came from.
+    """
+
+    names: list[str]
+    gradient: Tensor
+    before: Tensor
+    after: Tensor
+    learned: list[Sequences]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        error: what it ended with; empty if it ended well.
+        recipe: as it was parsed; absent where it was refused.
+        metrics: a row for each step.
+        report: of the run; empty if it did not end well.
+        read: by the section that names it: what was read.
+        rollouts: in the order in which they were drawn.
+        token_steps: for each of them, how often every slot of the sampler was given a token.
+        passes: tokens computed in each forward pass outside the sampler, and the number of its sequences.
+        dtypes: of matrix products, in every model that computed something.
+        saved: names of the checkpoints there after each time that one was written.
+        updates: by the optimizer's name.
+    """
+
+    directory: Path
+    error: str = ""
+    recipe: Any = None
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+    read: dict[str, reading.Read[Any]] = field(default_factory=dict)
+    rollouts: list[Rollout] = field(default_factory=list)
+    token_steps: list[int] = field(default_factory=list)
+    passes: list[tuple[int, int]] = field(default_factory=list)
+    dtypes: set[torch.dtype] = field(default_factory=set)
+    saved: list[list[str]] = field(default_factory=list)
+    updates: dict[str, list[Update]] = field(default_factory=dict)
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """Of the model that was written."""
+        return load_file(self.directory / "model" / "model.safetensors")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """Of a file of JSON lines in the run's directory."""
+        return [json.loads(line) for line in (self.directory / name).read_text(encoding="utf-8").splitlines()]
+
+    def column(self, metric: str) -> list[float | None]:
+        """A metric over the steps; None where it was not logged."""
+        return [row.get(metric) for row in self.metrics]
+
+
+Spoil = Callable[[Rollout], Rollout]
+"""What a faulty sampler does to a rollout."""
+
+
+class Runs:
+    """Every run that was asked for so far, by its stage and what differs from the stage's base.
+
+    Args:
+        bases: by stage: the recipe that all its runs are variations of.
+        files: by name: paths that stand for ``$name`` in settings.
+        directory: for the runs.
+    """
+
+    def __init__(self, bases: Mapping[str, dict[str, Any]], files: Mapping[str, str], directory: Path) -> None:
+        self.bases, self.files, self.directory = bases, files, directory
+        self._kept: dict[str, Outcome] = {}
+
+    def __call__(self, stage: str, changes: Mapping[str, Any], *, spoil: Spoil | None = None) -> Outcome:
+        """The outcome of the base recipe with these keys, ``a.b`` reaching into sections, set to other values."""
+        tree = json.loads(json.dumps(self.bases[stage]))
+        for key, value in changes.items():
+            put(tree, key.split("."), value)
+        tree = filled_in(tree, self.files)
+        name = json.dumps([stage, tree, getattr(spoil, "__name__", "")], sort_keys=True)
+        if name not in self._kept:
+            self._kept[name] = watched(stage, tree, self.directory / f"{len(self._kept)}", spoil)
+        return self._kept[name]
+
+
+def put(tree: Any, path: list[str], value: Any) -> None:
+    """Set one key of a recipe; None takes it out."""
+    *parents, last = path
+    for part in parents:
+        tree = tree[int(part)] if isinstance(tree, list) else tree.setdefault(part, {})
+    if value is None:
+        tree.pop(last, None)
+    else:
+        tree[last] = value
+
+
+def filled_in(value: Any, files: Mapping[str, str]) -> Any:
+    """The settings with paths for ``$name``."""
+    if isinstance(value, dict):
+        return {key: filled_in(each, files) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [filled_in(each, files) for each in value]
+    return Template(value).substitute(files) if isinstance(value, str) else value
+
+
+def watched(stage: str, tree: dict[str, Any], directory: Path, spoil: Spoil | None) -> Outcome:
+    """Run a stage."""
+    outcome = Outcome(directory=directory)
+    with pytest.MonkeyPatch.context() as patch:
+        watch(outcome, patch, spoil)
+        try:
+            outcome.recipe = parse_recipe(RECIPES[stage], tree)
+            TRAIN[stage](outcome.recipe, Run.open(directory, outcome.recipe))
+        except PalateError as error:
+            outcome.error = str(error)
+    if (directory / "metrics.jsonl").exists():
+        outcome.metrics = outcome.lines("metrics.jsonl")
+    if (directory / "report.json").exists():
+        outcome.report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    return outcome
+
+
+def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None) -> None:
+    """Let the outcome know what happens."""
+    learning: list[tuple[Model, Sequences]] = []
+    read, generate, hidden = reading._read, LocalEngine.generate, Model.hidden
+    token_steps, save, step = local.steps, checkpoints.save, Optimizer.step
+
+    def reads(data: Any, kind: Any) -> Any:
+        found = read(data, kind)
+        name = next(name for name, section in sections_of_data(outcome.recipe) if section is data)
+        return outcome.read.setdefault(name, found)
+
+    def generates(self: LocalEngine, *args: Any, **kwargs: Any) -> Rollout:
+        outcome.dtypes.add(self.model.model.dtype)
+        rollout = generate(self, *args, **kwargs)
+        outcome.rollouts.append(rollout if spoil is None else spoil(rollout))
+        return outcome.rollouts[-1]
+
+    def counts(*args: Any) -> Iterator[None]:
+        outcome.token_steps.append(0)
+        for each in token_steps(*args):
+            outcome.token_steps[-1] += 1
+            yield each
+
+    def hides(self: Model, sequences: Sequences, *args: Any) -> Tensor:
+        outcome.dtypes.add(self.model.dtype)
+        outcome.passes.append((computed(sequences), len(sequences)))
+        if torch.is_grad_enabled():
+            learning.append((self, sequences))
+        return hidden(self, sequences, *args)
+
+    def saves(directory: Path, *args: Any, **kwargs: Any) -> None:
+        save(directory, *args, **kwargs)
+        outcome.saved.append(sorted(path.name for path in directory.glob("step-*")))
+
+    def steps(self: Optimizer, number: int) -> dict[str, float]:
+        own = {id(parameter) for parameter in self.parameters.values()}
+        learned = [sequences for model, sequences in learning if own & set(map(id, model.parameters()))]
+        learning[:] = [
+            (model, sequences) for model, sequences in learning if not own & set(map(id, model.parameters()))
+        ]
+        gradient = flat([torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()])
+        before = flat(self.parameters.values())
+        told = step(self, number)
+        after = flat(self.parameters.values())
+        update = Update(names=list(self.parameters), gradient=gradient, before=before, after=after, learned=learned)
+        outcome.updates.setdefault(self.name, []).append(update)
+        return told
+
+    patch.setattr(reading, "_read", reads)
+    patch.setattr(LocalEngine, "generate", generates)
+    patch.setattr(local, "steps", counts)
+    patch.setattr(Model, "hidden", hides)
+    patch.setattr(checkpoints, "save", saves)
+    patch.setattr(Optimizer, "step", steps)
+    patch.setattr(common, "stage_report", lambda *_, **__: None)
+    patch.setattr(evaluate, "before_after", lambda *_: "")
+    patch.setattr(Report, "figure", lambda *_: None)
+
+
+def sections_of_data(section: Section, prefix: str = "") -> Iterator[tuple[str, Data]]:
+    """Every section of a recipe that names data, by its name."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Data):
+            yield prefix + name, value
+        elif isinstance(value, Section):
+            yield from sections_of_data(value, f"{prefix}{name}.")
+
+
+def flat(tensors: Any) -> Tensor:
+    """Copies of them all, one after the other."""
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def computed(sequences: Sequences) -> int:
+    """Tokens of a forward pass: every response, and every prompt once."""
+    prompts = dict(zip(sequences.group_ids.tolist(), sequences.prompt_lengths.tolist(), strict=True))
+    return int((sequences.lengths - sequences.prompt_lengths).sum()) + sum(prompts.values())

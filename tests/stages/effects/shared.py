@@ -1,0 +1,244 @@
+"""Rows of keys that several recipes have; every recipe gets them, with runs of its own stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from tests.stages.effects.rows import Effect, Row, under
+from tests.stages.effects.runs import Outcome, Update
+
+from palate.corpus.reading import Read, prompt_of
+from palate.lm.sources.zoo import load_chat, locate
+
+
+def refused(why: str) -> Effect:
+    """The second value ends the run with an error that says why; the first does not."""
+
+    def effect(a: Outcome, b: Outcome) -> None:
+        assert not a.error
+        assert why in b.error, b.error
+
+    return effect
+
+
+def cured(why: str) -> Effect:
+    """Without the key the run ends with an error that says why; with it, it does not."""
+
+    def effect(a: Outcome, b: Outcome) -> None:
+        refused(why)(b, a)
+
+    return effect
+
+
+def close(a: Any, b: Any) -> bool:
+    """Equal up to the rounding of fp32."""
+    return torch.allclose(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=2e-6)
+
+
+# What every recipe has.
+
+
+def every(section: str, kind: str) -> list[Row]:
+    """Keys of all recipes; ``section`` names the data, which is of this kind."""
+    return [
+        Row("stage", (None, "nonsense"), refused("'stage'")),
+        Row("model", ("$model", "tiny"), begins_with_the_model),
+        Row("chat_template", ("", "plain"), lays_out),
+        *under(section, data(section, kind)),
+    ]
+
+
+def begins_with_the_model(a: Outcome, b: Outcome) -> None:
+    """The frozen weights of what comes out are those of the model that was named."""
+    for outcome in (a, b):
+        named = load_file(locate(outcome.recipe.model) / "model.safetensors")
+        assert torch.equal(outcome.weights["model.embed_tokens.weight"], named["model.embed_tokens.weight"])
+    assert not torch.equal(*(outcome.weights["model.embed_tokens.weight"] for outcome in (a, b)))
+
+
+def lays_out(a: Outcome, b: Outcome) -> None:
+    """What was computed was laid out by the template, and the model that comes out has it."""
+    layouts = [load_chat("tiny").fingerprint, load_chat("tiny", chat_template="plain").fingerprint]
+    assert [load_chat(str(outcome.directory)).fingerprint for outcome in (a, b)] == layouts
+    assert a.passes[0] != b.passes[0]
+    for outcome, layout in zip((a, b), layouts, strict=True):
+        assert {rollout.layout for rollout in outcome.rollouts} <= {layout}
+
+
+def multiplies_in(a: Outcome, b: Outcome) -> None:
+    """Every model of the run multiplies in it; what is written is fp32 all the same."""
+    assert a.dtypes == {torch.float32}
+    assert b.dtypes == {torch.bfloat16}
+    for outcome in (a, b):
+        assert {tensor.dtype for tensor in outcome.weights.values()} == {torch.float32}
+
+
+# Where records come from.
+
+
+def data(section: str, kind: str) -> list[Row]:
+    """Keys of a section that names data of one kind: prompts, rankings, demonstrations or texts.
+
+    Prompts are read from judgements here, as a recipe may.
+    """
+    judged = kind in ("prompts", "rankings")
+    shape = "rankings" if judged else kind
+    fields = {
+        "rankings": {"prompt": "q", "a": "x", "b": "y", "preferred": "better"},
+        "demonstrations": {"prompt": "q", "response": "x"},
+        "texts": {"text": "q"},
+    }[shape]
+    first = next(iter(fields))
+    columns = {f"{section}.path": f"$columns_{shape}"}
+    named = columns | {f"{section}.fields": fields}
+    told = {"lft": "a", "rgt": "b"}
+
+    def found(outcome: Outcome) -> Read[Any]:
+        return outcome.read[section]
+
+    def texts(outcome: Outcome) -> list[str]:
+        return [prompt_of(record).text for record in found(outcome).records]
+
+    def from_the_file(a: Outcome, b: Outcome) -> None:
+        for outcome, path in ((a, "records"), (b, "others")):
+            assert {file.stem for file, _ in found(outcome).places} == {f"{path}_{kind}"}
+            used = {prompt.id for rollout in outcome.rollouts for prompt in rollout.prompts}
+            assert kind != "prompts" or used <= {record.id for record in found(outcome).records}
+        assert not set(texts(a)) & set(texts(b))
+
+    def in_other_words(a: Outcome, b: Outcome) -> None:
+        assert [f"{text} Why?" for text in texts(a)] == texts(b)
+
+    def keeps_tags(a: Outcome, b: Outcome) -> None:
+        assert ["topic" in "".join(found(outcome).remarks) for outcome in (a, b)] == [True, False]
+        if kind != "texts":
+            tags = [{prompt_of(record).tags.get("topic") for record in found(outcome).records} for outcome in (a, b)]
+            assert tags == [{None}, {"tea", "mills"}]
+
+    def so_many(a: Outcome, b: Outcome) -> None:
+        assert len(found(a).records) > len(found(b).records) == 5
+        assert set(texts(b)) < set(texts(a))
+
+    return [
+        Row("path", (f"$records_{kind}", f"$others_{kind}"), from_the_file),
+        Row("format", ("auto", "nonsense"), refused("no format 'nonsense'")),
+        Row("fields", (fields, fields | {first: "{q} Why?"}), in_other_words, columns),
+        Row("tags", ([], ["topic"]), keeps_tags, named),
+        Row("ignore", ([], ["label"]), cured("label"), {f"{section}.path": f"$labelled_{shape}"}),
+        Row("verdicts", ({}, told), cured("lft"), {f"{section}.path": "$judged"})
+        if judged
+        else Row("verdicts", ({}, {"lft": "nonsense"}), refused("nonsense")),
+        Row("join", ({}, {"id": "$questions"}), cured(""), {f"{section}.path": f"$halves_{shape}"}),
+        Row("limit", (0, 5), so_many),
+    ]
+
+
+# What every stage that trains has.
+
+
+def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any]) -> list[Row]:
+    """Keys of every stage that trains.
+
+    Args:
+        four_steps: settings with which a run has four steps.
+        without_scale: settings with which Adam does not blow rounding up to a full step.
+    """
+    return [
+        Row("frozen_layers", (0, 2), stay_as_they_are),
+        Row("checkpoint_every", (1, 3), saves_after, four_steps | {"keep_checkpoints": 9}),
+        Row("keep_checkpoints", (1, 2), keeps_so_many, four_steps | {"checkpoint_every": 1}),
+        Row("microbatch_tokens", (4096, 160), computes_in_parts, without_scale),
+    ]
+
+
+def stay_as_they_are(a: Outcome, b: Outcome) -> None:
+    """Embeddings and so many layers do not move, everything else does."""
+    for outcome, layers in ((a, 0), (b, 2)):
+        named = load_file(locate(outcome.recipe.model) / "model.safetensors")
+        still = {key for key, tensor in named.items() if torch.equal(tensor, outcome.weights[key])}
+        lower = ("model.embed_tokens", *(f"model.layers.{layer}." for layer in range(layers)))
+        assert still == {key for key in named if layers and key.startswith(lower)}
+
+
+def saves_after(a: Outcome, b: Outcome) -> None:
+    """Every so many steps, and after the last."""
+    assert [names[-1] for names in a.saved] == [f"step-{step:06d}" for step in (1, 2, 3, 4)]
+    assert [names[-1] for names in b.saved] == [f"step-{step:06d}" for step in (3, 4)]
+
+
+def keeps_so_many(a: Outcome, b: Outcome) -> None:
+    assert [len(names) for names in a.saved] == [1, 1, 1, 1]
+    assert [len(names) for names in b.saved] == [1, 2, 2, 2]
+
+
+def computes_in_parts(a: Outcome, b: Outcome) -> None:
+    """Smaller forward passes, and the same numbers."""
+    for outcome in (a, b):
+        limit = outcome.recipe.microbatch_tokens
+        assert all(tokens <= limit or count == 1 for tokens, count in outcome.passes)
+    assert len(b.passes) > len(a.passes)
+    for key, tensor in a.weights.items():
+        torch.testing.assert_close(tensor, b.weights[key], rtol=1e-4, atol=2e-6)
+
+
+# Optimizers.
+
+
+def optimizer(section: str, name: str, two_updates: dict[str, Any]) -> list[Row]:
+    """Keys of an optimizer; two updates show every one of them.
+
+    Args:
+        section: of the recipe.
+        name: of the optimizer in metrics.
+        two_updates: settings with which it has two.
+    """
+
+    def follows(a: Outcome, b: Outcome) -> None:
+        for outcome in (a, b):
+            settings = outcome.recipe
+            for part in section.split("."):
+                settings = getattr(settings, part)
+            assert len(outcome.updates[name]) == 2
+            check_adamw(outcome.updates[name], settings)
+        changes = [outcome.updates[name][1].after - outcome.updates[name][0].before for outcome in (a, b)]
+        assert not torch.allclose(*changes, rtol=1e-2, atol=0)
+
+    values: dict[str, tuple[Any, Any]] = {
+        "learning_rate": (1e-2, 2e-2),
+        "schedule": ("constant", "cosine"),
+        "warmup": (0.0, 1.0),
+        "weight_decay": (0.0, 0.5),
+        "beta1": (0.9, 0.5),
+        "beta2": (0.99, 0.5),
+        "epsilon": (1e-5, 1e-2),
+        "max_grad_norm": (0.0, 1e-3),
+    }
+    given = two_updates | {f"{section}.epsilon": 1e-3}
+    return under(section, [Row(key, pair, follows, given) for key, pair in values.items()])
+
+
+def check_adamw(updates: list[Update], settings: Any) -> None:
+    """Loshchilov and Hutter 2019, algorithm 2, from the gradients as they were accumulated."""
+    m = v = torch.zeros_like(updates[0].gradient)
+    for number, update in enumerate(updates):
+        gradient, norm = update.gradient, float(update.gradient.norm())
+        if settings.max_grad_norm and norm > settings.max_grad_norm:
+            gradient = gradient * settings.max_grad_norm / norm
+        m = settings.beta1 * m + (1 - settings.beta1) * gradient
+        v = settings.beta2 * v + (1 - settings.beta2) * gradient**2
+        m_hat, v_hat = m / (1 - settings.beta1 ** (number + 1)), v / (1 - settings.beta2 ** (number + 1))
+        rate = learning_rate(settings, number, len(updates))
+        step = m_hat / (v_hat.sqrt() + settings.epsilon) + settings.weight_decay * update.before
+        torch.testing.assert_close(update.after - update.before, -rate * step, rtol=1e-3, atol=2e-6)
+
+
+def learning_rate(settings: Any, number: int, total: int) -> float:
+    """Of update ``number`` of ``total``: up linearly over the warm-up, then down to nothing after the last one."""
+    warmup = round(settings.warmup * total)
+    if number < warmup:
+        return float(settings.learning_rate * (number + 1) / (warmup + 1))
+    left = 1 - (number - warmup) / (total - warmup)
+    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * left)).item()}
+    return float(settings.learning_rate * shape[settings.schedule])

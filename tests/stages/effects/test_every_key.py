@@ -1,0 +1,56 @@
+"""Every key of every recipe does what it says: two values of it, two runs, and what must differ between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from tests.stages.effects import reinforcement
+from tests.stages.effects.rows import Row
+from tests.stages.effects.runs import RECIPES, Runs
+
+from palate.recipe import Section
+
+TABLE: dict[str, list[Row]] = {"reinforce": reinforcement.rl()}
+"""By the command that takes the recipe: a row for every key."""
+
+UNWRITTEN: dict[str, set[str]] = {
+    "reinforce": {"precision"},
+}
+"""Keys whose rows are still to come; of other recipes all."""
+
+
+@pytest.mark.parametrize(
+    ("stage", "row"),
+    [pytest.param(stage, row, id=f"{stage}-{row.name}") for stage, rows in TABLE.items() for row in rows],
+)
+def test_a_key_has_its_effect(stage: str, row: Row, runs: Runs) -> None:
+    given = {key: value for key, value in row.given.items() if key != row.key}
+    outcomes = [runs(stage, given | {row.key: value}, spoil=row.spoil) for value in row.values]
+    row.effect(*outcomes)
+
+
+def test_every_key_has_a_row() -> None:
+    for stage, rows in TABLE.items():
+        known, written = set(keys(RECIPES[stage])), {row.name for row in rows}
+        missing = known - written - UNWRITTEN.get(stage, set())
+        assert not missing, f"{stage}: say in the table what these keys do: {', '.join(sorted(missing))}"
+        assert written <= known, f"{stage} has no such key: {', '.join(sorted(written - known))}"
+
+
+def keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every key of a recipe, those of its sections with dots; a key of several sections of one kind counts once."""
+    for name, field in kind.model_fields.items():
+        section = section_in(field.annotation)
+        if section is None:
+            yield prefix + name
+        else:
+            yield from keys(section, f"{prefix}{name}.")
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section that a key holds: itself, perhaps absent, or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := section_in(part)) is not None), None)
