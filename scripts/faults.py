@@ -25,15 +25,30 @@ _OTHER_NAMES = {
     one: other
     for pair in (
         *("min max", "amin amax", "minimum maximum", "argmin argmax", "sum mean", "any all", "floor ceil"),
-        *("zeros ones", "zeros_like ones_like", "std var", "startswith endswith", "lstrip rstrip", "floor round"),
+        *("zeros ones", "zeros_like ones_like", "std var", "startswith endswith", "lstrip rstrip"),
         *("removeprefix removesuffix", "triu tril", "append extend", "logsigmoid sigmoid"),
     )
     for one, other in (pair.split(), pair.split()[::-1])
 }
-_PASSING_METHODS = (
-    "detach clone abs exp expm1 log sqrt square sigmoid float double clamp clamp_min masked_fill strip rstrip lstrip "
-    "lower casefold removeprefix removesuffix flip cumsum fill_diagonal_ sort"
-).split()
+_PASSING_METHODS = {
+    *(
+        "detach",
+        "clone",
+        "abs",
+        "exp",
+        "expm1",
+        "log",
+        "sqrt",
+        "square",
+        "sigmoid",
+        "float",
+        "double",
+        "flip",
+        "cumsum",
+    ),
+    *("clamp", "clamp_min", "masked_fill", "fill_diagonal_", "sort", "strip", "rstrip", "lstrip", "lower", "casefold"),
+    *("removeprefix", "removesuffix"),
+}
 """Methods whose result can stand for what they were called on."""
 
 _RECIPES = ("recipe", "sampling", "optimizer", "term", "holdout", "pretraining")
@@ -76,7 +91,7 @@ class Fault:
         what: the kind, what stands there and what comes in its place.
         line: where, from 1.
         start, end, text: the bytes that ``text`` replaces.
-        lines: first and last line of the code that runs with it: whoever runs none of them cannot see the fault.
+        lines: first and last of its statement: who runs none of them cannot see the fault.
         on_import: it runs when the module is imported, before any test.
     """
 
@@ -162,7 +177,9 @@ def _renamed(fault: Fault, what: str) -> Fault:
 def _name(call: ast.Call) -> str:
     """The last name of what is called."""
     function = call.func
-    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    return (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
 
 
 def _is_wording(node: ast.expr) -> bool:
@@ -205,9 +222,8 @@ class _Finder(ast.NodeVisitor):
         statement = self.statement or node
         inner = [scope for scope in self.scopes if isinstance(scope, ast.FunctionDef)]
         on_import = not inner or (self.in_header and len(inner) == 1)
-        shown = self.scopes[-1] if on_import and self.scopes else statement
-        last = shown.end_lineno or shown.lineno
-        if shown is statement and (body := getattr(statement, "body", None)):  # of `if` and `for` the first line
+        last = statement.end_lineno or statement.lineno
+        if body := getattr(statement, "body", None):  # of `if` and `for` only what stands before the colon
             last = max(statement.lineno, body[0].lineno - 1)
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
@@ -220,7 +236,7 @@ class _Finder(ast.NodeVisitor):
                 start=self.begins[node.lineno - 1] + node.col_offset,
                 end=self.begins[node.end_lineno - 1] + node.end_col_offset,
                 text=text,
-                lines=(shown.lineno, last),
+                lines=(statement.lineno, last),
                 on_import=on_import,
             )
         )
@@ -283,7 +299,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Assign(self, node: ast.Assign) -> None:
         """The value, its sign, and whether it is kept."""
-        if ast.unparse(node.targets[0]) == "__all__" or not self.scopes and isinstance(node.value, ast.Subscript):
+        if ast.unparse(node.targets[0]) == "__all__" or (not self.scopes and isinstance(node.value, ast.Subscript)):
             return
         self.removable(node, node.targets)
         if isinstance(node.value, ast.BinOp) and isinstance(node.value.op, ast.Mult | ast.Div) and self.scopes:
@@ -297,13 +313,13 @@ class _Finder(ast.NodeVisitor):
         """An assignment to an object, or to a name that has a value already, can be left out."""
         if not self.scopes or not isinstance(self.scopes[-1], ast.FunctionDef):
             return
-        function, known = self.scopes[-1], set()
+        function = self.scopes[-1]
         if function.name == "__init__":  # nothing would work without it
             return
+        known = {argument.arg for argument, _ in _arguments(function)}
         for each in ast.walk(function):
-            if isinstance(each, ast.arg) or (isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)):
-                if each.lineno < node.lineno:
-                    known.add(each.arg if isinstance(each, ast.arg) else each.id)
+            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store) and each.lineno < node.lineno:
+                known.add(each.id)
         if all(isinstance(t, ast.Attribute | ast.Subscript) or ast.unparse(t) in known for t in targets):
             self.add(node, "statement removed", "pass", ast.unparse(node))
 
@@ -397,7 +413,9 @@ class _Finder(ast.NodeVisitor):
     def visit_BinOp(self, node: ast.BinOp) -> None:
         """Another operator, or the operands swapped."""
         sides = (node.left, node.right)
-        is_text = any(isinstance(s, ast.JoinedStr) or isinstance(s, ast.Constant) and isinstance(s.value, str) for s in sides)
+        is_text = any(
+            isinstance(s, ast.JoinedStr) or (isinstance(s, ast.Constant) and isinstance(s.value, str)) for s in sides
+        )
         other = _OPERATORS.get(type(node.op))
         if other and not is_text and (self.scopes or not isinstance(node.op, ast.BitOr)):
             self.add(node, "operator", ast.BinOp(node.left, other(), node.right))
@@ -430,7 +448,9 @@ class _Finder(ast.NodeVisitor):
             self.add(node, "parameter ignored", ast.unparse(default))
         if argument.annotation:
             kind = ast.unparse(argument.annotation)
-            alike = [n for n, (other, _) in arguments.items() if other.annotation and ast.unparse(other.annotation) == kind]
+            alike = [
+                n for n, (other, _) in arguments.items() if other.annotation and ast.unparse(other.annotation) == kind
+            ]
             if len(alike) > 1:
                 self.add(node, "wrong variable", alike[alike.index(node.id) - 1])
 

@@ -143,8 +143,8 @@ def test_finds_the_holes_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_what_never_ends_and_what_kills_the_process_is_caught(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
-    source = "import os\n\n\ndef f(n):\n    while n > 0:\n        n -= 1\n    if n > 0:\n        os._exit(0)\n    return n\n"
-    toy.write("src/toy/room/sums.py", source)
+    body = "    while n > 0:\n        n -= 1\n    if n > 0:\n        os._exit(0)\n    return n\n"
+    toy.write("src/toy/room/sums.py", f"import os\n\n\ndef f(n):\n{body}")
     toy.write("tests/room/test_sums.py", "from toy.room.sums import f\n\n\ndef test_f():\n    assert f(2) == 0\n")
     _, _, results = toy.run("--only", "f: ", "--patience", "1")
     verdicts = {name.removeprefix("room/sums.py f: "): each["verdict"] for name, each in results.items()}

@@ -103,9 +103,7 @@ def test_paragraphs() -> None:
     report = Report("t")
     report.text("Title", "one\n\n\n\ntwo")
     report.text("", "three")
-    assert parts(report) == (
-        "\n<section><h2>Title</h2><p>one</p><p>two</p></section>\n<section><p>three</p></section>"
-    )
+    assert parts(report) == ("\n<section><h2>Title</h2><p>one</p><p>two</p></section>\n<section><p>three</p></section>")
 
 
 def test_the_head_forbids_to_load_anything() -> None:

@@ -286,7 +286,11 @@ def test_no_curves_of_what_was_not_logged(
 
 
 def test_all_metrics_are_listed_with_first_and_last(tmp_path: Path) -> None:
-    rows: list[dict[str, object]] = [{"step": 0, "b/x": 1.0}, {"step": 1, "b/x": 2.0, "a/y": 5.0}, {"step": 2, "b/x": 3}]
+    rows: list[dict[str, object]] = [
+        {"step": 0, "b/x": 1.0},
+        {"step": 1, "b/x": 2.0, "a/y": 5.0},
+        {"step": 2, "b/x": 3},
+    ]
     html = of_run(tmp_path, metrics=rows)
     page = (tmp_path / "report.html").read_text()
     assert '<td>a/y</td><td class="figure">5</td><td class="figure">5</td>' in page
@@ -341,11 +345,15 @@ def test_origin_is_what_the_lineage_knows(tmp_path: Path) -> None:
     (tmp_path / "lineage.json").write_text(json.dumps(known))
     of_run(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    rows = ("stage</td><td>ppo", "recipe</td><td>r.toml", "cpu</td><td>fast", "parent</td><td>runs/sft (sft)")
-    assert page.split("<tbody>")[1].split("</tbody>")[0].replace("<tr><td>", "").replace("</td></tr>", "").split("\n") == [
-        *rows,
-        "versions</td><td>torch 2, palate 1",
-    ]
+    rows = {
+        "stage": "ppo",
+        "recipe": "r.toml",
+        "cpu": "fast",
+        "parent": "runs/sft (sft)",
+        "versions": "torch 2, palate 1",
+    }
+    body = "\n".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in rows.items())
+    assert f"<tbody>{body}</tbody>" in page
     (tmp_path / "lineage.json").unlink()
     assert "Origin" not in of_run(tmp_path).text
 
