@@ -184,8 +184,9 @@ def _name(call: ast.Call) -> str:
 
 def _is_wording(node: ast.expr) -> bool:
     """A sentence, not a name."""
-    is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
-    return isinstance(node, ast.JoinedStr) or (is_text and " " in node.value)
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and " " in node.value
+    return isinstance(node, ast.JoinedStr)
 
 
 def _arguments(node: ast.FunctionDef) -> Iterator[tuple[ast.arg, ast.expr | None]]:
@@ -275,9 +276,10 @@ class _Finder(ast.NodeVisitor):
         """Decorators that switch gradients off, defaults, and the body."""
         self.scopes.append(node)
         self.in_header = True
-        for each in node.decorator_list:
-            if "grad" in ast.unparse(each) or "inference" in ast.unparse(each):
-                self.add(each, "decorator dropped", "(lambda function: function)", ast.unparse(each))
+        for decorator in node.decorator_list:
+            name = ast.unparse(decorator)
+            if "grad" in name or "inference" in name:
+                self.add(decorator, "decorator dropped", "(lambda function: function)", name)
         for _, default in _arguments(node):
             if default is not None:
                 self.visit(default)

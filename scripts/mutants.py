@@ -33,11 +33,10 @@ import time
 import tomllib
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
@@ -116,7 +115,7 @@ class Watch:
         self.limits, self.failed = limits, ""
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Death by a signal to a test that computes, or only waits, many times as long as it did."""
         limit = self.limits.get(item.nodeid, 600.0)
         signal.setitimer(signal.ITIMER_PROF, limit)
@@ -165,7 +164,7 @@ class Recorder:
         return line(frame, event, argument)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[object]:
+    def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, object, object]:
         """Lines of a shared fixture apart."""
         if fixturedef.scope == "function":
             return (yield)
@@ -176,7 +175,7 @@ class Recorder:
             self.lines = outer
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: Any) -> Iterator[object]:
+    def pytest_runtest_protocol(self, item: Any) -> Generator[None, object, object]:
         """One test alone."""
         self.lines, began = set(), time.process_time()
         sys.settrace(self.trace)
@@ -302,7 +301,7 @@ class Coverage:
 # ---- one fault
 
 
-class Planted(SourceFileLoader, MetaPathFinder):
+class Planted(SourceFileLoader):
     """Gives Python the faulty text in place of one file's; all others are read, and kept compiled, as they are."""
 
     def __init__(self, place: Place, fault: Fault) -> None:
@@ -359,7 +358,7 @@ class Results:
     def __init__(self, place: Place) -> None:
         self.place, self.path = place, place.kept / "results.jsonl"
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        self.known = {line["id"]: line for line in map(json.loads, lines)}
+        self.known: dict[str, dict[str, Any]] = {line["id"]: line for line in map(json.loads, lines)}
 
     def keys(self, fault: Fault, room: str, test: str) -> tuple[str, str]:
         """Of the faulty file, and of what was tried on it: the test that caught it, or all of its room's."""
