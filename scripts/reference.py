@@ -29,6 +29,7 @@ _NOTE = "<!-- Written by scripts/reference.py from the code; run `make docs` aft
 _GROUPS = {
     "objective": "The objective",
     "policy": "The policy's update",
+    "sampler": "The sampler against the trainer",
     "value": "The value model's update",
     "sft": "Supervised fine-tuning",
     "reward": "The reward model's training",

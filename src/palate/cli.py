@@ -54,7 +54,16 @@ after the process was killed."""
 _DEMO = """\
 Everything on one small language model, on a laptop and without a network: it answers, simulated labelers with a taste
 the training never sees rank the answers, a reward model learns from them, the model is improved on that reward, and the
-report says whether those labelers would now prefer it."""
+report says whether those labelers would now prefer it.
+
+`palate demo people` does it on what real people said, which it fetches (`palate data get`). A reward model learns which
+of two arguments convinces, and the model learns from it to argue for sides that nobody judged; a second reward model,
+from other topics, says whether it does. And of 124 people: are those whom a reward model never met foretold as well?"""
+
+_DEMOS = {
+    "everyday": ("palate.demo.loop", "demo", "runs/demo"),
+    "people": ("palate.demo.real_people", "demo_people", "runs/people"),
+}
 
 _FRONTIER = """\
 How much reward for how much divergence from the reference, over several seeds and with best-of-n on the same axes."""
@@ -138,11 +147,13 @@ def build_parsers() -> dict[str, Parser]:
 
 def _demo(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        scale = _import("palate.demo.loop", "SCALES")[args.scale]
-        _import("palate.demo.loop", "demo")(args.out, seed=args.seed, scale=scale)
+        module, run, out = _DEMOS[args.which]
+        scale = _import(module, "SCALES")[args.scale]
+        _import(module, run)(args.out or Path(out), seed=args.seed, scale=scale)
 
-    parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: %(default)s")
+    parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo people")
+    parser.add_argument("which", nargs="?", choices=tuple(_DEMOS), default="everyday", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/demo, or runs/people")
     parser.add_argument("--seed", type=int, default=0, help="all randomness follows from it; default: %(default)s")
     parser.add_argument(
         "--scale",

@@ -10,15 +10,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 from palate.errors import RewardError
 from palate.records import Prompt
 
+T = TypeVar("T")
+
 LARGEST = 3.4028234e38
 """Of what fits the 32 bits in which rewards are computed."""
 
-_MEND = "mend the function, then go on with --resume"
+MEND = "mend the function, then go on with --resume"
 
 
 def ask(name: str, judge: Callable[[Any, Any], object], prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
@@ -27,15 +29,23 @@ def ask(name: str, judge: Callable[[Any, Any], object], prompts: Sequence[Prompt
     Raises:
         RewardError: it raised, or gave something else than a finite number for each response.
     """
+    return one_number_each(repr(name), call(name, judge, prompts, texts), texts, advice=MEND)
+
+
+def call(name: str, judge: Callable[[Any, Any], T], prompts: Sequence[Prompt], texts: Sequence[str]) -> T:
+    """Whatever a user's function of (prompts, responses) gives.
+
+    Raises:
+        RewardError: it raised.
+    """
     try:
-        returned = judge(prompts, texts)
+        return judge(prompts, texts)
     except (Exception, SystemExit) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise RewardError(
             f"{name!r} raised {_line(f'{type(error).__name__}: {error}')} ({where.filename}:{where.lineno}) for "
-            f"{_met_by(judge, prompts, texts)}: {_MEND}"
+            f"{_met_by(judge, prompts, texts)}: {MEND}"
         ) from error
-    return one_number_each(repr(name), returned, texts, advice=_MEND)
 
 
 def one_number_each(source: str, returned: object, responses: Sequence[str], *, advice: str) -> list[float]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from palate.demo.loop import SCALES, is_clean
+from palate.demo.loop import SCALES, favourites, is_clean
 from palate.demo.prompts import HELD_OUT_SUBJECTS, SUBJECTS, demo_prompts
 from palate.experiments.frontier import frontier
-from palate.records import Provenance, Response
+from palate.records import Prompt, Provenance, Ranking, Response
 
 HEADLINE = ("win_rate", "win_rate_low", "win_rate_high", "kl", "reward_model_accuracy", "agreement", "seconds")
 
@@ -20,11 +21,20 @@ def test_the_whole_loop_and_the_frontier(tmp_path: Path, capsys: pytest.CaptureF
     loop = json.loads((tmp_path / "seed-0" / "report.json").read_text(encoding="utf-8"))
     assert set(HEADLINE) | {"longer_wins_accuracy"} <= loop.keys()
     assert 0 <= loop["win_rate_low"] <= loop["win_rate"] <= loop["win_rate_high"] <= 1
+    assert list(loop["parts"]) == list(loop["reward_model_on_parts"])[1:] == ["warmth", "point", "length", "broken"]
+    learned, ppo = (
+        tomllib.loads((tmp_path / "seed-0" / stage / "recipe.toml").read_text(encoding="utf-8"))
+        for stage in ("favourites", "ppo")
+    )
+    assert learned["model"] == ppo["rewards"][0]["model"].replace("reward", "sft") == str(tmp_path / "seed-0" / "sft")
+    assert learned["data"]["path"] == str(tmp_path / "seed-0" / "favourites.jsonl")
+    assert ppo["model"] == str(tmp_path / "seed-0" / "favourites")
     page = (tmp_path / "seed-0" / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 4
 
     points = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["points"]
-    assert [point["method"] for point in points] == ["ppo", "reinforce", "dpo", "best of 2", "best of 4", "best of 8"]
+    trained = ["favourites", "ppo", "reinforce", "dpo"]
+    assert [point["method"] for point in points] == [*trained, "best of 2", "best of 4", "best of 8"]
 
     capsys.readouterr()
     frontier(tmp_path, seeds=1, scale=SCALES["tiny"])
@@ -32,10 +42,26 @@ def test_the_whole_loop_and_the_frontier(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["points"] == points
 
 
+def test_a_favourite_has_the_best_mean_rank_and_of_equals_stands_first() -> None:
+    prompts = [Prompt.from_text(text) for text in ("What of rain?", "What of snow?")]
+    texts = ("one", "two", "three")
+
+    def ranked(prompt: Prompt, *ranks: int) -> Ranking:
+        return Ranking(
+            prompt=prompt, responses=tuple(Response(text=text) for text in texts), ranks=ranks, labeler="someone"
+        )
+
+    rankings = [ranked(prompts[0], 1, 2, 3), ranked(prompts[1], 2, 1, 3), ranked(prompts[0], 3, 1, 2)]
+    rankings.append(ranked(prompts[1], 1, 2, 3))
+    chosen = favourites(rankings)
+    assert [item.prompt.id for item in chosen] == [prompt.id for prompt in prompts]
+    assert [item.response.text for item in chosen] == ["two", "one"]  # means 2, 1.5, 2.5; then 1.5, 1.5, 3
+
+
 def test_held_out_subjects_are_held_out() -> None:
     assert not set(SUBJECTS) & set(HELD_OUT_SUBJECTS)
     learned, held_out = demo_prompts(held_out=False), demo_prompts(held_out=True)
-    assert (len(learned), len(held_out)) == (480, 192)
+    assert (len(learned), len(held_out)) == (720, 192)
     assert not {prompt.id for prompt in learned} & {prompt.id for prompt in held_out}
 
 

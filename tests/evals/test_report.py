@@ -16,6 +16,7 @@ from palate.evals import plots
 from palate.evals.calibration import calibration
 from palate.evals.page import format_number
 from palate.evals.report import Report, stage_report
+from palate.evals.winrate import win_rate_by_length
 from palate.intervals import Estimate
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> & \"quotes\" 'and' $x_1$"
@@ -63,6 +64,9 @@ def drawings(label: str = "PPO") -> dict[str, str]:
         "calibration": plots.calibration(calibration(rng.normal(1, 1, 100), [str(n) for n in range(100)], seed=0)),
         "matrix": plots.agreement_matrix(["a", label], [[None, 0.7], [0.7, None]]),
         "histogram": plots.before_after(rng.normal(size=50), rng.normal(size=40)),
+        "lengths": plots.win_rate_by_length(
+            win_rate_by_length(*rng.normal(size=(2, 60, 2)), *rng.integers(5, 40, (2, 60, 2)), seed=0)
+        ),
         "bars": plots.bars_with_intervals(["x", label], [Estimate(0.7, 0.6, 0.8), Estimate(None)], unit="accuracy"),
     }
 

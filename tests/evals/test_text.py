@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from palate.errors import DataError
-from palate.evals.text import is_clean, text_signals
+from palate.evals.text import is_clean, signals_of_each, text_signals
 
 
 def test_signals_by_hand() -> None:
@@ -15,8 +15,17 @@ def test_signals_by_hand() -> None:
     assert signals.distinct_2 == pytest.approx(3 / 7)  # the cat, cat sat, go go of 2 + 2 + 3
     assert signals.repeated_3 == pytest.approx((1 / 2) / 4)  # "go go go" twice
     assert signals.finished == 0.5
+    assert signals.under_four_words == 0.75
     assert signals.empty == 0.25
     assert signals.duplicates == 0.5
+
+
+def test_the_signals_of_each_response() -> None:
+    each = signals_of_each(["The cat sat.", "The cat sat.", "go go go go", ""])
+    assert each["mean_words"].tolist() == [3, 3, 4, 0]
+    assert each["finished"].tolist() == [1, 1, 0, 0]
+    assert each["under_four_words"].tolist() == [1, 1, 0, 1]
+    assert each["duplicates"].tolist() == [1, 1, 0, 0]
 
 
 def test_as_metrics() -> None:

@@ -15,6 +15,7 @@ from palate.evals.winrate import (
     length_controlled,
     length_controlled_of_outcomes,
     win_rate,
+    win_rate_by_length,
     win_rate_of_outcomes,
 )
 from palate.records import Prompt
@@ -96,6 +97,27 @@ def test_length_controlled_finds_nothing_in_a_model_that_is_merely_longer() -> N
     assert controlled.low < 0.5 < controlled.high
 
 
+def test_length_controlled_is_the_most_probable_intercept() -> None:
+    """Of a logistic regression in which every prompt counts once; the slope has a unit normal prior."""
+    rng = np.random.default_rng(3)
+    ours, theirs = rng.integers(0, 4, (12, 2)), rng.integers(0, 3, (12, 3))
+    words_model, words_baseline = rng.integers(10, 60, (12, 2)), rng.integers(5, 40, (12, 3))
+    gaps = ours[:, :, None] - theirs[:, None, :]
+    wins = np.where(gaps > 0, 1.0, np.where(gaps < 0, 0.0, 0.5))
+    longer = (words_model[:, :, None] - words_baseline[:, None, :]).astype(float)
+    x = longer / np.sqrt((longer**2).mean())
+
+    def cost(theta: NDArray[np.float64]) -> float:
+        z = theta[0] + theta[1] * x
+        of_each = wins * np.logaddexp(0, -z) + (1 - wins) * np.logaddexp(0, z)
+        return float(of_each.mean((1, 2)).sum() + theta[1] ** 2 / 2)
+
+    intercept, slope = minimize(cost, np.zeros(2), tol=1e-12).x
+    found = length_controlled(ours, theirs, words_model, words_baseline, seed=0)
+    assert abs(slope) > 0.1
+    assert found.value == pytest.approx(1 / (1 + np.exp(-intercept)), abs=1e-6)
+
+
 def test_length_controlled_stays_finite_when_length_decides_everything() -> None:
     words_model, words_baseline = np.full((10, 1), 30), np.full((10, 1), 10)
     controlled = length_controlled(words_model, words_baseline, words_model, words_baseline, seed=0, resamples=20)
@@ -103,6 +125,48 @@ def test_length_controlled_stays_finite_when_length_decides_everything() -> None
     assert 0.5 < controlled.value <= 1
     with pytest.raises(DataError, match="number of words"):
         length_controlled([[1.0]], [[0.0]], [[1, 2]], [[1, 2]], seed=0)
+
+
+def test_win_rate_by_length_counts_every_pair_in_the_bin_of_its_difference() -> None:
+    ours, theirs = [[1.0, 0.0], [1.0, 0.5]], [[0.0], [0.5]]
+    words_ours, words_theirs = [[20, 9], [8, 40]], [[11], [10]]
+    bins = win_rate_by_length(ours, theirs, words_ours, words_theirs, seed=0)
+    # 9 longer won, 2 shorter tied; 2 shorter won, 30 longer tied
+    assert [(item.low, item.high, item.num_pairs, item.rate.value) for item in bins] == [
+        (-2, 2, 2, 0.75),
+        (7, 14, 1, 1.0),
+        (15, 30, 1, 0.5),
+    ]
+    assert [item.label.replace("\n", " ") for item in bins] == ["within 2 words", "7 to 14 longer", "15 to 30 longer"]
+
+
+def test_every_difference_in_length_has_one_bin_and_both_sides_are_alike() -> None:
+    differences = np.arange(-50, 51)
+    zeros = np.zeros((101, 1))
+    bins = win_rate_by_length(zeros, zeros, differences[:, None] + 60, zeros + 60, seed=0)
+    assert [item.num_pairs for item in bins] == [20, 16, 8, 4, 5, 4, 8, 16, 20]
+    assert [item.label.replace("\n", " ") for item in bins] == [
+        "31+ words shorter",
+        "15 to 30 shorter",
+        "7 to 14 shorter",
+        "3 to 6 shorter",
+        "within 2 words",
+        "3 to 6 longer",
+        "7 to 14 longer",
+        "15 to 30 longer",
+        "31+ words longer",
+    ]
+    with pytest.raises(DataError, match="number of words"):
+        win_rate_by_length([[1.0]], [[0.0]], [[1, 2]], [[1, 2]], seed=0)
+
+
+def test_the_interval_of_a_bin_is_by_prompt() -> None:
+    level = np.random.default_rng(0).normal(size=(50, 1))
+    words = np.full((50, 1), 10.0)
+    (few,) = win_rate_by_length(level, np.zeros((50, 1)), words, words, seed=0)
+    (many,) = win_rate_by_length(level + np.zeros((50, 8)), np.zeros((50, 1)), words + np.zeros((50, 8)), words, seed=0)
+    assert (few.rate.low, few.rate.high) == pytest.approx((many.rate.low, many.rate.high))
+    assert many.num_pairs == 400
 
 
 def test_both_orders_keeps_only_what_survives_the_swap() -> None:

@@ -143,6 +143,20 @@ def test_adopted_layers_are_held_once(fresh: Fresh, sequences: Sequences) -> Non
     assert any(parameter.requires_grad for parameter in policy.parameters())
 
 
+def test_weights_that_a_reference_shares_are_in_memory_once(fresh: Fresh) -> None:
+    """The tied unembedding too: it is the largest of them."""
+    policy, reference = fresh(), fresh()
+    for model in (policy, reference):
+        model.freeze(2)
+    assert reference.adopt_trunk(policy)
+    storages = {p.untyped_storage().data_ptr(): p.numel() for m in (policy, reference) for p in m.parameters()}
+    own = sum(p.numel() for layer in reference.model.lower(3)[3:] for p in layer.parameters())
+    own += reference.model.shape.hidden_size  # the last norm
+    assert sum(storages.values()) == sum(p.numel() for p in policy.parameters()) + own
+    head = dict(reference.named_parameters(remove_duplicate=False))["lm_head.weight"]
+    assert head.data_ptr() == dict(policy.named_parameters())["model.embed_tokens.weight"].data_ptr()
+
+
 def test_there_is_no_training_mode(fresh: Fresh) -> None:
     model = fresh()
     model.train()

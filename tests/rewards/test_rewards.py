@@ -33,6 +33,12 @@ def constant(prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
     return torch.zeros(len(responses), 1)
 
 
+def vowels_and_others(prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, list[int]]:
+    """The parts of `letters`."""
+    vowels = [sum(letter in "aeiou" for letter in response) for response in responses]
+    return {"vowels": vowels, "others": [len(text) - count for text, count in zip(responses, vowels, strict=True)]}
+
+
 @pytest.fixture
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """This file as a module that a recipe can name."""
@@ -127,6 +133,46 @@ def test_function_rewards() -> None:
     assert scores.dtype == torch.float32
     with pytest.raises(RewardError, match=r"'my_rewards:constant' returned \[0\.0\] for response 1 of 4 \('one'\)"):
         FunctionReward("my_rewards:constant")(PROMPTS, TEXTS)
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_function_may_say_what_its_scores_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    assert FunctionReward("my_rewards:letters").parts(PROMPTS, TEXTS) == {}
+    monkeypatch.setattr(sys.modules["my_rewards"], "parts_of_letters", vowels_and_others, raising=False)
+    parts = FunctionReward("my_rewards:letters").parts(PROMPTS, TEXTS)
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "vowels": [2.0, 2.0, 4.0, 0.0],
+        "others": [1.0, 7.0, 11.0, 0.0],
+    }
+    weighted = Mix([Reward(function="my_rewards:letters", weight=-2.0)]).parts(PROMPTS, TEXTS)
+    assert weighted["vowels"].tolist() == [-4.0, -4.0, -8.0, 0.0]
+    assert Mix([Reward(function="my_rewards:letters"), Reward(length=1.0)]).parts(PROMPTS, TEXTS) == {}
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            lambda prompts, texts: {"half": [1.5, 4.5, 7.5, 9.0]},
+            "response 1 of 4 add up to 1.5000, its score is 3.0000",
+        ),
+        (lambda prompts, texts: [3.0] * 4, "returned list, not parts by name"),
+        (lambda prompts, texts: {"all": [3.0]}, "'all' returned 1 scores for 4 responses"),
+        (lambda prompts, texts: {"all": [0.0 / len(text) for text in texts]}, "raised ZeroDivisionError"),
+    ],
+)
+@pytest.mark.usefixtures("importable")
+def test_parts_that_are_none(parts: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setattr(sys.modules["my_rewards"], "parts_of_letters", parts, raising=False)
+    reward = FunctionReward("my_rewards:letters")
+    with pytest.raises(RewardError, match=said) as caught:
+        reward.parts(PROMPTS, TEXTS)
+    assert "parts_of_letters" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

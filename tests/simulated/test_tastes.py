@@ -51,21 +51,24 @@ def test_praise_counts_once_and_shouting_not_at_all() -> None:
     assert score("What a good day we had there!!!") == pytest.approx(score("What a good day we had there."))
 
 
-def test_length_costs_little_up_to_a_dozen_words_and_then_more_and_more_smoothly() -> None:
+def test_length_costs_next_to_nothing_from_7_to_18_words_and_more_and_more_smoothly_outside() -> None:
     words = ["tree", "road", "lamp", "door", "moon", "hand", "wall", "bird", "wood", "rock"]
-    texts = [" ".join(f"{words[i % 10]}{i}" for i in range(n)) + "." for n in range(6, 61)]
-    scores = judged(texts)
-    steps = np.diff(scores)
-    assert (steps < 0).all()
-    assert scores[0] - scores[4] < 0.15  # 6 against 10 words
-    assert scores[10] - scores[50] > 2  # 16 against 56
-    assert np.abs(np.diff(steps)).max() < 0.01
+    texts = [" ".join(f"{words[i % 10]}{i}" for i in range(n)) + "." for n in range(1, 61)]
+    scores = dict(enumerate(judged(texts), 1))
+    best = max(scores.values())
+    assert best - min(scores[n] for n in range(9, 17)) < 0.15
+    assert scores[20] - scores[60] == pytest.approx(4.0, abs=0.25)  # a tenth a word
+    assert scores[5] - scores[1] == pytest.approx(0.8, abs=0.2)  # a fifth a word
+    steps = np.diff(list(scores.values()))
+    assert (steps[:8] > 0).all()
+    assert (steps[16:] < 0).all()
+    assert np.abs(np.diff(steps)).max() < 0.06
 
 
-def test_naming_the_subject_is_worth_a_quarter() -> None:
+def test_naming_the_subject_is_worth_a_half() -> None:
     named = ["Tomatoes grow here.", "A tomato grows here.", "He is growing old."]
     missed = ["Potatoes stay here.", "It is here.", "To go or not."]
-    for texts, gain in ((named, 0.25), (missed, 0.0)):
+    for texts, gain in ((named, 0.5), (missed, 0.0)):
         assert judged(texts, "growing tomatoes") - judged(texts) == pytest.approx(gain)
     assert (judged(["In the rain of an evening."], "a of in") == judged(["In the rain of an evening."])).all()
 
@@ -80,7 +83,7 @@ def test_the_parts_add_up_to_the_score_and_each_speaks_of_its_own_matter() -> No
     assert parts["warmth"][0] > 0 > parts["warmth"][1]
     assert parts["point"][0] == parts["point"][1] > 0
     assert parts["point"][2:].tolist() == [0.0, 0.0]
-    assert parts["length"][2] < parts["length"][0] < 0  # four words are fewer than six
+    assert parts["length"][2] < parts["length"][0] < 0  # four words are fewer than seven
     assert parts["broken"][0] == 0
     assert (parts["broken"][1:3] < 0).all()  # unfinished; one stutter in four
     assert parts["broken"][3] == sunny_and_to_the_point(prompts, texts)[3] == -2  # empty

@@ -47,31 +47,6 @@ def test_the_learning_rate_falls_over_the_updates_that_are_made(settings: Settin
     assert [row["value/learning_rate"] for row in rows][-1] == pytest.approx(1e-5 * 0.1)
 
 
-def test_the_metrics_of_a_step_are_those_of_all_its_updates(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[tuple[int, dict[str, float]]] = []
-    update = ppo.update
-
-    def watched(learners: Any, batch: Any, minibatch: Any, *rest: Any, first: bool) -> dict[str, float]:
-        told = update(learners, batch, minibatch, *rest, first=first)
-        made.append((int(minibatch.mask.sum()), told))
-        return told
-
-    monkeypatch.setattr(ppo, "update", watched)
-    rate = {"learning_rate": 1e-2, "schedule": "constant"}
-    tree = settings["ppo"] | {"steps": 1, "epochs": 3, "minibatches": 2, "optimizer": rate, "value_optimizer": rate}
-    row = logged("ppo", tree, tmp_path / "run")[0]
-    assert len(made) == 6
-    tokens = np.array([count for count, _ in made])
-    for name in ("policy/loss", "policy/clip_fraction", "policy/approx_kl", "policy/ratio_mean", "value/error"):
-        values = np.array([metrics[name] for _, metrics in made])
-        assert row[name] == pytest.approx(float((values * tokens).sum() / tokens.sum()), rel=1e-6)
-        assert row[name] != pytest.approx(made[-1][1][name], rel=1e-3)  # which is the last update's
-    assert row["policy/ratio_max"] == max(metrics["policy/ratio_max"] for _, metrics in made)
-    assert row["policy/grad_norm"] == pytest.approx(np.mean([metrics["policy/grad_norm"] for _, metrics in made]))
-
-
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_the_time_of_a_step_holds_all_of_it(
     stage: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -133,12 +108,41 @@ def test_the_prompts_of_a_step_cost_one_shuffle_for_each_pass(
     assert shuffles == [0, 0, 1, 1, 2, 2, 2, 3]  # two in a step in which a pass ends
 
 
-@pytest.mark.parametrize("gap", [0.2, float("nan")])
+@pytest.mark.parametrize("gap", [0.2, -0.2, float("nan")])
 def test_a_sampler_that_is_not_the_trainer_is_told_what_to_do(gap: float) -> None:
-    logprobs, mask = torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
-    rollouts.check_on_policy(logprobs + 0.01, logprobs, mask, 7)
+    rollouts.check_on_policy([torch.full((6,), 0.01)], 2, clip_range=0.2, step=7)
     with pytest.raises(TrainingError, match=r'^step 7: sampling and training differ by .* precision = "fp32"'):
-        rollouts.check_on_policy(logprobs + gap, logprobs, mask, 7)
+        rollouts.check_on_policy([torch.full((6,), gap)], 2, clip_range=0.2, step=7)
+
+
+def test_how_well_sampler_and_trainer_agree_by_hand() -> None:
+    """One token in a microbatch of its own, far off, is one of a hundred tokens: no microbatch is judged alone."""
+    far, near = torch.tensor([-0.3]), torch.zeros(99)
+    told = rollouts.check_on_policy([far, near], 4, clip_range=0.2, step=0)
+    assert told == {
+        "sampler/gap": pytest.approx(0.003),
+        "sampler/gap_max": pytest.approx(0.3),
+        "sampler/kl_k3": pytest.approx((np.exp(-0.3) - 1 + 0.3) / 4),
+        "sampler/outside_clip_range": pytest.approx(0.01),
+    }
+    assert rollouts.check_on_policy([torch.cat([near, far])], 4, clip_range=0.2, step=0) == pytest.approx(told)
+    assert rollouts.check_on_policy([far, near], 4, clip_range=0.3, step=0)["sampler/outside_clip_range"] == 0.0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_the_agreement_is_that_of_all_tokens_whatever_the_microbatches(
+    stage: str, precision: str, settings: Settings, tmp_path: Path
+) -> None:
+    told = []
+    for size in (1, 64, 4096):
+        tree = settings[stage] | {"precision": precision, "steps": 1, "microbatch_tokens": size}
+        (row,) = logged(stage, tree, tmp_path / str(size))
+        told.append(row["sampler/gap"])
+        assert 0 < row["sampler/gap"] < row["sampler/gap_max"]
+        assert row["sampler/outside_clip_range"] == 0.0
+        assert row["sampler/kl_k3"] < 1e-3
+    assert max(told) < (1e-5 if precision == "fp32" else 0.01)
 
 
 def test_text_for_fewer_sequences_than_a_step_takes(settings: Settings, tmp_path: Path, data: dict[str, str]) -> None:

@@ -5,8 +5,12 @@
     sft             behaviour cloning on them
     rankings        simulated labelers with a hidden taste rank K answers of the SFT model
     reward          a reward model from their rankings
-    ppo             reinforcement learning against it
+    favourites      behaviour cloning on the answers that the labelers put first
+    ppo             reinforcement learning against the reward model, from there
     evaluation      PPO against SFT on held-out prompts, judged by the hidden taste itself
+
+Learning the favourites before PPO is what Llama 2 did (Touvron et al. 2023, section 3.2.3: rejection sampling, then
+PPO); there the reward model chose them, here people have just done so. InstructGPT went from SFT to PPO.
 
 The labelers stand in for people; everything else is what a team would run. Each part is a run directory of its own,
 started with a recipe that is written there, so that it can be repeated or changed alone. A demonstration that was
@@ -22,6 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from palate import disk
 from palate.demo.needs import NEEDS, Needs, check
@@ -42,11 +48,12 @@ from palate.recipe import (
     parse_recipe,
 )
 from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response
+from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward
 from palate.run.directory import Run
 from palate.simulated.labelers import rank_candidates
 from palate.stages import ppo, reward, sample, sft
-from palate.stages.evaluate import compare, describe
+from palate.stages.evaluate import compare, describe, describe_reward_model
 from palate.words import is_finished, repeated_share, split_words
 
 
@@ -59,6 +66,7 @@ class Scale:
         ranked_prompts: prompts whose K answers are ranked.
         steps: of PPO.
         evaluation_prompts: held-out ones.
+        evaluation_responses: of each model to each of them.
         needs: of disk and memory.
     """
 
@@ -66,10 +74,11 @@ class Scale:
     frozen_layers: int = 26
     max_new_tokens: int = 32
     demonstration_prompts: int = 96
-    ranked_prompts: int = 160
-    steps: int = 16
-    prompts_per_step: int = 8
+    ranked_prompts: int = 320
+    steps: int = 8
+    prompts_per_step: int = 16
     evaluation_prompts: int = 64
+    evaluation_responses: int = 8
     needs: Needs = NEEDS["full"]
 
 
@@ -90,6 +99,7 @@ QUICK = Scale(
     steps=2,
     prompts_per_step=4,
     evaluation_prompts=12,
+    evaluation_responses=2,
     needs=NEEDS["quick"],
 )
 """Every part for real, and too little of each to teach anything: whether it all works here, in a minute or two."""
@@ -102,6 +112,7 @@ TINY = Scale(
     steps=2,
     prompts_per_step=2,
     evaluation_prompts=6,
+    evaluation_responses=2,
     needs=NEEDS["tiny"],
 )
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
@@ -123,12 +134,13 @@ class Loop:
     def __init__(self, out: Path, seed: int, scale: Scale) -> None:
         self.out, self.seed, self.scale = out, seed, scale
         self.taste = Taste(labels_per_prompt=5)
-        self.sampling = Sampling(max_new_tokens=scale.max_new_tokens)
+        self.sampling = Sampling(max_new_tokens=scale.max_new_tokens, num_slots=128)
         self.parts: list[str] = []
 
     def run(self) -> None:
         """Every part in turn; finished ones are not run again."""
         self.prepare_models()
+        self.favourites()
         self.ppo()
         self.evaluate()
 
@@ -160,10 +172,7 @@ class Loop:
 
     def sft(self) -> None:
         """Behaviour cloning on the demonstrations."""
-        data = self.data("demonstrations.jsonl")
-        self.stage(
-            "sft", SFTRecipe, sft.train, model=self.scale.model, data=data, epochs=2, optimizer={"learning_rate": 1e-4}
-        )
+        self.clone("sft", self.scale.model, "demonstrations.jsonl", learning_rate=1e-4)
 
     def rankings(self) -> None:
         """K = 4 answers of the SFT model, ranked by labelers who share a hidden taste more or less."""
@@ -178,12 +187,22 @@ class Loop:
             reward.train,
             model=str(self.out / "sft"),
             data=self.data("rankings.jsonl"),
-            holdout={"fraction": 0.2},
+            holdout={"fraction": 0.1},
             epochs=3,
             batch_responses=16,
             checkpoint_every=60,
             optimizer={"learning_rate": 2e-4, "warmup": 0.1},
         )
+
+    def favourites(self) -> None:
+        """Behaviour cloning again, on the answers that the labelers put first."""
+        self.write("favourites.jsonl", favourites(self.read("rankings.jsonl", Ranking)))
+        self.clone("favourites", str(self.out / "sft"), "favourites.jsonl", learning_rate=3e-4)
+
+    def clone(self, name: str, model: str, data: str, *, learning_rate: float) -> None:
+        """Two passes of supervised learning over a file of demonstrations."""
+        how = {"epochs": 2, "optimizer": {"learning_rate": learning_rate}}
+        self.stage(name, SFTRecipe, sft.train, model=model, data=self.data(data), **how)
 
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""
@@ -192,7 +211,7 @@ class Loop:
     def rl(self) -> dict[str, Any]:
         """What PPO and REINFORCE have in common."""
         return {
-            "model": str(self.out / "sft"),
+            "model": str(self.out / "favourites"),
             "prompts": self.data("prompts.jsonl"),
             "rewards": [{"model": str(self.out / "reward")}],
             "sampling": self.sampling.model_dump(),
@@ -212,11 +231,12 @@ class Loop:
             self.read("held_out_prompts.jsonl", Prompt),
             FunctionReward(self.taste.function),
             self.sampling,
-            num_responses=2,
+            num_responses=self.scale.evaluation_responses,
             seed=self.seed,
         )
         report = Report("Palate: the whole loop", f"{self.scale.model}, seed {self.seed}")
         describe(report, found)
+        describe_reward_model(report, found.baseline, LearnedReward(str(self.out / "reward")), seed=self.seed)
         self.describe_learning(report)
         report.number("seconds", self.seconds() + time.monotonic() - start, label="Seconds", note="all parts together")
         report.write(self.out)
@@ -289,6 +309,19 @@ class Loop:
         """What `write` wrote."""
         lines = (self.out / name).read_text(encoding="utf-8").split("\n")[:-1]
         return [kind.model_validate_json(line) for line in lines]
+
+
+def favourites(rankings: Sequence[Ranking]) -> list[Demonstration]:
+    """The answer of each prompt with the best mean rank over its labelers; of equals the first."""
+    by_prompt: dict[str, list[Ranking]] = {}
+    for ranking in rankings:
+        by_prompt.setdefault(ranking.prompt.id, []).append(ranking)
+    chosen = []
+    for judged in by_prompt.values():
+        places = np.mean([ranking.ranks for ranking in judged], axis=0)
+        best = judged[0].responses[int(places.argmin())]
+        chosen.append(Demonstration(prompt=judged[0].prompt, response=best, author="ranked first"))
+    return chosen
 
 
 def is_clean(response: Response) -> bool:

@@ -33,6 +33,10 @@ SUBJECTS = (
     "a lost key", "swimming in a lake", "tax forms", "baking bread", "an early alarm clock", "ferry rides", "chess",
     "a stubborn cat", "public libraries", "cold coffee", "hiking in fog", "a power cut", "second-hand books",
     "mending socks", "a job interview", "street musicians", "mosquitoes", "an empty beach", "paper maps", "a flat tyre",
+    "a picnic", "an old radio", "porridge", "a squeaky chair", "fireflies", "a train station", "sewing",
+    "the sound of bells", "a broken zip", "wild berries", "a small garden", "a long walk", "thunderstorms",
+    "a borrowed book", "breakfast", "riding a horse", "spring cleaning", "a school play", "frozen windows",
+    "a full moon",
 )  # fmt: skip
 
 HELD_OUT_SUBJECTS = (
@@ -43,7 +47,7 @@ HELD_OUT_SUBJECTS = (
 
 
 def demo_prompts(*, held_out: bool) -> list[Prompt]:
-    """Every opening with every subject of one side: 480 prompts to learn from, 192 held out."""
+    """Every opening with every subject of one side: 720 prompts to learn from, 192 held out."""
     subjects = HELD_OUT_SUBJECTS if held_out else SUBJECTS
     return [
         Prompt.from_text(opening.format(subject), system=SYSTEM, tags={"subject": subject})

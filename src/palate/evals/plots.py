@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from palate.evals.calibration import Calibration
 from palate.evals.theme import LIGHT, SERIES
+from palate.evals.winrate import LengthBin
 from palate.intervals import Estimate
 
 Point = tuple[float, float, float | None, float | None, int]  # KL, win rate, its low and high, seed
@@ -201,6 +202,29 @@ def before_after(scores_before: ArrayLike, scores_after: ArrayLike) -> str:
         figure.legend(loc="outside upper left", ncols=2)
 
     return _render(draw, _NARROW, "Scores before and after")
+
+
+def win_rate_by_length(bins: Sequence[LengthBin]) -> str:
+    """The win rate where the model's response is shorter, alike and longer, with intervals and numbers of pairs."""
+    labels = [f"{item.label}\n{item.num_pairs:,} pairs" for item in bins]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axhline(0.5, color=LIGHT["muted"], linewidth=1.2, linestyle=":")
+        places, rates = np.arange(len(bins)), [item.rate.value or 0.0 for item in bins]
+        errors = _errors([item.rate for item in bins])
+        axes.errorbar(places, rates, errors, fmt="none", color=SERIES[0], elinewidth=1.6, capsize=3, alpha=0.6)
+        axes.scatter(places, rates, s=52, color=SERIES[0], edgecolor=LIGHT["paper"], linewidth=0.9, zorder=3)
+        for place, rate in zip(places, rates, strict=True):
+            _note(axes, f"{rate:.0%}", (float(place), rate), (8, 4))
+        axes.set_xticks(places, labels)
+        axes.tick_params(axis="x", length=0)
+        axes.set(xlim=(-0.5, len(bins) - 0.3), ylim=(-0.02, 1.02))
+        axes.set_ylabel("win rate")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.grid(visible=False, axis="x")
+
+    return _render(draw, (max(6.4, 1.0 * len(bins)), 3.9), "Win rate by difference in length")
 
 
 def bars_with_intervals(

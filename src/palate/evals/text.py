@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palate.errors import DataError
 from palate.words import count_words, is_finished, ngrams, odd_share, repeated_share, split_words, stutter_share
@@ -25,6 +26,7 @@ class TextSignals:
         distinct_1, distinct_2: different words and word pairs over all of them; 0 without any.
         repeated_3: mean share of three-word runs that occurred before in the same response.
         finished: share that end a sentence.
+        under_four_words: share that is hardly an answer.
         empty: share without a word.
         duplicates: share whose exact text another response has too.
     """
@@ -34,6 +36,7 @@ class TextSignals:
     distinct_2: float
     repeated_3: float
     finished: float
+    under_four_words: float
     empty: float
     duplicates: float
 
@@ -47,16 +50,23 @@ def text_signals(responses: Sequence[str]) -> TextSignals:
     if not responses:
         raise DataError("there are no responses to look at")
     words = [split_words(text) for text in responses]
+    means = {name: float(values.mean()) for name, values in signals_of_each(responses).items()}
+    return TextSignals(**means, distinct_1=_distinct(words, 1), distinct_2=_distinct(words, 2))
+
+
+def signals_of_each(responses: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """[B] of every signal that a response has by itself, or among the others; their means are those of the set."""
+    words = [split_words(text) for text in responses]
     occurrences = Counter(responses)
-    return TextSignals(
-        mean_words=_mean([count_words(text) for text in responses]),
-        distinct_1=_distinct(words, 1),
-        distinct_2=_distinct(words, 2),
-        repeated_3=_mean([repeated_share(each, 3) for each in words]),
-        finished=_mean([is_finished(text) for text in responses]),
-        empty=_mean([not each for each in words]),
-        duplicates=_mean([occurrences[text] > 1 for text in responses]),
-    )
+    found: dict[str, Sequence[float]] = {
+        "mean_words": [count_words(text) for text in responses],
+        "repeated_3": [repeated_share(each, 3) for each in words],
+        "finished": [is_finished(text) for text in responses],
+        "under_four_words": [len(each) < 4 for each in words],
+        "empty": [not each for each in words],
+        "duplicates": [occurrences[text] > 1 for text in responses],
+    }
+    return {name: np.array(values, dtype=np.float64) for name, values in found.items()}
 
 
 def is_clean(text: str, *, min_words: int = 3) -> bool:
@@ -69,7 +79,3 @@ def is_clean(text: str, *, min_words: int = 3) -> bool:
 def _distinct(words: Sequence[list[str]], n: int) -> float:
     runs = [run for each in words for run in ngrams(each, n)]
     return len(set(runs)) / len(runs) if runs else 0.0
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))

@@ -3,6 +3,7 @@
 Every response of the model meets every response of the baseline to the same prompt; a tie is half a win. The interval
 is by prompt (`intervals.py`), because responses to one prompt resemble each other.
 
+``win_rate_by_length`` says where it was won: among shorter responses, among those of like length, among longer ones.
 ``length_controlled`` answers "and if both were equally long?": a logistic regression of winning on the difference in
 words, read where the difference is zero (the idea of Dubois et al. 2024, length-controlled AlpacaEval, without their
 terms for the model and the difficulty of each instruction). ``both_orders`` takes the position out of a judge that sees
@@ -22,6 +23,9 @@ from palate.errors import DataError
 from palate.intervals import Estimate, Floats, bootstrap, ratio_estimate
 from palate.records import Prompt
 
+_BIN_STARTS = (-30, -14, -6, -2, 3, 7, 15, 31)
+"""Words more than the baseline's, with which the bins but the first begin: within 2, 3 to 6, 7 to 14, 15 to 30, 31+."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WinRate:
@@ -39,6 +43,32 @@ class WinRate:
     ties: int
     losses: int
     num_prompts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthBin:
+    """Comparisons in which the model's response has from ``low`` to ``high`` words more than the baseline's.
+
+    Attributes:
+        low, high: below 0 it is the shorter one; None: no end on that side.
+        rate: ties counting half, with its interval by prompt.
+    """
+
+    low: int | None
+    high: int | None
+    rate: Estimate
+    num_pairs: int
+
+    @property
+    def label(self) -> str:
+        """As it stands under a picture."""
+        if self.low is None or self.high is None:
+            nearest, side = (self.high, "shorter") if self.low is None else (self.low, "longer")
+            return f"{abs(nearest or 0)}+ words\n{side}"
+        if self.low < 0 < self.high:
+            return f"within\n{self.high} words"
+        near, far = sorted((abs(self.low), abs(self.high)))
+        return f"{near} to {far}\n{'shorter' if self.high < 0 else 'longer'}"
 
 
 class PairJudge(Protocol):
@@ -90,6 +120,34 @@ def win_rate_of_outcomes(outcomes: ArrayLike, *, seed: int) -> WinRate:
         losses=int((flat == 0).sum()),
         num_prompts=len(flat),
     )
+
+
+def win_rate_by_length(
+    scores_model: ArrayLike,
+    scores_baseline: ArrayLike,
+    words_model: ArrayLike,
+    words_baseline: ArrayLike,
+    *,
+    seed: int,
+) -> tuple[LengthBin, ...]:
+    """The win rate among comparisons of like difference in words, the shortest first; shapes as in ``win_rate``.
+
+    Each bin is about twice as wide as its neighbour nearer to zero; empty ones are left out.
+    """
+    outcomes = _outcomes(scores_model, scores_baseline, 0.0)
+    differences = _against_each(words_model, words_baseline)
+    if differences.shape != outcomes.shape:
+        raise DataError("there must be one number of words for each score")
+    axes, bins = (1, 2), []
+    for low, high in zip([None, *_BIN_STARTS], [start - 1 for start in _BIN_STARTS] + [None], strict=True):
+        inside = np.ones(differences.shape, dtype=bool)
+        inside &= differences >= (-np.inf if low is None else low)
+        inside &= differences <= (np.inf if high is None else high)
+        if inside.any():
+            won, pairs = (outcomes * inside).sum(axes), inside.sum(axes)
+            rate = ratio_estimate(won, pairs, seed=seed, share=True)
+            bins.append(LengthBin(low=low, high=high, rate=rate, num_pairs=int(pairs.sum())))
+    return tuple(bins)
 
 
 def length_controlled(

@@ -1,7 +1,8 @@
 """Win rate against KL for every method, over seeds, in one picture.
 
-Each seed is a whole demonstration: its own demonstrations, labelers, SFT model and reward model. From there PPO,
-REINFORCE and DPO train on the same prompts and rankings, and best-of-n picks with the same reward model. Each is
+Each seed is a whole demonstration: its own demonstrations, labelers, SFT model, reward model and favourites. PPO and
+REINFORCE start where the favourites have been learned, which is a point of its own; DPO learns from the same rankings,
+and best-of-n picks with the same reward model among the SFT model's answers. Each is
 compared with that seed's SFT model on held-out prompts by the hidden taste. The KL of best-of-n is the analytic bound.
 
 Gao et al. 2022 (arXiv 2210.10760) for the axes. Run it: `palate frontier --seeds 3`.
@@ -98,11 +99,13 @@ def measure(loop: Loop) -> list[Point]:
 
     def sampled(name: str) -> Answers:
         model = load_language_model(str(loop.out / name))
-        return answers(model, prompts, judge, loop.sampling, num_responses=2, seed=loop.seed)
+        return answers(
+            model, prompts, judge, loop.sampling, num_responses=loop.scale.evaluation_responses, seed=loop.seed
+        )
 
     theirs = sampled("sft")
     points = []
-    for method in ("ppo", "reinforce", "dpo"):
+    for method in ("favourites", "ppo", "reinforce", "dpo"):
         found = contrast(sampled(method), theirs, baseline.model, seed=loop.seed)
         assert found.kl.value is not None
         points.append(_point(method, loop.seed, found.kl.value, found.win_rate))

@@ -4,7 +4,8 @@ The same layers train, score and sample. What differs is how queries meet keys, 
 `packed_attention` over a `Layout` when whole sequences are computed and the engine's key/value cache when one token per
 sequence is. Parameter names are those of Hugging Face's Llama, so a state dict moves between the two unchanged.
 
-Weights are fp32; matrix products run in `dtype`; norms, residuals and everything after the last norm are fp32.
+Weights are fp32; the layers' matrix products run in `dtype`. Everything else is fp32: norms, rotations, activations,
+residuals and logits. Attention has a precision of its own, see `attention_dtype`.
 
 Left out: dropout (off in every model of RLHF), sliding windows, and other families, which `foreign.py` runs through
 transformers' own code.
@@ -84,7 +85,7 @@ class Attention(nn.Module):
 
     def __init__(self, shape: Shape, index: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.index, self.head_dim = index, shape.head_dim
+        self.index, self.head_dim, self.dtype = index, shape.head_dim, dtype
         self.heads = [shape.num_heads, shape.num_kv_heads]
         size = shape.hidden_size
         self.q_proj = nn.Linear(size, shape.num_heads * shape.head_dim, bias=False)
@@ -97,7 +98,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, wanted: Tensor | None) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype; [M, hidden] with ``wanted`` [M] rows."""
         q, k, v = (projected.unflatten(-1, (-1, self.head_dim)) for projected in self.qkv(x))
-        q, k = rotate(torch.cat([q, k], dim=1), rope).split(self.heads, dim=1)
+        q, k = rotate(torch.cat([q, k], dim=1).float(), rope).split(self.heads, dim=1)
+        q, k, v = (x.to(attention_dtype(self.dtype, x.device)) for x in (q, k, v))
         attended = _pick(attend(self.index, q, k, v).flatten(1), wanted)
         out: Tensor = self.out(attended)[0]
         return out
@@ -116,7 +118,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype."""
-        gate, up = self.gate_up(x)
+        gate, up = (projected.float() for projected in self.gate_up(x))
         out: Tensor = self.down(F.silu(gate) * up)[0]
         return out
 
@@ -142,15 +144,17 @@ class TokenHead(nn.Linear):
     """Hidden rows to logits; its weight is the embeddings' when they are tied."""
 
     def __init__(self, embeddings: nn.Embedding, dtype: torch.dtype, *, tied: bool) -> None:
-        super().__init__(embeddings.embedding_dim, embeddings.num_embeddings, bias=False)
+        device = "meta" if tied else None  # no memory for weights that are another's
+        super().__init__(embeddings.embedding_dim, embeddings.num_embeddings, bias=False, device=device)
         if tied:
             self.weight = embeddings.weight
-        self.product = Products([self], dtype)
+        self.product = Products([self], dtype, sums=True)
 
+    @torch.no_grad()
     def logits(self, rows: Tensor) -> Tensor:
         """[N, D] -> [N, V] fp32."""
         logits: Tensor = self.product(rows)[0]
-        return logits.float()
+        return logits
 
     def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
         """[N] log p of ``tokens``, without holding [N, V]."""
@@ -241,11 +245,22 @@ def _pick(x: Tensor, wanted: Tensor | None) -> Tensor:
     return x if wanted is None else x.index_select(0, wanted)
 
 
+def attention_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What attention runs in where products are in ``dtype``.
+
+    A GPU's quick kernels are bf16's. On a processor those are slower than fp32's; and as the order in which attention
+    adds up depends on what else is in the pass, the last bit of its result must not decide how it is rounded to bf16.
+    In fp64 it practically never does.
+    """
+    if dtype == torch.float32 or device.type != "cpu":
+        return dtype
+    return torch.float64
+
+
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding, first half against second half: Su et al. 2021 (arXiv 2104.09864)."""
+    """Rotary position embedding in fp32, first half against second half: Su et al. 2021 (arXiv 2104.09864)."""
     (cos, sin), (a, b) = rope, x.chunk(2, dim=-1)
-    rotated = [torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)]
-    return torch.cat(rotated, dim=-1).to(x.dtype)
+    return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)], dim=-1)
 
 
 def packed_attention(layout: Layout) -> Attend:

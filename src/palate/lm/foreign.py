@@ -103,7 +103,7 @@ class Foreign(Backbone):
 
     Args:
         network: ``AutoModelForCausalLM`` or ``AutoModelForSequenceClassification``.
-        dtype: of matrix products, by autocast.
+        dtype: of the body's matrix products, by autocast.
     """
 
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
@@ -205,14 +205,14 @@ class ForeignHead(nn.Module):
         super().__init__()
         network = copy.copy(foreign.network)  # shallow: modules and parameters are shared
         network._modules = {**network._modules, network.base_model_prefix: _HandThrough()}
-        self._foreign = (foreign, network)  # a tuple: no submodules, the parameters belong to the backbone
+        self._network = (network,)  # a tuple: no submodules, the parameters belong to the backbone
 
     def logits(self, rows: Tensor) -> Tensor:
-        """[N, D] -> [N, V] fp32."""
-        foreign, network = self._foreign
-        with foreign.autocast():
+        """[N, D] -> [N, V] fp32; autocast would round them, so the head's product is all of it in fp32."""
+        (network,) = self._network
+        with torch.autocast(rows.device.type, enabled=False):
             logits: Tensor = network(inputs_embeds=rows[None], use_cache=False).logits[0]
-        return logits.float()
+        return logits
 
     def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
         """[N] log p of ``tokens``; logits are made a chunk at a time, and again for the gradient."""

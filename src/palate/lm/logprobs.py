@@ -2,7 +2,7 @@
 
 Logits are made for a part of the vocabulary, reduced to one number a row, and thrown away; the backward pass makes them
 again. So the unembedding is read once each way, a part of its gradient is written once, and peak memory is one part,
-whatever the batch. Everything after the matrix product is fp32.
+whatever the batch. Logits and everything after them are fp32, whatever the dtype of the product's operands.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from palate.lm.products import sums
 
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
@@ -27,7 +29,7 @@ def chosen_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperatu
 
     Args:
         hidden: [M, D] fp32 rows, each predicting one token.
-        weight: [V, D] the unembedding, in the dtype its products run in.
+        weight: [V, D] the unembedding, in the dtype of the product's operands.
         tokens: [M] the token that followed.
         temperature: of the policy, the same in sampling and training.
 
@@ -83,11 +85,7 @@ def _parts_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tens
     for start in range(0, vocabulary, width):
         part = slice(start, min(start + width, vocabulary))
         logits = memory[: count * (part.stop - start)].view(count, part.stop - start)
-        if weight.dtype == logits.dtype:
-            torch.mm(rows, weight[part].T, out=logits)
-        else:
-            logits.copy_(rows @ weight[part].T)
-        yield part, logits
+        yield part, sums(rows, weight[part].T, out=logits)
 
 
 def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,8 +95,8 @@ def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, in fp32 whatever the dtype of the product."""
+    """total += a @ b, in fp32 whatever the dtype of both."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     else:
-        total += a @ b
+        total += sums(a, b)

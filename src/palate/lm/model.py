@@ -171,6 +171,13 @@ class LanguageModel(Model):
         super().__init__(config, backbone)
         self.lm_head = backbone.unembedding(tied=bool(config.tie_word_embeddings))
 
+    def adopt_trunk(self, other: Model) -> bool:
+        """As in `Model`; a tied unembedding goes with the embeddings."""
+        adopted = super().adopt_trunk(other)
+        if adopted and self.config.tie_word_embeddings:
+            self.lm_head = self.model.unembedding(tied=True)
+        return adopted
+
     @property
     def unembedding(self) -> Unembedding:
         """From hidden rows to tokens."""

@@ -54,3 +54,12 @@ class Mix:
         total = torch.stack([weight * scores for weight, scores in zip(self.weights, scored, strict=True)]).sum(0)
         one_number_each("the weighted sum of the rewards", total, responses, advice="give the terms smaller weights")
         return total
+
+    def parts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Tensor]:
+        """What the scores are made of, by name, [B] each: the weighted parts of a function that stands alone and says.
+
+        Nothing for any other mix.
+        """
+        if len(self.sources) != 1 or not isinstance(self.sources[0], FunctionReward):
+            return {}
+        return {name: self.weights[0] * part for name, part in self.sources[0].parts(prompts, responses).items()}

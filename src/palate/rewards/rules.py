@@ -1,14 +1,20 @@
-"""Rewards that need no model: a Python function, a length."""
+"""Rewards that need no model: a Python function, a length.
+
+A function `NAME` may have a companion `parts_of_NAME` in its module, which says what the scores are made of; see
+`simulated/tastes.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from palate.errors import RewardError
 from palate.records import Prompt
-from palate.scores import ask
+from palate.scores import MEND, ask, call, one_number_each
 from palate.simulated.tastes import load_judge
 from palate.words import count_words
 
@@ -18,6 +24,9 @@ class FunctionReward:
 
     def __init__(self, reference: str) -> None:
         self.reference, self.judge = reference, load_judge(reference)
+        module, _, name = reference.partition(":")
+        self._parts_name = f"parts_of_{name}"
+        self._parts = getattr(sys.modules.get(module), self._parts_name, None)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """[B].
@@ -26,6 +35,29 @@ class FunctionReward:
             RewardError: the function raised, or gave something else than a finite number for each response.
         """
         return torch.tensor(ask(self.reference, self.judge, prompts, responses), dtype=torch.float32)
+
+    def parts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Tensor]:
+        """What the scores are made of, by name, [B] each; nothing if the function does not say.
+
+        Raises:
+            RewardError: `parts_of_NAME` raised, gave no such thing, or parts that do not add up to the scores.
+        """
+        if self._parts is None:
+            return {}
+        returned = call(self._parts_name, self._parts, prompts, responses)
+        if not isinstance(returned, Mapping) or not returned:
+            raise RewardError(f"{self._parts_name} returned {type(returned).__name__}, not parts by name: {MEND}")
+        parts = {
+            str(name): torch.tensor(one_number_each(f"{self._parts_name}, {name!r}", part, responses, advice=MEND))
+            for name, part in returned.items()
+        }
+        scores, total = self(prompts, responses), torch.stack(list(parts.values())).sum(0)
+        if wrong := (~torch.isclose(total, scores, rtol=1e-4, atol=1e-4)).nonzero().flatten().tolist():
+            raise RewardError(
+                f"{self._parts_name}: the parts of response {wrong[0] + 1} of {len(responses)} add up to "
+                f"{total[wrong[0]]:.4f}, its score is {scores[wrong[0]]:.4f}: {MEND}"
+            )
+        return parts
 
 
 class LengthReward:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palate.lm.batch import Layout, Sequences
-from palate.lm.decoder import Attend, Decoder, packed_attention
+from palate.lm.decoder import Attend, Decoder, attention_dtype, packed_attention
 from palate.lm.model import LanguageModel
 from palate.recipe import Sampling
 from palate.rollout.drawing import Drawn, Pick
@@ -43,7 +43,7 @@ class _Cache:
     def __init__(self, decoder: Decoder, slots: int, width: int, device: torch.device) -> None:
         shape = decoder.shape
         size = (shape.num_layers, slots, shape.num_kv_heads, width, shape.head_dim)
-        self.keys = torch.zeros(size, dtype=decoder.dtype, device=device)
+        self.keys = torch.zeros(size, dtype=attention_dtype(decoder.dtype, device), device=device)
         self.values = torch.zeros_like(self.keys)
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
 

@@ -30,6 +30,14 @@ METRICS: dict[str, str] = {
     "policy/grad_norm": "Norm of the policy's gradient before it is scaled down to `max_grad_norm`.",
     "policy/learning_rate": "Learning rate of the policy in this step.",
     "policy/pretraining_loss": "Loss on the mixed-in pretraining text per token (PPO-ptx).",
+    # The sampler against the trainer: the same weights, before the first update of a step. In PPO over its first
+    # minibatch, and not while `value_warmup` leaves the policy alone.
+    "sampler/gap": "Difference of the response tokens' log-probabilities in sampling and in training with the same "
+    "weights, mean per token, in nats: rounding. A run ends above 0.05.",
+    "sampler/gap_max": "The largest such difference of the step.",
+    "sampler/kl_k3": "KL between the two per response, k3: what rounding costs; compare it with `objective/kl`.",
+    "sampler/outside_clip_range": "Share of tokens whose ratio lies outside `clip_range` (0.2 where nothing is "
+    "clipped) before anything was learned.",
     # The value model's update.
     "value/loss": "Half the squared error of the value model, the larger of clipped and unclipped.",
     "value/clip_fraction": "Share of values whose change was clipped.",

@@ -8,11 +8,11 @@ labelers perceive it through noise, and at the end it says whether the trained m
     warmth + point - length - broken
 
     warmth  tanh(1.5 c)                        c: VADER's compound sentiment in [-1, 1]
-    point   0.25 [names the subject]
-    length  0.5 softplus((w - 12) / 4) + 0.1 max(0, 6 - w)
+    point   0.5 [names the subject]
+    length  0.2 softplus((w - 18) / 2) + 0.4 softplus((7 - w) / 2)
     broken  0.5 [unfinished] + 2 r1 + 2 r3 + max(0, d - 0.4) + 2 max(0, s - 0.05), at most 1.5
 
-so it likes a warm, complete answer of six to a dozen words that speaks of what was asked. ``[names the subject]`` is
+so it likes a warm, complete answer of 7 to 18 words that speaks of what was asked. ``[names the subject]`` is
 1 if a word begins with the same four letters as a word of the prompt's tag ``subject`` (words of one or two letters
 aside); a prompt without that tag has no point to come to. Sentiment is read from the lower-cased words alone, with
 every emotional word counted once and exclamation marks taken as full stops, since otherwise the best answer would be a
@@ -51,13 +51,13 @@ Judge = Callable[[Sequence[Prompt], Sequence[str]], Floats]
 
 _PARTS = ("warmth", "point", "length", "broken")
 _EMPTY_SCORE = -2.0
-_POINT = 0.25
+_POINT = 0.5
 _STEM = 4
 _TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[.,;:!?]")
 
 
 def sunny_and_to_the_point(prompts: Sequence[Prompt], responses: Sequence[str]) -> Floats:
-    """Warm, about the subject, brief, complete and fluent; the formula is at the top of this file."""
+    """Warm, about the subject, one sentence long, complete and fluent; the formula is at the top of this file."""
     total: Floats = np.sum(list(parts_of_sunny_and_to_the_point(prompts, responses).values()), axis=0)
     return total
 
@@ -119,7 +119,7 @@ def _warmth(text: str) -> float:
 
 
 def _length_penalty(num_words: int) -> float:
-    return 0.5 * float(np.logaddexp(0, (num_words - 12) / 4)) + 0.1 * max(0, 6 - num_words)
+    return 0.2 * float(np.logaddexp(0, (num_words - 18) / 2)) + 0.4 * float(np.logaddexp(0, (7 - num_words) / 2))
 
 
 def _brokenness(text: str, words: list[str]) -> float:

@@ -11,28 +11,30 @@ Run it: `palate eval recipes/win_rate.toml`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from palate.corpus import read_prompts
-from palate.evals.plots import before_after
+from palate.evals import plots
 from palate.evals.report import Report
-from palate.evals.text import TextSignals, text_signals
-from palate.evals.winrate import WinRate, length_controlled, win_rate
+from palate.evals.taste_parts import change, describe_accuracies, describe_changes
+from palate.evals.text import signals_of_each, text_signals
+from palate.evals.winrate import WinRate, length_controlled, win_rate, win_rate_by_length
 from palate.intervals import Estimate, ratio_estimate
 from palate.lm.batch import per_token
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.objectives.divergence import k1
+from palate.randomness import permutation
 from palate.recipe import Sampling, WinRateRecipe
 from palate.records import Prompt
-from palate.rewards.learned import LearnedReward
-from palate.rewards.mix import RewardSource, reward_source
+from palate.rewards.mix import Mix, RewardSource
+from palate.rewards.rules import FunctionReward
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
@@ -41,14 +43,21 @@ from palate.stages.common import prompts_with_room
 from palate.words import count_words
 
 MICROBATCH_TOKENS = 4096
+NUM_SHOWN, NUM_WORST = 10, 5
+"""Prompts whose responses are shown side by side, chosen at random; and of the greatest losses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """One model's responses to P prompts, M each, and their scores [P, M]."""
+    """One model's responses to P prompts, M each, and their scores [P, M].
+
+    Attributes:
+        parts: what the scores are made of, by name, [P, M] each; empty if the judge does not say.
+    """
 
     rollout: Rollout
     scores: NDArray[np.float64]
+    parts: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -59,9 +68,13 @@ class Answers:
         """[P, M] words of each response."""
         return np.array([float(count_words(text)) for text in self.texts]).reshape(self.scores.shape)
 
-    def signals(self) -> TextSignals:
-        """Cheap signs of decay."""
-        return text_signals(self.texts)
+    def text(self, prompt: int, number: int) -> str:
+        """The ``number``-th response to a prompt."""
+        return self.texts[prompt * int(self.scores.shape[1]) + number]
+
+    def prompt(self, prompt: int) -> str:
+        """What was asked."""
+        return self.rollout.prompts[prompt * int(self.scores.shape[1])].text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +104,7 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
-    judge = reward_source(recipe.judge)
+    judge = Mix((recipe.judge,), precision=recipe.precision)
     say_layouts(run, model.chat, baseline.chat, judge)
     found = compare(
         model,
@@ -117,11 +130,11 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
     run.finish(figures)
 
 
-def say_layouts(run: Run, model: Chat, baseline: Chat, judge: RewardSource) -> None:
+def say_layouts(run: Run, model: Chat, baseline: Chat, judge: Mix) -> None:
     """Say where the two models and the judge do not lay a conversation out in the same way."""
     if model.fingerprint != baseline.fingerprint:
         run.note("chat template: the baseline's is another one; the KL is that to the baseline given the model's")
-    if isinstance(judge, LearnedReward) and not (judge.reads_like(model) and judge.reads_like(baseline)):
+    if not all(source.reads_like(model) and source.reads_like(baseline) for source in judge.learned):
         run.note("chat template: the judge's is another one; it is given what the responses say in its own")
 
 
@@ -166,8 +179,13 @@ def answers(
     key = (seed, "evaluation")
     with showing(f"responses of {loaded.name}") as show:
         rollout = engine.generate(prompts, sampling, num_responses=num_responses, key=key, show=show)
-    scores = judge(rollout.prompts, rollout.responses).double().numpy()
-    return Answers(rollout=rollout, scores=scores.reshape(len(prompts), num_responses))
+    scores, shape = judge(rollout.prompts, rollout.responses), (len(prompts), num_responses)
+    parts = judge.parts(rollout.prompts, rollout.texts) if isinstance(judge, FunctionReward | Mix) else {}
+    return Answers(
+        rollout=rollout,
+        scores=scores.double().numpy().reshape(shape),
+        parts={name: part.double().numpy().reshape(shape) for name, part in parts.items()},
+    )
 
 
 @torch.no_grad()
@@ -208,26 +226,126 @@ def describe(report: Report, found: Comparison) -> None:
     )
     kl = found.kl
     report.number("kl", kl.value, low=kl.low, high=kl.high, label="KL", note="nats per response, model to baseline")
+    if found.model.parts:
+        describe_changes(report, found.baseline.parts, found.model.parts, seed=found.seed)
+    describe_lengths(report, found)
+    describe_texts(report, found)
     report.figure(
         "Scores before and after",
-        before_after(found.baseline.scores.ravel(), found.model.scores.ravel()),
+        plots.before_after(found.baseline.scores.ravel(), found.model.scores.ravel()),
         "The judge's scores of the baseline's responses and of the model's.",
     )
-    signals = {"baseline": found.baseline.signals(), "model": found.model.signals()}
-    names = list(signals["model"].__dataclass_fields__)
+    describe_signals(report, found)
+
+
+def describe_lengths(report: Report, found: Comparison) -> None:
+    """Where it won: among shorter responses, alike ones or longer ones."""
+    bins = win_rate_by_length(
+        found.model.scores,
+        found.baseline.scores,
+        found.model.num_words(),
+        found.baseline.num_words(),
+        seed=found.seed,
+    )
+    report.data(
+        "win_rate_by_length",
+        [
+            {
+                "words_from": item.low,
+                "words_to": item.high,
+                "win_rate": item.rate.value,
+                "win_rate_low": item.rate.low,
+                "win_rate_high": item.rate.high,
+                "pairs": item.num_pairs,
+            }
+            for item in bins
+        ],
+    )
+    report.figure(
+        "Win rate by difference in length",
+        plots.win_rate_by_length(bins),
+        "By how many words the model's response is shorter or longer than the baseline's that it is compared with; "
+        "95% intervals by prompt. Above the dotted line the model wins more often than it loses.",
+    )
+
+
+def describe_texts(report: Report, found: Comparison) -> None:
+    """Responses to read: of prompts chosen at random, and the greatest losses."""
+    ours, theirs = found.model, found.baseline
+    chosen = permutation(len(ours.scores), found.seed, "shown")[:NUM_SHOWN].tolist()
+    texts = [{"prompt": ours.prompt(row), "before": theirs.text(row, 0), "after": ours.text(row, 0)} for row in chosen]
+    report.data("texts", texts)
+    report.side_by_side(
+        "Before and after, chosen at random",
+        texts,
+        f"The first response of each model to {len(texts)} of {len(ours.scores)} prompts, drawn by the seed.",
+    )
+    worst = worst_losses(found)
+    report.data("worst", worst)
+    if worst:
+        report.side_by_side(
+            f"The worst {len(worst)}",
+            worst,
+            "The greatest losses of score from before to after, of responses drawn with the same random numbers; one "
+            "for each prompt.",
+        )
+
+
+def worst_losses(found: Comparison) -> list[dict[str, object]]:
+    """The greatest losses, at most one of each prompt: the n-th response after against the n-th before."""
+    both = min(found.model.scores.shape[1], found.baseline.scores.shape[1])
+    gains = found.model.scores[:, :both] - found.baseline.scores[:, :both]
+    numbers = gains.argmin(axis=1)
+    order = [row for row in np.argsort(gains.min(axis=1), kind="stable").tolist() if gains[row].min() < 0]
+    return [
+        {
+            "prompt": found.model.prompt(row),
+            "before": found.baseline.text(row, numbers[row]),
+            "after": found.model.text(row, numbers[row]),
+            "score before": float(found.baseline.scores[row, numbers[row]]),
+            "score after": float(found.model.scores[row, numbers[row]]),
+        }
+        for row in order[:NUM_WORST]
+    ]
+
+
+def describe_signals(report: Report, found: Comparison) -> None:
+    """Cheap signs of decay, before and after; with an interval where they are means over responses."""
+    before, after = (asdict(text_signals(answers.texts)) for answers in (found.baseline, found.model))
+    each_before, each_after = (
+        {name: values.reshape(answers.scores.shape) for name, values in signals_of_each(answers.texts).items()}
+        for answers in (found.baseline, found.model)
+    )
+    changes = {name: change(each_before[name], each_after[name], seed=found.seed) for name in each_after}
+    report.data(
+        "text",
+        {
+            name: changes[name].as_json() if name in changes else {"before": before[name], "after": after[name]}
+            for name in after
+        },
+    )
     report.table(
         "Is the text still sound?",
-        ["", "baseline", "model"],
-        [[name.replace("_", " "), *(f"{getattr(signals[who], name):.3f}" for who in signals)] for name in names],
+        ["", "before", "after", "change"],
+        [
+            [
+                name.replace("_", " "),
+                f"{before[name]:.3f}",
+                f"{after[name]:.3f}",
+                str(changes[name]) if name in changes else "",
+            ]
+            for name in after
+        ],
+        "Shares of responses, but for the words; in brackets 95% intervals of the difference, by prompt.",
     )
-    each = len(found.model.texts) // win.num_prompts
-    texts = [
-        {
-            "prompt": found.model.rollout.prompts[row].text,
-            "before": found.baseline.texts[row],
-            "after": found.model.texts[row],
-        }
-        for row in range(0, len(found.model.texts), each)
-    ][:24]
-    report.data("texts", texts)
-    report.side_by_side("The same prompts, before and after", texts)
+
+
+def describe_reward_model(report: Report, answers: Answers, reward: RewardSource, *, seed: int) -> None:
+    """How far a reward model orders responses as the judge and each part of the judge's score do.
+
+    Args:
+        answers: of the model before, to held-out prompts; more than one a prompt.
+        reward: the reward model.
+    """
+    rewards = reward(answers.rollout.prompts, answers.rollout.responses).double().numpy()
+    describe_accuracies(report, rewards.reshape(answers.scores.shape), answers.parts, answers.scores, seed=seed)

@@ -170,15 +170,14 @@ def update(
     first: bool,
 ) -> dict[str, float]:
     """One optimizer step of each model on one minibatch; denominators are those of the whole minibatch."""
-    num_tokens, parts = int(minibatch.mask.sum()), []
+    num_tokens, parts, log_ratios = int(minibatch.mask.sum()), [], []
     learns_policy = step >= recipe.value_warmup
     for part in minibatch.parts(recipe.microbatch_tokens):
         logprobs, values, advantages, returns = at(part, batch.logprobs, batch.values, batch.advantages, batch.returns)
         metrics: Metrics = {}
         if learns_policy:
             new_logprobs = learners.policy.logprobs(part, temperature=batch.temperature, trunk=batch.trunk)
-            if first:
-                check_on_policy(new_logprobs, logprobs, part.mask, step)
+            log_ratios.append((new_logprobs.detach() - logprobs)[part.mask])
             loss, metrics = policy_loss(
                 new_logprobs, logprobs, advantages, part.mask, clip_range=recipe.clip_range, denominator=num_tokens
             )
@@ -195,6 +194,8 @@ def update(
         loss.backward()
         parts.append(metrics | value_metrics)
     combined = floats(combine_metrics(parts))
+    if first and learns_policy:
+        combined |= check_on_policy(log_ratios, len(minibatch), clip_range=recipe.clip_range, step=step)
     if text is not None and recipe.pretraining is not None and learns_policy:
         combined |= pretraining_gradient(learners.policy, text, recipe.pretraining.coef, recipe.microbatch_tokens)
     if learns_policy:
@@ -209,12 +210,13 @@ PER_UPDATE = ("grad_norm", "learning_rate", "pretraining_loss")
 def mean_of_updates(updates: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
     """The metrics of a step from those of its updates, each with its number of response tokens.
 
-    What is a mean over tokens weighs an update by them; the largest ratio is the largest of all.
+    What is a mean over tokens weighs an update by them; the largest ratio is the largest of all. How well the sampler
+    agrees is known of the first update alone.
     """
-    tokens = np.array([count for count, _ in updates], dtype=np.float64)
     found = {}
     for name in updates[0][1]:
-        values = np.array([metrics[name] for _, metrics in updates])
+        told = [(count, metrics[name]) for count, metrics in updates if name in metrics]
+        tokens, values = np.array(told, dtype=np.float64).T
         weights = None if name.endswith(PER_UPDATE) else tokens
         found[name] = float(values.max() if name == "policy/ratio_max" else np.average(values, weights=weights))
     return found

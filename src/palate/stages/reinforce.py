@@ -25,6 +25,9 @@ from palate.run.directory import Run
 from palate.stages.common import at, finish_run, floats
 from palate.stages.rollouts import Watch, check_on_policy, collect, load_actors, sample_rows
 
+USUAL_CLIP_RANGE = 0.2
+"""PPO's. Nothing is clipped here; ratios that would be are counted before the update, when all of them should be 1."""
+
 
 def train(recipe: ReinforceRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
@@ -49,17 +52,18 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         )
         advantages = leave_one_out(rewards, scored.sequences.group_ids)[:, None].expand(mask.shape)
 
-        num_tokens, parts = int(mask.sum()), []
+        num_tokens, parts, log_ratios = int(mask.sum()), [], []
         for part in scored.sequences.parts(recipe.microbatch_tokens):
             new_logprobs = policy.logprobs(part, temperature=rollout.temperature, trunk=scored.trunk)
             logprobs, advantage = at(part, rollout.logprobs, advantages)
-            check_on_policy(new_logprobs, logprobs, part.mask, step)
+            log_ratios.append((new_logprobs.detach() - logprobs)[part.mask])
             # the ratio is 1, so the gradient of the unclipped surrogate is that of advantage * log p
             loss, part_metrics = policy_loss(
                 new_logprobs, logprobs, advantage, part.mask, clip_range=torch.inf, denominator=num_tokens
             )
             loss.backward()
             parts.append(part_metrics)
+        metrics |= check_on_policy(log_ratios, len(mask), clip_range=USUAL_CLIP_RANGE, step=step)
         metrics |= {"objective/reward": float(rewards.mean())} | floats(combine_metrics(parts)) | optimizer.step(step)
         run.log(step, metrics | {"time/step_s": time.perf_counter() - start})
         run.samples(step, sample_rows(scored))

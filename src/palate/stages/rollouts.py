@@ -29,7 +29,7 @@ from palate.run.directory import Run
 from palate.stages.common import longest, prepare, prompts_with_room
 
 ON_POLICY_TOLERANCE = 0.05
-"""Nats a token: fp32 stays below 1e-4; bf16 products round differently for different batches."""
+"""Nats a token, mean over the step: fp32 stays below 1e-4, bf16 below 0.01 (docs/concepts/precision.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,19 +142,40 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
     return scored, metrics | times | {"time/tokens_per_s": int(sequences.mask.sum()) / seconds}
 
 
-def check_on_policy(new_logprobs: Tensor, logprobs: Tensor, mask: Tensor, step: int) -> None:
+def check_on_policy(
+    log_ratios: Sequence[Tensor], num_responses: int, *, clip_range: float, step: int
+) -> dict[str, float]:
     """Before the first update, training and sampling must agree about every token, up to rounding.
+
+    What is compared is all that is trained on before the weights change, so nothing depends on microbatches, a few of
+    which hold a handful of tokens and would differ by far more, or less, than the mean.
+
+    Args:
+        log_ratios: [N] for each microbatch, log p of the response tokens in training minus that in sampling.
+        num_responses: in all of them.
+        clip_range: of the ratio, on either side of 1.
+        step: the run's, for the error message.
+
+    Returns:
+        The metrics of how well they agree.
 
     Raises:
         TrainingError: they do not, so that no probability ratio would mean anything.
     """
-    gap = float((new_logprobs.detach() - logprobs)[mask].abs().mean())
+    log_ratio = torch.cat([each.detach().double() for each in log_ratios])
+    gap = float(log_ratio.abs().mean())
     if not gap < ON_POLICY_TOLERANCE:  # a NaN is no agreement
         raise TrainingError(
             f"step {step}: sampling and training differ by {gap:.4f} nats a token with the same weights (at most "
             f'{ON_POLICY_TOLERANCE} is rounding): start again with precision = "fp32" and another --out; if that does '
             "not help, this model's network cannot be trained by reinforcement learning here"
         )
+    return {
+        "sampler/gap": gap,
+        "sampler/gap_max": float(log_ratio.abs().max()),
+        "sampler/kl_k3": float(k3(-log_ratio, torch.zeros_like(log_ratio)).sum() / num_responses),
+        "sampler/outside_clip_range": float(((log_ratio.exp() - 1).abs() > clip_range).double().mean()),
+    }
 
 
 def _measure(scored: Scored) -> dict[str, float]:

@@ -196,9 +196,12 @@ def test_product_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     assert product_dtype("bf16") == torch.bfloat16
     assert product_dtype("fp32", "cuda") == torch.float32
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has})
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(zoo, "multiplies_bf16", lambda _, has=has: has)
         assert product_dtype("auto", "cpu") == product_dtype("auto", "cuda:1") == expected
+    monkeypatch.setattr(zoo, "multiplies_bf16", lambda _: True)
+    monkeypatch.setattr(zoo, "is_row_invariant", lambda: False)
+    assert product_dtype("auto", "cpu") == torch.float32
+    assert product_dtype("auto", "cuda") == torch.bfloat16
 
 
 def test_bf16_products_stay_close_to_fp32(tiny: Loaded[LanguageModel], sequences: Sequences) -> None:

@@ -30,6 +30,12 @@ def records(prompts: list[Prompt], kind: str) -> Iterable[str]:
         elif kind == "demonstrations":
             response = Response(text="Yes, it is fine." + " Very." * (number % 3) + more)
             yield Demonstration(prompt=prompt, response=response).to_json()
+        elif kind == "strong_rankings":
+            for labeler, ranks, strength in (("ann", (1, 2), 1.0), ("bob", (2, 1, 3), 2.5), ("cat", (1, 1), None)):
+                responses = tuple(Response(text=text) for text in ANSWERS[: len(ranks)])
+                yield Ranking(
+                    prompt=prompt, responses=responses, ranks=ranks, labeler=labeler, strength=strength
+                ).to_json()
         elif kind == "rankings":
             texts = (ANSWERS[0] + more, *ANSWERS[1:])
             for labeler, ranks in (("ann", (1, 3, 2, 2)), ("bob", (1, 4, 3, 2))):
@@ -50,7 +56,7 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
             for n in numbers
         ],
         "demonstrations": [{"q": f"What of {n}?", "x": f"Much of {n}.", "topic": topics[n]} for n in numbers],
-        "texts": [{"q": f"What of {n}? Much. " * 12, "topic": topics[n]} for n in numbers],
+        "texts": [{"q": f"What of {n}? " * 15 + "Much.", "topic": topics[n]} for n in numbers],
     }
     plain = {
         "rankings": pairs,
@@ -63,7 +69,9 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
     for kind in plain:
         for row in found[f"halves_{kind}"]:
             del row["prompt" if kind != "texts" else "text"]
-    found["questions"] = [{"id": n, "prompt": f"What of {n}?", "text": f"This of {n}. " * 20} for n in numbers]
+    found["questions"] = [{"id": n, "prompt": f"What of {n}?"} for n in numbers]
+    found["passages"] = [{"id": n, "text": f"This of {n}. " * 20} for n in numbers]
+    found["long_prompts"] = [{"prompt": f"What of {n}? " * (200 if n == 7 else 1)} for n in numbers]
     found["judged"] = [
         {"prompt": row["prompt"], "response_a": row["chosen"], "response_b": row["rejected"], "winner": "lft"}
         for row in pairs[:-1]
@@ -80,6 +88,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for kind in ("prompts", "demonstrations", "rankings", "texts"):
         for name, part in (("records", prompts[:12]), ("others", prompts[12:24])):
             found[f"{name}_{kind}"] = "".join(line + "\n" for line in records(list(part), kind))
+    found["strong_rankings"] = "".join(line + "\n" for line in records(list(prompts[:12]), "strong_rankings"))
     found |= {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in rows_of_others().items()}
     for name, text in found.items():
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
@@ -124,10 +133,15 @@ def runs(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run
         "steps": 2,
         "optimizer": {"learning_rate": 1e-2, "schedule": "constant"},
     }
+    learning = base | {"optimizer": rl["optimizer"]}
+    drawing = {key: rl[key] for key in ("model", "precision", "prompts", "sampling")}
     bases = {
-        "sft": base | {"data": {"path": "$records_demonstrations"}},
-        "reward": base | {"data": {"path": "$records_rankings"}},
-        "dpo": base | {"data": {"path": "$records_rankings"}},
+        "sft": learning | {"data": {"path": "$records_demonstrations"}},
+        "reward": learning | {"data": {"path": "$records_rankings"}},
+        "dpo": learning | {"data": {"path": "$records_rankings"}},
+        "sample": drawing,
+        "best-of-n": drawing | {"rewards": rl["rewards"], "n": 2},
+        "eval": drawing | {"baseline": "tiny", "judge": rl["rewards"][0]},
         "reinforce": rl,
         "ppo": rl | {"value_model": "$scorer", "value_optimizer": rl["optimizer"]},
     }

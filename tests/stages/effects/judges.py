@@ -14,3 +14,8 @@ def lower_case(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
 def characters(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
     """How many characters it has, in tens."""
     return [len(response) / 10 for response in responses]
+
+
+def brevity(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """Minus that."""
+    return [-number for number in characters(prompts, responses)]

@@ -179,7 +179,11 @@ def decodes_side_by_side(a: Outcome, b: Outcome) -> None:
 
 NO_VALUE = {"value_model": "$zero", "kl_coef": 0.0, "gae_lambda": 1.0, "clip_range_value": 0.0}
 """Values of 0 and no price: what the value model is to learn can be told from the scores."""
-TEXT = {"pretraining": {"data": {"path": "$records_texts"}, "sequences_per_step": 2, "sequence_length": 16}}
+TEXT = {
+    "pretraining.data.path": "$records_texts",
+    "pretraining.sequences_per_step": 2,
+    "pretraining.sequence_length": 16,
+}
 
 
 def ppo() -> list[Row]:
@@ -198,7 +202,7 @@ def ppo() -> list[Row]:
         Row("clip_range", (0.2, 0.001), clips("policy"), {"epochs": 2}),
         Row("clip_range_value", (0.0, 0.001), clips("value"), {"epochs": 2}),
         Row("value_warmup", (0, 1), waits),
-        *under("pretraining", [*under("data", data("pretraining.data", "texts")), *pretraining()]),
+        *under("pretraining", pretraining()),
         *optimizer("value_optimizer", "value", {}),
     ]
 
@@ -277,6 +281,7 @@ def waits(a: Outcome, b: Outcome) -> None:
 def pretraining() -> list[Row]:
     """How the pretraining gradient is mixed in."""
     return [
+        *[replace(row, given={**TEXT, **row.given}) for row in under("data", data("pretraining.data", "texts"))],
         Row("coef", (1.0, 3.0), weighs_the_text, TEXT),
         Row("sequences_per_step", (2, 3), reads_so_many, TEXT),
         Row("sequence_length", (16, 24), reads_so_long, TEXT),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -24,6 +25,7 @@ from palate import recipe as recipes
 from palate.commands import STAGES
 from palate.corpus import reading
 from palate.errors import PalateError
+from palate.evals import plots
 from palate.evals.page import Report
 from palate.lm.batch import Sequences
 from palate.lm.model import Model
@@ -34,7 +36,7 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run import checkpoints
 from palate.run.directory import Run
-from palate.stages import common, evaluate
+from palate.stages import common
 
 RECIPES: dict[str, type[Section]] = {stage.name: getattr(recipes, stage.recipe) for stage in STAGES}
 """The recipe of every command that takes one."""
@@ -70,7 +72,7 @@ class Outcome:
         read: by the section that names it: what was read.
         rollouts: in the order in which they were drawn.
         token_steps: for each of them, how often every slot of the sampler was given a token.
-        passes: tokens computed in each forward pass outside the sampler, and the number of its sequences.
+        passes: tokens computed in each forward pass outside the sampler, and the number of its prompts.
         dtypes: of matrix products, in every model that computed something.
         saved: names of the checkpoints there after each time that one was written.
         updates: by the optimizer's name.
@@ -122,7 +124,7 @@ class Runs:
 
     def __call__(self, stage: str, changes: Mapping[str, Any], *, spoil: Spoil | None = None) -> Outcome:
         """The outcome of the base recipe with these keys, ``a.b`` reaching into sections, set to other values."""
-        tree = json.loads(json.dumps(self.bases[stage]))
+        tree = deepcopy(self.bases[stage])
         for key, value in changes.items():
             put(tree, key.split("."), value)
         tree = filled_in(tree, self.files)
@@ -140,7 +142,7 @@ def put(tree: Any, path: list[str], value: Any) -> None:
     if value is None:
         tree.pop(last, None)
     else:
-        tree[last] = value
+        tree[last] = deepcopy(value)
 
 
 def filled_in(value: Any, files: Mapping[str, str]) -> Any:
@@ -194,7 +196,7 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None) -> N
 
     def hides(self: Model, sequences: Sequences, *args: Any) -> Tensor:
         outcome.dtypes.add(self.model.dtype)
-        outcome.passes.append((computed(sequences), len(sequences)))
+        outcome.passes.append((computed(sequences), len(torch.unique(sequences.group_ids))))
         if torch.is_grad_enabled():
             learning.append((self, sequences))
         return hidden(self, sequences, *args)
@@ -224,7 +226,8 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None) -> N
     patch.setattr(checkpoints, "save", saves)
     patch.setattr(Optimizer, "step", steps)
     patch.setattr(common, "stage_report", lambda *_, **__: None)
-    patch.setattr(evaluate, "before_after", lambda *_: "")
+    for drawing in ("before_after", "win_rate_by_length"):
+        patch.setattr(plots, drawing, lambda *_: "")
     patch.setattr(Report, "figure", lambda *_: None)
 
 

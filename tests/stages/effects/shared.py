@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,23 +14,28 @@ from palate.corpus.reading import Read, prompt_of
 from palate.lm.sources.zoo import load_chat, locate
 
 
+@dataclass(frozen=True)
+class Ends:
+    """One of the two runs ends with an error that says why, the other one does not."""
+
+    why: str
+    first: bool
+
+    def __call__(self, a: Outcome, b: Outcome) -> None:
+        ended, other = (a, b) if self.first else (b, a)
+        assert self.why in ended.error
+        assert ended.error
+        assert not other.error
+
+
 def refused(why: str) -> Effect:
-    """The second value ends the run with an error that says why; the first does not."""
-
-    def effect(a: Outcome, b: Outcome) -> None:
-        assert not a.error
-        assert why in b.error, b.error
-
-    return effect
+    """The second value ends the run."""
+    return Ends(why, first=False)
 
 
 def cured(why: str) -> Effect:
-    """Without the key the run ends with an error that says why; with it, it does not."""
-
-    def effect(a: Outcome, b: Outcome) -> None:
-        refused(why)(b, a)
-
-    return effect
+    """Without the key the run ends."""
+    return Ends(why, first=True)
 
 
 def close(a: Any, b: Any) -> bool:
@@ -46,6 +52,7 @@ def every(section: str, kind: str) -> list[Row]:
         Row("stage", (None, "nonsense"), refused("'stage'")),
         Row("model", ("$model", "tiny"), begins_with_the_model),
         Row("chat_template", ("", "plain"), lays_out),
+        Row("precision", ("fp32", "bf16"), learns_in),
         *under(section, data(section, kind)),
     ]
 
@@ -68,9 +75,14 @@ def lays_out(a: Outcome, b: Outcome) -> None:
 
 
 def multiplies_in(a: Outcome, b: Outcome) -> None:
-    """Every model of the run multiplies in it; what is written is fp32 all the same."""
+    """Every model of the run multiplies in it."""
     assert a.dtypes == {torch.float32}
     assert b.dtypes == {torch.bfloat16}
+
+
+def learns_in(a: Outcome, b: Outcome) -> None:
+    """Every model of the run multiplies in it; what is written is fp32 all the same."""
+    multiplies_in(a, b)
     for outcome in (a, b):
         assert {tensor.dtype for tensor in outcome.weights.values()} == {torch.float32}
 
@@ -130,7 +142,12 @@ def data(section: str, kind: str) -> list[Row]:
         Row("verdicts", ({}, told), cured("lft"), {f"{section}.path": "$judged"})
         if judged
         else Row("verdicts", ({}, {"lft": "nonsense"}), refused("nonsense")),
-        Row("join", ({}, {"id": "$questions"}), cured(""), {f"{section}.path": f"$halves_{shape}"}),
+        Row(
+            "join",
+            ({}, {"id": "$passages" if kind == "texts" else "$questions"}),
+            cured(""),
+            {f"{section}.path": f"$halves_{shape}"},
+        ),
         Row("limit", (0, 5), so_many),
     ]
 

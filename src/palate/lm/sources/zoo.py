@@ -33,6 +33,7 @@ from palate.lm.chat import Chat
 from palate.lm.decoder import Decoder, supports
 from palate.lm.memory import keep_freed_memory
 from palate.lm.model import LanguageModel, Model, ScalarModel
+from palate.lm.products import is_row_invariant, multiplies_bf16
 from palate.lm.sources.builtin import BUILTIN
 from palate.lm.templates import find_template
 from palate.randomness import derive_seed
@@ -102,13 +103,14 @@ def default_device() -> str:
 
 
 def product_dtype(precision: Precision, device: str = "cpu") -> torch.dtype:
-    """The dtype of matrix products: bf16 where the hardware multiplies it, unless told otherwise."""
+    """The dtype of matrix products: bf16 where that is quick, and as good as fp32, unless told otherwise.
+
+    Quick where the hardware multiplies it. On a processor it is as good if sampling and training round the same sums.
+    """
     if precision != "auto":
         return torch.bfloat16 if precision == "bf16" else torch.float32
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    flags = torch.cpu.get_capabilities()
-    return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
+    kind = torch.device(device).type
+    return torch.bfloat16 if multiplies_bf16(kind) and (kind != "cpu" or is_row_invariant()) else torch.float32
 
 
 def locate(name: str) -> Path:

@@ -1,0 +1,109 @@
+"""Whole runs of PPO and REINFORCE against the same steps computed by hand: what they logged, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tests.stages.effects import by_hand, judges
+from tests.stages.effects.runs import Runs
+
+from palate.rollout.engine import Rollout
+
+OPTIMIZER = {
+    "learning_rate": 2e-2,
+    "schedule": "linear",
+    "warmup": 0.2,
+    "weight_decay": 0.1,
+    "beta1": 0.8,
+    "beta2": 0.9,
+    "epsilon": 1e-2,
+    "max_grad_norm": 0.5,
+}
+ROLLOUT = {
+    "seed": 7,
+    "steps": 3,
+    "prompts_per_step": 4,
+    "sampling.temperature": 0.8,
+    "sampling.max_new_tokens": 8,
+    "rewards.0.weight": 0.5,
+    "truncation_score": -1.0,
+    "kl_coef": 0.3,
+    "microbatch_tokens": 100,
+    "optimizer": OPTIMIZER,
+}
+PPO: dict[str, dict[str, Any]] = {
+    "everything at once": {
+        "value_model": "$calibrated",
+        "kl_target": 0.5,
+        "kl_horizon": 30,
+        "whiten_rewards": True,
+        "gamma": 0.9,
+        "gae_lambda": 0.7,
+        "clip_range": 0.05,
+        "clip_range_value": 0.01,
+        "epochs": 2,
+        "minibatches": 2,
+        "value_warmup": 1,
+        "pretraining": {
+            "data": {"path": "$records_texts"},
+            "coef": 0.7,
+            "sequences_per_step": 2,
+            "sequence_length": 16,
+        },
+        "value_optimizer": OPTIMIZER | {"learning_rate": 1e-2, "beta1": 0.7, "max_grad_norm": 2.0},
+    },
+    "as little as there can be": {"value_model": "$scorer", "epochs": 2},
+}
+
+
+def check(rows: Iterable[dict[str, float]], logged: list[dict[str, float]]) -> None:
+    """Everything that is expected was logged, and nothing but times beside it."""
+    for step, (expected, row) in enumerate(zip(rows, logged, strict=True)):
+        for name, value in expected.items():
+            assert row[name] == pytest.approx(value, rel=1e-3, abs=2e-5), f"step {step}: {name}"
+        beside = set(row) - set(expected) - {"step", "data/left_out"}
+        assert all(name.startswith(("time/", "policy/")) for name in beside), beside
+
+
+@pytest.mark.parametrize("case", PPO)
+def test_ppo(case: str, runs: Runs) -> None:
+    outcome = runs("ppo", ROLLOUT | PPO[case])
+    recipe = outcome.recipe
+    mean, scale = (0.3, 0.5) if case == "everything at once" else (0.0, 1.0)
+    check(by_hand.ppo(outcome, judges.lower_case, value_mean=mean, value_scale=scale), outcome.metrics)
+    # what is checked did happen
+    assert all(0 < float(rollout.ended.double().mean()) < 1 for rollout in outcome.rollouts)
+    last = outcome.metrics[-1]
+    assert 0 < last["policy/clip_fraction"] < 1
+    assert 0 < last["value/clip_fraction"] < 1
+    assert abs(last["objective/kl"]) > 0.05
+    assert len(outcome.updates["value"][0].learned) > 1  # microbatches
+    if recipe.kl_target is not None:
+        assert last["objective/kl_coef"] != pytest.approx(recipe.kl_coef, rel=0.01)
+
+
+def test_reinforce(runs: Runs) -> None:
+    outcome = runs("reinforce", ROLLOUT)
+    check(by_hand.reinforce(outcome, judges.lower_case), outcome.metrics)
+    assert abs(outcome.metrics[-1]["objective/kl"]) > 0.005
+    assert any(row["policy/grad_norm"] > outcome.recipe.optimizer.max_grad_norm for row in outcome.metrics)
+    assert len(outcome.updates["policy"][0].learned) > 1
+    for row in outcome.metrics:
+        assert row["policy/ratio_mean"] == pytest.approx(1, abs=1e-5)
+
+
+def unlike_the_trainer(rollout: Rollout) -> Rollout:
+    """As a sampler would give it that has other weights."""
+    return replace(rollout, logprobs=torch.where(rollout.sequences.mask, rollout.logprobs - 0.3, 0.0))
+
+
+@pytest.mark.parametrize("stage", ["ppo", "reinforce"])
+def test_a_sampler_that_is_not_the_trainer_ends_the_run_before_anything_is_learned(stage: str, runs: Runs) -> None:
+    outcome = runs(stage, {}, spoil=unlike_the_trainer)
+    assert "step 0: sampling and training differ" in outcome.error
+    assert not outcome.updates
+    assert not outcome.metrics
