@@ -237,3 +237,149 @@ def test_samples_of_different_prompts_are_shown_one_after_the_other(tmp_path: Pa
 def test_no_directory_no_report(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run directory"):
         stage_report(tmp_path / "absent", title="t")
+
+
+def of_run(directory: Path, **rows: list[dict[str, object]]) -> Page:
+    """The page of a run that logged some rows."""
+    for name in ("metrics", "samples"):
+        lines = (json.dumps(row) + "\n" for row in rows.get(name, []))
+        (directory / f"{name}.jsonl").write_text("".join(lines))
+    return Page(stage_report(directory, title="t").html())
+
+
+@pytest.fixture
+def curves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """What was given to the pictures, which are not drawn."""
+    given: list[tuple[object, ...]] = []
+    for name in ("learning_curves", "reward_against_kl"):
+        monkeypatch.setattr(plots, name, lambda *arguments, name=name: given.append((name, *arguments)) or "<svg/>")
+    return given
+
+
+def test_curves_are_those_of_what_was_logged(tmp_path: Path, curves: list[tuple[object, ...]]) -> None:
+    metrics = [
+        {"step": 4, "objective/score": 1.0, "objective/kl": 0.5},
+        {"step": 5, "objective/score": 2.0},
+        {"step": 6, "objective/score": 3.0, "objective/kl": 1.5, "dpo/margin": 1.0},
+        {"step": 7, "objective/score": 4.0, "objective/kl": 2.5},
+    ]
+    of_run(tmp_path, metrics=metrics)
+    panels = {
+        "Score": ("objective/score", "objective/reward"),
+        "KL to the reference": ("objective/kl", "objective/kl_k3"),
+        "Margin": ("reward/margin", "dpo/margin"),
+    }
+    path = ("reward_against_kl", [0.5, 1.5, 2.5], [1.0, 3.0, 4.0], ["step 4", "", "step 7"])
+    assert curves == [("learning_curves", metrics, panels), path]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "pictures"),
+    [
+        ([], []),
+        ([{"no/curve": 1.0}], []),
+        ([{"objective/score": 1.0, "objective/kl": 1.0}], ["learning_curves"]),
+        ([{"objective/kl": 1.0}, {"objective/score": 1.0}], ["learning_curves"]),
+    ],
+)
+def test_no_curves_of_what_was_not_logged(
+    tmp_path: Path, curves: list[tuple[object, ...]], metrics: list[dict[str, object]], pictures: list[str]
+) -> None:
+    of_run(tmp_path, metrics=metrics)
+    assert [name for name, *_ in curves] == pictures
+
+
+def test_all_metrics_are_listed_with_first_and_last(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"step": 0, "b/x": 1.0},
+        {"step": 1, "b/x": 2.0, "a/y": 5.0},
+        {"step": 2, "b/x": 3},
+    ]
+    html = of_run(tmp_path, metrics=rows)
+    page = (tmp_path / "report.html").read_text()
+    assert '<td>a/y</td><td class="figure">5</td><td class="figure">5</td>' in page
+    assert '<td>b/x</td><td class="figure">1</td><td class="figure">3</td>' in page
+    assert page.index("a/y") < page.index("b/x")
+    assert "<td>step</td>" not in page
+    assert "All metrics" in html.text
+    assert "All metrics" not in of_run(tmp_path).text
+
+
+def test_first_and_last_samples_of_the_same_prompts_stand_side_by_side(tmp_path: Path) -> None:
+    samples = [
+        {"step": step, "prompt": f"p{number}", "response": f"r{number} at {step}"}
+        for step in (2, 1, 9)
+        for number in range(10)
+    ]
+    samples.append({"step": 9, "prompt": "new", "response": "alone"})
+    text = of_run(tmp_path, samples=samples).text
+    page = (tmp_path / "report.html").read_text()
+    assert "Responses at step 1 and at step 9" in text
+    assert "<th>prompt</th><th>first</th><th>last</th>" in page
+    assert "<td>p0</td><td>r0 at 1</td><td>r0 at 9</td>" in page
+    assert "at 2" not in text
+    assert "p7" in text
+    assert "p8" not in text, "eight are shown"
+    assert "alone" not in text
+
+
+def test_samples_of_one_step_are_shown_once(tmp_path: Path) -> None:
+    text = of_run(tmp_path, samples=[{"step": 3, "prompt": "p", "response": "only", "score": 1.5}]).text
+    assert text.count("only") == 1
+    assert "Responses at step 3" in text
+    assert "<th>prompt</th><th>response</th><th" in (tmp_path / "report.html").read_text(), "the step is in the title"
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps")])
+def test_the_subtitle_says_what_ran_and_how_long(tmp_path: Path, count: int, said: str) -> None:
+    (tmp_path / "lineage.json").write_text('{"started": "today", "stage": "dpo", "ended": ""}')
+    of_run(tmp_path, metrics=[{"x/y": 1.0}] * count)
+    assert f'<p class="subtitle">dpo, today, {said}</p>' in (tmp_path / "report.html").read_text()
+
+
+def test_origin_is_what_the_lineage_knows(tmp_path: Path) -> None:
+    known = {
+        "stage": "ppo",
+        "recipe": "r.toml",
+        "commit": "",
+        "cpu": "fast",
+        "parents": [{"path": "runs/sft", "stage": "sft"}],
+        "versions": {"torch": "2", "palate": "1"},
+    }
+    (tmp_path / "lineage.json").write_text(json.dumps(known))
+    of_run(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    rows = {
+        "stage": "ppo",
+        "recipe": "r.toml",
+        "cpu": "fast",
+        "parent": "runs/sft (sft)",
+        "versions": "torch 2, palate 1",
+    }
+    body = "\n".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in rows.items())
+    assert f"<tbody>{body}</tbody>" in page
+    (tmp_path / "lineage.json").unlink()
+    assert "Origin" not in of_run(tmp_path).text
+
+
+def test_numbers_have_their_intervals_and_what_is_explained_its_note(tmp_path: Path) -> None:
+    numbers = {"objective/kl": 0.5, "x_high": 3.0, "x": 2.0, "x_low": 1.0, "alone_low": 7.0}
+    report = stage_report(tmp_path, title="t", numbers=numbers)
+    assert report.numbers == numbers
+    page = report.html()
+    assert page.count('class="number"') == 3, "the bounds of x are on its card"
+    assert '<dd class="value">2</dd><dd class="interval">1 to 3</dd></div>' in page
+    assert page.count('class="note"') == 1
+
+
+def test_what_a_run_reported_and_what_was_torn(tmp_path: Path) -> None:
+    known = {"steps": 3, "seconds": 9.5, "done": True, "name": "n", "none": None, "metrics": {}, "notes": ["a", "b"]}
+    (tmp_path / "report.json").write_text(json.dumps(known))
+    assert stage_report(tmp_path, title="t").numbers == {"none": None}
+    page = (tmp_path / "report.html").read_text()
+    assert "<p>a</p><p>b</p></section>" in page
+    assert "Torn" not in page
+    for name, text in (("metrics", '{"step": 1}\n\n3\n{"st'), ("samples", "[]\nx\n")):
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    stage_report(tmp_path, title="t")
+    assert "skipped: 3" in (tmp_path / "report.html").read_text(), "3, a torn line and x; [] is an empty object"

@@ -40,3 +40,22 @@ def test_is_clean() -> None:
     assert is_clean("Water boils at 100 degrees.")
     for text in ("Water boils at", "Ok.", "It is is hot.", "I like it. I like it.", "## {} [] hot day."):
         assert not is_clean(text)
+
+
+def test_the_shortest_clean_text_and_the_odd_characters_it_may_have() -> None:
+    assert is_clean("It is hot.")
+    assert not is_clean("Very hot.")
+    assert is_clean("Very hot.", min_words=2)
+    odd = "## It is h{}t."  # two odd characters; 0.02 of them are borne
+    assert is_clean(odd.format("o" * 88))
+    assert not is_clean(odd.format("o" * 87))
+
+
+def test_signals_of_one_word_and_of_many_responses() -> None:
+    signals = text_signals(["Hm", "a b c a b c", "x"])
+    assert signals.distinct_2 == pytest.approx(3 / 5)
+    assert signals.repeated_3 == pytest.approx((1 / 4) / 3)
+    assert (signals.finished, signals.empty, signals.duplicates) == (0, 0, 0)
+    assert text_signals(["one", "two"]).distinct_2 == 0, "no pair of words at all"
+    assert text_signals(["a", "a", "a", "b"]).duplicates == 0.75
+    assert list(signals.as_metrics("x/")) == [f"x/{name}" for name in signals.__dataclass_fields__]

@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from palate.errors import DataError
-from palate.evals.winrate import both_orders, length_controlled, win_rate, win_rate_by_length, win_rate_of_outcomes
+from palate.evals.winrate import (
+    both_orders,
+    length_controlled,
+    length_controlled_of_outcomes,
+    win_rate,
+    win_rate_by_length,
+    win_rate_of_outcomes,
+)
 from palate.records import Prompt
 
 PROMPTS = [Prompt.from_text(str(i)) for i in range(4)]
@@ -185,3 +192,35 @@ def test_a_judge_that_always_takes_the_first_decides_nothing() -> None:
     assert (result.num_disagreements, result.first_share) == (4, 1.0)
     with pytest.raises(DataError, match="one preference per prompt"):
         both_orders(lambda p, a, b: [1.0], PROMPTS, ["a"] * 4, ["b"] * 4)
+
+
+def test_length_control_is_the_regression_that_it_says() -> None:
+    """The most likely intercept under a unit normal prior on the slope, found by another method."""
+    rng = np.random.default_rng(3)
+    words = rng.integers(-30, 40, (12, 2)).astype(float)
+    outcomes = np.where(rng.random((12, 2)) < 1 / (1 + np.exp(-0.4 - words / 20)), 1.0, 0.0)
+    outcomes[0] = 0.5
+    x = words.ravel() / np.sqrt((words**2).mean())
+
+    def unlikely(theta: NDArray[np.float64]) -> float:
+        logits = theta[0] + theta[1] * x
+        losses = np.logaddexp(0, -logits) * outcomes.ravel() + np.logaddexp(0, logits) * (1 - outcomes.ravel())
+        return float(losses.sum() / 2 + theta[1] ** 2 / 2)  # two pairs to a prompt, and each prompt counts once
+
+    best = minimize(unlikely, np.zeros(2), tol=1e-10).x
+    found = length_controlled_of_outcomes(outcomes, words, seed=0)
+    assert found.value == pytest.approx(1 / (1 + np.exp(-best[0])), abs=1e-5)
+    assert abs(best[1]) > 0.3, "length matters here"
+
+
+def test_scores_and_words_are_of_the_model_first() -> None:
+    """The model wins although it is shorter: at equal length it would win more often still."""
+    rng = np.random.default_rng(0)
+    words = rng.integers(10, 30, (2, 60, 1))
+    words[1] += 8
+    scores = 0.1 * words + rng.normal(0, 1, (2, 60, 1))
+    scores[0] += 1.2
+    plain = win_rate(*scores, seed=0).rate
+    controlled = length_controlled(*scores, *words, seed=0, resamples=10).value
+    assert controlled is not None
+    assert controlled > plain + 0.05

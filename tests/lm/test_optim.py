@@ -103,3 +103,53 @@ def test_the_norm_is_clipped_and_reported() -> None:
         assert isinstance(average, torch.Tensor)
         assert average[0].tolist() == pytest.approx(expected, rel=1e-5)
         assert module.weight.grad is None
+
+
+def test_updates_by_hand() -> None:
+    """Two of AdamW's, with every setting at a value that shows."""
+    settings = recipe.Optimizer(
+        learning_rate=0.5,
+        schedule="linear",
+        warmup=0.0,
+        weight_decay=0.3,
+        beta1=0.6,
+        beta2=0.7,
+        epsilon=0.25,
+        max_grad_norm=2.0,
+    )
+    module = torch.nn.Linear(2, 1, bias=False, dtype=torch.float64)
+    weight = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    with torch.no_grad():
+        module.weight.copy_(weight[None])
+    optimizer = Optimizer(module, settings, 4, name="policy")
+    first = second = torch.zeros(2, dtype=torch.float64)
+    for update, gradient in enumerate((torch.tensor([3.0, 4.0]), torch.tensor([0.5, -1.0]))):
+        module.weight.grad = gradient[None].double()
+        seen = optimizer.step(update)
+        rate = 0.5 * (1 - update / 4)
+        assert seen == pytest.approx({"policy/grad_norm": float(gradient.norm()), "policy/learning_rate": rate})
+        clipped = gradient.double() * min(1, 2 / float(gradient.norm()))
+        first, second = 0.6 * first + 0.4 * clipped, 0.7 * second + 0.3 * clipped**2
+        mean, square = first / (1 - 0.6 ** (update + 1)), second / (1 - 0.7 ** (update + 1))
+        weight = weight * (1 - rate * 0.3) - rate * mean / (square.sqrt() + 0.25)
+        assert module.weight[0].tolist() == pytest.approx(weight.tolist(), rel=1e-4)
+    assert optimizer.updates == 2
+
+
+def test_a_warm_up_is_rounded_to_whole_updates() -> None:
+    assert schedule(5, warmup=0.25, schedule="constant") == [0.5, 1, 1, 1, 1]
+    assert schedule(4, warmup=0.5, schedule="cosine") == pytest.approx([1 / 3, 2 / 3, 1, 0.5])
+
+
+def test_a_restored_state_is_a_copy() -> None:
+    """What is trained on does not change the checkpoint it came from."""
+    module, other = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    optimizers = [Optimizer(each, recipe.Optimizer(), 9, name="policy") for each in (module, other)]
+    module(torch.ones(1, 1)).sum().backward()
+    optimizers[0].step(0)
+    state = optimizers[0].state_dict()
+    kept = {name: value.clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    optimizers[1].load_state_dict(state)
+    other(torch.ones(1, 1)).sum().backward()
+    optimizers[1].step(1)
+    assert all(torch.equal(kept[name], value) for name, value in state.items() if isinstance(value, torch.Tensor))

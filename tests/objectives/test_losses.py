@@ -192,6 +192,14 @@ class TestPolicy:
         (gradient,) = torch.autograd.grad(loss, new)  # -advantage * ratio / 4, and none where the clip holds
         torch.testing.assert_close(gradient, tensor([[0.0, -0.25, 0.8, 0.0, 0.0]]))
 
+    def test_what_is_clipped_is_counted_and_nothing_else(self) -> None:
+        """Of five tokens one has moved too far in the direction of its advantage; two the other way, two hardly."""
+        new = tensor([[1.5, 1.5, 0.5, 1.1, 1.0]]).log()
+        advantages = tensor([[1.0, -1.0, 1.0, 1.0, 1.0]])
+        mask = torch.ones(1, 5, dtype=torch.bool)
+        _, metrics = policy_loss(new, torch.zeros(1, 5), advantages, mask, clip_range=0.2)
+        assert metrics["policy/clip_fraction"].item() == pytest.approx(1 / 5)
+
     def test_largest_ratio_is_that_of_a_response_token(self) -> None:
         x, mask = torch.zeros(1, 2), tensor([[True, False]])
         _, metrics = policy_loss(x - 1, x, x, mask, clip_range=0.2)
@@ -250,6 +258,13 @@ class TestValue:
         assert clipped.item() == pytest.approx(0.5 * (1.8**2 + 1.0 + 0.04) / 3)  # 1.0 is held at 0.2 from 0
         assert_metrics(metrics, {"value/loss": clipped.item(), "value/clip_fraction": 1 / 3, "value/error": 2.04 / 3})
 
+    def test_what_is_clipped_is_counted_and_nothing_else(self) -> None:
+        """Of four values one has moved too far towards its target; two too far away from it, one hardly."""
+        new, returns = tensor([[1.0, 1.0, -1.0, 0.1]]), tensor([[2.0, 0.0, 0.0, 0.3]])
+        mask = torch.ones(1, 4, dtype=torch.bool)
+        _, metrics = value_loss(new, torch.zeros(1, 4), returns, mask, clip_range_value=0.2)
+        assert metrics["value/clip_fraction"].item() == pytest.approx(1 / 4)
+
     def test_gradient_flows_through_the_new_values_and_not_where_clipped(self) -> None:
         new = tensor([[1.0, 1.0, 0.1, math.nan]]).requires_grad_()
         returns, mask = tensor([[2.0, 0.0, 0.3, math.inf]]), tensor([[True, True, True, False]])
@@ -303,6 +318,8 @@ class TestDpo:
         x, grad = torch.zeros(1), torch.zeros(1, requires_grad=True)
         with pytest.raises(AssertionError, match="ref_chosen must not require"):
             dpo_loss(grad, grad, grad, x, beta=0.1)
+        with pytest.raises(AssertionError, match="ref_rejected must not require"):
+            dpo_loss(grad, grad, x, grad, beta=0.1)
 
 
 def split_rows(data: st.DataObject, num_rows: int) -> list[list[int]]:

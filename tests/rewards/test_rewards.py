@@ -12,7 +12,7 @@ from torch import Tensor
 from palate.errors import DataError, RecipeError, RewardError
 from palate.lm.batch import Sequences
 from palate.lm.encode import encode_responses
-from palate.lm.sources.zoo import load_scalar_model, save
+from palate.lm.sources.zoo import load_chat, load_scalar_model, save
 from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.learned import NORMALIZATION_FILE, LearnedReward, Normalization, raw_scores
@@ -219,3 +219,67 @@ def test_responses_laid_out_otherwise_are_scored_by_their_words(model_directory:
     assert scores[[0, 2, 3]].tolist() == pytest.approx(expected[[0, 2, 3]].tolist(), abs=1e-3)
     cut_off = Sequences.pack([chat.prompt_tokens(PROMPTS[1])], [chat.response_tokens(TEXTS[1])[:-1]])
     assert float(scores[1]) == pytest.approx(float(reward.score(cut_off, None)[0]), abs=1e-3)
+
+
+def test_reading_like_is_having_been_trained_on_the_same_layout(model_directory: Path) -> None:
+    reward = LearnedReward(str(model_directory), precision="fp32")
+    assert reward.reads_like(load_chat("tiny"))
+    assert not reward.reads_like(load_chat("tiny", chat_template="zephyr"))
+
+
+def passes(reward: LearnedReward, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sequences in each of the passes in which the responses are scored."""
+    sizes: list[int] = []
+    scores = reward.model.scores
+
+    def counted(part: Sequences, **keywords: Any) -> Tensor:
+        sizes.append(len(part))
+        return scores(part, **keywords)
+
+    monkeypatch.setattr(reward.model, "scores", counted)
+    reward(PROMPTS, TEXTS)
+    return sizes
+
+
+@pytest.mark.parametrize(("max_tokens", "sizes"), [(1, [1, 1, 1, 1]), (4096, [4])])
+def test_precision_and_the_size_of_a_pass_reach_the_model(
+    model_directory: Path, monkeypatch: pytest.MonkeyPatch, max_tokens: int, sizes: list[int]
+) -> None:
+    """By whichever door a model comes in."""
+    term = Reward(model=str(model_directory))
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        settings: Any = {"precision": precision, "max_tokens": max_tokens}
+        (mixed,) = Mix([term], **settings).sources
+        for reward in (LearnedReward(str(model_directory), **settings), reward_source(term, **settings), mixed):
+            assert isinstance(reward, LearnedReward)
+            assert reward.model.model.dtype == dtype
+            if precision == "fp32":
+                assert passes(reward, monkeypatch) == sizes
+
+
+def test_scores_carry_no_gradient_even_of_a_model_that_learns(model_directory: Path) -> None:
+    model = load_scalar_model(str(model_directory), precision="fp32").model
+    sequences = Sequences.pack([[5, 6]], [[7, 2]])
+    assert model.scores(sequences).requires_grad
+    assert not raw_scores(model, sequences, 100).requires_grad
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_function_is_given_the_prompts_and_the_responses(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    given: list[Any] = []
+
+    def judge(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        given.append((list(prompts), list(responses)))
+        return [1.0] * len(responses)
+
+    monkeypatch.setattr(sys.modules["my_rewards"], "judge", judge, raising=False)
+    FunctionReward("my_rewards:judge")(PROMPTS, TEXTS)
+    Mix([Reward(function="my_rewards:judge")])(PROMPTS, TEXTS)
+    assert given == [(PROMPTS, TEXTS)] * 2
+
+
+def test_the_normalization_file_is_read_by_people_too() -> None:
+    text = Normalization(mean=0.5, scale=2.0, reference="train", count=3).to_json()
+    assert text == '{\n  "mean": 0.5,\n  "scale": 2.0,\n  "reference": "train",\n  "count": 3\n}\n'

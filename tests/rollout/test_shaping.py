@@ -85,6 +85,10 @@ def test_penalties_are_those_of_the_protocol() -> None:
     assert torch.equal(seen[1], torch.tensor([[0.5, (2 - 1.25) / 2, (3 - 0.75) / 2, 1.0]]))
 
 
+def test_nothing_is_shaped_unless_asked_for() -> None:
+    assert Shaping() == Shaping(top_p=1.0, presence_penalty=0.0, frequency_penalty=0.0, logit_bias={}, num_likely=None)
+
+
 def test_neutral_settings_draw_what_the_model_draws(stopping: Loaded[LanguageModel]) -> None:
     plain = run(stopping, num_responses=3)
     shaped = run(stopping, num_responses=3, shaping=Shaping(num_likely=2))

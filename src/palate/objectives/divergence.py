@@ -59,12 +59,12 @@ def updated_kl_coef(kl_coef: float, *, kl: float, target: float, num_sequences: 
         horizon: the number of responses over which the coefficient may change by a fifth.
 
     Raises:
-        ValueError: `kl` is not finite, `target` or `horizon` is not positive, or one rollout is five horizons or
-            longer, which could turn the coefficient negative.
+        ValueError: `kl` is not finite, `target` is not positive, or one rollout is five horizons or longer, which
+            could turn the coefficient negative.
     """
     if not math.isfinite(kl):
         raise ValueError(f"the KL coefficient cannot follow a divergence of {kl}")
-    if target <= 0 or horizon <= 0 or num_sequences >= 5 * horizon:
+    if target <= 0 or num_sequences >= 5 * horizon:
         raise ValueError(
             f"adaptive KL needs target > 0 and a horizon well above the rollout: "
             f"target={target}, horizon={horizon}, num_sequences={num_sequences}"
