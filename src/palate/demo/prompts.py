@@ -19,7 +19,7 @@ OPENINGS = (
     "What is the trouble with {}?",
     "Give me a thought about {} to start the day.",
     "What would you say to somebody who is tired of {}?",
-    "Finish this: when I think of {}, I",
+    "What is special about {}?",
     "My neighbour keeps talking about {}. What should I answer?",
     "What does {} mean to you?",
     "Is {} worth the effort?",
