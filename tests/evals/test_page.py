@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from palate.errors import PalateError
-from palate.evals.page import Report, read_object
+from palate.evals.page import Report, format_number, read_object
 
 
 def parts(report: Report) -> str:
@@ -29,6 +29,25 @@ def test_a_card_says_name_value_interval_and_note() -> None:
         "</dl>"
     )
     assert report.numbers == {"win_rate": 0.5, "win_rate_low": 0.25, "win_rate_high": 0.75, "num_steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, "undefined"),
+        (math.inf, "undefined"),
+        (0.12345, "0.123"),
+        (-0.12345, "-0.123"),
+        (12.345, "12.35"),
+        (-12.345, "-12.35"),
+        (999.96, "1000"),
+        (1234.5, "1,234"),
+        (-1234.5, "-1,234"),
+        (-2.0, "-2"),
+    ],
+)
+def test_numbers_are_written_alike_on_both_sides_of_zero(value: float | None, written: str) -> None:
+    assert format_number(value) == written
 
 
 @pytest.mark.parametrize("sides", [{"low": 0.1}, {"high": 0.9}, {}])

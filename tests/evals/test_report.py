@@ -262,6 +262,7 @@ def test_curves_are_those_of_what_was_logged(tmp_path: Path, curves: list[tuple[
         {"step": 5, "objective/score": 2.0},
         {"step": 6, "objective/score": 3.0, "objective/kl": 1.5, "dpo/margin": 1.0},
         {"step": 7, "objective/score": 4.0, "objective/kl": 2.5},
+        {"step": 8, "objective/kl": 9.0},
     ]
     of_run(tmp_path, metrics=metrics)
     panels = {

@@ -81,3 +81,11 @@ def test_the_report_says_what_the_reward_model_sees() -> None:
     assert list(numbers) == ["all together", "warmth", "point"]
     assert numbers["warmth"]["accuracy"] == 1.0
     assert numbers["warmth"]["pairs"] == 240
+
+
+def test_pairs_and_ties_stand_in_their_own_columns() -> None:
+    report = Report("title")
+    taste = np.array([[0.0, 0.0, 1.0]] * 40)
+    describe_accuracies(report, taste, {"warmth": taste}, taste, seed=0)
+    pairs, ties = '<td class="figure">80</td>', '<td class="figure">40</td>'
+    assert report.html().count(f"{pairs}{ties}") == 2  # all together, and warmth

@@ -149,6 +149,16 @@ def test_a_function_may_say_what_its_scores_are_made_of(monkeypatch: pytest.Monk
     weighted = Mix([Reward(function="my_rewards:letters", weight=-2.0)]).parts(PROMPTS, TEXTS)
     assert weighted["vowels"].tolist() == [-4.0, -4.0, -8.0, 0.0]
     assert Mix([Reward(function="my_rewards:letters"), Reward(length=1.0)]).parts(PROMPTS, TEXTS) == {}
+    assert Mix([Reward(length=1.0)]).parts(PROMPTS, TEXTS) == {}
+
+
+@pytest.mark.usefixtures("importable")
+def test_parts_may_miss_the_score_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    rounded = {"all": [3.0002, 9.0005, 14.999, 0.00005]}  # of 3, 9, 15 and 0
+    monkeypatch.setattr(sys.modules["my_rewards"], "parts_of_letters", lambda prompts, texts: rounded, raising=False)
+    assert list(FunctionReward("my_rewards:letters").parts(PROMPTS, TEXTS)) == ["all"]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +169,7 @@ def test_a_function_may_say_what_its_scores_are_made_of(monkeypatch: pytest.Monk
             "response 1 of 4 add up to 1.5000, its score is 3.0000",
         ),
         (lambda prompts, texts: [3.0] * 4, "returned list, not parts by name"),
+        (lambda prompts, texts: {}, "returned dict, not parts by name"),
         (lambda prompts, texts: {"all": [3.0]}, "'all' returned 1 scores for 4 responses"),
         (lambda prompts, texts: {"all": [0.0 / len(text) for text in texts]}, "raised ZeroDivisionError"),
     ],
