@@ -87,5 +87,7 @@ def test_pairs_and_ties_stand_in_their_own_columns() -> None:
     report = Report("title")
     taste = np.array([[0.0, 0.0, 1.0]] * 40)
     describe_accuracies(report, taste, {"warmth": taste}, taste, seed=0)
+    numbers = report.numbers["reward_model_on_parts"]["warmth"]
+    assert (numbers["pairs"], numbers["ties"]) == (80, 40)
     pairs, ties = '<td class="figure">80</td>', '<td class="figure">40</td>'
     assert report.html().count(f"{pairs}{ties}") == 2  # all together, and warmth

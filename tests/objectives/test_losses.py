@@ -63,7 +63,7 @@ class TestSft:
 
 class TestRanking:
     def test_pair_literal(self) -> None:
-        loss, metrics = ranking_loss(tensor([1.0, 3.0]), tensor([2, 1]), tensor([7, 7]))
+        loss, metrics = ranking_loss(tensor([1.0, 3.0]).requires_grad_(), tensor([2, 1]), tensor([7, 7]))
         assert loss.item() == pytest.approx(softplus(-2.0))
         assert_metrics(
             metrics, {"reward/loss": softplus(-2.0), "reward/accuracy": 1, "reward/margin": 2, "reward/ordered": 1}
