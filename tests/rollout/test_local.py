@@ -111,6 +111,18 @@ def test_every_response_ends_with_the_stop_token_or_is_full(stopping: Loaded[Lan
     assert len({len(tokens) for tokens in rollout.sequences.responses()}) > 3
 
 
+def test_responses_know_their_tokens_who_laid_them_out_and_which_ended(
+    stopping: Loaded[LanguageModel], rollout: Rollout
+) -> None:
+    responses = rollout.responses
+    assert isinstance(responses, Responses)
+    assert list(responses) == list(rollout.texts)
+    assert responses.sequences is rollout.sequences
+    assert responses.layout == rollout.layout == stopping.chat.fingerprint
+    assert responses.ended == rollout.ended.tolist()
+    assert {True, False} == set(rollout.ended.tolist())
+
+
 def test_tokens_are_what_was_drawn(stopping: Loaded[LanguageModel], rollout: Rollout) -> None:
     sequences = rollout.sequences
     assert sequences.group_ids.tolist() == [index for index in range(5) for _ in range(4)]
