@@ -159,7 +159,7 @@ def _demo(commands: Group) -> None:
         "--scale",
         choices=("full", "quick"),
         default="full",
-        help="quick: whether everything works here, in a minute or two; its result means nothing; default: %(default)s",
+        help="quick: whether everything works here, in a few minutes; its result means nothing; default: %(default)s",
     )
     parser.set_defaults(again="; the same command goes on from there")
 

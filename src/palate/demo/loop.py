@@ -102,7 +102,7 @@ QUICK = Scale(
     evaluation_responses=2,
     needs=NEEDS["quick"],
 )
-"""Every part for real, and too little of each to teach anything: whether it all works here, in a minute or two."""
+"""Every part for real, and too little of each to teach anything: whether it all works here, in a few minutes."""
 TINY = Scale(
     model="tiny",
     frozen_layers=1,
