@@ -149,7 +149,7 @@ def _demo(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         module, run, out = _DEMOS[args.which]
         scale = _import(module, "SCALES")[args.scale]
-        _import(module, run)(args.out or Path(out), seed=args.seed, scale=scale)
+        _import(module, run)(args.out or Path(out), seed=args.seed, scale=scale, precision=args.precision)
 
     parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo people")
     parser.add_argument("which", nargs="?", choices=tuple(_DEMOS), default="everyday", help="default: %(default)s")
@@ -160,6 +160,12 @@ def _demo(commands: Group) -> None:
         choices=("full", "quick"),
         default="full",
         help="quick: whether everything works here, in a few minutes; its result means nothing; default: %(default)s",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bf16", "fp32"),
+        default="auto",
+        help="of matrix products; auto: bf16 where it is quick and as good; default: %(default)s",
     )
     parser.set_defaults(again="; the same command goes on from there")
 

@@ -35,7 +35,7 @@ from palate.demo.prompts import demo_prompts
 from palate.evals import plots
 from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import agreement
-from palate.lm.sources.zoo import builtin_directory, load_language_model
+from palate.lm.sources.zoo import Precision, builtin_directory, load_language_model
 from palate.randomness import permutation
 from palate.recipe import (
     PPORecipe,
@@ -118,21 +118,21 @@ TINY = Scale(
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
 
-def demo(out: Path, *, seed: int = 0, scale: Scale = FULL) -> None:
+def demo(out: Path, *, seed: int = 0, scale: Scale = FULL, precision: Precision = "auto") -> None:
     """Run the loop into ``out`` and write ``report.html`` and ``report.json`` there.
 
     Raises:
         MachineError: too little disk or memory for it.
     """
     check(scale.needs, Path(out), builtin_directory(scale.model))
-    Loop(Path(out), seed, scale).run()
+    Loop(Path(out), seed, scale, precision).run()
 
 
 class Loop:
-    """One demonstration: its directory, seed and sizes."""
+    """One demonstration: its directory, seed and sizes, and the precision of its matrix products."""
 
-    def __init__(self, out: Path, seed: int, scale: Scale) -> None:
-        self.out, self.seed, self.scale = out, seed, scale
+    def __init__(self, out: Path, seed: int, scale: Scale, precision: Precision = "auto") -> None:
+        self.out, self.seed, self.scale, self.precision = out, seed, scale, precision
         self.taste = Taste(labels_per_prompt=5)
         self.sampling = Sampling(max_new_tokens=scale.max_new_tokens, num_slots=128)
         self.parts: list[str] = []
@@ -226,8 +226,8 @@ class Loop:
         """PPO against SFT, by the hidden taste, on prompts about subjects nobody saw."""
         start = time.monotonic()
         found = compare(
-            load_language_model(str(self.out / "ppo")),
-            load_language_model(str(self.out / "sft")),
+            load_language_model(str(self.out / "ppo"), precision=self.precision),
+            load_language_model(str(self.out / "sft"), precision=self.precision),
             self.read("held_out_prompts.jsonl", Prompt),
             FunctionReward(self.taste.function),
             self.sampling,
@@ -236,7 +236,8 @@ class Loop:
         )
         report = Report("Palate: the whole loop", f"{self.scale.model}, seed {self.seed}")
         describe(report, found)
-        describe_reward_model(report, found.baseline, LearnedReward(str(self.out / "reward")), seed=self.seed)
+        proxy = LearnedReward(str(self.out / "reward"), precision=self.precision)
+        describe_reward_model(report, found.baseline, proxy, seed=self.seed)
         self.describe_learning(report)
         report.number("seconds", self.seconds() + time.monotonic() - start, label="Seconds", note="all parts together")
         report.write(self.out)
@@ -275,7 +276,7 @@ class Loop:
         directory = self.out / name
         if "frozen_layers" in kind.model_fields:
             settings["frozen_layers"] = self.scale.frozen_layers
-        recipe = parse_recipe(kind, {"seed": self.seed, **settings})
+        recipe = parse_recipe(kind, {"seed": self.seed, "precision": self.precision, **settings})
         run = Run.open(directory, recipe, resume=(directory / "lineage.json").exists())
         if not run.finished:
             run.say(f"== {name}")

@@ -38,7 +38,7 @@ from palate.evals.text import text_signals
 from palate.evals.winrate import length_controlled, win_rate
 from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.intervals import Estimate, Floats, bootstrap
-from palate.lm.sources.zoo import load_language_model
+from palate.lm.sources.zoo import Precision, load_language_model
 from palate.objectives.divergence import best_of_n_kl_bound
 from palate.randomness import derive_seed, permutation
 from palate.records import Prompt, Ranking
@@ -51,13 +51,20 @@ __all__ = ["SCALES", "demo_people"]
 METHODS = ("", "its own reward", "the judge", "words", "finished", "win rate", "at equal length", "KL")
 
 
-def demo_people(out: Path, *, seed: int = 0, scale: PeopleScale = FULL, data: Path = Path("data")) -> None:
+def demo_people(
+    out: Path,
+    *,
+    seed: int = 0,
+    scale: PeopleScale = FULL,
+    precision: Precision = "auto",
+    data: Path = Path("data"),
+) -> None:
     """Run it all into ``out`` and write ``report.html`` and ``report.json`` there.
 
     Args:
         data: where `palate data get` puts the public sets.
     """
-    people = People(Path(out), seed, scale, data)
+    people = People(Path(out), seed, scale, data, precision)
     people.run()
     start = time.monotonic()
     report = Report("Palate: what real people said", f"{scale.model}, seed {seed}")
@@ -116,8 +123,11 @@ def describe_arguments(report: Report, people: People) -> None:
 def describe_arguing(report: Report, people: People) -> None:
     """Arguments for sides that nobody judged: before, the best of n, after; by the judge."""
     prompts = people.loop.read("held_out_sides.jsonl", Prompt)[: people.scale.sides]
-    judge, proxy = LearnedReward(str(people.out / "judge")), LearnedReward(str(people.out / "reward"))
-    base, trained = load_language_model(people.scale.model), load_language_model(str(people.out / "reinforce"))
+    precision = people.loop.precision
+    judge, proxy = (LearnedReward(str(people.out / name), precision=precision) for name in ("judge", "reward"))
+    base, trained = (
+        load_language_model(name, precision=precision) for name in (people.scale.model, str(people.out / "reinforce"))
+    )
     sampling = people.loop.sampling
     found = compare(trained, base, prompts, judge, sampling, num_responses=people.scale.num_responses, seed=people.seed)
     seed = derive_seed(people.seed, "best of n")  # others than those that they are compared with

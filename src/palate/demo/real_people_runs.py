@@ -17,6 +17,7 @@ from palate.corpus.pairs import ordered_pairs
 from palate.corpus.public.fetching import fetch
 from palate.demo.debates import sides, to_argue
 from palate.demo.loop import Loop, Scale
+from palate.lm.sources.zoo import Precision
 from palate.randomness import permutation
 from palate.recipe import Data, ReinforceRecipe, RewardRecipe
 from palate.records import Ranking
@@ -94,10 +95,10 @@ class People:
         notes: what of the data is not used.
     """
 
-    def __init__(self, out: Path, seed: int, scale: PeopleScale, data: Path) -> None:
+    def __init__(self, out: Path, seed: int, scale: PeopleScale, data: Path, precision: Precision = "auto") -> None:
         self.out, self.seed, self.scale, self.data = out, seed, scale, data
         models = Scale(model=scale.model, frozen_layers=scale.frozen_layers, max_new_tokens=scale.max_new_tokens)
-        self.loop = Loop(out, seed, models)
+        self.loop = Loop(out, seed, models, precision)
         self.notes: list[str] = []
 
     def run(self) -> None:
@@ -221,7 +222,7 @@ class People:
         """Every distinct response is scored once."""
         prompts = {judgement.prompt.id: judgement.prompt for judgement in judgements}
         said = {(item.prompt.id, response.text): None for item in judgements for response in item.responses}
-        model = LearnedReward(str(self.out / name))
+        model = LearnedReward(str(self.out / name), precision=self.loop.precision)
         scores = model([prompts[prompt] for prompt, _ in said], [text for _, text in said]).tolist()
         score_of = dict(zip(said, scores, strict=True))
         found = []

@@ -11,13 +11,19 @@ import pytest
 import torch
 from tests.stages.effects.runs import Runs
 
-from palate.demo.prompts import demo_prompts
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, save
 from palate.records import Demonstration, Prompt, Ranking, Response
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization
 
+SUBJECTS = (
+    *("the sea", "mills", "rain in May", "old bread", "a clean desk", "trains", "moss", "the moon"),
+    *("apples", "ink", "long walks", "snow", "a quiet street", "bees", "rope", "the north wind"),
+    *("salt", "clocks", "wool", "a second cup of tea", "chalk", "rivers", "a letter", "the last bus"),
+)
+"""Of their own: what is counted and compared here must not move with the demonstration's prompts."""
+PROMPTS = tuple(Prompt.from_text(f"What do you think of {subject}?") for subject in SUBJECTS)
 ANSWERS = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "What?")
 
 
@@ -82,16 +88,15 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Paths by name: data of every kind, and models."""
     directory = tmp_path_factory.mktemp("effects")
-    prompts = demo_prompts(held_out=False)
     found = {}
     for kind in ("prompts", "demonstrations", "rankings", "texts"):
-        for name, part in (("records", prompts[:12]), ("others", prompts[12:24])):
+        for name, part in (("records", PROMPTS[:12]), ("others", PROMPTS[12:])):
             found[f"{name}_{kind}"] = "".join(line + "\n" for line in records(list(part), kind))
-    found["strong_rankings"] = "".join(line + "\n" for line in records(list(prompts[:12]), "strong_rankings"))
+    found["strong_rankings"] = "".join(line + "\n" for line in records(list(PROMPTS[:12]), "strong_rankings"))
     found |= {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in rows_of_others().items()}
     for name, text in found.items():
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    write_models(directory, list(prompts[:12]))
+    write_models(directory, list(PROMPTS[:12]))
     models = ("model", "scorer", "calibrated", "zero")
     return {name: str(directory / f"{name}.jsonl") for name in found} | {name: str(directory / name) for name in models}
 
