@@ -103,6 +103,7 @@ def test_short_counts_words() -> None:
 
 def test_load_judge() -> None:
     assert load_judge("palate.simulated.tastes:short") is short
+    assert load_judge("palate.feedback.tastes:short") is short  # as recipes of an earlier version name it
     for wrong in ("palate.simulated.tastes", "palate.simulated.tastes:sour", "no.such.module:f"):
         with pytest.raises(RecipeError, match=wrong.split(":")[0]):
             load_judge(wrong)

@@ -57,6 +57,14 @@ def ordered_pairs(ranking: Ranking) -> list[tuple[int, int]]:
     return [(i, j) for rank, i in best.values() for other, j in best.values() if rank < other]
 
 
+def by_prompt(rankings: Iterable[Ranking]) -> dict[str, list[Ranking]]:
+    """Those of each prompt, under its id, in the order in which prompts first appear."""
+    found: dict[str, list[Ranking]] = {}
+    for ranking in rankings:
+        found.setdefault(ranking.prompt.id, []).append(ranking)
+    return found
+
+
 def comparison_sets(
     rankings: Iterable[Ranking], *, labeler_weights: Mapping[str, float] | None = None
 ) -> list[ComparisonSet]:
@@ -69,13 +77,13 @@ def comparison_sets(
         DataError: a response that calls a tool: responses are compared by their texts.
     """
     weights = labeler_weights or {}
-    by_prompt: dict[str, list[Ranking]] = {}
+    used = []
     for ranking in rankings:
         if any(response.tool_calls for response in ranking.responses):
             raise DataError(f"a ranking of tool calls ({ranking.prompt.text[:60]!r}): only texts are compared")
         if is_comparison(ranking) and weights.get(ranking.labeler, 1.0) > 0:
-            by_prompt.setdefault(ranking.prompt.id, []).append(ranking)
-    return [_comparison_set(group, weights) for group in by_prompt.values()]
+            used.append(ranking)
+    return [_comparison_set(group, weights) for group in by_prompt(used).values()]
 
 
 def _comparison_set(rankings: Sequence[Ranking], weights: Mapping[str, float]) -> ComparisonSet:

@@ -12,9 +12,7 @@
 Learning the favourites before PPO is what Llama 2 did (Touvron et al. 2023, section 3.2.3: rejection sampling, then
 PPO); there the reward model chose them, here people have just done so. InstructGPT went from SFT to PPO.
 
-The labelers stand in for people; everything else is what a team would run. Each part is a run directory of its own,
-started with a recipe that is written there, so that it can be repeated or changed alone. A demonstration that was
-stopped goes on where it was.
+The labelers stand in for people; everything else is what a team would run.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,27 +28,25 @@ from typing import Any
 import numpy as np
 
 from palate import disk
+from palate.corpus.pairs import by_prompt
 from palate.demo.needs import NEEDS, Needs, check
+from palate.demo.parts import Parts
 from palate.demo.prompts import demo_prompts
 from palate.evals import plots
 from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.lm.sources.zoo import Precision, builtin_directory, load_language_model
-from palate.randomness import permutation
 from palate.recipe import (
     PPORecipe,
     RewardRecipe,
     SampleRecipe,
     Sampling,
-    Section,
     SFTRecipe,
     Taste,
-    parse_recipe,
 )
-from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response
+from palate.records import Candidates, Demonstration, Prompt, Ranking, Response
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward
-from palate.run.directory import Run
 from palate.simulated.labelers import rank_candidates
 from palate.stages import ppo, reward, sample, sft
 from palate.stages.evaluate import compare, describe, describe_reward_model
@@ -128,14 +124,14 @@ def demo(out: Path, *, seed: int = 0, scale: Scale = FULL, precision: Precision 
     Loop(Path(out), seed, scale, precision).run()
 
 
-class Loop:
-    """One demonstration: its directory, seed and sizes, and the precision of its matrix products."""
+class Loop(Parts):
+    """One demonstration of a scale."""
 
     def __init__(self, out: Path, seed: int, scale: Scale, precision: Precision = "auto") -> None:
-        self.out, self.seed, self.scale, self.precision = out, seed, scale, precision
+        super().__init__(out, seed, frozen_layers=scale.frozen_layers, precision=precision)
+        self.scale = scale
         self.taste = Taste(labels_per_prompt=5)
         self.sampling = Sampling(max_new_tokens=scale.max_new_tokens, num_slots=128)
-        self.parts: list[str] = []
 
     def run(self) -> None:
         """Every part in turn; finished ones are not run again."""
@@ -271,54 +267,17 @@ class Loop:
             "Every point is one step of PPO: the reward model's mean score and the divergence it was bought with.",
         )
 
-    def stage(self, name: str, kind: type[Section], train: Callable[[Any, Run], None], **settings: Any) -> None:
-        """Run a stage into its own directory, unless it is finished; resume it if it was begun."""
-        directory = self.out / name
-        if "frozen_layers" in kind.model_fields:
-            settings["frozen_layers"] = self.scale.frozen_layers
-        recipe = parse_recipe(kind, {"seed": self.seed, "precision": self.precision, **settings})
-        run = Run.open(directory, recipe, resume=(directory / "lineage.json").exists())
-        if not run.finished:
-            run.say(f"== {name}")
-            train(recipe, run)
-        self.parts.append(name)
-
-    def seconds(self) -> float:
-        """Time that the parts took, over all processes that worked on them."""
-        reports = [json.loads((self.out / part / "report.json").read_text(encoding="utf-8")) for part in self.parts]
-        return float(sum(report["seconds"] for report in reports))
-
     def sample(self, name: str, model: str, prompts: str, *, num_responses: int) -> list[Candidates]:
         """Responses of a model to a file of prompts."""
         how = {"responses_per_prompt": num_responses, "sampling": self.sampling.model_dump()}
         self.stage(name, SampleRecipe, sample.train, model=model, prompts=self.data(prompts), **how)
         return self.read(f"{name}/candidates.jsonl", Candidates)
 
-    def shuffled(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """In an order that depends on the seed."""
-        return [prompts[index] for index in permutation(len(prompts), self.seed, "demo")]
-
-    def data(self, name: str) -> Mapping[str, str]:
-        """A recipe's data section for one of our files."""
-        return {"path": str(self.out / name)}
-
-    def write(self, name: str, records: Sequence[Record]) -> None:
-        """One record per line."""
-        disk.write_text(self.out / name, "".join(record.to_json() + "\n" for record in records))
-
-    def read(self, name: str, kind: type[Any]) -> list[Any]:
-        """What `write` wrote."""
-        lines = (self.out / name).read_text(encoding="utf-8").split("\n")[:-1]
-        return [kind.model_validate_json(line) for line in lines]
-
 
 def favourites(rankings: Sequence[Ranking]) -> list[Demonstration]:
     """The answer of each prompt with the best mean rank over its labelers; of equals the first."""
-    by_prompt: dict[str, list[Ranking]] = {}
-    for ranking in rankings:
-        by_prompt.setdefault(ranking.prompt.id, []).append(ranking)
     chosen = []
-    for judged in by_prompt.values():
+    for judged in by_prompt(rankings).values():
         places = np.mean([ranking.ranks for ranking in judged], axis=0)
         best = judged[0].responses[int(places.argmin())]
         chosen.append(Demonstration(prompt=judged[0].prompt, response=best, author="ranked first"))

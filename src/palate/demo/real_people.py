@@ -72,14 +72,14 @@ def demo_people(
     describe_arguing(report, people)
     describe_labelers(report, people)
     report.text("Not used of the data", "\n\n".join(people.notes))
-    seconds = people.loop.seconds() + time.monotonic() - start
+    seconds = people.seconds() + time.monotonic() - start
     report.number("seconds", seconds, label="Seconds", note="all parts together")
     report.write(people.out)
 
 
 def describe_arguments(report: Report, people: People) -> None:
     """Each reward model on the topics that the other learned from, beside length."""
-    choices = people.loop.read("arguments.jsonl", Ranking)
+    choices = people.read("arguments.jsonl", Ranking)
     said, topics = [], []
     for name, other, title in (("reward", "judge", "Reward model"), ("judge", "reward", "Second reward model")):
         pairs = people.pairs(name, [choice for choice in choices if choice.prompt.tags["half"] == other])
@@ -122,13 +122,13 @@ def describe_arguments(report: Report, people: People) -> None:
 
 def describe_arguing(report: Report, people: People) -> None:
     """Arguments for sides that nobody judged: before, the best of n, after; by the judge."""
-    prompts = people.loop.read("held_out_sides.jsonl", Prompt)[: people.scale.sides]
-    precision = people.loop.precision
+    prompts = people.read("held_out_sides.jsonl", Prompt)[: people.scale.sides]
+    precision = people.precision
     judge, proxy = (LearnedReward(str(people.out / name), precision=precision) for name in ("judge", "reward"))
     base, trained = (
         load_language_model(name, precision=precision) for name in (people.scale.model, str(people.out / "reinforce"))
     )
-    sampling = people.loop.sampling
+    sampling = people.sampling
     found = compare(trained, base, prompts, judge, sampling, num_responses=people.scale.num_responses, seed=people.seed)
     seed = derive_seed(people.seed, "best of n")  # others than those that they are compared with
     pool = answers(base, prompts, judge, sampling, num_responses=people.scale.best_of, seed=seed)
@@ -186,7 +186,7 @@ def against(theirs: Answers, before: Answers, seed: int) -> tuple[Estimate, Esti
 
 def describe_labelers(report: Report, people: People) -> None:
     """People whom a reward model learned from, and people whom it never met."""
-    judgements = people.loop.read("judgements.jsonl", Ranking)
+    judgements = people.read("judgements.jsonl", Ranking)
     held_out_in = people.folds(sorted({judgement.labeler for judgement in judgements}), "labelers")
     seen: list[Pair] = []
     unseen: list[Pair] = []

@@ -13,13 +13,13 @@ from typing import Any
 
 from palate import disk
 from palate.corpus import read_rankings
-from palate.corpus.pairs import ordered_pairs
+from palate.corpus.pairs import by_prompt, ordered_pairs
 from palate.corpus.public.fetching import fetch
 from palate.demo.debates import sides, to_argue
-from palate.demo.loop import Loop, Scale
+from palate.demo.parts import Parts
 from palate.lm.sources.zoo import Precision
 from palate.randomness import permutation
-from palate.recipe import Data, ReinforceRecipe, RewardRecipe
+from palate.recipe import Data, ReinforceRecipe, RewardRecipe, Sampling
 from palate.records import Ranking
 from palate.rewards.learned import LearnedReward
 from palate.stages import reinforce, reward
@@ -88,7 +88,7 @@ class Pair:
     words: int
 
 
-class People:
+class People(Parts):
     """One demonstration: its directory, seed and sizes.
 
     Attributes:
@@ -96,16 +96,16 @@ class People:
     """
 
     def __init__(self, out: Path, seed: int, scale: PeopleScale, data: Path, precision: Precision = "auto") -> None:
-        self.out, self.seed, self.scale, self.data = out, seed, scale, data
-        models = Scale(model=scale.model, frozen_layers=scale.frozen_layers, max_new_tokens=scale.max_new_tokens)
-        self.loop = Loop(out, seed, models, precision)
+        super().__init__(out, seed, frozen_layers=scale.frozen_layers, precision=precision)
+        self.scale, self.public = scale, data
+        self.sampling = Sampling(max_new_tokens=scale.max_new_tokens, num_slots=128)
         self.notes: list[str] = []
 
     def run(self) -> None:
         """Every part in turn; finished ones are not run again."""
         for name, files in FILES.items():
-            if not all((self.data / name / file).exists() for file in files):
-                fetch(name, folder=self.data)
+            if not all((self.public / name / file).exists() for file in files):
+                fetch(name, folder=self.public)
         self.out.mkdir(parents=True, exist_ok=True)
         self.arguments()
         self.reward_model("reward", "arguments.jsonl", {"tag": "half", "value": "judge"})
@@ -117,8 +117,8 @@ class People:
 
     def arguments(self) -> None:
         """People's choices, each topic marked as the reward model's or the judge's."""
-        read = self.read(
-            self.data / "convarg" / "strict_pairs.jsonl",
+        read = self.judged(
+            self.public / "convarg" / "strict_pairs.jsonl",
             fields={"prompt": "{topic} {stance}", "a": "a1", "b": "a2", "preferred": "label"},
             tags=("topic", "stance"),
         )
@@ -130,11 +130,11 @@ class People:
             for choice in read
             for topic in [choice.prompt.tags["topic"]]
         ]
-        self.loop.write("arguments.jsonl", self.some(choices, self.scale.choices))
+        self.write("arguments.jsonl", self.some(choices, self.scale.choices))
         for name, held_out in (("sides.jsonl", False), ("held_out_sides.jsonl", True)):
-            self.loop.write(name, self.loop.shuffled(sides(held_out=held_out)))
+            self.write(name, self.shuffled(sides(held_out=held_out)))
 
-    def read(self, path: Path, **about: Any) -> tuple[Ranking, ...]:
+    def judged(self, path: Path, **about: Any) -> tuple[Ranking, ...]:
         """The judgements of a file, and a note of what of it gave none."""
         read = read_rankings(Data(path=str(path), format="pairs", **about))
         self.notes += [f"{path.name}: {line}" for line in str(read.rejected).splitlines()]
@@ -142,12 +142,9 @@ class People:
 
     def some(self, judgements: Sequence[Ranking], most: int) -> list[Ranking]:
         """At most so many of each prompt, drawn by the seed; 0: all of them."""
-        by_prompt: dict[str, list[Ranking]] = {}
-        for judgement in judgements:
-            by_prompt.setdefault(judgement.prompt.id, []).append(judgement)
         used = [
             about[place]
-            for prompt, about in by_prompt.items()
+            for prompt, about in by_prompt(judgements).items()
             for place in permutation(len(about), self.seed, "some", prompt)[: most or len(about)]
         ]
         if len(used) < len(judgements):
@@ -156,12 +153,12 @@ class People:
 
     def reward_model(self, name: str, data: str, holdout: Mapping[str, str]) -> None:
         """A reward model from the judgements that are not held out."""
-        self.loop.stage(
+        self.stage(
             name,
             RewardRecipe,
             reward.train,
             model=self.scale.model,
-            data=self.loop.data(data),
+            data=self.data(data),
             holdout=holdout,
             epochs=self.scale.epochs,
             batch_responses=self.scale.batch_responses,
@@ -170,14 +167,14 @@ class People:
 
     def reinforce(self) -> None:
         """The base model learns to argue so as to please the reward model."""
-        self.loop.stage(
+        self.stage(
             "reinforce",
             ReinforceRecipe,
             reinforce.train,
             model=self.scale.model,
-            prompts=self.loop.data("sides.jsonl"),
+            prompts=self.data("sides.jsonl"),
             rewards=[{"model": str(self.out / "reward")}],
-            sampling=self.loop.sampling.model_dump(),
+            sampling=self.sampling.model_dump(),
             steps=self.scale.steps,
             prompts_per_step=self.scale.prompts_per_step,
             kl_coef=0.02,
@@ -187,8 +184,8 @@ class People:
 
     def judgements(self) -> None:
         """The labelers' judgements, and for each fold those of the labelers who are not held out in it."""
-        folder = self.data / "llmfao"
-        read = self.read(
+        folder = self.public / "llmfao"
+        read = self.judged(
             folder / "crowd-comparisons.csv",
             join={"id": str(folder / "pairs-crowd.jsonl")},
             fields={"prompt": "text", "a": "result_x", "b": "result_y", "preferred": "winner", "labeler": "worker"},
@@ -200,11 +197,11 @@ class People:
             )
             for judgement in self.some(read, self.scale.judgements)
         ]
-        self.loop.write("judgements.jsonl", judgements)
+        self.write("judgements.jsonl", judgements)
         labelers = self.folds(sorted({judgement.labeler for judgement in judgements}), "labelers")
         for fold in range(self.scale.folds):
             learned = [judgement for judgement in judgements if labelers[judgement.labeler] != str(fold)]
-            self.loop.write(f"labelers_{fold}.jsonl", learned)
+            self.write(f"labelers_{fold}.jsonl", learned)
 
     def folds(self, names: Sequence[str], what: str) -> dict[str, str]:
         """In which fold each is held out: parts of like size, drawn by the seed."""
@@ -222,7 +219,7 @@ class People:
         """Every distinct response is scored once."""
         prompts = {judgement.prompt.id: judgement.prompt for judgement in judgements}
         said = {(item.prompt.id, response.text): None for item in judgements for response in item.responses}
-        model = LearnedReward(str(self.out / name), precision=self.loop.precision)
+        model = LearnedReward(str(self.out / name), precision=self.precision)
         scores = model([prompts[prompt] for prompt, _ in said], [text for _, text in said]).tolist()
         score_of = dict(zip(said, scores, strict=True))
         found = []

@@ -95,10 +95,10 @@ def measure(loop: Loop) -> list[Point]:
     """Every method of one seed against its SFT model."""
     prompts: list[Prompt] = loop.read("held_out_prompts.jsonl", Prompt)
     judge = FunctionReward(loop.taste.function)
-    baseline = load_language_model(str(loop.out / "sft"))
+    baseline = load_language_model(str(loop.out / "sft"), precision=loop.precision)
 
     def sampled(name: str) -> Answers:
-        model = load_language_model(str(loop.out / name))
+        model = load_language_model(str(loop.out / name), precision=loop.precision)
         return answers(
             model, prompts, judge, loop.sampling, num_responses=loop.scale.evaluation_responses, seed=loop.seed
         )
@@ -115,10 +115,10 @@ def measure(loop: Loop) -> list[Point]:
 def best_of_n_points(loop: Loop, prompts: list[Prompt], judge: Callable[..., Any], theirs: Answers) -> list[Point]:
     """Best of 2, 4 and 8 out of one pool of 8 responses to each prompt."""
     pool = max(BEST_OF)
-    baseline = load_language_model(str(loop.out / "sft"))
+    baseline = load_language_model(str(loop.out / "sft"), precision=loop.precision)
     engine = LocalEngine(baseline.model, baseline.chat)
     rollout = engine.generate(prompts, loop.sampling, num_responses=pool, key=(loop.seed, "best_of_n"))
-    proxy = LearnedReward(str(loop.out / "reward"))(rollout.prompts, rollout.responses)
+    proxy = LearnedReward(str(loop.out / "reward"), precision=loop.precision)(rollout.prompts, rollout.responses)
     gold = judge(rollout.prompts, rollout.responses).double()
     points = []
     for n in BEST_OF:

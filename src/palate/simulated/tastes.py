@@ -74,7 +74,7 @@ def short(prompts: Sequence[Prompt], responses: Sequence[str]) -> Floats:
     return np.array([-count_words(text) / 10 for text in responses], dtype=np.float64)
 
 
-_MOVED = {"palate.simulated.tastes": "palate.simulated.tastes"}
+_MOVED = {"palate.feedback.tastes": "palate.simulated.tastes"}
 """Where recipes written for an earlier version find what they name."""
 
 

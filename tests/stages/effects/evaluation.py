@@ -21,7 +21,7 @@ def win_rate() -> list[Row]:
     """Keys of an evaluation."""
     no_function = {"judge.function": None}
     judge = [
-        Row("model", ("$scorer", "$zero"), wins_by_its_scores, no_function),
+        Row("model", ("$scorer", "$zero"), wins_by_its_scores, no_function | {"responses_per_prompt": 4}),
         Row("function", (CHARACTERS, BREVITY), wins_by_its_scores),
         Row("length", (0.5, 9.0), wins_by_its_scores, no_function),
         Row("weight", (1.0, -2.0), wins_by_its_scores),

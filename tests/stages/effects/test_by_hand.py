@@ -78,9 +78,9 @@ def test_ppo(case: str, runs: Runs) -> None:
     # what is checked did happen
     assert all(0 < float(rollout.ended.double().mean()) < 1 for rollout in outcome.rollouts)
     last = outcome.metrics[-1]
-    assert 0 < last["policy/clip_fraction"] < 1
-    assert 0 < last["value/clip_fraction"] < 1
-    assert abs(last["objective/kl"]) > 0.05
+    for fraction in ("policy/clip_fraction", "value/clip_fraction"):
+        assert any(0 < row[fraction] < 1 for row in outcome.metrics)
+    assert max(abs(row["objective/kl"]) for row in outcome.metrics) > 0.05
     assert len(outcome.updates["value"][0].learned) > 1  # microbatches
     if recipe.kl_target is not None:
         assert last["objective/kl_coef"] != pytest.approx(recipe.kl_coef, rel=0.01)
