@@ -11,6 +11,7 @@ import torch
 from palate import recipe
 from palate.errors import ModelError
 from palate.lm import foreign
+from palate.lm import logprobs as lm_logprobs
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
@@ -71,7 +72,7 @@ def plain(directory: Path) -> Any:
 def test_logprobs_and_gradients_are_those_of_transformers(
     homes: dict[str, Path], family: str, sequences: Sequences, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foreign, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(lm_logprobs, "CHUNK_ROWS", 5)
     model, network = load_language_model(str(homes[family]), precision="fp32").model, plain(homes[family])
     model.train()  # changes nothing: dropout stays off
     got = model.logprobs(sequences, temperature=0.7)

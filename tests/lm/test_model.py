@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
 from palate.lm.sources.zoo import Loaded, load_scalar_model, save
+from palate.recipe import Sampling
+from palate.records import Prompt
+from palate.rollout.local import LocalEngine
 
 FreshScalar = Callable[[], ScalarModel]
 
@@ -148,3 +152,39 @@ def test_a_saved_policy_gives_transformers_the_same_logprobs(
     mask = sequences.mask[:, 1:]
     torch.testing.assert_close(theirs[mask], ours[mask], atol=1e-4, rtol=0)
     assert network.config.eos_token_id == tiny.chat.stop_id
+
+
+@pytest.mark.parametrize("act", ["logprobs", "scores", "values", "trunk", "sampling"])
+def test_every_pass_is_seen_by_hooks(
+    tiny: Loaded[LanguageModel], fresh_scalar: FreshScalar, sequences: Sequences, act: str
+) -> None:
+    """On the model, what is below its head, a layer, a projection of a fused product and the head."""
+    model = fresh_scalar() if act in ("scores", "values") else copy.deepcopy(tiny.model)
+    model.freeze(1)
+    head = "score" if isinstance(model, ScalarModel) else "lm_head"
+    watched = ["", "model", "model.layers.0", "model.layers.0.self_attn.k_proj", "model.layers.0.mlp.down_proj", head]
+    calls: Counter[str] = Counter()
+    depth: list[str] = []
+    for name in watched:
+        module = model.get_submodule(name)
+        module.register_forward_pre_hook(lambda *_, name=name: depth.append(name))
+        module.register_forward_hook(lambda *_, name=name: calls.update([name]) or depth.remove(name))
+        if name:  # what is called is called from inside the model
+            module.register_forward_pre_hook(lambda *_: calls.update(["outside"] if "" not in depth else []))
+    match act:
+        case "logprobs":
+            model.logprobs(sequences, temperature=1.0)
+        case "scores":
+            model.scores(sequences)
+        case "values":
+            model.values(sequences)
+        case "trunk":
+            model.trunk(sequences)
+        case "sampling":
+            sampling = Sampling(max_new_tokens=4)
+            LocalEngine(model, tiny.chat).generate([Prompt.from_text("Hi")], sampling, num_responses=2, key=(1,))
+    assert {name for name in watched if calls[name]} == set(watched) - ({head} if act == "trunk" else set())
+    assert not calls["outside"]
+    if act == "sampling":  # a prompt, and four tokens of which the last is not read
+        assert calls["model"] == calls["model.layers.0.self_attn.k_proj"] == 4
+        assert calls[head] == 4

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from palate.lm import products
 from palate.lm.decoder import TokenHead
 from palate.lm.logprobs import chosen_logprobs
-from palate.lm.products import Products, packed, rounded, sums
+from palate.lm.products import packed, rounded, sums
+from palate.lm.projection import Projection
 
 HALF = torch.bfloat16
 ULP = 2.0**-7
@@ -22,8 +23,8 @@ def rows() -> Tensor:
 
 
 @pytest.fixture
-def linear() -> nn.Linear:
-    linear = nn.Linear(96, 40, bias=False)
+def linear() -> Projection:
+    linear = Projection(96, 40, HALF)
     with torch.no_grad():
         linear.weight.copy_(torch.randn(40, 96, generator=torch.Generator().manual_seed(2)))
     return linear
@@ -34,18 +35,18 @@ def exact(rows: Tensor, weight: Tensor) -> Tensor:
     return rows.to(HALF).double() @ weight.detach().to(HALF).double().T
 
 
-def test_a_rounded_product_is_the_exact_one_rounded_once(rows: Tensor, linear: nn.Linear) -> None:
+def test_a_rounded_product_is_the_exact_one_rounded_once(rows: Tensor, linear: Projection) -> None:
     expected = exact(rows, linear.weight)
     for got in (
         rounded(rows.to(HALF), linear.weight.detach().to(HALF)),
         packed(linear.weight.detach().to(HALF))(rows.to(HALF)),
-        *(Products([linear], HALF)(rows)),
+        linear(rows),
     ):
         assert got.dtype == HALF
         assert ((got.double() - expected).abs() <= ULP / 2 * expected.abs() + 1e-5).all()
 
 
-def test_sums_are_not_rounded(rows: Tensor, linear: nn.Linear) -> None:
+def test_sums_are_not_rounded(rows: Tensor, linear: Projection) -> None:
     got = sums(rows.to(HALF), linear.weight.detach().to(HALF).T)
     torch.testing.assert_close(got.double(), exact(rows, linear.weight), atol=1e-5, rtol=1e-6)
     assert not torch.equal(got, got.to(HALF).float())
@@ -55,12 +56,12 @@ def test_sums_are_not_rounded(rows: Tensor, linear: nn.Linear) -> None:
 
 
 @pytest.mark.parametrize("learns", [True, False])
-def test_gradients_of_a_rounded_product(rows: Tensor, linear: nn.Linear, learns: bool) -> None:
+def test_gradients_of_a_rounded_product(rows: Tensor, linear: Projection, learns: bool) -> None:
     """Those of hardware: operands rounded, the upper gradient as well, the sums rounded once more."""
     linear.weight.requires_grad_(learns)
     rows.requires_grad_(True)
     upper = torch.randn(7, 40, generator=torch.Generator().manual_seed(3)).to(HALF)
-    Products([linear], HALF)(rows)[0].backward(upper)
+    linear(rows).backward(upper)
     assert rows.grad is not None
     if not learns:
         assert linear.weight.grad is None
@@ -75,14 +76,15 @@ def test_gradients_of_a_rounded_product(rows: Tensor, linear: nn.Linear, learns:
 def test_logits_of_a_half_precision_model_are_not_rounded(rows: Tensor) -> None:
     embeddings = nn.Embedding(40, 96)
     head = TokenHead(embeddings, HALF, tied=True)
-    logits = head.logits(rows)
+    with torch.no_grad():
+        logits = head(rows)
     torch.testing.assert_close(logits, rows @ embeddings.weight.detach().T, atol=1e-4, rtol=1e-6)
     tokens = torch.arange(7)
     expected = (logits / 0.7).log_softmax(-1)[torch.arange(7), tokens]
-    torch.testing.assert_close(head.logprobs(rows, tokens, temperature=0.7).detach(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(head(rows, tokens, temperature=0.7).detach(), expected, atol=1e-4, rtol=0)
 
 
-def test_logprobs_of_a_half_precision_weight_are_not_rounded(rows: Tensor, linear: nn.Linear) -> None:
+def test_logprobs_of_a_half_precision_weight_are_not_rounded(rows: Tensor, linear: Projection) -> None:
     """As on a GPU, where the unembedding's operands are bf16."""
     weight, tokens = linear.weight.detach().to(HALF).requires_grad_(True), torch.arange(7)
     rows = rows.to(HALF).float().requires_grad_(True)
@@ -104,22 +106,21 @@ def test_what_multiplies_bf16(monkeypatch: pytest.MonkeyPatch, has: str) -> None
 def test_a_row_has_the_same_bits_whatever_else_is_in_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Learning or not, alone or among so many rows that other kernels would be quicker; sums long enough to differ."""
     numbers = torch.Generator().manual_seed(4)
-    linear, rows = nn.Linear(1536, 256, bias=False), torch.randn(600, 1536, generator=numbers)
+    linear, rows = Projection(1536, 256, HALF), torch.randn(600, 1536, generator=numbers)
     with torch.no_grad():
         linear.weight.copy_(torch.randn(256, 1536, generator=numbers))
-    product = Products([linear], HALF)
-    (learning,) = product(rows)
+    learning = linear(rows)
     assert learning.requires_grad
     with torch.no_grad():
         for count in (1, 2, 7, 200, len(rows)):
-            assert torch.equal(product(rows[:count])[0], learning[:count])
+            assert torch.equal(linear(rows[:count]), learning[:count])
     assert products.is_row_invariant()
     monkeypatch.setattr(products, "packed", lambda weight: lambda x: (x + len(x)) @ weight.T)
     assert not products.is_row_invariant.__wrapped__()
 
 
 def test_hardware_that_multiplies_bf16_is_left_to_it(
-    rows: Tensor, linear: nn.Linear, monkeypatch: pytest.MonkeyPatch
+    rows: Tensor, linear: Projection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is none, fp32 multiplies what was rounded: the same numbers up to the order of the sums."""
     x, weight = rows.to(HALF), linear.weight.detach().to(HALF)

@@ -146,7 +146,7 @@ def test_the_distribution_is_the_full_one(tiny: Loaded[LanguageModel]) -> None:
     with torch.no_grad():
         last = torch.tensor([tokens.shape[1] - 1])
         row = tiny.model.hidden(rollout.sequences, torch.tensor([0]), last, None)
-        p = (tiny.model.unembedding.logits(row)[0] / 0.5).softmax(0).double()
+        p = (tiny.model.logits(row)[0] / 0.5).softmax(0).double()
     expected = 1000 * p
     drawn = torch.tensor([counts[token] for token in range(259)]).double()
     chi_square = float(((drawn - expected) ** 2 / expected).sum())

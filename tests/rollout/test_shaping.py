@@ -38,7 +38,7 @@ def row(loaded: Loaded[LanguageModel], tokens: list[int]) -> Tensor:
     with torch.no_grad():
         last = torch.tensor([len(tokens) - 1])
         hidden = loaded.model.hidden(Sequences.pack([tokens], [[]]), torch.tensor([0]), last, None)
-        return loaded.model.unembedding.logits(hidden)
+        return loaded.model.logits(hidden)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(0, 100))

@@ -108,7 +108,7 @@ def test_greedy_is_the_most_likely_token_each_time(loaded: Loaded[LanguageModel]
         with torch.no_grad():
             last = torch.tensor([len(tokens) - 1])
             row = loaded.model.hidden(Sequences.pack([tokens], [[]]), torch.tensor([0]), last, None)
-            tokens.append(int(loaded.model.unembedding.logits(row).argmax()))
+            tokens.append(int(loaded.model.logits(row).argmax()))
         if tokens[-1] == loaded.chat.stop_id:
             break
     (end,) = ends(run(loaded, greedy=True))
@@ -122,8 +122,8 @@ def test_closed_between_two_tokens_it_computes_no_more(
     stopping: Loaded[LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
-    logits = type(stopping.model.unembedding).logits
-    monkeypatch.setattr(type(stopping.model.unembedding), "logits", lambda *args: steps.append(1) or logits(*args))
+    logits = LanguageModel.logits
+    monkeypatch.setattr(LanguageModel, "logits", lambda *args, **how: steps.append(1) or logits(*args, **how))
     events = stream(stopping.model, stopping.chat, PROMPT, Sampling(max_new_tokens=1000), key=KEY, num_responses=2)
     for count in (1, 1, 2):  # two responses: a step gives two events
         next(events)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +26,12 @@ class Size:
     num_layers: int
 
 
-class Unembedding(Protocol):
-    """From hidden rows to tokens."""
+class Unembedding:
+    """What the head of a language model is besides a module.
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """[N, D] -> [N, V] fp32, newly made."""
-        ...
-
-    def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
-        """[N] log p of ``tokens`` [N], each predicted by one row of [N, D]; fp32, differentiable."""
-        ...
+    Called with rows [N, D], None and a temperature it gives logits [N, V] divided by that, fp32 and newly made. Called
+    with tokens [N] it gives log p of each, predicted by one row: [N] fp32, differentiable.
+    """
 
 
 class Backbone(nn.Module):
@@ -43,7 +39,7 @@ class Backbone(nn.Module):
 
     Attributes:
         shape: its dimensions.
-        dtype: of matrix products; weights are fp32.
+        dtype: of matrix products; weights that learn are fp32.
         has_trunk: the lower layers can be computed once and their output kept.
     """
 

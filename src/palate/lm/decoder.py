@@ -4,8 +4,8 @@ The same layers train, score and sample. What differs is how queries meet keys, 
 `packed_attention` over a `Layout` when whole sequences are computed and the engine's key/value cache when one token per
 sequence is. Parameter names are those of Hugging Face's Llama, so a state dict moves between the two unchanged.
 
-Weights are fp32; the layers' matrix products run in `dtype`. Everything else is fp32: norms, rotations, activations,
-residuals and logits. Attention has a precision of its own, see `attention_dtype`.
+Weights that learn are fp32; the layers' matrix products run in `dtype`. Everything else is fp32: norms, rotations,
+activations, residuals and logits. Attention has a precision of its own, see `attention_dtype`.
 
 Left out: dropout (off in every model of RLHF), sliding windows, and other families, which `foreign.py` runs through
 transformers' own code.
@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from palate.lm.backbone import Backbone, Size
+from palate.lm.backbone import Backbone, Size, Unembedding
 from palate.lm.batch import Layout, Sequences
-from palate.lm.logprobs import chosen_logprobs
-from palate.lm.products import Products
+from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
+from palate.lm.projection import Projecting, Projection
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer index, queries [N, H, D], keys [N, G, D], values [N, G, D]) -> [N, H, D]."""
@@ -77,10 +77,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, size] -> [N, size]."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.float(), self.eps)
 
 
-class Attention(nn.Module):
+class Attention(Projecting):
     """Projections around `Attend`."""
 
     def __init__(self, shape: Shape, index: int, dtype: torch.dtype) -> None:
@@ -88,38 +88,35 @@ class Attention(nn.Module):
         self.index, self.head_dim, self.dtype = index, shape.head_dim, dtype
         self.heads = [shape.num_heads, shape.num_kv_heads]
         size = shape.hidden_size
-        self.q_proj = nn.Linear(size, shape.num_heads * shape.head_dim, bias=False)
-        self.k_proj = nn.Linear(size, shape.num_kv_heads * shape.head_dim, bias=False)
-        self.v_proj = nn.Linear(size, shape.num_kv_heads * shape.head_dim, bias=False)
-        self.o_proj = nn.Linear(shape.num_heads * shape.head_dim, size, bias=False)
-        self.qkv = Products([self.q_proj, self.k_proj, self.v_proj], dtype)
-        self.out = Products([self.o_proj], dtype)
+        self.q_proj = Projection(size, shape.num_heads * shape.head_dim, dtype)
+        self.k_proj = Projection(size, shape.num_kv_heads * shape.head_dim, dtype)
+        self.v_proj = Projection(size, shape.num_kv_heads * shape.head_dim, dtype)
+        self.o_proj = Projection(shape.num_heads * shape.head_dim, size, dtype)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, wanted: Tensor | None) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype; [M, hidden] with ``wanted`` [M] rows."""
-        q, k, v = (projected.unflatten(-1, (-1, self.head_dim)) for projected in self.qkv(x))
+        projected = self.project(x, "q_proj", "k_proj", "v_proj")
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in projected)
         q, k = rotate(torch.cat([q, k], dim=1).float(), rope).split(self.heads, dim=1)
         q, k, v = (x.to(attention_dtype(self.dtype, x.device)) for x in (q, k, v))
         attended = _pick(attend(self.index, q, k, v).flatten(1), wanted)
-        out: Tensor = self.out(attended)[0]
+        out: Tensor = self.o_proj(attended)
         return out
 
 
-class MLP(nn.Module):
+class MLP(Projecting):
     """SwiGLU: Shazeer 2020 (arXiv 2002.05202)."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(shape.hidden_size, shape.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(shape.intermediate_size, shape.hidden_size, bias=False)
-        self.gate_up = Products([self.gate_proj, self.up_proj], dtype)
-        self.down = Products([self.down_proj], dtype)
+        self.gate_proj = Projection(shape.hidden_size, shape.intermediate_size, dtype)
+        self.up_proj = Projection(shape.hidden_size, shape.intermediate_size, dtype)
+        self.down_proj = Projection(shape.intermediate_size, shape.hidden_size, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype."""
-        gate, up = (projected.float() for projected in self.gate_up(x))
-        out: Tensor = self.down(F.silu(gate) * up)[0]
+        gate, up = (part.float() for part in self.project(x, "gate_proj", "up_proj"))
+        out: Tensor = self.down_proj(F.silu(gate) * up)
         return out
 
 
@@ -140,26 +137,26 @@ class DecoderLayer(nn.Module):
         return x
 
 
-class TokenHead(nn.Linear):
+class TokenHead(Projection, Unembedding):
     """Hidden rows to logits; its weight is the embeddings' when they are tied."""
+
+    gives_sums = True
 
     def __init__(self, embeddings: nn.Embedding, dtype: torch.dtype, *, tied: bool) -> None:
         device = "meta" if tied else None  # no memory for weights that are another's
-        super().__init__(embeddings.embedding_dim, embeddings.num_embeddings, bias=False, device=device)
+        super().__init__(embeddings.embedding_dim, embeddings.num_embeddings, dtype, device=device)
         if tied:
             self.weight = embeddings.weight
-        self.product = Products([self], dtype, sums=True)
 
-    @torch.no_grad()
-    def logits(self, rows: Tensor) -> Tensor:
-        """[N, D] -> [N, V] fp32."""
-        logits: Tensor = self.product(rows)[0]
-        return logits
-
-    def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
-        """[N] log p of ``tokens``, without holding [N, V]."""
-        (weight,) = self.product.weights()
-        return chosen_logprobs(rows, weight, tokens, temperature=temperature)
+    def forward(self, rows: Tensor, tokens: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """As in `Unembedding`; log-probabilities without holding [N, V]."""
+        if tokens is None:
+            return super().forward(rows / temperature)
+        if self.adapter is not None:
+            return logprobs_by_rows(super().forward, rows, tokens, temperature=temperature)
+        if self.learns:
+            self.kept.forget()
+        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature)
 
 
 class Decoder(Backbone):
@@ -179,7 +176,7 @@ class Decoder(Backbone):
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
         self.register_buffer("inv_freq", 1.0 / shape.rope_theta**exponents, persistent=False)
 
-    def run(
+    def forward(
         self,
         x: Tensor,
         positions: Tensor,
@@ -189,14 +186,30 @@ class Decoder(Backbone):
         last: int | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """Layers ``first`` up to, not including, ``last`` on rows [N, hidden] at ``positions`` [N].
+        """The pass, or a part of it: layers ``first`` up to, not including, ``last``.
 
-        With ``wanted`` [M] only those rows come out, and the last of the layers computes little else.
+        Args:
+            x: tokens [N], or what layer ``first`` - 1 made of them, [N, hidden].
+            positions: [N] of the tokens in their sequences.
+            attend: how queries meet keys.
+            first: 0 embeds the tokens.
+            last: None runs all layers that are left and the last norm.
+            wanted: [M] the only rows that come out; the last of the layers then computes little else.
+
+        Returns:
+            [N, hidden] or [M, hidden], fp32.
         """
+        x = self.embed(x) if first == 0 else x
         rope, layers = self.rope(positions), list(self.layers)[first:last]
         for layer in layers[:-1]:
             x = layer(x, rope, attend)
-        return layers[-1](x, rope, attend, wanted) if layers else _pick(x, wanted)
+        x = layers[-1](x, rope, attend, wanted) if layers else _pick(x, wanted)
+        return self.norm(x) if last is None else x
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[N] -> [N, hidden] fp32."""
+        rows: Tensor = self.embed_tokens(tokens)
+        return rows.float()
 
     def lower(self, layers: int) -> list[nn.Module]:
         """As in `Backbone`."""
@@ -204,17 +217,17 @@ class Decoder(Backbone):
 
     def rows(self, sequences: Sequences, layout: Layout, wanted: Tensor) -> Tensor:
         """As in `Backbone`."""
-        return self.rows_above(layout, 0, self.embed_tokens(layout.tokens), wanted)
+        rows: Tensor = self(layout.tokens, layout.positions, packed_attention(layout), wanted=wanted)
+        return rows
 
     def trunk(self, layout: Layout, layers: int) -> Tensor:
         """As in `Backbone`."""
-        x = self.embed_tokens(layout.tokens)
-        return self.run(x, layout.positions, packed_attention(layout), last=layers)
+        rows: Tensor = self(layout.tokens, layout.positions, packed_attention(layout), last=layers)
+        return rows
 
     def rows_above(self, layout: Layout, layers: int, below: Tensor, wanted: Tensor) -> Tensor:
         """As in `Backbone`."""
-        attend = packed_attention(layout)
-        rows: Tensor = self.norm(self.run(below, layout.positions, attend, first=layers, wanted=wanted))
+        rows: Tensor = self(below, layout.positions, packed_attention(layout), first=layers, wanted=wanted)
         return rows
 
     def adopt(self, other: Decoder, layers: int) -> None:

@@ -9,28 +9,26 @@ Left out: encoders and encoder-decoders, adapters, and code that comes with a mo
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from palate.errors import ModelError
-from palate.lm.backbone import Backbone, Size, draw_scalar_head
+from palate.lm.backbone import Backbone, Size, Unembedding, draw_scalar_head
 from palate.lm.batch import Layout, Sequences
+from palate.lm.logprobs import logprobs_by_rows
 from palate.lm.model import Model, ScalarModel
-from palate.lm.quiet import quiet
 
 ModelT = TypeVar("ModelT", bound=Model)
-
-CHUNK_ROWS = 512
-"""Whose logits are held at a time."""
 
 
 def read(directory: Path, name: str, kind: type[ModelT], config: Any, dtype: torch.dtype, *, head_seed: int) -> ModelT:
@@ -195,7 +193,7 @@ class Foreign(Backbone):
             self.network.save_pretrained(directory)
 
 
-class ForeignHead(nn.Module):
+class ForeignHead(nn.Module, Unembedding):
     """The head as transformers computes it: with its own bias, scale or soft cap.
 
     It is the whole network, its body replaced by one that hands the given rows through. The weights stay the network's.
@@ -207,26 +205,18 @@ class ForeignHead(nn.Module):
         network._modules = {**network._modules, network.base_model_prefix: _HandThrough()}
         self._network = (network,)  # a tuple: no submodules, the parameters belong to the backbone
 
-    def logits(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, tokens: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """As in `Unembedding`."""
+        if tokens is None:
+            return self._logits(rows).div_(temperature)
+        return logprobs_by_rows(self._logits, rows, tokens, temperature=temperature)
+
+    def _logits(self, rows: Tensor) -> Tensor:
         """[N, D] -> [N, V] fp32; autocast would round them, so the head's product is all of it in fp32."""
         (network,) = self._network
         with torch.autocast(rows.device.type, enabled=False):
             logits: Tensor = network(inputs_embeds=rows[None], use_cache=False).logits[0]
         return logits
-
-    def logprobs(self, rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
-        """[N] log p of ``tokens``; logits are made a chunk at a time, and again for the gradient."""
-        chunks = zip(torch.split(rows, CHUNK_ROWS), torch.split(tokens, CHUNK_ROWS), strict=True)
-        return torch.cat(
-            [
-                checkpoint(self._chosen, *chunk, temperature, use_reentrant=False, preserve_rng_state=False)
-                for chunk in chunks
-            ]
-        )
-
-    def _chosen(self, rows: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-        logits = self.logits(rows) / temperature
-        return logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 class _HandThrough(nn.Module):
@@ -274,7 +264,7 @@ def check(network: Any, name: str) -> None:
         if hasattr(network, "score"):
             agree = agree and network.score.weight.shape == (1, rows.shape[-1]) and network.score.bias is None
         else:
-            agree = agree and _close(ForeignHead(foreign).logits(rows), network(input_ids=tokens).logits[0])
+            agree = agree and _close(ForeignHead(foreign)(rows), network(input_ids=tokens).logits[0])
     except Exception as error:
         agree, reason = False, f" ({' '.join(str(error).split())[:200]})"
     else:
@@ -288,3 +278,22 @@ def check(network: Any, name: str) -> None:
 
 def _close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-4 * (1 + a.abs().max()))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing of transformers' on stderr, no bars and no advice: they are not for people who run a recipe."""
+    import transformers
+
+    logging: Any = transformers.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        # the bars it does not know how to disable write to whatever stderr is when they are made
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

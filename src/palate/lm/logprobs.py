@@ -7,11 +7,12 @@ whatever the batch. Logits and everything after them are fp32, whatever the dtyp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from palate.lm.products import sums
 
@@ -19,6 +20,8 @@ LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
 LOGITS_ON_GPU = 2**26
 """Made at a time on a GPU, whose products are fast when they are large: 256 MiB."""
+CHUNK_ROWS = 512
+"""Whose logits are held at a time where a head is not just a weight."""
 WIDTH = 512
 """A part is so many tokens of the vocabulary, or a multiple: narrower products are slow, and so are those whose rows
 begin anywhere in a cache line (90 GFLOP/s instead of 120 on two AVX2 cores)."""
@@ -38,6 +41,27 @@ def chosen_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperatu
     """
     logprobs: Tensor = _ChosenLogprobs.apply(hidden, weight, tokens, temperature)  # type: ignore[no-untyped-call]
     return logprobs
+
+
+def logprobs_by_rows(logits: Callable[[Tensor], Tensor], rows: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
+    """The same of any head: logits of `CHUNK_ROWS` rows at a time, and again for the gradient.
+
+    Args:
+        logits: from [N, D] to [N, V].
+        rows: [M, D], each predicting one token.
+        tokens: [M] the token that followed.
+        temperature: of the policy.
+
+    Returns:
+        [M] in nats.
+    """
+
+    def chosen(rows: Tensor, tokens: Tensor) -> Tensor:
+        scaled = logits(rows) / temperature
+        return scaled.gather(-1, tokens[:, None])[:, 0] - scaled.logsumexp(-1)
+
+    chunks = zip(torch.split(rows, CHUNK_ROWS), torch.split(tokens, CHUNK_ROWS), strict=True)
+    return torch.cat([checkpoint(chosen, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks])
 
 
 class _ChosenLogprobs(torch.autograd.Function):

@@ -5,7 +5,8 @@
     ScalarModel.values(sequences)       [B, T] the value before each token is chosen
     .trunk(sequences)                   the frozen lower layers, computed once for every model that shares them
 
-All of them obey the one alignment rule: index t speaks about ``tokens[:, t]``.
+All of them obey the one alignment rule: index t speaks about ``tokens[:, t]``. And all of them, sampling too, go
+through `Model.forward`, so that whoever hangs something on the model (sharding, a profiler) sees every pass.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
+from palate.lm.logprobs import logprobs_by_rows
+
+Result = TypeVar("Result")
 
 TRUNK_TOKENS = 2_000_000
 """A trunk of more tokens than this is not kept whole (4.6 GB at width 576): the lower layers are then run each time."""
@@ -67,6 +71,10 @@ class Model(nn.Module):
         """Stays in evaluation mode: the policy that is trained is the policy that sampled."""
         return super().train(False)
 
+    def forward(self, compute: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """Whatever is computed with the weights is computed in here, called as ``model(compute, ...)``."""
+        return compute(*args, **kwargs)
+
     @property
     def context(self) -> float:
         """Longest sequence the model was made for, in tokens; infinite if its config does not say."""
@@ -107,7 +115,7 @@ class Model(nn.Module):
             digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
             for module in self.model.lower(self.trunk_layers):
                 for parameter in module.parameters():
-                    digest.update(parameter.detach().cpu().contiguous().numpy().data)
+                    digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
             self._trunk_key = digest.hexdigest()
         return self._trunk_key
 
@@ -133,7 +141,8 @@ class Model(nn.Module):
         done, total = 0, int(sequences.lengths.sum())
         for part in sequences.parts(max_tokens):
             layout = Layout.of(part)
-            spans = torch.split(self.model.trunk(layout, self.trunk_layers), layout.run_lengths.tolist())
+            below: Tensor = self(self.model.trunk, layout, self.trunk_layers)
+            spans = torch.split(below, layout.run_lengths.tolist())
             prompts |= zip(layout.groups.tolist(), spans, strict=False)
             responses |= zip(layout.rows.tolist(), spans[len(layout.groups) :], strict=True)
             done += int(part.lengths.sum())
@@ -178,17 +187,31 @@ class LanguageModel(Model):
             self.lm_head = self.model.unembedding(tied=True)
         return adopted
 
-    @property
-    def unembedding(self) -> Unembedding:
-        """From hidden rows to tokens."""
-        return cast(Unembedding, self.lm_head)
+    def logits(self, rows: Tensor, *, temperature: float = 1.0) -> Tensor:
+        """[N, D] hidden rows -> [N, V] fp32, divided by the temperature; newly made."""
+        logits: Tensor = self(self._logits, rows, temperature)
+        return logits
+
+    def _logits(self, rows: Tensor, temperature: float) -> Tensor:
+        if isinstance(self.lm_head, Unembedding):
+            logits: Tensor = self.lm_head(rows, temperature=temperature)
+        else:  # somebody has put another module in its place
+            logits = self.lm_head(rows).float() / temperature
+        return logits
 
     def logprobs(self, sequences: Sequences, *, temperature: float, trunk: Trunk | None = None) -> Tensor:
         """[B, T] log p(tokens[:, t] | tokens[:, :t]) at the masked tokens, zero elsewhere; nats."""
+        logprobs: Tensor = self(self._logprobs, sequences, temperature, trunk)
+        return logprobs
+
+    def _logprobs(self, sequences: Sequences, temperature: float, trunk: Trunk | None) -> Tensor:
         sequence, position = _chosen(sequences)
-        hidden = self.hidden(sequences, sequence, position - 1, trunk)
-        tokens = sequences.tokens[sequence, position]
-        return _at_chosen(sequences, self.unembedding.logprobs(hidden, tokens, temperature=temperature))
+        rows, tokens = self.hidden(sequences, sequence, position - 1, trunk), sequences.tokens[sequence, position]
+        if isinstance(self.lm_head, Unembedding):
+            logprobs = self.lm_head(rows, tokens, temperature=temperature)
+        else:
+            logprobs = logprobs_by_rows(self.lm_head, rows, tokens, temperature=temperature)
+        return _at_chosen(sequences, logprobs)
 
 
 class ScalarModel(Model):
@@ -210,11 +233,19 @@ class ScalarModel(Model):
 
     def scores(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
         """[B] the head's output at each sequence's last real token."""
-        sequence = torch.arange(len(sequences), device=sequences.lengths.device)
-        return self._numbers(self.hidden(sequences, sequence, sequences.lengths - 1, trunk))
+        scores: Tensor = self(self._scores, sequences, trunk)
+        return scores
 
     def values(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
         """[B, T] the head's output before each masked token is chosen, zero elsewhere."""
+        values: Tensor = self(self._values, sequences, trunk)
+        return values
+
+    def _scores(self, sequences: Sequences, trunk: Trunk | None) -> Tensor:
+        sequence = torch.arange(len(sequences), device=sequences.lengths.device)
+        return self._numbers(self.hidden(sequences, sequence, sequences.lengths - 1, trunk))
+
+    def _values(self, sequences: Sequences, trunk: Trunk | None) -> Tensor:
         sequence, position = _chosen(sequences)
         return _at_chosen(sequences, self._numbers(self.hidden(sequences, sequence, position - 1, trunk)))
 

@@ -49,8 +49,8 @@ def _lockstep(
     while True:
         uniform = torch.tensor([0.0 if response.done else response.next_uniform for response in batch])
         with network.autocast():  # not around the yield: two generators that take turns would leave it on
-            rows = network.extend(tokens, seen, past)
-            logits = model.unembedding.logits(rows).div_(sampling.temperature)
+            rows = model(network.extend, tokens, seen, past)
+            logits = model.logits(rows, temperature=sampling.temperature)
             drawn, logprobs = pick(logits, uniform.double().to(model.device))
         for response, token, logprob in zip(batch, drawn.tolist(), logprobs.tolist(), strict=True):
             if not response.done:

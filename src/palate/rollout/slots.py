@@ -158,13 +158,12 @@ class Decoding:
         self.cache.positions += torch.tensor(active, device=self.last.device)
 
     def _draw(self) -> None:
-        logits = self.model.unembedding.logits(self.last / self.sampling.temperature)
+        logits = self.model.logits(self.last, temperature=self.sampling.temperature)
         self.tokens, self.logprobs = self.pick(logits, self.uniform)
 
     def _read(self) -> None:
-        decoder, attend = self.decoder, self.cache.attend(whole=self.fixed)
-        rows = decoder.run(decoder.embed_tokens(self.tokens), self.cache.positions, attend)
-        self.last.copy_(decoder.norm(rows))
+        attend = self.cache.attend(whole=self.fixed)
+        self.last.copy_(self.model(self.decoder, self.tokens, self.cache.positions, attend))
 
     def _draw_and_read(self) -> None:
         self._draw()
@@ -210,8 +209,7 @@ class Decoding:
             return
         tokens = [self.prompt_tokens[prompt] for prompt in prompts]
         layout = Layout.of(Sequences.pack(tokens, [[] for _ in tokens]).to(self.model.device))
-        decoder, seen = self.decoder, []
-        packed = packed_attention(layout)
+        seen, packed = [], packed_attention(layout)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             seen.append((k, v))
@@ -220,7 +218,7 @@ class Decoding:
         starts = layout.prompt_starts.tolist()
         ends = torch.tensor([start + len(ids) - 1 for start, ids in zip(starts, tokens, strict=True)])
         wanted = ends.to(self.last.device)
-        lasts = decoder.norm(decoder.run(decoder.embed_tokens(layout.tokens), layout.positions, attend, wanted=wanted))
+        lasts = self.model(self.decoder, layout.tokens, layout.positions, attend, wanted=wanted)
         keys, values = (torch.stack(parts).transpose(1, 2) for parts in zip(*seen, strict=True))
         for prompt, ids, start, last in zip(prompts, tokens, starts, lasts, strict=True):
             span = slice(start, start + len(ids))

@@ -15,7 +15,7 @@ import torch
 
 from palate.errors import ModelError
 from palate.lm.decoder import write_llama
-from palate.lm.quiet import quiet
+from palate.lm.foreign import quiet
 from palate.lm.sources.gguf_weights import read_llama
 from palate.randomness import derive_seed
 

@@ -1,0 +1,183 @@
+"""A weight and what happens to it: its precision, its packed copy, its adapter.
+
+Several projections of one input are one product. They are looked up by name in the module that owns them whenever they
+are used, so that what somebody puts in a projection's place, or hangs on it, is what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from palate.lm.products import PACKED_ROWS, Product, packed, rounded, sums
+
+
+class Projection(nn.Linear):
+    """One weight [outputs, inputs], perhaps a bias, and how rows are multiplied with it.
+
+    The weight is stored in any dtype (what learns in fp32, what is frozen as it was in its file) and multiplied in
+    ``dtype``. While gradients are on, and for many rows, it is a plain product. Otherwise a copy that suits the moment
+    is kept until the weight changes, so that sampling never casts or copies. In bf16 on a processor it is always that.
+
+    Args:
+        inputs, outputs: its size.
+        dtype: of operands and results; a bias is added in fp32, and so is then the result.
+        bias: it has one.
+        device: where its weight is made.
+
+    Attributes:
+        adapter: what is learned beside a weight that stays; called with the rows and what they give without it, it
+            gives what they give with it.
+    """
+
+    gives_sums = False
+    """Give the products' sums in fp32, for which nobody may ask a gradient unless ``dtype`` is fp32 as well."""
+
+    def __init__(
+        self, inputs: int, outputs: int, dtype: torch.dtype, *, bias: bool = False, device: str | None = None
+    ) -> None:
+        super().__init__(inputs, outputs, bias=bias, device=device)
+        self.dtype = dtype
+        self.adapter: nn.Module | None = None
+        self.kept = Kept()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs] -> [N, outputs]."""
+        return multiply(x, [self], self.kept)[0]
+
+    def complete(self, x: Tensor, product: Tensor) -> Tensor:
+        """[N, outputs] out of the product with the weight alone: bias and adapter added."""
+        if self.bias is not None:
+            product = product.float() + self.bias.float()
+        if self.adapter is not None:
+            product = self.adapter(x, product)
+        return product
+
+    @property
+    def operands(self) -> torch.dtype:
+        """Nothing on a processor sums bf16 products and gives the sums: fp32 is as quick there, and exact."""
+        return torch.float32 if self.gives_sums and self.weight.device.type == "cpu" else self.dtype
+
+    @property
+    def learns(self) -> bool:
+        """Whether a product made now will give the weight a gradient."""
+        return torch.is_grad_enabled() and self.weight.requires_grad
+
+    def operand(self) -> Tensor:
+        """The weight in the dtype it is multiplied in; a copy only where that is another than the parameter's."""
+        return self.weight.to(self.operands)
+
+    def plain(self, weight: Tensor) -> Product:
+        """The product with ``weight``, its own or several side by side, differentiable."""
+        return (lambda x: sums(x, weight.T)) if self.gives_sums else (lambda x: rounded(x, weight))
+
+
+class Projecting(nn.Module):
+    """A module that owns projections of one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = Kept()
+
+    def project(self, x: Tensor, *names: str) -> tuple[Tensor, ...]:
+        """[N, inputs] -> [N, outputs] by each of its modules of these names.
+
+        One product if nobody can tell. A module that is no `Projection`, and one that somebody watches, is called.
+        """
+        modules = [getattr(self, name) for name in names]
+        if all(is_unseen(module) for module in modules):
+            return multiply(x, modules, self.kept)
+        return tuple(module(x) for module in modules)
+
+
+def is_unseen(module: nn.Module) -> bool:
+    """Whether it makes no difference that this projection is not called itself: no other `forward`, and no hooks."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    own = getattr(module.forward, "__func__", None) is Projection.forward
+    return own and not any(hooks) and not _has_any_global_hook()
+
+
+class Kept:
+    """The product with weights that stay, side by side; made anew when one of them has changed."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, ...] = ()
+        self._product: Product | None = None
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._product = None
+
+    @torch.no_grad()
+    def product(self, projections: Sequence[Projection]) -> Product:
+        """With the weights of all of these."""
+        weights = [projection.weight for projection in projections]
+        if not all(isinstance(weight, nn.Parameter) for weight in weights):  # computed at each use, perhaps otherwise
+            return _fixed(projections)
+        of = (projections[0].operands, *((weight.data_ptr(), weight._version) for weight in weights))
+        if self._product is None or self._of != of:
+            self._of, self._product = of, _fixed(projections)
+        return self._product
+
+
+def _fixed(projections: Sequence[Projection]) -> Product:
+    whole = _whole([projection.operand() for projection in projections])
+    on_cpu = whole.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return packed(whole) if on_cpu else projections[0].plain(whole)
+
+
+def multiply(x: Tensor, projections: Sequence[Projection], kept: Kept) -> tuple[Tensor, ...]:
+    """[N, inputs] -> [N, outputs] of each projection; they have one owner, so one dtype and one device."""
+    rows = x.to(projections[0].operands)
+    if _is_kept(rows, projections):
+        whole = kept.product(projections)(rows)
+    elif _is_rounded_on_cpu(rows):
+        weight = _whole([projection.operand() for projection in projections])
+        whole = _ByPacked.apply(rows, weight, kept.product(projections))  # type: ignore[no-untyped-call]
+    else:
+        if any(projection.learns for projection in projections):
+            kept.forget()
+        products = [projection.plain(projection.operand())(rows) for projection in projections]
+        return _completed(x, projections, products)
+    return _completed(x, projections, whole.split([projection.out_features for projection in projections], dim=-1))
+
+
+def _is_kept(rows: Tensor, projections: Sequence[Projection]) -> bool:
+    """Whether a copy of the weights that stays is worth having, and enough: no gradient is asked for."""
+    if torch.is_grad_enabled() and (rows.requires_grad or any(projection.learns for projection in projections)):
+        return False
+    if rows.device.type == "cpu":
+        return _is_rounded_on_cpu(rows) or len(rows) <= PACKED_ROWS
+    return any(projection.weight.dtype != rows.dtype for projection in projections)
+
+
+def _is_rounded_on_cpu(rows: Tensor) -> bool:
+    """By packed weights always, so that sampling and training round the same sums."""
+    return rows.device.type == "cpu" and rows.dtype == torch.bfloat16
+
+
+def _completed(x: Tensor, projections: Sequence[Projection], products: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(projection.complete(x, product) for projection, product in zip(projections, products, strict=True))
+
+
+def _whole(weights: list[Tensor]) -> Tensor:
+    return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+
+class _ByPacked(torch.autograd.Function):
+    """A product with a weight of which there is a packed copy: its result by that, its gradients by the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, product: Product) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, _ = ctx.needs_input_grad
+        return rounded(grad, weight.T) if of_x else None, rounded(grad.T, x.T) if of_weight else None, None
