@@ -49,8 +49,13 @@ from palate.records import Message
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 2e-3
 """Losses of both sides, step by step from the same weights on the same data, relative."""
+NOT_THE_SAME = "NOT THE SAME"
 WARM_UP = 2
 """Iterations nobody counts: Adam's state appears in the first, and after the second memory has its size."""
+
+
+class OtherWork(Exception):
+    """Both sides ran, and did not compute the same."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,16 +117,20 @@ def main() -> None:
         "precision": precision,
         "gradient checkpointing of the peer": "on" if arguments.checkpointing else "off",
     }
+    failed: list[str] = []
     for name in dict.fromkeys(line.group for line in chosen):
         group = [line for line in chosen if line.group == name]
         rows = measure(group, pythons, shape, precision, arguments, about)
         write(rows, about, arguments.out)  # at once: an interrupted run has what it has measured
+        failed += [row["name"] for row in rows if row["same_work"].startswith(NOT_THE_SAME)]
     print((arguments.out / "report.md").read_text(encoding="utf-8"))
     if arguments.keep:
         results = HERE / "results"
         results.mkdir(exist_ok=True)
         for suffix in ("json", "md", "png"):
             shutil.copyfile(arguments.out / f"report.{suffix}", results / f"{date.today().isoformat()}.{suffix}")
+    if failed:
+        raise SystemExit(f"not the same work on both sides, so their times are not compared: {', '.join(failed)}")
 
 
 def requirements(peer: str, device: str) -> Path:
@@ -286,6 +295,10 @@ def row(line: Line, sides: dict[str, Side], shape: Shape, machine: dict[str, flo
     ours, peer = sides[f"palate-{line.task}"], sides[f"{line.peer}-{line.peer_task}"]
     floor = line.floor(shape, machine["gflops"], machine["copy_gb_s"])
     ratios = [theirs / own for own, theirs in zip(ours.seconds, peer.seconds, strict=True)]
+    try:
+        said = same_work(ours.answers, peer.answers)
+    except OtherWork as error:  # the other lines are worth having; the run ends with status 1
+        said = f"{NOT_THE_SAME}: {error}"
     return {
         "name": line.name,
         "ours": median(ours.seconds),
@@ -302,7 +315,7 @@ def row(line: Line, sides: dict[str, Side], shape: Shape, machine: dict[str, flo
         "peer_peak_mb": peer.answers[-1]["peak_mb"],
         "ceiling_gflops": machine["gflops"],
         "ceiling_copy_gb_s": machine["copy_gb_s"],
-        "same_work": same_work(ours.answers, peer.answers),
+        "same_work": said,
     }
 
 
@@ -310,23 +323,23 @@ def same_work(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> str:
     """Tokens where they were sampled, losses where they were learned from.
 
     Raises:
-        SystemExit: the sides did not do the same.
+        OtherWork: the sides did not do the same.
     """
     if "tokens" in ours[-1]:
         counts = [
             (side[-1]["tokens"], side[-1].get("prompt_tokens", ours[-1].get("prompt_tokens"))) for side in (ours, peer)
         ]
         if counts[0] != counts[1]:
-            raise SystemExit(f"one side computed {counts[0]} tokens, the other {counts[1]}")
+            raise OtherWork(f"one side computed {counts[0]} tokens, the other {counts[1]}")
         length = peer[-1].get("logged", {}).get("completions/mean_length", work.NEW_TOKENS)
         if float(length) != work.NEW_TOKENS:
-            raise SystemExit(f"the peer's responses have {length} tokens on average, not {work.NEW_TOKENS}")
+            raise OtherWork(f"the peer's responses have {length} tokens on average, not {work.NEW_TOKENS}")
         return f"{counts[0][0]} new tokens on both sides"
     # a trainer's log reaches its callback after the step, so it is seen one step later
     own, theirs = [loss(answer) for answer in ours], [loss(answer) for answer in peer[1:]]
     gaps = [abs(a - b) / max(abs(b), 1e-3) for a, b in zip(own, theirs, strict=False)]
     if max(gaps) > TOLERANCE:
-        raise SystemExit(f"losses differ: {own} and {theirs}")
+        raise OtherWork(f"losses differ: {own} and {theirs}")
     return f"losses of {len(gaps)} steps agree to {max(gaps):.0e}"
 
 

@@ -112,12 +112,25 @@ def test_different_work_is_refused(bench: ModuleType) -> None:
     assert bench.same_work([{"tokens": 9, "prompt_tokens": 5}], [{"tokens": 9, "prompt_tokens": 5}]) == (
         "9 new tokens on both sides"
     )
-    with pytest.raises(SystemExit, match=r"one side computed \(9, 5\) tokens, the other \(8, 5\)"):
+    with pytest.raises(bench.OtherWork, match=r"one side computed \(9, 5\) tokens, the other \(8, 5\)"):
         bench.same_work([{"tokens": 9, "prompt_tokens": 5}], [{"tokens": 8, "prompt_tokens": 5}])
-    with pytest.raises(SystemExit, match=r"44\.3 tokens on average, not 48"):
+    with pytest.raises(bench.OtherWork, match=r"44\.3 tokens on average, not 48"):
         bench.same_work([{"tokens": 9}], [{"tokens": 9, "logged": {"completions/mean_length": "44.3"}}])
     nothing_yet = [{"logged": {}}]
     said = bench.same_work(losses(0.7, 0.6, 0.5), nothing_yet + losses(0.7, 0.6003))
     assert said == "losses of 2 steps agree to 5e-04"
-    with pytest.raises(SystemExit, match="losses differ"):
+    with pytest.raises(bench.OtherWork, match="losses differ"):
         bench.same_work(losses(0.7, 0.6), nothing_yet + losses(0.7, 0.61))
+
+
+def test_a_line_of_other_work_says_so_and_does_not_end_the_run(bench: ModuleType) -> None:
+    line = next(line for line in bench.LINES if line.task == "dpo")
+
+    def side(*losses: float) -> SimpleNamespace:
+        return SimpleNamespace(seconds=[1.0], answers=[{"logged": {"loss": loss}, "peak_mb": 1.0} for loss in losses])
+
+    sides = {"palate-dpo": side(0.7, 0.6), "trl-dpo": side(0.0, 0.7, 0.61)}
+    row = bench.row(line, sides, a_shape(bench), {"gflops": 1.0, "copy_gb_s": 1.0})
+    assert row["same_work"] == "NOT THE SAME: losses differ: [0.7, 0.6] and [0.7, 0.61]"
+    sides = {"palate-dpo": side(0.7, 0.6), "trl-dpo": side(0.0, 0.7, 0.6)}
+    assert "agree" in bench.row(line, sides, a_shape(bench), {"gflops": 1.0, "copy_gb_s": 1.0})["same_work"]
