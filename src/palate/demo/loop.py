@@ -29,8 +29,8 @@ import numpy as np
 
 from palate import disk
 from palate.corpus.pairs import by_prompt
+from palate.demo.chain import Chain
 from palate.demo.needs import NEEDS, Needs, check
-from palate.demo.parts import Parts
 from palate.demo.prompts import demo_prompts
 from palate.evals import plots
 from palate.evals.report import Report
@@ -124,7 +124,7 @@ def demo(out: Path, *, seed: int = 0, scale: Scale = FULL, precision: Precision 
     Loop(Path(out), seed, scale, precision).run()
 
 
-class Loop(Parts):
+class Loop(Chain):
     """One demonstration of a scale."""
 
     def __init__(self, out: Path, seed: int, scale: Scale, precision: Precision = "auto") -> None:

@@ -15,8 +15,8 @@ from palate import disk
 from palate.corpus import read_rankings
 from palate.corpus.pairs import by_prompt, ordered_pairs
 from palate.corpus.public.fetching import fetch
+from palate.demo.chain import Chain
 from palate.demo.debates import sides, to_argue
-from palate.demo.parts import Parts
 from palate.lm.sources.zoo import Precision
 from palate.randomness import permutation
 from palate.recipe import Data, ReinforceRecipe, RewardRecipe, Sampling
@@ -37,19 +37,23 @@ class PeopleScale:
         choices: people's choices that are used of each side of a debate, drawn by the seed; 0: all.
         judgements: judgements that are used of each prompt of the labelers', likewise.
         folds: parts of the labelers and their prompts, each of which is held out once.
+        epochs, batch_responses: of the reward models of arguments; a side of a debate has 22 arguments, one batch.
+        labelers_epochs, labelers_batch_responses: of those of the labelers; a prompt has 59 answers, one batch.
         sides: held-out sides of debates to argue for.
         num_responses: of each model to each of them.
         best_of: n.
     """
 
     model: str = "smollm2-135m"
-    frozen_layers: int = 26
+    frozen_layers: int = 20
     max_new_tokens: int = 72
     choices: int = 0
     judgements: int = 0
     folds: int = 3
-    epochs: int = 2
+    epochs: int = 3
     batch_responses: int = 24
+    labelers_epochs: int = 3
+    labelers_batch_responses: int = 60
     steps: int = 12
     prompts_per_step: int = 12
     sides: int = 48
@@ -59,13 +63,13 @@ class PeopleScale:
 
 FULL = PeopleScale()
 QUICK = PeopleScale(
-    max_new_tokens=32, choices=6, judgements=9, folds=2, epochs=1, steps=2, prompts_per_step=2, sides=8,
-    num_responses=2, best_of=2,
+    max_new_tokens=32, choices=6, judgements=9, folds=2, epochs=1, labelers_epochs=1, steps=2, prompts_per_step=2,
+    sides=8, num_responses=2, best_of=2,
 )  # fmt: skip
 """Every part for real, and too little of each to teach anything."""
 TINY = PeopleScale(
-    model="tiny", frozen_layers=1, max_new_tokens=8, epochs=1, folds=2, steps=2, prompts_per_step=2, sides=6,
-    num_responses=2, best_of=2,
+    model="tiny", frozen_layers=1, max_new_tokens=8, epochs=1, labelers_epochs=1, folds=2, steps=2,
+    prompts_per_step=2, sides=6, num_responses=2, best_of=2,
 )  # fmt: skip
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
@@ -88,7 +92,7 @@ class Pair:
     words: int
 
 
-class People(Parts):
+class People(Chain):
     """One demonstration: its directory, seed and sizes.
 
     Attributes:
@@ -108,12 +112,24 @@ class People(Parts):
                 fetch(name, folder=self.public)
         self.out.mkdir(parents=True, exist_ok=True)
         self.arguments()
-        self.reward_model("reward", "arguments.jsonl", {"tag": "half", "value": "judge"})
-        self.reward_model("judge", "arguments.jsonl", {"tag": "half", "value": "reward"})
+        for name, other in (("reward", "judge"), ("judge", "reward")):
+            self.reward_model(
+                name,
+                "arguments.jsonl",
+                {"tag": "half", "value": other},
+                epochs=self.scale.epochs,
+                batch_responses=self.scale.batch_responses,
+            )
         self.reinforce()
         self.judgements()
         for fold in range(self.scale.folds):
-            self.reward_model(f"labelers_{fold}", f"labelers_{fold}.jsonl", {"tag": "fold", "value": str(fold)})
+            self.reward_model(
+                f"labelers_{fold}",
+                f"labelers_{fold}.jsonl",
+                {"tag": "fold", "value": str(fold)},
+                epochs=self.scale.labelers_epochs,
+                batch_responses=self.scale.labelers_batch_responses,
+            )
 
     def arguments(self) -> None:
         """People's choices, each topic marked as the reward model's or the judge's."""
@@ -151,7 +167,7 @@ class People(Parts):
             self.notes.append(f"drawn: {len(used):,} of {len(judgements):,} judgements, at most {most} of each prompt")
         return used
 
-    def reward_model(self, name: str, data: str, holdout: Mapping[str, str]) -> None:
+    def reward_model(self, name: str, data: str, holdout: Mapping[str, str], **how: int) -> None:
         """A reward model from the judgements that are not held out."""
         self.stage(
             name,
@@ -160,8 +176,7 @@ class People(Parts):
             model=self.scale.model,
             data=self.data(data),
             holdout=holdout,
-            epochs=self.scale.epochs,
-            batch_responses=self.scale.batch_responses,
+            **how,
             optimizer={"learning_rate": 2e-4, "warmup": 0.1},
         )
 

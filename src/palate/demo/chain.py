@@ -1,4 +1,4 @@
-"""A demonstration's directory: its stages, each a run directory of its own, and the files between them.
+"""A demonstration: a chain of stages, each with a run directory of its own, and the files between them.
 
 Every stage starts with a recipe that is written there, so that it can be repeated or changed alone. A demonstration
 that was stopped goes on where it was.
@@ -19,7 +19,7 @@ from palate.records import Prompt, Record
 from palate.run.directory import Run
 
 
-class Parts:
+class Chain:
     """What the stages and files of one demonstration have in common.
 
     Args:
