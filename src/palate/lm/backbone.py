@@ -51,6 +51,11 @@ class Backbone(nn.Module):
         """The embeddings and the lowest ``layers`` layers."""
         raise NotImplementedError
 
+    def upper(self, layers: int) -> list[nn.Module]:
+        """All layers but the lowest ``layers``."""
+        count = self.shape.num_layers
+        return self.lower(count)[-count:][layers:]
+
     def rows(self, sequences: Sequences, layout: Layout, wanted: Tensor) -> Tensor:
         """[M, D] fp32 hidden rows after the last norm, of the tokens at ``wanted`` [M] in the layout."""
         raise NotImplementedError

@@ -4,7 +4,7 @@ Sequences are padded on the right for training and on the left for sampling, eve
 nothing is kept of frozen layers. What is promised is that the numbers are transformers' own, and that is checked on a
 few tokens whenever such a model is loaded.
 
-Left out: encoders and encoder-decoders, adapters, and code that comes with a model.
+Left out: encoders and encoder-decoders, and code that comes with a model.
 """
 
 from __future__ import annotations

@@ -95,6 +95,22 @@ class RLOptimizer(Optimizer):
     epsilon: Positive = Field(1e-5, description="Adam's epsilon; the usual 1e-8 gives six times the early KL.")
 
 
+class Adapter(Section):
+    """LoRA: the weights stay, and a change of low rank is learned beside them."""
+
+    rank: PositiveInt = Field(16, description="Rank of the change.")
+    alpha: Positive = Field(32.0, description="Its strength: the change is scaled by `alpha / rank`.")
+    targets: tuple[str, ...] = Field(
+        (), description="Names of the weights of a layer that get one, such as `q_proj`; empty: every one."
+    )
+    rank_stabilized: bool = Field(
+        False, description="Scale by `alpha / sqrt(rank)`, so that higher ranks learn as fast as low ones."
+    )
+    merge: bool = Field(
+        False, description="Write a whole model; otherwise the adapter alone, and which model it belongs to."
+    )
+
+
 class Sampling(Section):
     """How responses are drawn: always from the full distribution, at one temperature."""
 
