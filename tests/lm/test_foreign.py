@@ -126,7 +126,6 @@ def test_what_is_saved_loads_in_transformers(
     expected = model.logprobs(sequences, temperature=1.0)
     torch.testing.assert_close(again.logprobs(sequences, temperature=1.0), expected, atol=1e-6, rtol=0)
     assert again.trunk(sequences) is None
-    assert not again.adopt_trunk(model)
 
 
 def test_reward_models(homes: dict[str, Path], family: str, sequences: Sequences, tmp_path: Path) -> None:

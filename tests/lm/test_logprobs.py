@@ -127,7 +127,6 @@ def test_no_trunk_without_frozen_layers_or_of_other_weights(fresh: Fresh, sequen
     expected = other.logprobs(sequences, temperature=1.0)
     ignored = other.logprobs(sequences, temperature=1.0, trunk=model.trunk(sequences))
     assert torch.equal(ignored, expected)
-    assert not other.adopt_trunk(model)
 
 
 def test_adopted_layers_are_held_once(fresh: Fresh, sequences: Sequences) -> None:
@@ -135,10 +134,13 @@ def test_adopted_layers_are_held_once(fresh: Fresh, sequences: Sequences) -> Non
     policy.freeze(2)
     reference.freeze(2)
     expected = reference.logprobs(sequences, temperature=1.0)
-    assert reference.adopt_trunk(policy)
     reference.freeze_all()
-    assert reference.model.lower(3)[:3] == policy.model.lower(3)[:3]
-    assert reference.model.lower(3)[3] is not policy.model.lower(3)[3]
+    reference.adopt(policy)
+    shared = [
+        [mine is its for mine, its in zip(a.parameters(), b.parameters(), strict=True)]
+        for a, b in zip(reference.model.lower(3), policy.model.lower(3), strict=True)
+    ]
+    assert [set(of_one) for of_one in shared] == [{True}, {True}, {True}, {False}]
     assert torch.equal(reference.logprobs(sequences, temperature=1.0, trunk=policy.trunk(sequences)), expected)
     assert any(parameter.requires_grad for parameter in policy.parameters())
 
@@ -146,9 +148,9 @@ def test_adopted_layers_are_held_once(fresh: Fresh, sequences: Sequences) -> Non
 def test_weights_that_a_reference_shares_are_in_memory_once(fresh: Fresh) -> None:
     """The tied unembedding too: it is the largest of them."""
     policy, reference = fresh(), fresh()
-    for model in (policy, reference):
-        model.freeze(2)
-    assert reference.adopt_trunk(policy)
+    policy.freeze(2)
+    reference.freeze_all(2)
+    reference.adopt(policy)
     storages = {p.untyped_storage().data_ptr(): p.numel() for m in (policy, reference) for p in m.parameters()}
     own = sum(p.numel() for layer in reference.model.lower(3)[3:] for p in layer.parameters())
     own += reference.model.shape.hidden_size  # the last norm

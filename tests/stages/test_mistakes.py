@@ -121,7 +121,7 @@ def test_unreadable_checkpoints(
     out = tmp_path / "run"
     arguments = run(settings, toml, "sft", out, epochs=4, batch_size=8, checkpoint_every=2)
     with monkeypatch.context() as patch:  # the run is lost after its last checkpoint, before it is finished
-        patch.setattr(sft, "save", _crash)
+        patch.setattr(sft, "write_model", _crash)
         with pytest.raises(MemoryError):
             main(arguments)
     torn = list((out / "checkpoints").glob("*/*.safetensors"))

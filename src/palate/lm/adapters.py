@@ -147,12 +147,12 @@ def _size(module: Any) -> tuple[int, int] | None:
     """Inputs and outputs of a linear map; None if it is none."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    if _is_transposed(module):
+    if is_transposed(module):
         return tuple(module.weight.shape)
     return None
 
 
-def _is_transposed(module: nn.Module) -> bool:
+def is_transposed(module: nn.Module) -> bool:
     """Whether it is GPT-2's linear map, whose weight is [inputs, outputs]."""
     from transformers.pytorch_utils import Conv1D
 
@@ -168,19 +168,24 @@ def base(model: ModelT) -> ModelT:
     return plain
 
 
-@torch.no_grad()
 def merged(model: ModelT) -> ModelT:
-    """The model with the change inside its weights: another network, which shares with it what has no adapter.
-
-    A weight that had one is fp32 then, whatever it was: in bf16 most of a small change would be rounded away.
-    """
+    """The model with the change inside its weights: another network, which shares with it what has no adapter."""
     whole = _again(model)
-    for name, adapter in adapted(whole).items():
-        place: Any = whole.get_submodule(name)
-        change = adapter.weight().T if _is_transposed(place) else adapter.weight()
+    merge(whole)
+    return whole
+
+
+@torch.no_grad()
+def merge(model: Model) -> None:
+    """Put the change inside the weights; whoever else uses those still has them as they were.
+
+    A weight that had an adapter is fp32 then, whatever it was: in bf16 most of a small change would be rounded away.
+    """
+    for name, adapter in adapted(model).items():
+        place: Any = model.get_submodule(name)
+        change = adapter.weight().T if is_transposed(place) else adapter.weight()
         place.weight = nn.Parameter((place.weight.double() + change).float(), requires_grad=False)
         place.adapter = None
-    return whole
 
 
 def _again(model: ModelT, *shared: object) -> ModelT:

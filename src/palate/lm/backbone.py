@@ -41,11 +41,13 @@ class Backbone(nn.Module):
         shape: its dimensions.
         dtype: of matrix products; weights that learn are fp32.
         has_trunk: the lower layers can be computed once and their output kept.
+        prefix: what stands before transformers' names of its weights in those of a model.
     """
 
     shape: Size
     dtype: torch.dtype
     has_trunk = False
+    prefix = ""
 
     def lower(self, layers: int) -> list[nn.Module]:
         """The embeddings and the lowest ``layers`` layers."""
@@ -66,10 +68,6 @@ class Backbone(nn.Module):
 
     def rows_above(self, layout: Layout, layers: int, below: Tensor, wanted: Tensor) -> Tensor:
         """As `rows`, started from what `trunk` gave."""
-        raise NotImplementedError
-
-    def adopt(self, other: Any, layers: int) -> None:
-        """Use the embeddings and lowest layers of another backbone of the same class."""
         raise NotImplementedError
 
     def unembedding(self, *, tied: bool) -> nn.Module:

@@ -230,12 +230,6 @@ class Decoder(Backbone):
         rows: Tensor = self(below, layout.positions, packed_attention(layout), first=layers, wanted=wanted)
         return rows
 
-    def adopt(self, other: Decoder, layers: int) -> None:
-        """As in `Backbone`."""
-        self.embed_tokens = other.embed_tokens
-        for index in range(layers):
-            self.layers[index] = other.layers[index]
-
     def unembedding(self, *, tied: bool) -> TokenHead:
         """As in `Backbone`."""
         return TokenHead(self.embed_tokens, self.dtype, tied=tied)

@@ -104,6 +104,8 @@ class Foreign(Backbone):
         dtype: of the body's matrix products, by autocast.
     """
 
+    prefix = "model.network."
+
     def __init__(self, network: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.network, self.dtype = network, dtype

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.logprobs import logprobs_by_rows
+from palate.lm.projection import share_packed
 
 Result = TypeVar("Result")
 
@@ -98,9 +99,13 @@ class Model(nn.Module):
         self.frozen_layers = layers
         self._trunk_key = ""
 
-    def freeze_all(self) -> None:
-        """No training at all; the trunk stays where it was set."""
+    def freeze_all(self, layers: int | None = None) -> None:
+        """No training at all; the trunk ends below layer ``layers``, or stays where it was set."""
         self.requires_grad_(False)
+        if layers is not None:
+            assert 0 <= layers <= self.model.shape.num_layers
+            self.frozen_layers = layers
+            self._trunk_key = ""
 
     @property
     def trunk_layers(self) -> int:
@@ -119,12 +124,21 @@ class Model(nn.Module):
             self._trunk_key = digest.hexdigest()
         return self._trunk_key
 
-    def adopt_trunk(self, other: Model) -> bool:
-        """Use the other's lower layers if they are the same weights; then both need the memory only once."""
-        if not self.trunk_layers or self.trunk_layers != other.trunk_layers or self.trunk_key != other.trunk_key:
-            return False
-        self.model.adopt(other.model, self.trunk_layers)
-        return True
+    def adopt(self, other: Model) -> None:
+        """Use the other's memory for every weight that neither of them trains and that is the same in both."""
+        theirs = {name: weight for name, weight in other.named_parameters() if not weight.requires_grad}
+        same = {
+            id(weight): theirs[name]
+            for name, weight in self.named_parameters()
+            if name in theirs and not weight.requires_grad and _equal(weight, theirs[name])
+        }
+        for module in self.modules():
+            for key, weight in module._parameters.items():
+                module._parameters[key] = same.get(id(weight), weight)
+        twins = dict(other.named_modules())
+        for name, module in self.named_modules():
+            if name in twins:
+                share_packed(module, twins[name])
 
     @torch.no_grad()
     def trunk(
@@ -159,6 +173,11 @@ class Model(nn.Module):
         return self.model.rows(sequences, layout, wanted)
 
 
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """The same numbers in the same form."""
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and torch.equal(a, b)
+
+
 def _chosen(sequences: Sequences) -> tuple[Tensor, Tensor]:
     """Where the mask is: sequence and position [M] of each chosen token."""
     sequence, position = sequences.mask.nonzero(as_tuple=True)
@@ -179,13 +198,6 @@ class LanguageModel(Model):
     def __init__(self, config: Any, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.lm_head = backbone.unembedding(tied=bool(config.tie_word_embeddings))
-
-    def adopt_trunk(self, other: Model) -> bool:
-        """As in `Model`; a tied unembedding goes with the embeddings."""
-        adopted = super().adopt_trunk(other)
-        if adopted and self.config.tie_word_embeddings:
-            self.lm_head = self.model.unembedding(tied=True)
-        return adopted
 
     def logits(self, rows: Tensor, *, temperature: float = 1.0) -> Tensor:
         """[N, D] hidden rows -> [N, V] fp32, divided by the temperature; newly made."""

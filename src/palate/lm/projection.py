@@ -124,6 +124,18 @@ class Kept:
         return self._product
 
 
+def share_packed(module: nn.Module, twin: nn.Module) -> None:
+    """One copy that suits the moment for both of these, if they multiply with the same weights in memory."""
+    if isinstance(module, Projection | Projecting) and isinstance(twin, type(module)):
+        pairs = zip(_weights(module), _weights(twin), strict=False)
+        if all(mine is its for mine, its in pairs):
+            module.kept = twin.kept
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    return [each.weight for each in module.modules() if isinstance(each, Projection)]
+
+
 def _fixed(projections: Sequence[Projection]) -> Product:
     whole = _whole([projection.operand() for projection in projections])
     on_cpu = whole.device.type == "cpu" and torch.backends.mkldnn.is_available()

@@ -130,6 +130,7 @@ class StageRecipe(Section):
     chat_template: ChatTemplate = ""
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products; weights stay in fp32.")
     frozen_layers: int = Field(0, ge=0, description="Leave the embeddings and this many lower layers as they are.")
+    adapter: Adapter | None = Field(None, description="Learn adapters; absent: the weights themselves.")
     checkpoint_every: PositiveInt = Field(20, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="Older ones are deleted.")
     max_length: PositiveInt = Field(

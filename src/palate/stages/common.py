@@ -14,10 +14,12 @@ from torch import Tensor
 from palate.corpus.reading import Read
 from palate.errors import DataError, RecipeError
 from palate.evals.report import Report, stage_report
+from palate.lm.adapters import adapt, merge
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import Model
+from palate.lm.sources.zoo import Loaded, ModelT, save
 from palate.randomness import permutation
 from palate.recipe import StageRecipe
 from palate.records import Demonstration, Prompt, Ranking, content_id
@@ -28,13 +30,30 @@ T = TypeVar("T", Prompt, Demonstration, Ranking)
 
 
 def prepare(model: Model, recipe: StageRecipe) -> None:
-    """Freeze what the recipe says and make every operation repeatable."""
+    """Freeze what the recipe says, or leave all of it and learn adapters, and make every operation repeatable.
+
+    An adapter that the model came with is merged into its weights first.
+    """
     if recipe.frozen_layers > model.model.shape.num_layers:
         raise RecipeError(
             f"frozen_layers = {recipe.frozen_layers}, but {recipe.model} has {model.model.shape.num_layers} layers"
         )
-    model.freeze(recipe.frozen_layers)
+    merge(model)
+    if recipe.adapter is None:
+        model.freeze(recipe.frozen_layers)
+    else:
+        model.freeze_all(recipe.frozen_layers)
+        adapt(model, recipe.adapter, seed=recipe.seed)
     deterministic()
+
+
+def write_model(
+    run: Run, recipe: StageRecipe, loaded: Loaded[ModelT], *, extra_files: Mapping[str, str] | None = None
+) -> None:
+    """What came out, to ``model/``: whole, or the adapter alone."""
+    alone = recipe.adapter is not None and not recipe.adapter.merge
+    beside = loaded if alone else None
+    save(loaded.model, loaded.chat, run.directory / "model", beside=beside, extra_files=extra_files)
 
 
 def longest(recipe: StageRecipe, *models: Model) -> tuple[float, str]:

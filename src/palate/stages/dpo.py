@@ -23,12 +23,12 @@ from palate.corpus.splits import split
 from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.sources.zoo import load_language_model, save
+from palate.lm.sources.zoo import load_language_model
 from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out
+from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, write_model
 from palate.stages.comparisons import comparable, prepare_responses, without_ties
 
 
@@ -97,7 +97,7 @@ def train(recipe: DPORecipe, run: Run) -> None:
     _, metrics = dpo_loss(
         after[chosen], after[rejected], held_out_reference[chosen], held_out_reference[rejected], beta=recipe.beta
     )
-    save(policy, chat, run.directory / "model")
+    write_model(run, recipe, loaded)
     finish_run(
         run,
         {

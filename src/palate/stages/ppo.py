@@ -25,11 +25,12 @@ from torch import Tensor
 
 from palate.corpus import read_texts
 from palate.errors import DataError, RecipeError
+from palate.lm.adapters import adapt, adapted, learn, merge
 from palate.lm.batch import Sequences, per_token
 from palate.lm.encode import encode_texts
 from palate.lm.model import LanguageModel, ScalarModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.sources.zoo import load_scalar_model, locate, save
+from palate.lm.sources.zoo import load_scalar_model, locate
 from palate.objectives.advantages import explained_variance, gae, shape_rewards, whiten
 from palate.objectives.divergence import updated_kl_coef
 from palate.objectives.losses import Metrics, combine_metrics, policy_loss, sft_loss, value_loss
@@ -38,7 +39,7 @@ from palate.recipe import PPORecipe
 from palate.rewards.learned import Normalization
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import at, finish_run, floats
+from palate.stages.common import at, finish_run, floats, write_model
 from palate.stages.rollouts import (
     Actors,
     Scored,
@@ -97,7 +98,7 @@ def train(recipe: PPORecipe, run: Run) -> None:
         run.log(step, metrics | {"time/step_s": time.perf_counter() - start})
         run.samples(step, sample_rows(scored))
 
-    save(policy, chat, run.directory / "model")
+    write_model(run, recipe, actors.policy)
     finish_run(run, {"left_out": actors.left_out})
 
 
@@ -233,7 +234,7 @@ def pretraining_gradient(policy: LanguageModel, text: Sequences, coef: float, ma
 
 
 def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel:
-    """Started from the reward model, in its normalised units."""
+    """Started from the reward model, in its normalised units; with the adapter that it has, if adapters learn."""
     name = recipe.value_model or actors.rewards.learned[0].loaded.name
     loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed)
     if loaded.chat.fingerprint != actors.policy.chat.fingerprint:
@@ -241,8 +242,18 @@ def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel
     value_model = loaded.model
     normalization = Normalization.read(locate(name))
     value_model.rescale(normalization.mean, normalization.scale)
-    value_model.freeze(min(recipe.frozen_layers, value_model.model.shape.num_layers))
-    value_model.adopt_trunk(actors.policy.model)
+    frozen_layers = min(recipe.frozen_layers, value_model.model.shape.num_layers)
+    if recipe.adapter is None:
+        merge(value_model)
+        value_model.freeze(frozen_layers)
+    else:
+        value_model.freeze_all(frozen_layers)
+        if adapted(value_model):  # its weights are then the others'; merged they would be its own
+            learn(value_model)
+        else:
+            adapt(value_model, recipe.adapter, seed=recipe.seed)
+    for other in (actors.policy.model, *(source.model for source in actors.rewards.learned)):
+        value_model.adopt(other)
     return value_model
 
 

@@ -16,13 +16,12 @@ import time
 import torch
 
 from palate.lm.optim import Optimizer
-from palate.lm.sources.zoo import save
 from palate.objectives.advantages import leave_one_out, shape_rewards
 from palate.objectives.losses import combine_metrics, policy_loss
 from palate.recipe import ReinforceRecipe
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import at, finish_run, floats
+from palate.stages.common import at, finish_run, floats, write_model
 from palate.stages.rollouts import Watch, check_on_policy, collect, load_actors, sample_rows
 
 USUAL_CLIP_RANGE = 0.2
@@ -68,5 +67,5 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         run.log(step, metrics | {"time/step_s": time.perf_counter() - start})
         run.samples(step, sample_rows(scored))
 
-    save(policy, actors.policy.chat, run.directory / "model")
+    write_model(run, recipe, actors.policy)
     finish_run(run, {"left_out": actors.left_out})

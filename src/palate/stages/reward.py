@@ -29,17 +29,16 @@ from palate.evals import plots
 from palate.evals.calibration import Calibration, accuracy, calibration, longer_wins
 from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import Agreement, agreement
-from palate.lm.chat import Chat
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.sources.zoo import load_scalar_model, save
+from palate.lm.sources.zoo import Loaded, load_scalar_model
 from palate.objectives.losses import Metrics, combine_metrics, ranking_loss
 from palate.recipe import RewardRecipe
 from palate.records import Ranking
 from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out
+from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, write_model
 from palate.stages.comparisons import Responses, comparable, prepare_responses, without_ties
 
 
@@ -102,7 +101,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
             del metrics["reward/accuracy"], metrics["reward/margin"]
         run.log(step, metrics | optimizer.step(step) | {"data/left_out": left_out})
 
-    finish(model, chat, recipe, run, train_set, validation, trunk, left_out=left_out)
+    finish(loaded, recipe, run, train_set, validation, trunk, left_out=left_out)
 
 
 def comparison_loss(
@@ -126,8 +125,7 @@ def comparison_loss(
 
 
 def finish(
-    model: ScalarModel,
-    chat: Chat,
+    loaded: Loaded[ScalarModel],
     recipe: RewardRecipe,
     run: Run,
     train_set: Responses,
@@ -137,6 +135,7 @@ def finish(
     left_out: int,
 ) -> None:
     """Normalise on the reference set, measure on held-out prompts, save."""
+    model = loaded.model
     held_out = raw_scores(model, validation.sequences, recipe.microbatch_tokens)
     reference = (
         held_out
@@ -144,7 +143,7 @@ def finish(
         else raw_scores(model, train_set.sequences, recipe.microbatch_tokens, trunk)
     )
     normalization = Normalization.of(reference, f"distinct {recipe.normalize_on} responses")
-    save(model, chat, run.directory / "model", extra_files={NORMALIZATION_FILE: normalization.to_json()})
+    write_model(run, recipe, loaded, extra_files={NORMALIZATION_FILE: normalization.to_json()})
     counts = {"rankings": len(train_set.rankings), "left_out": left_out}
     numbers, reliability, agreed = measure(held_out, validation, seed=recipe.seed)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from palate.corpus import read_prompts
 from palate.errors import ModelError, TrainingError
+from palate.lm.adapters import base, merge
 from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.sources.zoo import Loaded, load_language_model
@@ -75,15 +76,17 @@ class Actors:
 
 
 def load_actors(recipe: RLRecipe, run: Run) -> Actors:
-    """Policy, a frozen copy of it, the rewards and the prompts; the trunk in memory once."""
-    policy = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    """Policy, what it was at first, the rewards and the prompts; what stays the same in several is in memory once."""
+    policy = load_policy(recipe)
     prepare(policy.model, recipe)
-    reference = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision).model
+    reference = base(policy.model) if recipe.adapter else load_policy(recipe).model
+    merge(reference)
     rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens)
-    for other in (reference, *(source.model for source in rewards.learned)):
-        other.freeze(min(recipe.frozen_layers, other.model.shape.num_layers))
-        other.adopt_trunk(policy.model)
-        other.freeze_all()
+    models = [policy.model, reference, *(source.model for source in rewards.learned)]
+    for number, model in enumerate(models[1:], start=1):
+        model.freeze_all(min(recipe.frozen_layers, model.model.shape.num_layers))
+        for other in models[:number]:
+            model.adopt(other)
     if any(source.loaded.chat.tokenizer.get_vocab() != policy.chat.tokenizer.get_vocab() for source in rewards.learned):
         raise ModelError("the reward model has another vocabulary than the policy: train it from the same base model")
     if strangers := [source.loaded.name for source in rewards.learned if not source.reads_like(policy.chat)]:
@@ -103,6 +106,11 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
         max_left_out=recipe.max_left_out,
     )
     return Actors(policy=policy, reference=reference, rewards=rewards, prompts=prompts, left_out=data.rejected.total)
+
+
+def load_policy(recipe: RLRecipe) -> Loaded[LanguageModel]:
+    """The model that the recipe starts from."""
+    return load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
 
 
 def prompts_of_step(prompts: Sequence[Prompt], recipe: RLRecipe, step: int) -> list[Prompt]:

@@ -19,12 +19,12 @@ from palate.lm.batch import Sequences
 from palate.lm.encode import encode_demonstrations
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.sources.zoo import load_language_model, save
+from palate.lm.sources.zoo import load_language_model
 from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, longest, plan, prepare, say_chat, say_left_out
+from palate.stages.common import finish_run, floats, longest, plan, prepare, say_chat, say_left_out, write_model
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:
@@ -69,7 +69,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
         run.log(step, floats(combine_metrics(parts)) | optimizer.step(step) | {"data/left_out": left_out})
 
     after = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
-    save(model, chat, run.directory / "model")
+    write_model(run, recipe, loaded)
     finish_run(
         run,
         {

@@ -167,6 +167,7 @@ def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any]) -> li
         Row("checkpoint_every", (1, 3), saves_after, four_steps | {"keep_checkpoints": 9}),
         Row("keep_checkpoints", (1, 2), keeps_so_many, four_steps | {"checkpoint_every": 1}),
         Row("microbatch_tokens", (4096, 160), computes_in_parts, without_scale),
+        *under("adapter", adapter()),
     ]
 
 
@@ -198,6 +199,69 @@ def computes_in_parts(a: Outcome, b: Outcome) -> None:
     assert len(b.passes) > len(a.passes)
     for key, tensor in a.weights.items():
         torch.testing.assert_close(tensor, b.weights[key], rtol=1e-4, atol=2e-6)
+
+
+# Adapters.
+
+
+def adapter() -> list[Row]:
+    """Keys of the section that has them learned."""
+    return [
+        Row("rank", (2, 3), has_the_rank),
+        Row("alpha", (4.0, 12.0), learns_more_strongly(3.0)),
+        Row("targets", (["q_proj"], ["v_proj", "down_proj"]), learns_there),
+        Row("rank_stabilized", (False, True), learns_more_strongly(2.0), {"adapter.rank": 4}),
+        Row("merge", (False, True), writes_a_whole_model),
+    ]
+
+
+def adapters(outcome: Outcome) -> dict[str, torch.Tensor]:
+    """As they were written, without a head, by names that begin as those of the weights do."""
+    found = load_file(outcome.directory / "model" / "adapter_model.safetensors")
+    return {name.removeprefix("base_model.model."): tensor for name, tensor in found.items() if "lora_" in name}
+
+
+def has_the_rank(a: Outcome, b: Outcome) -> None:
+    for outcome, rank in ((a, 2), (b, 3)):
+        assert {min(tensor.shape) for tensor in adapters(outcome).values()} == {rank}
+
+
+def learns_there(a: Outcome, b: Outcome) -> None:
+    """In every layer that is not frozen, and nowhere else."""
+    for outcome, targets in ((a, {"q_proj"}), (b, {"v_proj", "down_proj"})):
+        assert {name.split(".")[4] for name in adapters(outcome)} == targets
+        assert {name.split(".")[2] for name in adapters(outcome)} == {"1", "2"}
+        for updates in outcome.updates.values():
+            learned = set(updates[0].names) - {"score.weight"}
+            assert {name.split(".")[4] for name in learned} == targets
+
+
+def learns_more_strongly(times: float) -> Effect:
+    """While nothing is learned yet the gradient is that of the same network, so many times as large."""
+
+    def effect(a: Outcome, b: Outcome) -> None:
+        for name in a.updates:
+            first, second = (outcome.updates[name][0] for outcome in (a, b))
+            if name != "value":  # whose model may have learned before
+                inside = slice(None, -32 if first.names[-1] == "score.weight" else None)
+                assert first.gradient[inside].any()
+                torch.testing.assert_close(
+                    second.gradient[inside], times * first.gradient[inside], rtol=1e-3, atol=1e-6
+                )
+
+    return effect
+
+
+def writes_a_whole_model(a: Outcome, b: Outcome) -> None:
+    """The same weights with the same change inside."""
+    named, change = load_file(locate(b.recipe.model) / "model.safetensors"), adapters(a)
+    scale = b.recipe.adapter.alpha / b.recipe.adapter.rank
+    for name, weight in named.items():
+        place = name.removesuffix(".weight")
+        if f"{place}.lora_A.weight" in change:
+            weight = weight + scale * change[f"{place}.lora_B.weight"] @ change[f"{place}.lora_A.weight"]
+        torch.testing.assert_close(b.weights[name], weight, rtol=1e-5, atol=1e-6)
+    assert not (b.directory / "model" / "adapter_config.json").exists()
 
 
 # Optimizers.

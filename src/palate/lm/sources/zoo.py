@@ -6,7 +6,8 @@
 
 The Llama family runs in our own network, every other one in transformers' code (`foreign.py`). Only safetensors are
 read as weights. What `save` writes loads in plain transformers: a language model as `AutoModelForCausalLM`, a reward or
-value model as `AutoModelForSequenceClassification` with one label.
+value model as `AutoModelForSequenceClassification` with one label. An adapter alone is written in PEFT's format; its
+directory stands for the model it belongs to with the adapter on it, wherever a model is named.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from torch import Tensor
 from palate import disk
 from palate.errors import ModelError
 from palate.lm import foreign
+from palate.lm.adapters import adapted, merge, merged
 from palate.lm.backbone import draw_scalar_head
 from palate.lm.chat import Chat
 from palate.lm.decoder import Decoder, supports
 from palate.lm.memory import keep_freed_memory
 from palate.lm.model import LanguageModel, Model, ScalarModel
 from palate.lm.products import is_row_invariant, multiplies_bf16
+from palate.lm.sources import peft_format
 from palate.lm.sources.builtin import BUILTIN
 from palate.lm.templates import find_template
 from palate.randomness import derive_seed
@@ -48,7 +51,7 @@ class Loaded(Generic[ModelT]):
 
     Attributes:
         name: as the user gave it.
-        weights: hash of the weight files.
+        weights: hash of the weight files, those of an adapter's base included.
     """
 
     model: ModelT
@@ -84,17 +87,45 @@ def load_scalar_model(
 def _load(
     name: str, kind: type[ModelT], chat_template: str, precision: Precision, device: str | None, seed: int = 0
 ) -> Loaded[ModelT]:
-    directory, device = locate(name), device or default_device()
+    directory, *adapters = _lowest_first(name)
+    device = device or default_device()
     if device == "cpu":
         keep_freed_memory()
-    config, chat = _read(directory, name, chat_template)
+    config, chat = _read([directory, *adapters], name, chat_template)
     files, dtype = weight_files(directory), product_dtype(precision, device)
     if supports(config):
         model = kind(config, Decoder(config, dtype))
         _fill(model, _weights(directory, files), seed, name)
     else:
         model = foreign.read(directory, name, kind, config, dtype, head_seed=derive_seed(seed, "head"))
-    return Loaded(model=model.to(device), chat=chat, name=name, weights=_digest(files))
+    weights = _digest(files)
+    for adapter in adapters:
+        if peft_format.read_base(adapter).weights not in ("", weights):
+            raise peft_format.changed(adapter, str(directory))
+        merge(model)  # the one below
+        peft_format.read(adapter, model)
+        directory, weights = adapter, _digest(weight_files(adapter), weights)
+    return Loaded(model=model.to(device), chat=chat, name=name, weights=weights)
+
+
+def _lowest_first(name: str) -> list[Path]:
+    """The directory of the whole model behind a name, and those of the adapters on it.
+
+    Raises:
+        ModelError: one of them is not there.
+    """
+    found = [locate(name)]
+    while peft_format.is_adapter(directory := found[0]):
+        base = peft_format.read_base(directory)
+        below = [directory / place for place in base.places if _holds_model(directory / place)]
+        below = below or [locate(place) for place in base.places[-1:] if not Path(place).is_absolute()]
+        if not below or below[0].resolve() in [each.resolve() for each in found]:
+            raise ModelError(
+                f"{name}: its base is not at {' or '.join(base.places)}: put it back, or say in "
+                f"{directory / peft_format.BASE} where it is"
+            )
+        found.insert(0, below[0])
+    return found
 
 
 def default_device() -> str:
@@ -122,16 +153,19 @@ def locate(name: str) -> Path:
     if name in BUILTIN:
         return _cached(*BUILTIN[name])
     path = Path(name)
-    if (path / "config.json").exists():
-        return path
-    if (path / "model" / "config.json").exists():  # a run directory
-        return path / "model"
+    for directory in (path, path / "model"):  # itself, or a run directory
+        if _holds_model(directory):
+            return directory
     if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "runs/")):
         raise ModelError(
             f"{name}: no model there; name a directory with config.json and safetensors, a Hugging Face model "
             f"(owner/name), or one of: {', '.join(BUILTIN)}"
         )
     return _from_hub(name)
+
+
+def _holds_model(directory: Path) -> bool:
+    return (directory / "config.json").exists() or peft_format.is_adapter(directory)
 
 
 def _from_hub(name: str) -> Path:
@@ -175,15 +209,17 @@ def load_chat(name: str, *, chat_template: str = "") -> Chat:
     Raises:
         ModelError: no such model, or its tokenizer or template cannot be used.
     """
-    return _read(locate(name), name, chat_template)[1]
+    return _read(_lowest_first(name), name, chat_template)[1]
 
 
-def _read(directory: Path, name: str, chat_template: str) -> tuple[Any, Chat]:
+def _read(directories: list[Path], name: str, chat_template: str) -> tuple[Any, Chat]:
+    """The config of a model and its tokenizer, which an adapter may have brought along."""
     from transformers import AutoConfig, AutoTokenizer
 
+    home = next((each for each in reversed(directories) if (each / "tokenizer_config.json").exists()), directories[0])
     try:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directories[0], local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(home, local_files_only=True)
     except Exception as error:  # a torn tokenizer.json raises that very class
         raise ModelError(f"{name}: not a Hugging Face model directory: {_line(error)}") from None
     if chat_template:
@@ -251,8 +287,9 @@ def _weights(directory: Path, files: list[Path]) -> dict[str, Tensor]:
         raise ModelError(f"{directory}: the weights cannot be read ({_line(error)}); the file may be torn") from None
 
 
-def _digest(files: list[Path]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(files: list[Path], below: str = "") -> str:
+    """Of the weights in these files, and of those below them."""
+    digest = hashlib.blake2b(below.encode(), digest_size=16)
     for path in files:
         with path.open("rb") as file:
             while block := file.read(1 << 24):
@@ -279,24 +316,46 @@ def _fill(model: Model, state: dict[str, Tensor], seed: int, name: str) -> None:
         draw_scalar_head(model.score, derive_seed(seed, "head"))
 
 
-def save(model: Model, chat: Chat, directory: Path, *, extra_files: Mapping[str, str] | None = None) -> None:
+def save(
+    model: Model,
+    chat: Chat,
+    directory: Path,
+    *,
+    beside: Loaded[Any] | None = None,
+    extra_files: Mapping[str, str] | None = None,
+) -> None:
     """Write a plain Hugging Face directory, complete or not at all.
 
     Args:
-        model: to be written.
+        model: to be written; its adapters are merged into its weights.
         chat: its tokenizer and template.
         directory: replaced if it is there.
+        beside: what the adapters were learned beside; they alone are written then, in PEFT's format.
         extra_files: name -> text.
     """
     assert not (isinstance(model, ScalarModel) and model.offset), "a rescaled model has no place for its offset there"
 
     def write(temporary: Path) -> None:
-        model.model.write(temporary, model.config, model.state_dict(), model.head)
+        if beside is not None:
+            _write_adapter(temporary, model, beside, directory)
+        else:
+            whole = merged(model) if adapted(model) else model
+            whole.model.write(temporary, whole.config, whole.state_dict(), whole.head)
         chat.tokenizer.save_pretrained(temporary)
         for name, text in (extra_files or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
 
     _write_whole(directory, write)
+
+
+def _write_adapter(temporary: Path, model: Model, beside: Loaded[Any], directory: Path) -> None:
+    """The adapters alone, for ``directory``, and which model they belong to."""
+    path = Path(beside.name)
+    is_path = beside.name not in BUILTIN and path.exists()
+    home = locate(beside.name)
+    base = peft_format.base_at(home if is_path else None, beside.name, beside.weights, directory)
+    on_hub = not is_path and beside.name not in BUILTIN
+    peft_format.write(temporary, model, base, beside.name if on_hub else str(home.resolve()))
 
 
 def _write_whole(directory: Path, write: Callable[[Path], None], *, replace: bool = True) -> None:

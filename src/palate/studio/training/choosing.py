@@ -13,6 +13,9 @@ ZOO = {
 }
 """The models that need no network; the same as in `palate.lm.sources.builtin`, which would bring torch along."""
 
+MODEL_FILES = ("config.json", "adapter_config.json")
+"""One of them lies in the directory of every model: a whole one, or an adapter."""
+
 
 def check(workspace: Path, name: str) -> str:
     """What a model is to be called in recipes: a name, or a directory, relative to the workspace if it is inside.
@@ -38,6 +41,6 @@ def check(workspace: Path, name: str) -> str:
 def _is_model(directory: Path) -> bool:
     """Whether it holds a model, itself or as a run does."""
     try:
-        return any((directory / inside / "config.json").is_file() for inside in (".", "model"))
+        return any((directory / inside / file).is_file() for inside in (".", "model") for file in MODEL_FILES)
     except OSError:  # a name that no file can have
         return False

@@ -26,6 +26,7 @@ from palate.feedback.tasks import batches, identity, proposing
 from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Candidates, Ranking
 from palate.studio.training import arena_jobs, plans
+from palate.studio.training.choosing import MODEL_FILES
 from palate.studio.training.recipebook import Plan
 from palate.studio.web.workspace import Workspace
 
@@ -81,7 +82,7 @@ def _import(workspace: Workspace, job: Job, directory: Path) -> Apply:
 
 def _register(workspace: Workspace, job: Job, directory: Path) -> Apply:
     """The model that a training job made gets its line; a reward model is then held against the labelers."""
-    if not (directory / "model" / "config.json").exists():
+    if not any((directory / "model" / file).exists() for file in MODEL_FILES):
         raise RunError(f"{job.directory} holds no model")
     kind = job.then["kind"]
     tested = _test_of(workspace, job) if kind == "reward" else None
