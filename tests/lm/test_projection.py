@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel
-from palate.lm.projection import Projection
+from palate.lm.projection import Projecting, Projection
 from palate.lm.sources.zoo import load_language_model
 from palate.recipe import Sampling
 from palate.records import Prompt
@@ -209,3 +209,34 @@ def test_another_head_runs(precision: Literal["fp32", "bf16"], sequences: Sequen
     (of_chunks,) = torch.autograd.grad(flipped.sum(), model.lm_head.weight)
     (plain,) = torch.autograd.grad(model.logprobs(sequences, temperature=0.35).sum(), model.lm_head.weight)
     torch.testing.assert_close(of_chunks, plain, atol=2e-2 if precision == "bf16" else 1e-4, rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize("stored", [torch.float32, HALF])
+@pytest.mark.parametrize("count", [7, 300])
+def test_no_copy_of_a_frozen_weight_is_kept_for_the_gradient(
+    dtype: torch.dtype, stored: torch.dtype, count: int
+) -> None:
+    """Nor of several that are one product: it would be the whole model again."""
+    layer = load_language_model("tiny", precision="bf16" if dtype == HALF else "fp32").model.model.get_submodule(
+        "layers.1.self_attn"
+    )
+    assert isinstance(layer, Projecting)
+    layer.requires_grad_(False)
+    layer.to(stored)
+    names = ("q_proj", "k_proj", "v_proj")
+    weights = [layer.get_parameter(f"{name}.weight") for name in names]
+    x = torch.randn(count, weights[0].shape[1], generator=torch.Generator().manual_seed(1)).requires_grad_(True)
+    kept: set[int] = set()
+
+    def keeps(tensor: Tensor) -> Tensor:
+        kept.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keeps, lambda tensor: tensor):
+        products = layer.project(x, *names)
+    assert kept <= {weight.untyped_storage().data_ptr() for weight in weights}
+    torch.cat(products, dim=-1).float().sum().backward()
+    by_hand = torch.cat([weight.to(dtype).float() for weight in weights]).sum(0)
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[0], by_hand, atol=2e-2 if dtype == HALF else 1e-5, rtol=1e-2)

@@ -87,7 +87,7 @@ class Model(nn.Module):
         return next(self.parameters()).device
 
     def freeze(self, layers: int) -> None:
-        """Train only the layers from ``layers`` on (and the head); with 0 everything trains.
+        """Train only the layers from ``layers`` on (and the head), in fp32; with 0 everything trains.
 
         Embeddings are the lowest layer: with ``layers`` above 0 they are frozen too, and with them a tied unembedding;
         one of its own stays trainable.
@@ -96,6 +96,9 @@ class Model(nn.Module):
         self.requires_grad_(True)
         for module in self.model.lower(layers) if layers else []:
             module.requires_grad_(False)
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         self.frozen_layers = layers
         self._trunk_key = ""
 
@@ -120,7 +123,7 @@ class Model(nn.Module):
             digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
             for module in self.model.lower(self.trunk_layers):
                 for parameter in module.parameters():
-                    digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+                    digest.update(parameter.detach().float().cpu().contiguous().view(torch.uint8).numpy().data)
             self._trunk_key = digest.hexdigest()
         return self._trunk_key
 
@@ -174,8 +177,8 @@ class Model(nn.Module):
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """The same numbers in the same form."""
-    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device) and torch.equal(a, b)
+    """The same numbers, however they are stored."""
+    return (a.shape, a.device) == (b.shape, b.device) and torch.equal(a.float(), b.float())
 
 
 def _chosen(sequences: Sequences) -> tuple[Tensor, Tensor]:

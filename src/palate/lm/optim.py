@@ -33,6 +33,7 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, settings: recipe.Optimizer, total_steps: int, *, name: str) -> None:
         self.parameters = {key: p for key, p in model.named_parameters() if p.requires_grad}
+        assert all(p.dtype.itemsize >= 4 for p in self.parameters.values()), "steps are smaller than bf16 can tell"
         self.settings, self.total_steps, self.name = settings, total_steps, name
         self.updates = 0
         self.adamw = torch.optim.AdamW(

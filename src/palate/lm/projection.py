@@ -71,6 +71,12 @@ class Projection(nn.Linear):
         """The weight in the dtype it is multiplied in; a copy only where that is another than the parameter's."""
         return self.weight.to(self.operands)
 
+    def multiply(self, rows: Tensor) -> Tensor:
+        """The product alone, differentiable."""
+        if self.learns or self.weight.dtype == rows.dtype or self.gives_sums:
+            return self.plain(self.operand())(rows)
+        return _by_frozen(rows, self.plain(self.operand()), [self])
+
     def plain(self, weight: Tensor) -> Product:
         """The product with ``weight``, its own or several side by side, differentiable."""
         return (lambda x: sums(x, weight.T)) if self.gives_sums else (lambda x: rounded(x, weight))
@@ -147,14 +153,15 @@ def multiply(x: Tensor, projections: Sequence[Projection], kept: Kept) -> tuple[
     rows = x.to(projections[0].operands)
     if _is_kept(rows, projections):
         whole = kept.product(projections)(rows)
+    elif _is_rounded_on_cpu(rows) and not any(projection.learns for projection in projections):
+        whole = _by_frozen(rows, kept.product(projections), projections)
     elif _is_rounded_on_cpu(rows):
         weight = _whole([projection.operand() for projection in projections])
         whole = _ByPacked.apply(rows, weight, kept.product(projections))  # type: ignore[no-untyped-call]
     else:
         if any(projection.learns for projection in projections):
             kept.forget()
-        products = [projection.plain(projection.operand())(rows) for projection in projections]
-        return _completed(x, projections, products)
+        return _completed(x, projections, [projection.multiply(rows) for projection in projections])
     return _completed(x, projections, whole.split([projection.out_features for projection in projections], dim=-1))
 
 
@@ -178,6 +185,25 @@ def _completed(x: Tensor, projections: Sequence[Projection], products: Sequence[
 
 def _whole(weights: list[Tensor]) -> Tensor:
     return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+
+def _by_frozen(x: Tensor, product: Product, projections: Sequence[Projection]) -> Tensor:
+    """A product with weights that do not learn: what is cast or joined of them is made anew for the gradient."""
+    result: Tensor = _ByFrozen.apply(x, product, *(each.weight for each in projections))  # type: ignore[no-untyped-call]
+    return result
+
+
+class _ByFrozen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, product: Product, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(*weights)
+        return product(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights = ctx.saved_tensors
+        whole = _whole([weight.to(grad.dtype) for weight in weights])
+        return rounded(grad, whole.T), None, *(None for _ in weights)
 
 
 class _ByPacked(torch.autograd.Function):

@@ -250,3 +250,50 @@ def test_a_special_token_that_nothing_can_say_needs_no_embedding(directory: Path
     with_tokens(directory, lambda tokenizer: tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]}))
     loaded = load_language_model(str(directory), precision="fp32")
     assert max(loaded.chat.response_tokens("An <image> of text.")) < loaded.model.config.vocab_size
+
+
+def test_weights_stay_as_precise_as_their_file_until_they_learn(directory: Path, sequences: Sequences) -> None:
+    """And give the numbers of the same file in fp32."""
+    file = directory / "model.safetensors"
+    rounded = {key: tensor.bfloat16() for key, tensor in load(file.read_bytes()).items()}
+    save_file(rounded, file)
+    model = load_language_model(str(directory), precision="fp32").model
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    shutil.copytree(directory, directory.parent / "wide")
+    save_file({key: tensor.float() for key, tensor in rounded.items()}, directory.parent / "wide" / "model.safetensors")
+    for precision in ("fp32", "bf16"):
+        model, wide = (
+            load_language_model(str(path), precision=precision).model  # type: ignore[arg-type]
+            for path in (directory, directory.parent / "wide")
+        )
+        expected = wide.logprobs(sequences, temperature=1.0)
+        assert torch.equal(model.logprobs(sequences, temperature=1.0), expected)
+        with torch.no_grad():
+            assert torch.equal(model.logprobs(sequences, temperature=1.0), wide.logprobs(sequences, temperature=1.0))
+        for each in (model, wide):
+            each.freeze(2)
+        assert model.trunk_key == wide.trunk_key
+        assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+        assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+        got = model.logprobs(sequences, temperature=1.0)
+        assert torch.equal(got, expected)
+        got.sum().backward()
+        wide.logprobs(sequences, temperature=1.0).sum().backward()
+        theirs = dict(wide.named_parameters())
+        assert all(
+            torch.equal(p.grad, theirs[name].grad)  # type: ignore[arg-type]
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        )
+        held = sum(p.numel() * p.element_size() for p in model.parameters())
+        wide.freeze_all()
+        model.freeze_all()
+        model.adopt(wide)  # the same numbers, however they are stored
+        shared = {id(p) for p in wide.parameters()}
+        assert all(id(p) in shared for p in model.parameters())
+        assert held < sum(p.numel() * p.element_size() for p in wide.parameters())
+    model = load_language_model(str(directory), precision="fp32").model
+    save(model, load_language_model(str(directory)).chat, directory.parent / "written")
+    written = load((directory.parent / "written" / "model.safetensors").read_bytes())
+    assert {tensor.dtype for tensor in written.values()} == {torch.float32}
+    assert all(torch.equal(tensor, rounded[key].float()) for key, tensor in written.items())

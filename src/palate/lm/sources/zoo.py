@@ -298,12 +298,18 @@ def _digest(files: list[Path], below: str = "") -> str:
 
 
 def _fill(model: Model, state: dict[str, Tensor], seed: int, name: str) -> None:
-    """Load the weights; a missing scalar head is drawn small, an unembedding that is not wanted is left aside."""
-    state = {key: tensor.float() for key, tensor in state.items() if not key.endswith("rotary_emb.inv_freq")}
+    """Load the weights, as precise as they are in their file; what is going to learn is made fp32 later.
+
+    A missing scalar head is drawn small, an unembedding that is not wanted is left aside.
+    """
+    state = {key: _stored(key, tensor) for key, tensor in state.items() if not key.endswith("rotary_emb.inv_freq")}
     optional = {"score.weight"} if isinstance(model, ScalarModel) else set()
     if isinstance(model, ScalarModel) or model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
         optional.add("lm_head.weight")
+    for key, parameter in model.named_parameters():
+        if key in state:
+            parameter.data = parameter.data.to(state[key].dtype)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # other shapes
@@ -314,6 +320,12 @@ def _fill(model: Model, state: dict[str, Tensor], seed: int, name: str) -> None:
         )
     if isinstance(model, ScalarModel) and "score.weight" in missing:
         draw_scalar_head(model.score, derive_seed(seed, "head"))
+
+
+def _stored(key: str, tensor: Tensor) -> Tensor:
+    """A head of one number is multiplied with as it is, and dtypes that nothing multiplies are no way to keep it."""
+    is_kept = tensor.dtype in (torch.bfloat16, torch.float16) and key != "score.weight"
+    return tensor if is_kept else tensor.float()
 
 
 def save(
@@ -340,7 +352,8 @@ def save(
             _write_adapter(temporary, model, beside, directory)
         else:
             whole = merged(model) if adapted(model) else model
-            whole.model.write(temporary, whole.config, whole.state_dict(), whole.head)
+            state = {key: tensor.float() for key, tensor in whole.state_dict().items()}
+            whole.model.write(temporary, whole.config, state, whole.head)
         chat.tokenizer.save_pretrained(temporary)
         for name, text in (extra_files or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
