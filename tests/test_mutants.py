@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,7 +100,8 @@ class Toy:
             sys.exit(main(sys.argv[1:], place))
         """
         command = [sys.executable, "-c", code, *arguments]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # as `prepare` says
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert not ran.stderr, ran.stderr
         lines = (self.root / ".mutants" / "results.jsonl").read_text(encoding="utf-8").splitlines()
         return ran.returncode, ran.stdout, {each["id"]: each for each in map(json.loads, lines)}

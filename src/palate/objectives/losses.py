@@ -184,7 +184,7 @@ def value_loss(
 
     The clipping comes from the code of Schulman et al. 2017 (arXiv:1707.06347), not from the text:
 
-        near[b,t] = values[b,t] + clip(new_values[b,t] - values[b,t], -clip_range_value, clip_range_value)
+        near[b,t] = clip(new_values[b,t], values[b,t] - clip_range_value, values[b,t] + clip_range_value)
         loss = 1/2 * sum_{b,t} mask * max((new_values - returns)^2, (near - returns)^2) / denominator
 
     Args:
@@ -209,7 +209,7 @@ def value_loss(
     error = torch.where(mask, new_values - returns, 0.0).square()
     larger, clip_fraction = error, error.new_zeros(())
     if clip_range_value is not None:
-        near = values + (new_values - values).clamp(-clip_range_value, clip_range_value)
+        near = new_values.clamp(values - clip_range_value, values + clip_range_value)
         clipped_error = torch.where(mask, near - returns, 0.0).square()
         larger, clip_fraction = torch.maximum(error, clipped_error), (clipped_error > error).sum() / count
     loss = 0.5 * larger.sum() / count

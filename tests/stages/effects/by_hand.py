@@ -267,7 +267,7 @@ def policy_step(
 def value_step(critic: Learner, new: Tensor, old: Tensor, returns: Tensor, recipe: Any) -> dict[str, float]:
     """Half the squared error, the larger of what moved and what moved no further than allowed."""
     error = (new - returns).square()
-    near = old + (new - old).clamp(-recipe.clip_range_value, recipe.clip_range_value)
+    near = torch.maximum(torch.minimum(new, old + recipe.clip_range_value), old - recipe.clip_range_value)
     clipped_error = (near - returns).square()
     loss = 0.5 * torch.maximum(error, clipped_error).mean()
     loss.backward()

@@ -22,6 +22,7 @@ class Row:
         effect: what must come of it.
         given: other keys, in both runs.
         spoil: what a faulty sampler does in both runs.
+        only_reads: a section; both runs end as soon as it was read, which is all that the key has to do with.
     """
 
     key: str
@@ -29,6 +30,7 @@ class Row:
     effect: Effect
     given: Mapping[str, Any] = field(default_factory=dict)
     spoil: Spoil | None = None
+    only_reads: str = ""
 
     @property
     def name(self) -> str:

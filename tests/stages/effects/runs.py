@@ -1,13 +1,14 @@
 """Whole stages on the tiny model, watched: what they read, drew, computed, learned, logged and wrote.
 
-A run is made once however many tests look at it: `Runs` keeps what came of it under its stage and settings. Nothing is
-drawn: pictures take longer than all the rest of such a run.
+A run is made once however many tests look at it: `Runs` keeps what came of it under its stage and its recipe, in which
+a key that was left out stands with its default. Nothing is drawn: pictures take longer than all the rest of such a run.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -109,8 +110,12 @@ Spoil = Callable[[Rollout], Rollout]
 """What a faulty sampler does to a rollout."""
 
 
+class _ReadEnough(Exception):
+    """A section was read, and nothing else is asked of the run."""
+
+
 class Runs:
-    """Every run that was asked for so far, by its stage and what differs from the stage's base.
+    """Every run that was asked for so far, by its stage and its recipe.
 
     Args:
         bases: by stage: the recipe that all its runs are variations of.
@@ -122,15 +127,26 @@ class Runs:
         self.bases, self.files, self.directory = bases, files, directory
         self._kept: dict[str, Outcome] = {}
 
-    def __call__(self, stage: str, changes: Mapping[str, Any], *, spoil: Spoil | None = None) -> Outcome:
-        """The outcome of the base recipe with these keys, ``a.b`` reaching into sections, set to other values."""
+    def __call__(
+        self, stage: str, changes: Mapping[str, Any], *, spoil: Spoil | None = None, only_reads: str = ""
+    ) -> Outcome:
+        """The outcome of the base recipe with these keys, ``a.b`` reaching into sections, set to other values.
+
+        Args:
+            spoil: what a faulty sampler does.
+            only_reads: the run ends as soon as this section was read.
+        """
         tree = deepcopy(self.bases[stage])
         for key, value in changes.items():
             put(tree, key.split("."), value)
-        tree = filled_in(tree, self.files)
-        name = json.dumps([stage, tree, getattr(spoil, "__name__", "")], sort_keys=True)
+        directory = self.directory / f"{len(self._kept)}"
+        try:
+            recipe = parse_recipe(RECIPES[stage], filled_in(tree, self.files))
+        except PalateError as error:
+            return Outcome(directory=directory, error=str(error))
+        name = " ".join([stage, getattr(spoil, "__name__", ""), only_reads, recipe.model_dump_json()])
         if name not in self._kept:
-            self._kept[name] = watched(stage, tree, self.directory / f"{len(self._kept)}", spoil)
+            self._kept[name] = watched(stage, recipe, directory, spoil, only_reads)
         return self._kept[name]
 
 
@@ -154,14 +170,13 @@ def filled_in(value: Any, files: Mapping[str, str]) -> Any:
     return Template(value).substitute(files) if isinstance(value, str) else value
 
 
-def watched(stage: str, tree: dict[str, Any], directory: Path, spoil: Spoil | None) -> Outcome:
+def watched(stage: str, recipe: Section, directory: Path, spoil: Spoil | None, only_reads: str) -> Outcome:
     """Run a stage."""
-    outcome = Outcome(directory=directory)
-    with pytest.MonkeyPatch.context() as patch:
-        watch(outcome, patch, spoil)
+    outcome = Outcome(directory=directory, recipe=recipe)
+    with pytest.MonkeyPatch.context() as patch, suppress(_ReadEnough):
+        watch(outcome, patch, spoil, only_reads)
         try:
-            outcome.recipe = parse_recipe(RECIPES[stage], tree)
-            TRAIN[stage](outcome.recipe, Run.open(directory, outcome.recipe))
+            TRAIN[stage](recipe, Run.open(directory, recipe))
         except PalateError as error:
             outcome.error = str(error)
     if (directory / "metrics.jsonl").exists():
@@ -171,7 +186,7 @@ def watched(stage: str, tree: dict[str, Any], directory: Path, spoil: Spoil | No
     return outcome
 
 
-def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None) -> None:
+def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only_reads: str) -> None:
     """Let the outcome know what happens."""
     learning: list[tuple[Model, Sequences]] = []
     read, generate, hidden = reading._read, LocalEngine.generate, Model.hidden
@@ -180,7 +195,10 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None) -> N
     def reads(data: Any, kind: Any) -> Any:
         found = read(data, kind)
         name = next(name for name, section in sections_of_data(outcome.recipe) if section is data)
-        return outcome.read.setdefault(name, found)
+        outcome.read.setdefault(name, found)
+        if name == only_reads:
+            raise _ReadEnough
+        return found
 
     def generates(self: LocalEngine, *args: Any, **kwargs: Any) -> Rollout:
         outcome.dtypes.add(self.model.model.dtype)

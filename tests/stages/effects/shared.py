@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -133,8 +133,7 @@ def data(section: str, kind: str) -> list[Row]:
         assert len(found(a).records) > len(found(b).records) == 5
         assert set(texts(b)) < set(texts(a))
 
-    return [
-        Row("path", (f"$records_{kind}", f"$others_{kind}"), from_the_file),
+    reading = [
         Row("format", ("auto", "nonsense"), refused("no format 'nonsense'")),
         Row("fields", (fields, fields | {first: "{q} Why?"}), in_other_words, columns),
         Row("tags", ([], ["topic"]), keeps_tags, named),
@@ -149,6 +148,10 @@ def data(section: str, kind: str) -> list[Row]:
             {f"{section}.path": f"$halves_{shape}"},
         ),
         Row("limit", (0, 5), so_many),
+    ]
+    return [
+        Row("path", (f"$records_{kind}", f"$others_{kind}"), from_the_file),
+        *[replace(row, only_reads=section) for row in reading],
     ]
 
 
@@ -274,6 +277,8 @@ def optimizer(section: str, name: str, two_updates: dict[str, Any]) -> list[Row]
         section: of the recipe.
         name: of the optimizer in metrics.
         two_updates: settings with which it has two.
+
+    The first of each key's two values are those of one run.
     """
 
     def follows(a: Outcome, b: Outcome) -> None:
@@ -293,10 +298,10 @@ def optimizer(section: str, name: str, two_updates: dict[str, Any]) -> list[Row]
         "weight_decay": (0.0, 0.5),
         "beta1": (0.9, 0.5),
         "beta2": (0.99, 0.5),
-        "epsilon": (1e-5, 1e-2),
+        "epsilon": (1e-3, 1e-2),
         "max_grad_norm": (0.0, 1e-3),
     }
-    given = two_updates | {f"{section}.epsilon": 1e-3}
+    given = two_updates | {f"{section}.{key}": pair[0] for key, pair in values.items()}
     return under(section, [Row(key, pair, follows, given) for key, pair in values.items()])
 
 

@@ -32,7 +32,9 @@ TABLE: dict[str, list[Row]] = {
 )
 def test_a_key_has_its_effect(stage: str, row: Row, runs: Runs) -> None:
     given = {key: value for key, value in row.given.items() if key != row.key}
-    outcomes = [runs(stage, given | {row.key: value}, spoil=row.spoil) for value in row.values]
+    outcomes = [
+        runs(stage, given | {row.key: value}, spoil=row.spoil, only_reads=row.only_reads) for value in row.values
+    ]
     if not isinstance(row.effect, Ends):
         assert [outcome.error for outcome in outcomes] == ["", ""]
     row.effect(*outcomes)
