@@ -22,4 +22,5 @@ def _repeatable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PALATE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr("os.fsync", lambda _: None)  # no test pulls the plug, and disks are slow
         yield

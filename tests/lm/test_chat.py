@@ -185,6 +185,34 @@ def word_tokenizer(*, bos: bool) -> Any:
     return wrap(tokenizer_object=inner, eos_token="</s>", bos_token="<s>")
 
 
+def test_a_response_has_the_tokens_it_has_behind_its_prompt() -> None:
+    """As SentencePiece does, a blank is put before the beginning of a text: not before what follows a header."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    letters = ["▁", "\n", *map(chr, range(33, 127))]
+    vocabulary = {token: index for index, token in enumerate([*specials, *letters])}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    inner.decoder = decoders.Metaspace(prepend_scheme="first")
+    wrap: Any = PreTrainedTokenizerFast
+    tokenizer = wrap(
+        tokenizer_object=inner,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    tokenizer.chat_template = TINY_TEMPLATE
+    chat = Chat(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("Hi.").input_ids) == ["▁", "H", "i", "."]
+    assert tokenizer.convert_ids_to_tokens(chat.response_tokens("Hi.")) == ["H", "i", ".", "<|im_end|>"]
+    tokens, _ = chat.dialogue_tokens([USER, HELLO, USER, HELLO])
+    turns = [{"role": turn.role, "content": turn.content} for turn in (USER, HELLO, USER, HELLO)]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False).rstrip("\n")
+    assert tokens == tokenizer(whole).input_ids
+
+
 @pytest.mark.parametrize("bos", [False, True])
 def test_a_tokenizer_without_a_template_gets_the_plain_one(bos: bool) -> None:
     chat = Chat(word_tokenizer(bos=bos))

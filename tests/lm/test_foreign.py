@@ -143,6 +143,8 @@ def test_reward_models(homes: dict[str, Path], family: str, sequences: Sequences
     again = load_scalar_model(str(tmp_path / "model"), precision="fp32", seed=6).model
     torch.testing.assert_close(again.scores(sequences).detach(), scores, atol=1e-6, rtol=0)
     assert torch.equal(load_scalar_model(str(homes[family]), seed=5).model.score.weight, loaded.model.score.weight)
+    with pytest.raises(ModelError, match=r"the weights do not fit the config: .*score\.weight"):
+        load_language_model(str(tmp_path / "model"))
 
 
 def test_bf16_by_autocast(homes: dict[str, Path], sequences: Sequences) -> None:

@@ -51,6 +51,19 @@ def test_every_record_is_counted_and_the_first_are_shown() -> None:
     assert tokens.startswith("tokens     4 sequences of ")
 
 
+def test_of_a_long_text_the_beginning_is_shown_and_how_much_is_left() -> None:
+    preview = Preview(family("chatml"), max_length=2000)
+    preview.add("x" * 700, "rows.jsonl:1")
+    (shown,) = preview.shown
+    assert shown.title == "rows.jsonl:1 text: 701 tokens, 701 learned"  # with the stop token
+    assert shown.tokens == ("x",) * 600 + (" ... 101 more tokens",)
+    assert list(shown.runs()) == [(True, ["x"] * 600), (False, [" ... 101 more tokens"])]
+    exact = Preview(family("chatml"), max_length=2000)
+    exact.add("x" * 599, "rows.jsonl:1")
+    assert exact.shown[0].tokens == ("x",) * 599 + ("<|im_end|>",)
+    assert exact.lines() == ["tokens     1 sequences of 600.0 (mean), the longest of 600"]
+
+
 def test_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     terminal = Console(file=stream, force_terminal=True, color_system="256", no_color=False, soft_wrap=True)

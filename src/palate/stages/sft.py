@@ -17,7 +17,7 @@ from palate.corpus import read_demonstrations
 from palate.corpus.splits import split
 from palate.lm.batch import Sequences
 from palate.lm.encode import encode_demonstrations
-from palate.lm.model import LanguageModel, Trunk
+from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model
 from palate.objectives.losses import combine_metrics, sft_loss
@@ -82,7 +82,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
 
 
 @torch.no_grad()
-def perplexity(model: LanguageModel, sequences: Sequences, max_tokens: int, trunk: Trunk | None = None) -> float:
+def perplexity(model: LanguageModel, sequences: Sequences, max_tokens: int) -> float:
     """exp of the mean negative log-likelihood per masked token, at temperature 1."""
-    total = sum(float(model.logprobs(part, temperature=1.0, trunk=trunk).sum()) for part in sequences.parts(max_tokens))
+    total = sum(float(model.logprobs(part, temperature=1.0).sum()) for part in sequences.parts(max_tokens))
     return float(torch.tensor(-total / int(sequences.mask.sum())).exp())

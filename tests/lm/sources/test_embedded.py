@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from palate.errors import ModelError
 from palate.lm.model import LanguageModel
 from palate.lm.sources.gguf_weights import _halves, _name
-from palate.lm.sources.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model, locate
 from palate.randomness import derive_seed
 from palate.recipe import Sampling
 from palate.records import Prompt
@@ -30,6 +31,14 @@ def test_it_answers_a_question(embedded: Loaded[LanguageModel]) -> None:
         [Prompt.from_text("What is the capital of France?")], nearly_greedy, num_responses=1, key=(0,)
     )
     assert "Paris" in drawn.texts[0]
+
+
+def test_padding_ends_nothing(embedded: Loaded[LanguageModel]) -> None:
+    """As the directory says it to whoever else reads it."""
+    config, tokenizer = json.loads((locate("smollm2-135m") / "config.json").read_text()), embedded.chat.tokenizer
+    named = [tokenizer.convert_ids_to_tokens(config[f"{kind}_token_id"]) for kind in ("eos", "pad")]
+    assert named == [tokenizer.eos_token, tokenizer.pad_token] == ["<|im_end|>", "<|endoftext|>"]
+    assert (embedded.chat.stop_id, embedded.chat.pad_id) == (config["eos_token_id"], config["pad_token_id"])
 
 
 def test_what_llama_cpp_interleaves_comes_back_in_halves() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
+from palate import disk
 from palate.errors import ModelError
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
@@ -143,6 +144,27 @@ def test_saving_replaces_the_whole_directory(tiny: Loaded[LanguageModel], tmp_pa
     assert stat.S_IMODE((tmp_path / "runs" / "model").stat().st_mode) == 0o777 & ~umask
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "runs" / "model").iterdir()}
     assert modes == {0o666 & ~umask}
+
+
+def test_what_is_saved_survives_a_power_cut(
+    tiny: Loaded[LanguageModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is flushed before the directory has its name, and the name after that."""
+    done: list[tuple[str, str]] = []
+    rename = Path.rename
+
+    def renames(path: Path, target: Path) -> Path:
+        done.append(("renamed", target.name))
+        return rename(path, target)
+
+    monkeypatch.setattr(disk, "flush", lambda path: done.append(("flushed", path.name)))
+    monkeypatch.setattr(Path, "rename", renames)
+    save(tiny.model, tiny.chat, tmp_path / "model", extra_files={"note.txt": "by the way"})
+    place = done.index(("renamed", "model"))
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert "note.txt" in files
+    assert {name for act, name in done[:place] if act == "flushed"} == files | {"new"}
+    assert done[place + 1 :] == [("flushed", tmp_path.name)]
 
 
 def test_a_failed_write_leaves_what_was_there(

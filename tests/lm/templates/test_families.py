@@ -72,6 +72,7 @@ def test_a_family_is_fit_for_training(name: str) -> None:
     """No difference from its own rendering, also in transformers' tokens; its marks enclose what is learned."""
     chat = family(name)
     assert chat.differences == ()
+    assert not chat.tokenizer.chat_template.endswith("\n")  # not everyone who renders Jinja drops it
     turns = [{"role": message.role, "content": message.content} for message in PROBE]
     given = chat.tokenizer.apply_chat_template(turns, return_assistant_tokens_mask=True, return_dict=True)
     tokens, mask = chat.dialogue_tokens(PROBE)

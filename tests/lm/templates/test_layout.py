@@ -272,3 +272,13 @@ def test_a_stop_token_that_is_not_special_is_kept_from_text_all_the_same() -> No
     tokens = chat.response_tokens("Hi<turn_end>")
     assert tokens.count(chat.stop_id) == 1
     assert chat.text(tokens) == "Hi<turn_end>"
+
+
+def test_of_a_long_conversation_that_is_refused_the_last_turns_are_named() -> None:
+    gemma, reply = family("gemma"), said("assistant", "Roses are.")
+    for turns, named in (
+        ([PROBE[0], reply, PROBE[0], PROBE[0]], "user, assistant, user, user: "),
+        ([PROBE[0], reply, PROBE[0], reply, PROBE[0], PROBE[0]], "..., assistant, user, user: "),
+    ):
+        with pytest.raises(TemplateError, match=f"refuses a conversation of {named}"):
+            gemma.prompt_tokens(turns)

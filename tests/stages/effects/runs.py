@@ -74,6 +74,7 @@ class Outcome:
         rollouts: in the order in which they were drawn.
         token_steps: for each of them, how often every slot of the sampler was given a token.
         passes: tokens computed in each forward pass outside the sampler, and the number of its prompts.
+        from_trunk: for each forward pass that a gradient came from: whether it was given the frozen layers' output.
         dtypes: of matrix products, in every model that computed something.
         saved: names of the checkpoints there after each time that one was written.
         updates: by the optimizer's name.
@@ -88,6 +89,7 @@ class Outcome:
     rollouts: list[Rollout] = field(default_factory=list)
     token_steps: list[int] = field(default_factory=list)
     passes: list[tuple[int, int]] = field(default_factory=list)
+    from_trunk: list[bool] = field(default_factory=list)
     dtypes: set[torch.dtype] = field(default_factory=set)
     saved: list[list[str]] = field(default_factory=list)
     updates: dict[str, list[Update]] = field(default_factory=dict)
@@ -212,12 +214,13 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
             outcome.token_steps[-1] += 1
             yield each
 
-    def hides(self: Model, sequences: Sequences, *args: Any) -> Tensor:
+    def hides(self: Model, sequences: Sequences, sequence: Tensor, position: Tensor, trunk: Any) -> Tensor:
         outcome.dtypes.add(self.model.dtype)
         outcome.passes.append((computed(sequences), len(torch.unique(sequences.group_ids))))
         if torch.is_grad_enabled():
             learning.append((self, sequences))
-        return hidden(self, sequences, *args)
+            outcome.from_trunk.append(trunk is not None)
+        return hidden(self, sequences, sequence, position, trunk)
 
     def saves(directory: Path, *args: Any, **kwargs: Any) -> None:
         save(directory, *args, **kwargs)

@@ -175,7 +175,9 @@ def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any]) -> li
 
 
 def stay_as_they_are(a: Outcome, b: Outcome) -> None:
-    """Embeddings and so many layers do not move, everything else does."""
+    """Embeddings and so many layers do not move and are not computed again, everything else moves."""
+    assert set(a.from_trunk) == {False}
+    assert set(b.from_trunk) == {True}
     for outcome, layers in ((a, 0), (b, 2)):
         named = load_file(locate(outcome.recipe.model) / "model.safetensors")
         still = {key for key, tensor in named.items() if torch.equal(tensor, outcome.weights[key])}
