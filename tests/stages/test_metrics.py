@@ -71,6 +71,20 @@ def test_a_rollout_of_one_response(settings: Settings, tmp_path: Path) -> None:
     assert all("value/explained_variance" not in row for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([2.0, 4.0, 6.0], [3.0, 2.0, 1.0], -1.0),
+        ([2.0, 2.0, 2.0], [3.0, 2.0, 1.0], 0.0),  # every response was cut off at the same length
+        ([2.0, 4.0, 6.0], [1.0, 1.0, 1.0], 0.0),
+        ([1.0, 2.0, 4.0, 1.0], [1.0, 3.0, 2.0, 0.0], 3 / 30**0.5),
+    ],
+)
+def test_a_correlation_by_hand(one: list[float], other: list[float], expected: float) -> None:
+    told = rollouts._correlation(torch.tensor(one), torch.tensor(other))
+    assert told == pytest.approx(expected)
+
+
 def test_reward_models_score_in_microbatches_of_the_recipe(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,11 @@ class Mix:
         one_number_each("the weighted sum of the rewards", total, responses, advice="give the terms smaller weights")
         return total
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Those of the weights of every model in it, by the model's name: for a run's lineage."""
+        return {source.loaded.name: source.loaded.weights for source in self.learned}
+
     def parts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Tensor]:
         """What the scores are made of, by name, [B] each: the weighted parts of a function that stands alone and says.
 

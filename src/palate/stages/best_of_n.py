@@ -34,7 +34,7 @@ def train(recipe: BestOfNRecipe, run: Run) -> None:
         if not source.reads_like(loaded.chat):
             run.note(f"chat template: that of {source.loaded.name} is another one; it is given what the responses say")
     data = read_prompts(recipe.prompts)
-    run.add_inputs({"prompts": data.files, "model": loaded.weights})
+    run.add_inputs({"prompts": data.files, "model": loaded.weights, "rewards": rewards.hashes})
     prompts = prompts_with_room(
         run,
         data,

@@ -95,7 +95,9 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
     baseline = load_language_model(
         recipe.baseline, chat_template=recipe.baseline_chat_template, precision=recipe.precision
     )
+    judge = Mix((recipe.judge,), precision=recipe.precision)
     run.add_inputs({"prompts": data.files, "model": model.weights, "baseline": baseline.weights})
+    run.add_inputs({"judge": judge.hashes})
     prompts = prompts_with_room(
         run,
         data,
@@ -104,7 +106,6 @@ def train(recipe: WinRateRecipe, run: Run) -> None:
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
-    judge = Mix((recipe.judge,), precision=recipe.precision)
     say_layouts(run, model.chat, baseline.chat, judge)
     found = compare(
         model,

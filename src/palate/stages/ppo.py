@@ -237,6 +237,7 @@ def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel
     """Started from the reward model, in its normalised units; with the adapter that it has, if adapters learn."""
     name = recipe.value_model or actors.rewards.learned[0].loaded.name
     loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed)
+    run.add_inputs({"value_model": loaded.weights})
     if loaded.chat.fingerprint != actors.policy.chat.fingerprint:
         run.note(f"value model: {name} has another chat template than the policy; it learns the policy's")
     value_model = loaded.model

@@ -95,8 +95,7 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
             "tokens it is to score: give both the same chat_template, and train the reward model again"
         )
     data = read_prompts(recipe.prompts)
-    reward_weights = {source.loaded.name: source.loaded.weights for source in rewards.learned}
-    run.add_inputs({"prompts": data.files, "model": policy.weights, "rewards": reward_weights})
+    run.add_inputs({"prompts": data.files, "model": policy.weights, "rewards": rewards.hashes})
     prompts = prompts_with_room(
         run,
         data,

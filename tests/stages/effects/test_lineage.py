@@ -1,0 +1,55 @@
+"""What a run was made from is in its `lineage.json`: a hash of every file and every model that it read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.stages.effects.reinforcement import TEXT
+from tests.stages.effects.runs import Runs
+
+from palate.lm.sources.builtin import TINY_TEMPLATE
+from palate.lm.sources.zoo import locate
+from palate.records import content_id
+
+LEARNED = {"rewards.0.model": "$scorer", "rewards.0.function": None}
+READ: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "sft": ({}, {"data": "$records_demonstrations"}),
+    "reward": ({}, {"data": "$records_rankings"}),
+    "dpo": ({}, {"data": "$records_rankings"}),
+    "reinforce": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
+    "ppo": (TEXT, {"prompts": "$records_prompts", "value_model": "$scorer", "pretraining": "$records_texts"}),
+    "sample": ({}, {"prompts": "$records_prompts"}),
+    "best-of-n": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
+    "eval": (
+        {"judge.model": "$scorer", "judge.function": None},
+        {"prompts": "$records_prompts", "baseline": "tiny", "judge": "$scorer"},
+    ),
+}
+"""By stage: what its run is given, and what it reads beside the model; more than one of a kind goes by its name."""
+
+
+def hashed(path: str, *, by_name: bool) -> str | dict[str, str]:
+    """As the lineage has a file of data or a model."""
+    if path.endswith(".jsonl"):
+        return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    weights = (locate(path) / "model.safetensors").read_bytes()
+    digest = hashlib.blake2b(weights, digest_size=16).hexdigest()
+    return {path: digest} if by_name else digest
+
+
+@pytest.mark.parametrize("stage", READ)
+def test_every_file_and_every_model_is_hashed(stage: str, runs: Runs, files: dict[str, str]) -> None:
+    given, read = READ[stage]
+    lineage = json.loads((runs(stage, given).directory / "lineage.json").read_text(encoding="utf-8"))
+    inputs = {key: value for key, value in lineage["inputs"].items() if value}
+    expected = {"model": hashed(files["model"], by_name=False)} | {
+        key: hashed(files.get(name.removeprefix("$"), name), by_name=key in ("rewards", "judge"))
+        for key, name in read.items()
+    }
+    templates = [key for key in inputs if key.endswith("chat_template")]
+    assert templates == ["chat_template"] + ["baseline_chat_template"] * (stage == "eval")
+    assert inputs == expected | dict.fromkeys(templates, content_id(TINY_TEMPLATE))
