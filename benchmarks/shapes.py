@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from palate.lm.decoder import Decoder
+from palate.lm.families import shape_of
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model
 
@@ -45,7 +46,7 @@ def load(name: str) -> Loaded[LanguageModel]:
     config = loaded.model.config
     for key, value in SHAPES[name].items():
         setattr(config, key, value)
-    model = LanguageModel(config, Decoder(config))
+    model = LanguageModel(config, Decoder(shape_of(config)))
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() > 1:

@@ -21,6 +21,7 @@ from palate.corpus.catalogue.format import KIND_NAMES, Format
 from palate.corpus.export import EXPORTERS
 from palate.corpus.formats import sides
 from palate.corpus.rows import verdicts
+from palate.lm.families import FAMILIES
 from palate.run.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -57,6 +58,7 @@ def _texts() -> dict[str, str]:
         "metrics.md": _metrics(),
         "formats.md": _formats(),
         "files.md": _files(),
+        "models.md": _models(),
     }
 
 
@@ -179,6 +181,27 @@ def _metrics() -> str:
     left = [name for name in METRICS if name.partition("/")[0] not in _GROUPS]
     assert not left, f"name a group for {', '.join(left)} in scripts/reference.py"
     return "\n".join(parts)
+
+
+def _models() -> str:
+    """Which families of models run in Palate's own network."""
+    rows = [f"| {each.models} | `{name}` | {each.peculiarities} |" for name, each in FAMILIES.items()]
+    return "\n".join(
+        [
+            "# Models\n",
+            "These families run in Palate's own network, with [shared prompts and frozen trunks]"
+            "(../concepts/shared-prompts-and-trunk.md): their numbers are those of transformers, and what is written "
+            "loads there. `model_type` stands in a model's `config.json`.\n",
+            "| models | `model_type` | what it has besides Llama's |",
+            "|---|---|---|",
+            *rows,
+            "",
+            "Every other causal language model runs through transformers' own code, and so does a model of one of "
+            "these families whose config asks for something else: a rotary embedding that depends on the length of the "
+            "batch (`dynamic`, `longrope`), another activation, mixtures of experts, quantised weights. Loading it "
+            "says which. It trains and samples the same numbers, without the shared computation.\n",
+        ]
+    )
 
 
 def _files() -> str:

@@ -12,7 +12,7 @@ from palate.run.metrics import HEADLINES, METRICS, explain, headline
 SCRIPT = Path(__file__).parent.parent / "scripts" / "reference.py"
 
 
-@pytest.mark.parametrize("name", ["commands.md", "recipes.md", "metrics.md", "files.md"])
+@pytest.mark.parametrize("name", ["commands.md", "recipes.md", "metrics.md", "files.md", "models.md"])
 def test_reference_is_current(name: str) -> None:
     written = (SCRIPT.parent.parent / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert runpy.run_path(str(SCRIPT))["pages"]()[name] == written, "run `make docs`"

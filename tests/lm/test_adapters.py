@@ -51,7 +51,9 @@ def load(gpt2: Path) -> Callable[[Network], LanguageModel]:
                 from transformers import AutoConfig
 
                 config = AutoConfig.from_pretrained(locate("tiny"))
-                return foreign.read(locate("tiny"), "tiny", LanguageModel, config, torch.float32, head_seed=0)
+                return foreign.read(
+                    locate("tiny"), "tiny", LanguageModel, config, torch.float32, head_seed=0, what="these"
+                )
             case "gpt2":
                 return load_language_model(str(gpt2), precision="fp32").model
 

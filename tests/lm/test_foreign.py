@@ -32,9 +32,10 @@ SMALL = COMMON | {
 }
 FAMILIES: dict[str, dict[str, Any]] = {
     "gpt2": COMMON | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},  # dropout is on in its config
-    "qwen2": SMALL,
-    "qwen3": SMALL | {"head_dim": 8},
-    "gemma2": SMALL | {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8},  # soft caps, windows
+    "starcoder2": SMALL | {"sliding_window": 8, "embedding_dropout": 0.1, "residual_dropout": 0.1},
+    "olmo3": SMALL | {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+    # soft caps, windows; an activation that our own network does not have
+    "gemma2": SMALL | {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8, "hidden_activation": "relu"},
 }
 
 
@@ -148,8 +149,8 @@ def test_reward_models(homes: dict[str, Path], family: str, sequences: Sequences
 
 
 def test_bf16_by_autocast(homes: dict[str, Path], sequences: Sequences) -> None:
-    loaded = load_language_model(str(homes["qwen2"]), precision="bf16")
-    exact = load_language_model(str(homes["qwen2"]), precision="fp32").model.logprobs(sequences, temperature=1.0)
+    loaded = load_language_model(str(homes["starcoder2"]), precision="bf16")
+    exact = load_language_model(str(homes["starcoder2"]), precision="fp32").model.logprobs(sequences, temperature=1.0)
     got = loaded.model.logprobs(sequences, temperature=1.0)
     assert got.dtype == torch.float32
     assert not torch.equal(got, exact)
@@ -203,7 +204,7 @@ def test_damaged_weights(homes: dict[str, Path], tmp_path: Path) -> None:
 
     from safetensors.torch import load, save_file
 
-    directory = Path(shutil.copytree(homes["qwen2"], tmp_path / "copy"))
+    directory = Path(shutil.copytree(homes["starcoder2"], tmp_path / "copy"))
     weights = directory / "model.safetensors"
     whole = weights.read_bytes()
     state = load(whole)

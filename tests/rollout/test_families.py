@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.lm import small_families
 from torch import Tensor
 
 from palate.lm.decoder import Decoder
@@ -17,22 +18,11 @@ from palate.recipe import Sampling
 from palate.records import Prompt
 from palate.rollout.local import LocalEngine
 
-COMMON = {"vocab_size": 259, "eos_token_id": 2, "bos_token_id": None, "pad_token_id": 0, "initializer_range": 0.2}
-SMALL = COMMON | {
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 6,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
-FAMILIES: dict[str, tuple[type, dict[str, Any]]] = {
-    "llama": (Decoder, SMALL | {"head_dim": 16, "tie_word_embeddings": False, "rope_theta": 500.0}),
-    "qwen2": (Foreign, SMALL),
-    "qwen3": (Foreign, SMALL | {"head_dim": 8}),
-    "gemma": (Foreign, SMALL | {"head_dim": 8}),
-    "gemma2": (Foreign, SMALL | {"head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8}),
-    "gpt2": (Foreign, COMMON | {"n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 256}),
+COMMON, SMALL = small_families.COMMON, small_families.SMALL
+FAMILIES: dict[str, tuple[type, str, dict[str, Any]]] = {
+    **{name: (Decoder, type_, SMALL | settings) for name, (type_, settings) in small_families.FAMILIES.items()},
+    "olmo3": (Foreign, "olmo3", SMALL | {"sliding_window": 8}),
+    "gpt2": (Foreign, "gpt2", COMMON | {"n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 256}),
 }
 PROMPTS = [Prompt.from_text(text) for text in ("Hi", "What is the longest prompt of them all?", "Name a bird.")]
 TEMPERATURE, NEW_TOKENS, EACH = 0.8, 12, 2
@@ -42,10 +32,10 @@ TEMPERATURE, NEW_TOKENS, EACH = 0.8, 12, 2
 def test_generate_agrees_about_every_token(family: str, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    kind, settings = FAMILIES[family]
+    kind, model_type, settings = FAMILIES[family]
     torch.manual_seed(1)
     auto: Any = AutoModelForCausalLM
-    auto.from_config(AutoConfig.for_model(family, **settings)).save_pretrained(tmp_path)
+    auto.from_config(AutoConfig.for_model(model_type, **settings)).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
     loaded, peer = load_language_model(str(tmp_path), precision="fp32"), auto.from_pretrained(tmp_path)
     assert type(loaded.model.model) is kind, "the fast path computes what it knows, and only that"

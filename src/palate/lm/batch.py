@@ -197,19 +197,31 @@ class Continuations:
         segments: their rows.
         prompts: which of the layout's runs of prompts they follow.
         prompt_of: [S] which of those prompts each follows.
+        prompt_lengths: [S] of the prompt each follows.
         mask: [S, 1, Tr, Tp + Tr], zero where a response token may attend to, minus infinity elsewhere.
     """
 
     segments: Segments
     prompts: int
     prompt_of: Tensor
+    prompt_lengths: Tensor
     mask: Tensor
+
+    def windowed(self, window: int) -> Tensor:
+        """The mask where no token sees more than the last ``window``, itself included."""
+        own, width = torch.arange(self.segments.width, device=self.mask.device), self.mask.shape[-1]
+        if width <= window:
+            return self.mask
+        before = torch.arange(width - len(own), device=self.mask.device)
+        to_prompt = self.prompt_lengths[:, None, None] + own[:, None] - before
+        to_response = (own[:, None] - own).expand(len(to_prompt), -1, -1)
+        back = torch.cat([to_prompt, to_response], dim=-1)
+        return self.mask.masked_fill(back[:, None] >= window, -torch.inf)
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        return replace(
-            self, segments=self.segments.to(device), prompt_of=self.prompt_of.to(device), mask=self.mask.to(device)
-        )
+        moved = {name: getattr(self, name).to(device) for name in ("segments", "prompt_of", "prompt_lengths", "mask")}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,6 +342,7 @@ def _continuations(
         segments=segments,
         prompts=run,
         prompt_of=prompt_of - (ends[run] - len(prompts[run])),
+        prompt_lengths=prompt_lengths[prompt_of],
         mask=torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf),
     )
 

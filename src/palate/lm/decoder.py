@@ -1,14 +1,14 @@
-"""The network: a Llama-family decoder over flat rows.
+"""The network: a decoder over flat rows, of the families in `families.py`.
 
 The same layers train, score and sample. What differs is how queries meet keys, so that is passed in: `Attend` is
 `packed_attention` over a `Layout` when whole sequences are computed and the engine's key/value cache when one token per
-sequence is. Parameter names are those of Hugging Face's Llama, so a state dict moves between the two unchanged.
+sequence is. What differs from family to family is in the `Shape`. Parameter names are those of Hugging Face, so a state
+dict moves between the two unchanged, but for projections that a family fuses.
 
 Weights that learn are fp32; the layers' matrix products run in `dtype`. Everything else is fp32: norms, rotations,
 activations, residuals and logits. Attention has a precision of its own, see `attention_dtype`.
 
-Left out: dropout (off in every model of RLHF), sliding windows, and other families, which `foreign.py` runs through
-transformers' own code.
+Left out: dropout (off in every model of RLHF).
 
 Touvron et al. 2023 (arXiv 2302.13971); grouped-query attention: Ainslie et al. 2023 (arXiv 2305.13245).
 """
@@ -16,7 +16,7 @@ Touvron et al. 2023 (arXiv 2302.13971); grouped-query attention: Ainslie et al. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,59 +25,39 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from palate.lm.backbone import Backbone, Size, Unembedding
+from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
+from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
 from palate.lm.projection import Projecting, Projection
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer index, queries [N, H, D], keys [N, G, D], values [N, G, D]) -> [N, H, D]."""
+Attend = Callable[[int, Rule, Tensor, Tensor, Tensor], Tensor]
+"""(layer index, its rule, queries [N, H, D], keys [N, G, D], values [N, G, D]) -> [N, H, D]."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape(Size):
-    """Everything a decoder is built from, read from a Hugging Face config."""
-
-    intermediate_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    rope_theta: float
-
-    @classmethod
-    def of(cls, config: Any) -> Shape:
-        """From a `LlamaConfig`."""
-        return cls(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_layers=config.num_hidden_layers,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
-            rms_norm_eps=config.rms_norm_eps,
-            rope_theta=config.rope_parameters["rope_theta"],
-        )
-
-
-def supports(config: Any) -> bool:
-    """Whether this file computes the model exactly."""
-    plain = config.model_type == "llama" and not config.attention_bias and not config.mlp_bias
-    return plain and config.hidden_act == "silu" and config.rope_parameters.get("rope_type", "default") == "default"
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm in fp32."""
+    """Root-mean-square norm in fp32: Zhang and Sennrich 2019 (arXiv 1910.07467)."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, shape: Shape) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+        self.offset, self.eps = shape.norm_offset, shape.rms_norm_eps
+        self.weight = nn.Parameter(torch.ones(size) - self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, size] -> [N, size]."""
-        return F.rms_norm(x, self.weight.shape, self.weight.float(), self.eps)
+        """[..., size] -> [..., size] fp32."""
+        weight = self.weight.float() + self.offset if self.offset else self.weight.float()
+        return F.rms_norm(x.float(), weight.shape, weight, self.eps)
+
+
+def projection(shape: Shape, name: str, dtype: torch.dtype) -> Projection:
+    """The one of this name, as the family has it."""
+    inputs, outputs = shape.size_of(name)
+    return Projection(inputs, outputs, dtype, bias=name in shape.biases)
 
 
 class Attention(Projecting):
@@ -86,55 +66,81 @@ class Attention(Projecting):
     def __init__(self, shape: Shape, index: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.index, self.head_dim, self.dtype = index, shape.head_dim, dtype
-        self.heads = [shape.num_heads, shape.num_kv_heads]
-        size = shape.hidden_size
-        self.q_proj = Projection(size, shape.num_heads * shape.head_dim, dtype)
-        self.k_proj = Projection(size, shape.num_kv_heads * shape.head_dim, dtype)
-        self.v_proj = Projection(size, shape.num_kv_heads * shape.head_dim, dtype)
-        self.o_proj = Projection(shape.num_heads * shape.head_dim, size, dtype)
+        self.heads, self.rule = [shape.num_heads, shape.num_kv_heads], shape.layers[index].rule
+        self.q_proj = projection(shape, "q_proj", dtype)
+        self.k_proj = projection(shape, "k_proj", dtype)
+        self.v_proj = projection(shape, "v_proj", dtype)
+        self.o_proj = projection(shape, "o_proj", dtype)
+        self.q_norm: RMSNorm | None = None
+        self.k_norm: RMSNorm | None = None
+        if shape.query_key_norm:
+            whole = shape.query_key_norm == "whole"
+            self.q_norm = RMSNorm(self.q_proj.out_features if whole else shape.head_dim, shape)
+            self.k_norm = RMSNorm(self.k_proj.out_features if whole else shape.head_dim, shape)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, wanted: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None = None
+    ) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype; [M, hidden] with ``wanted`` [M] rows."""
-        projected = self.project(x, "q_proj", "k_proj", "v_proj")
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in projected)
-        q, k = rotate(torch.cat([q, k], dim=1).float(), rope).split(self.heads, dim=1)
+        q, k, v = self.project(x, "q_proj", "k_proj", "v_proj")
+        q, k = _normed(q, self.q_norm), _normed(k, self.k_norm)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
+        if rope is not None:
+            q, k = rotate(torch.cat([q, k], dim=1).float(), rope).split(self.heads, dim=1)
         q, k, v = (x.to(attention_dtype(self.dtype, x.device)) for x in (q, k, v))
-        attended = _pick(attend(self.index, q, k, v).flatten(1), wanted)
+        attended = _pick(attend(self.index, self.rule, q, k, v).flatten(1), wanted)
         out: Tensor = self.o_proj(attended)
         return out
 
 
+def _normed(x: Tensor, norm: RMSNorm | None) -> Tensor:
+    """[N, heads * D], normed in groups of the norm's size: a head's, or all of it."""
+    if norm is None:
+        return x
+    groups: Tensor = norm(x.unflatten(-1, (-1, len(norm.weight))))
+    return groups.flatten(1)
+
+
 class MLP(Projecting):
-    """SwiGLU: Shazeer 2020 (arXiv 2002.05202)."""
+    """A gated linear unit: Shazeer 2020 (arXiv 2002.05202)."""
 
     def __init__(self, shape: Shape, dtype: torch.dtype) -> None:
         super().__init__()
-        self.gate_proj = Projection(shape.hidden_size, shape.intermediate_size, dtype)
-        self.up_proj = Projection(shape.hidden_size, shape.intermediate_size, dtype)
-        self.down_proj = Projection(shape.intermediate_size, shape.hidden_size, dtype)
+        self.activation = ACTIVATIONS[shape.activation]
+        self.gate_proj = projection(shape, "gate_proj", dtype)
+        self.up_proj = projection(shape, "up_proj", dtype)
+        self.down_proj = projection(shape, "down_proj", dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype."""
         gate, up = (part.float() for part in self.project(x, "gate_proj", "up_proj"))
-        out: Tensor = self.down_proj(F.silu(gate) * up)
+        out: Tensor = self.down_proj(self.activation(gate) * up)
         return out
 
 
 class DecoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(x), then x + mlp(x), with norms before, after or both, as the family has them."""
 
     def __init__(self, shape: Shape, index: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.self_attn = Attention(shape, index, dtype)
         self.mlp = MLP(shape, dtype)
-        self.input_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
+        self.norms = shape.norms
+        for name in [name for pair in shape.norms for name in pair if name]:
+            self.add_module(name, RMSNorm(shape.hidden_size, shape))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, wanted: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None = None
+    ) -> Tensor:
         """[N, hidden] fp32 -> the same; [M, hidden] with ``wanted`` [M], the only rows needed of what comes out."""
-        x = _pick(x, wanted) + self.self_attn(self.input_layernorm(x), rope, attend, wanted)
-        x = x + self.mlp(self.post_attention_layernorm(x))
-        return x
+        attention, mlp = self.norms
+        known = _pick(x, wanted)
+        x = known + self._norm(attention[1], self.self_attn(self._norm(attention[0], x), rope, attend, wanted))
+        return x + self._norm(mlp[1], self.mlp(self._norm(mlp[0], x)))
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        normed: Tensor = getattr(self, name)(x) if name else x
+        return normed
 
 
 class TokenHead(Projection, Unembedding):
@@ -142,21 +148,27 @@ class TokenHead(Projection, Unembedding):
 
     gives_sums = True
 
-    def __init__(self, embeddings: nn.Embedding, dtype: torch.dtype, *, tied: bool) -> None:
+    def __init__(self, embeddings: nn.Embedding, dtype: torch.dtype, *, tied: bool, cap: float | None = None) -> None:
         device = "meta" if tied else None  # no memory for weights that are another's
         super().__init__(embeddings.embedding_dim, embeddings.num_embeddings, dtype, device=device)
         if tied:
             self.weight = embeddings.weight
+        self.cap = cap
 
     def forward(self, rows: Tensor, tokens: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """As in `Unembedding`; log-probabilities without holding [N, V]."""
         if tokens is None:
-            return super().forward(rows / temperature)
+            return self._logits(rows, temperature)
         if self.adapter is not None:
-            return logprobs_by_rows(super().forward, rows, tokens, temperature=temperature)
+            return logprobs_by_rows(self._logits, rows, tokens, temperature=temperature)
         if self.learns:
             self.kept.forget()
-        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature)
+        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature, cap=self.cap)
+
+    def _logits(self, rows: Tensor, temperature: float = 1.0) -> Tensor:
+        if self.cap is None:
+            return super().forward(rows / temperature)
+        return soft_cap(super().forward(rows), self.cap) / temperature
 
 
 class Decoder(Backbone):
@@ -166,15 +178,13 @@ class Decoder(Backbone):
     inv_freq: Tensor
     has_trunk = True
 
-    def __init__(self, config: Any, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.shape = shape = Shape.of(config)
-        self.dtype = dtype
+        self.shape, self.dtype = shape, dtype
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(shape, index, dtype) for index in range(shape.num_layers))
-        self.norm = RMSNorm(shape.hidden_size, shape.rms_norm_eps)
-        exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-        self.register_buffer("inv_freq", 1.0 / shape.rope_theta**exponents, persistent=False)
+        self.norm = RMSNorm(shape.hidden_size, shape)
+        self.register_buffer("inv_freq", torch.tensor([rope.frequencies for rope in shape.ropes]), persistent=False)
 
     def forward(
         self,
@@ -200,16 +210,18 @@ class Decoder(Backbone):
             [N, hidden] or [M, hidden], fp32.
         """
         x = self.embed(x) if first == 0 else x
-        rope, layers = self.rope(positions), list(self.layers)[first:last]
-        for layer in layers[:-1]:
-            x = layer(x, rope, attend)
-        x = layers[-1](x, rope, attend, wanted) if layers else _pick(x, wanted)
+        ropes = [self.rope(index, positions) for index in range(len(self.shape.ropes))]
+        layers = list(zip(self.layers, self.shape.layers, strict=True))[first:last]
+        for number, (layer, about) in enumerate(layers, start=1):
+            rope = None if about.rope is None else ropes[about.rope]
+            x = layer(x, rope, attend, wanted if number == len(layers) else None)
+        x = x if layers else _pick(x, wanted)
         return self.norm(x) if last is None else x
 
     def embed(self, tokens: Tensor) -> Tensor:
         """[N] -> [N, hidden] fp32."""
-        rows: Tensor = self.embed_tokens(tokens)
-        return rows.float()
+        rows: Tensor = self.embed_tokens(tokens).float()
+        return rows if self.shape.embedding_scale == 1.0 else rows * self.shape.embedding_scale
 
     def lower(self, layers: int) -> list[nn.Module]:
         """As in `Backbone`."""
@@ -232,20 +244,21 @@ class Decoder(Backbone):
 
     def unembedding(self, *, tied: bool) -> TokenHead:
         """As in `Backbone`."""
-        return TokenHead(self.embed_tokens, self.dtype, tied=tied)
+        return TokenHead(self.embed_tokens, self.dtype, tied=tied, cap=self.shape.logit_cap)
 
     def scalar_head(self) -> nn.Linear:
         """As in `Backbone`."""
         return nn.Linear(self.shape.hidden_size, 1, bias=False)
 
     def write(self, directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
-        """As in `Backbone`; our own names are transformers' already."""
-        write_llama(directory, config, state, head)
+        """As in `Backbone`."""
+        write(directory, config, state, head)
 
-    def rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [N, 1, head_dim / 2]."""
-        angles = positions[:, None, None].float() * self.inv_freq
-        return angles.cos(), angles.sin()
+    def rope(self, index: int, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [N, 1, half of what is rotated] of one of the ropes."""
+        angles, factor = positions[:, None, None].float() * self.inv_freq[index], self.shape.ropes[index].factor
+        cos, sin = angles.cos(), angles.sin()
+        return (cos, sin) if factor == 1.0 else (cos * factor, sin * factor)
 
 
 def _pick(x: Tensor, wanted: Tensor | None) -> Tensor:
@@ -265,50 +278,91 @@ def attention_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding in fp32, first half against second half: Su et al. 2021 (arXiv 2104.09864)."""
-    (cos, sin), (a, b) = rope, x.chunk(2, dim=-1)
-    return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)], dim=-1)
+    """Rotary position embedding in fp32 of the front of each head, its first half against its second."""
+    cos, sin = rope
+    a, b, rest = x.split([cos.shape[-1], cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], dim=-1)
+    turned = [torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)]
+    return torch.cat([*turned, rest] if rest.shape[-1] else turned, dim=-1)
 
 
 def packed_attention(layout: Layout) -> Attend:
     """Causal attention over a layout: prompts among themselves, responses to their prompt and themselves."""
     sizes, num_prompts = layout.sizes, len(layout.prompts)
 
-    def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    @cache
+    def mask_of_prompts(run: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        width = layout.prompts[run].width
+        return None if window is None or width <= window else _band(width, window, layout.tokens.device).to(dtype)
+
+    @cache
+    def mask_of_responses(run: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        each = layout.responses[run]
+        return (each.mask if window is None else each.windowed(window)).to(dtype)
+
+    def attend(_: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         queries, keys, values = q.split(sizes), k.split(sizes), v.split(sizes)
         parts, read = [], []
         for run, segments in enumerate(layout.prompts):
             mine, *known = (segments.pad(x[run]) for x in (queries, keys, values))
             read.append(known)
             if segments.width:
-                out = _attention(mine, *known, mask=None)
+                out = _attention(mine, *known, mask=mask_of_prompts(run, rule.window, q.dtype), rule=rule)
                 parts.append(segments.unpad(out))
-        for run, each in enumerate(layout.responses, start=num_prompts):
+        for run, each in enumerate(layout.responses):
             if each.segments.width:
-                mine, *own = (each.segments.pad(x[run]) for x in (queries, keys, values))
+                mine, *own = (each.segments.pad(x[num_prompts + run]) for x in (queries, keys, values))
                 known = [x.index_select(0, each.prompt_of) for x in read[each.prompts]]
                 after = [torch.cat(pair, dim=1) for pair in zip(known, own, strict=True)] if known[0].shape[1] else own
-                out = _attention(mine, *after, mask=each.mask if known[0].shape[1] else None)
-                parts.append(each.segments.unpad(out))
+                plain = not known[0].shape[1] and rule.window is None
+                mask = None if plain else mask_of_responses(run, rule.window, q.dtype)
+                parts.append(each.segments.unpad(_attention(mine, *after, mask=mask, rule=rule)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     return attend
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
+def _band(width: int, window: int, device: torch.device) -> Tensor:
+    """[1, 1, width, width] zero at the last ``window`` tokens up to oneself, minus infinity elsewhere."""
+    back = torch.arange(width, device=device)[:, None] - torch.arange(width, device=device)
+    return torch.zeros(back.shape, device=device).masked_fill((back < 0) | (back >= window), -torch.inf)[None, None]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, rule: Rule) -> Tensor:
     """[S, T, H, D] queries, [S, T', G, D] keys and values -> [S, T, H, D]; causal without a mask."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    mask = None if mask is None else mask.to(q.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-    return out.transpose(1, 2)
+    return attention(q, k, v, mask=mask, rule=rule).transpose(1, 2)
 
 
-def write_llama(directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
+def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, rule: Rule) -> Tensor:
+    """[S, H, T, D] queries, [S, G, T', D] keys and values -> [S, H, T, D]; causal without a mask.
+
+    Args:
+        mask: zero where a query may see a key, minus infinity elsewhere; [S or 1, 1, T, T'].
+    """
+    if rule.cap is None:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=rule.scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+    if mask is None:
+        mask = _band(q.shape[2], q.shape[2], q.device)
+    precision = torch.promote_types(q.dtype, torch.float32)
+    grouped = q.unflatten(1, (k.shape[1], -1)).to(precision)
+    scores = torch.einsum("sghtd,sgud->sghtu", grouped, k.to(precision)) * (rule.scale or q.shape[-1] ** -0.5)
+    weights = (soft_cap(scores, rule.cap) + mask[:, :, None]).softmax(-1)
+    return torch.einsum("sghtu,sgud->sghtd", weights, v.to(precision)).flatten(1, 2).to(q.dtype)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """Bent to stay between minus and plus ``cap``: Gemma 2 (arXiv 2408.00118)."""
+    return (x / cap).tanh() * cap
+
+
+def write(directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
     """config.json and model.safetensors; a tied unembedding is left out, as transformers leaves it out."""
-    config.architectures = [f"Llama{head}"]
+    config.architectures = [architecture(config, head)]
     config.dtype = torch.float32
     config.save_pretrained(directory)
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in fuse(shape_of(config), state).items()}
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})

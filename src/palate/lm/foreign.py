@@ -1,4 +1,4 @@
-"""Any other causal language model, through transformers' own code: GPT-2, Qwen, Gemma and the rest.
+"""Any other causal language model, through transformers' own code: GPT-2, mixtures of experts and the rest.
 
 Sequences are padded on the right for training and on the left for sampling, every sequence computes its own prompt, and
 nothing is kept of frozen layers. What is promised is that the numbers are transformers' own, and that is checked on a
@@ -31,7 +31,9 @@ from palate.lm.model import Model, ScalarModel
 ModelT = TypeVar("ModelT", bound=Model)
 
 
-def read(directory: Path, name: str, kind: type[ModelT], config: Any, dtype: torch.dtype, *, head_seed: int) -> ModelT:
+def read(
+    directory: Path, name: str, kind: type[ModelT], config: Any, dtype: torch.dtype, *, head_seed: int, what: str
+) -> ModelT:
     """The model in a directory.
 
     Args:
@@ -41,13 +43,14 @@ def read(directory: Path, name: str, kind: type[ModelT], config: Any, dtype: tor
         config: of the model.
         dtype: of matrix products.
         head_seed: for a scalar head that is not in the directory.
+        what: runs here, in the plural, for whoever reads it.
 
     Raises:
         ModelError: transformers cannot read it, or it is not a causal language model.
     """
     network, missing = _read_network(directory, name, kind, config)
     check(network, name)
-    _announce(name, config.model_type)
+    _announce(name, what)
     model = kind(network.config, Foreign(network, dtype))
     if isinstance(model, ScalarModel) and "score.weight" in missing:
         draw_scalar_head(model.score, head_seed)
@@ -55,9 +58,9 @@ def read(directory: Path, name: str, kind: type[ModelT], config: Any, dtype: tor
 
 
 @cache
-def _announce(name: str, family: str) -> None:
+def _announce(name: str, what: str) -> None:
     print(
-        f"{name}: {family} models run through transformers' own code: correct, but without shared prompts, "
+        f"{name}: {what} run through transformers' own code: correct, but without shared prompts, "
         "cached trunks or refilled slots",
         file=sys.stderr,
     )

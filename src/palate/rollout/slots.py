@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from palate.lm.batch import Layout, Sequences
-from palate.lm.decoder import Attend, Decoder, attention_dtype, packed_attention
+from palate.lm.decoder import Attend, Decoder, attention, attention_dtype, packed_attention
+from palate.lm.families import Rule
 from palate.lm.model import LanguageModel
 from palate.recipe import Sampling
 from palate.rollout.drawing import Drawn, Pick
@@ -64,18 +65,22 @@ class _Cache:
         """
         width = self.keys.shape[3] if whole else int(self.positions.max()) + 1
         slots = torch.arange(len(self.positions), device=self.positions.device)
-        seen = torch.arange(width, device=slots.device)[None] <= self.positions[:, None]
-        # as numbers, or every layer would make them anew
-        mask = torch.zeros(seen.shape, dtype=self.keys.dtype, device=slots.device).masked_fill_(~seen, -torch.inf)
-        mask = mask[:, None, None]
+        back = self.positions[:, None] - torch.arange(width, device=slots.device)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        @cache
+        def mask(window: int | None) -> Tensor:
+            """As numbers, and kept, or every layer would make them anew."""
+            unseen = back < 0 if window is None else (back < 0) | (back >= window)
+            zeros = torch.zeros(unseen.shape, dtype=self.keys.dtype, device=slots.device)
+            return zeros.masked_fill_(unseen, -torch.inf)[:, None, None]
+
+        def attend(layer: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.keys[layer], self.values[layer]
             keys[slots, :, self.positions] = k
             values[slots, :, self.positions] = v
             # the heads that share a key are queries of one row: no key is ever repeated
             queries = q.view(len(q), k.shape[1], -1, q.shape[2])
-            out = F.scaled_dot_product_attention(queries, keys[:, :, :width], values[:, :, :width], attn_mask=mask)
+            out = attention(queries, keys[:, :, :width], values[:, :, :width], mask=mask(rule.window), rule=rule)
             return out.flatten(1, 2)
 
         return attend
@@ -211,9 +216,9 @@ class Decoding:
         layout = Layout.of(Sequences.pack(tokens, [[] for _ in tokens]).to(self.model.device))
         seen, packed = [], packed_attention(layout)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             seen.append((k, v))
-            return packed(layer, q, k, v)
+            return packed(layer, rule, q, k, v)
 
         starts = layout.prompt_starts.tolist()
         ends = torch.tensor([start + len(ids) - 1 for start, ids in zip(starts, tokens, strict=True)])

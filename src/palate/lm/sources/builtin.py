@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from palate.errors import ModelError
-from palate.lm.decoder import write_llama
+from palate.lm import decoder
 from palate.lm.foreign import quiet
 from palate.lm.sources.gguf_weights import read_llama
 from palate.randomness import derive_seed
@@ -46,7 +46,7 @@ def make_smollm2(directory: Path) -> None:
     # the chat's end is <|im_end|>; padding must be another token, or the last real token cannot be told from it
     tokenizer.pad_token = "<|endoftext|>"
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    write_llama(directory, LlamaConfig(**settings, **ids), state, "ForCausalLM")
+    decoder.write(directory, LlamaConfig(**settings, **ids), state, "ForCausalLM")
     tokenizer.save_pretrained(directory)
 
 
@@ -72,7 +72,7 @@ def make_tiny(directory: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("tiny"))
         state = LlamaForCausalLM(config).state_dict()
-    write_llama(directory, config, state, "ForCausalLM")
+    decoder.write(directory, config, state, "ForCausalLM")
     tokenizer.save_pretrained(directory)
 
 

@@ -4,10 +4,11 @@
     "smollm2-135m"    SmolLM2-135M-Instruct out of its Python package, converted once into the cache; no network
     anything else     a directory, or a name on the Hugging Face hub
 
-The Llama family runs in our own network, every other one in transformers' code (`foreign.py`). Only safetensors are
-read as weights. What `save` writes loads in plain transformers: a language model as `AutoModelForCausalLM`, a reward or
-value model as `AutoModelForSequenceClassification` with one label. An adapter alone is written in PEFT's format; its
-directory stands for the model it belongs to with the adapter on it, wherever a model is named.
+The families of `families.py` run in our own network, every other one in transformers' code (`foreign.py`). Only
+safetensors are read as weights. What `save` writes loads in plain transformers: a language model as
+`AutoModelForCausalLM`, a reward or value model as `AutoModelForSequenceClassification` with one label. An adapter alone
+is written in PEFT's format; its directory stands for the model it belongs to with the adapter on it, wherever a model
+is named.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from palate.lm import foreign
 from palate.lm.adapters import adapted, merge, merged
 from palate.lm.backbone import draw_scalar_head
 from palate.lm.chat import Chat
-from palate.lm.decoder import Decoder, supports
+from palate.lm.decoder import Decoder
+from palate.lm.families import NotCovered, Shape, shape_of, split
 from palate.lm.memory import keep_freed_memory
 from palate.lm.model import LanguageModel, Model, ScalarModel
 from palate.lm.products import is_row_invariant, multiplies_bf16
@@ -93,11 +95,13 @@ def _load(
         keep_freed_memory()
     config, chat = _read([directory, *adapters], name, chat_template)
     files, dtype = weight_files(directory), product_dtype(precision, device)
-    if supports(config):
-        model = kind(config, Decoder(config, dtype))
-        _fill(model, _weights(directory, files), seed, name)
+    try:
+        shape = shape_of(config)
+    except NotCovered as what:
+        model = foreign.read(directory, name, kind, config, dtype, head_seed=derive_seed(seed, "head"), what=str(what))
     else:
-        model = foreign.read(directory, name, kind, config, dtype, head_seed=derive_seed(seed, "head"))
+        model = kind(config, Decoder(shape, dtype))
+        _fill(model, shape, _weights(directory, files), seed, name)
     weights = _digest(files)
     for adapter in adapters:
         if peft_format.read_base(adapter).weights not in ("", weights):
@@ -297,7 +301,7 @@ def _digest(files: list[Path], below: str = "") -> str:
     return digest.hexdigest()
 
 
-def _fill(model: Model, state: dict[str, Tensor], seed: int, name: str) -> None:
+def _fill(model: Model, shape: Shape, state: dict[str, Tensor], seed: int, name: str) -> None:
     """Load the weights, as precise as they are in their file; what is going to learn is made fp32 later.
 
     A missing scalar head is drawn small, an unembedding that is not wanted is left aside.
@@ -307,10 +311,11 @@ def _fill(model: Model, state: dict[str, Tensor], seed: int, name: str) -> None:
     if isinstance(model, ScalarModel) or model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
         optional.add("lm_head.weight")
-    for key, parameter in model.named_parameters():
-        if key in state:
-            parameter.data = parameter.data.to(state[key].dtype)
     try:
+        state = split(shape, state)
+        for key, parameter in model.named_parameters():
+            if key in state:
+                parameter.data = parameter.data.to(state[key].dtype)
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # other shapes
         raise ModelError(f"{name}: the weights do not fit the config: {_line(error)}") from None
