@@ -21,9 +21,10 @@ from palate.lm.model import Model
 from palate.lm.optim import Optimizer
 from palate.lm.projection import Projecting, Projection
 from palate.lm.sources.zoo import load_language_model, load_scalar_model, locate
-from palate.recipe import PPORecipe, parse_recipe
+from palate.recipe import PPORecipe, RLRecipe, parse_recipe
 from palate.run.directory import Run
-from palate.stages import ppo
+from palate.stages import ppo, reinforce
+from palate.stages.rollouts import Actors
 
 ADAPTER = {"rank": 2, "targets": ["q_proj", "v_proj", "up_proj"]}
 Settings = dict[str, dict[str, Any]]
@@ -213,11 +214,32 @@ def test_a_run_is_a_model_wherever_one_is_named(
     assert load_scalar_model(str(reward)).weights != load_language_model(str(sft)).weights
 
 
+def test_a_run_on_a_run_begins_where_that_one_ended(made: Callable[..., Path]) -> None:
+    first = made("sft")
+    before, after = (json.loads((run / "report.json").read_text()) for run in (first, made("sft", model=str(first))))
+    assert after["perplexity_before"] == pytest.approx(before["perplexity"], rel=1e-5)
+    assert before["perplexity"] < before["perplexity_before"] - 0.1
+
+
 def test_without_adapters_a_run_goes_on_with_all_weights(
-    settings: Settings, made: Callable[..., Path], tmp_path: Path
+    settings: Settings, made: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was learned beside them is inside them from the first step on."""
-    begun = made("sft")
+    """What was learned beside them is inside them from the first step on, in the reference as well."""
+    begun, load = made("sft", frozen_layers=0), reinforce.load_actors  # it has adapters in what is now frozen
+
+    def loads(recipe: RLRecipe, run: Run) -> Actors:
+        actors = load(recipe, run)
+        policy, reference = actors.policy.model, actors.reference
+        assert not adapted(policy)
+        lower = (
+            zip(a.parameters(), b.parameters(), strict=True)
+            for a, b in zip(policy.model.lower(1), reference.model.lower(1), strict=True)
+        )
+        assert all(mine is its for pairs in lower for mine, its in pairs)
+        assert policy.trunk_key == reference.trunk_key
+        return actors
+
+    monkeypatch.setattr(reinforce, "load_actors", loads)
     tree = settings["reinforce"] | {"model": str(begun), "steps": 1, "optimizer": {"learning_rate": 1e-12}}
     train("reinforce", tree, tmp_path / "run")
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palate.demo.prompts import demo_prompts
+from palate.lm.adapters import adapt, adapted
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model
-from palate.recipe import Sampling
+from palate.recipe import Adapter, Sampling
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.stages.rollouts import check_on_policy
@@ -48,6 +49,20 @@ def test_sampler_and_trainer_agree(half: Loaded[LanguageModel], rollout: Rollout
     assert told["sampler/gap"] < 0.01
     assert told["sampler/kl_k3"] < 0.01
     assert told["sampler/outside_clip_range"] == 0.0
+
+
+def test_they_agree_with_adapters_too() -> None:
+    loaded = load_language_model("smollm2-135m", precision="bf16")
+    loaded.model.freeze_all(FROZEN_LAYERS)
+    adapt(loaded.model, Adapter(), seed=1)
+    numbers = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for adapter in adapted(loaded.model).values():
+            adapter.lora_B.copy_(0.02 * torch.randn(adapter.lora_B.shape, generator=numbers))
+    engine = LocalEngine(loaded.model, loaded.chat)
+    prompts = demo_prompts(held_out=False)[:2]
+    rollout = engine.generate(prompts, Sampling(max_new_tokens=12), num_responses=4, key=("half",))
+    test_sampler_and_trainer_agree(loaded, rollout)
 
 
 def gradient(model: LanguageModel, rollout: Rollout) -> Tensor:

@@ -26,7 +26,7 @@ from palate import recipe
 from palate.errors import RecipeError
 from palate.lm.decoder import attention_dtype
 from palate.lm.model import Model, ScalarModel
-from palate.lm.projection import Projecting, Projection
+from palate.lm.projection import Projection
 from palate.randomness import uniforms
 
 ModelT = TypeVar("ModelT", bound=Model)
@@ -161,7 +161,7 @@ def is_transposed(module: nn.Module) -> bool:
 
 def base(model: ModelT) -> ModelT:
     """The model with its adapters off: another network on the same memory, which learns nothing."""
-    plain = _again(model, *(each.kept for each in model.modules() if isinstance(each, Projection | Projecting)))
+    plain = _again(model)
     for name in adapted(plain):
         place: Any = plain.get_submodule(name)
         place.adapter = None
@@ -188,7 +188,6 @@ def merge(model: Model) -> None:
         place.adapter = None
 
 
-def _again(model: ModelT, *shared: object) -> ModelT:
+def _again(model: ModelT) -> ModelT:
     """The same network with the same weights in memory."""
-    same = [*model.parameters(), *model.buffers(), *shared]
-    return copy.deepcopy(model, {id(each): each for each in same})
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})

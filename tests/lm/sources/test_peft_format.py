@@ -218,6 +218,10 @@ def test_a_base_that_is_another_or_not_there(run: Path, tiny_base: Path) -> None
         assert f"its base is not at ../../base or {tiny_base}: put it back, or say in" in told
         assert "base.json where it is" in told
     (run / "model" / "base.json").unlink()
+    tiny_base.with_name("elsewhere").rename(tiny_base)
+    first = load_language_model(str(run)).weights  # PEFT says which base it is, and not how it was
+    save_file(state | {"model.norm.weight": 2 * state["model.norm.weight"]}, weights)
+    assert load_language_model(str(run)).weights != first
     config = run / "model" / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": str(run)}))
     assert "its base is not at" in refusal(run)  # nor is it the adapter itself
