@@ -71,7 +71,7 @@ class Scale:
     max_new_tokens: int = 32
     demonstration_prompts: int = 96
     ranked_prompts: int = 320
-    steps: int = 8
+    steps: int = 6
     prompts_per_step: int = 16
     evaluation_prompts: int = 64
     evaluation_responses: int = 8
