@@ -181,11 +181,11 @@ class Decoding:
         return advance
 
     def _record(self) -> None:
-        drawn = zip(self.slots, self.tokens.tolist(), self.logprobs.tolist(), strict=True)
-        for slot, (response, token, logprob) in enumerate(drawn):
+        tokens, logprobs = torch.stack([self.tokens.double(), self.logprobs]).tolist()  # one wait for the device
+        for slot, (response, token, logprob) in enumerate(zip(self.slots, tokens, logprobs, strict=True)):
             if response is None:
                 continue
-            response.add(token, logprob, self.stop_id)
+            response.add(int(token), logprob, self.stop_id)
             if response.done:
                 self.slots[slot] = None
 
