@@ -16,6 +16,7 @@ from torch import Tensor
 from palate.errors import ModelError
 from palate.lm.adapters import adapt, adapted, merge
 from palate.lm.batch import Sequences
+from palate.lm.families import QKV
 from palate.lm.model import LanguageModel, Model
 from palate.lm.sources.builtin import byte_tokenizer
 from palate.lm.sources.zoo import Loaded, load_chat, load_language_model, load_scalar_model, locate, save
@@ -42,6 +43,31 @@ def gpt2(tmp_path: Path) -> Path:
     )
     byte_tokenizer().save_pretrained(tmp_path / "gpt2")
     return tmp_path / "gpt2"
+
+
+@pytest.fixture
+def phi3(tmp_path: Path) -> Path:
+    """In its files queries, keys and values are one matrix."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=259,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        original_max_position_embeddings=256,
+        eos_token_id=2,
+        bos_token_id=None,
+        pad_token_id=0,
+        initializer_range=0.1,
+    )
+    Phi3ForCausalLM(config).save_pretrained(tmp_path / "phi3")
+    byte_tokenizer().save_pretrained(tmp_path / "phi3")
+    return tmp_path / "phi3"
 
 
 @torch.no_grad()
@@ -74,7 +100,7 @@ def theirs(network: Any, sequences: Sequences) -> Tensor:
     return torch.nn.functional.pad(chosen, (1, 0)) * sequences.mask
 
 
-@pytest.mark.parametrize("base", ["tiny_base", "gpt2"])
+@pytest.mark.parametrize("base", ["tiny_base", "gpt2", "phi3"])
 @pytest.mark.parametrize("frozen_layers", [0, 1])
 @pytest.mark.parametrize("rank_stabilized", [False, True])
 def test_peft_reads_what_is_written(
@@ -95,7 +121,8 @@ def test_peft_reads_what_is_written(
     expected = logprobs(loaded.model, sequences)
     torch.testing.assert_close(theirs(network, sequences), expected, atol=1e-5, rtol=0)
     ours = {name: weight for name, weight in network.named_parameters() if "lora_" in name}
-    assert len(ours) == 2 * len(adapted(loaded.model))  # it hung no others
+    per_layer = {"tiny_base": 7, "gpt2": 4, "phi3": 4}[base]
+    assert len(ours) == 2 * per_layer * (loaded.model.model.shape.num_layers - frozen_layers)  # it hung no others
     again = load_language_model(str(run), precision="fp32")
     assert torch.equal(logprobs(again.model, sequences), expected)
     assert again.weights != loaded.weights
@@ -125,7 +152,7 @@ def test_peft_reads_a_reward_model(
         load_language_model(str(run))
 
 
-@pytest.mark.parametrize("base", ["tiny_base", "gpt2"])
+@pytest.mark.parametrize("base", ["tiny_base", "gpt2", "phi3"])
 @pytest.mark.parametrize("scalar", [False, True])
 def test_what_peft_writes_is_read(
     base: str, scalar: bool, request: pytest.FixtureRequest, sequences: Sequences, tmp_path: Path
@@ -137,13 +164,19 @@ def test_what_peft_writes_is_read(
     auto: Any = transformers.AutoModelForSequenceClassification if scalar else transformers.AutoModelForCausalLM
     plain = auto.from_pretrained(directory, dtype=torch.float32, **({"num_labels": 1} if scalar else {}))
     plain.config.pad_token_id = 0
-    targets = ["c_attn", "c_proj"] if base == "gpt2" else ["q_proj", "down_proj"]
+    targets = {
+        "gpt2": ["c_attn", "c_proj"],
+        "phi3": ["qkv_proj", "gate_up_proj", "o_proj"],
+        "tiny_base": ["q_proj", "down_proj"],
+    }[base]
     config = LoraConfig(
         r=4,
         lora_alpha=7,
         use_rslora=True,
         target_modules=targets,
         layers_to_transform=[1],
+        rank_pattern={targets[0]: 5},
+        alpha_pattern={targets[0]: 9},
         fan_in_fan_out=base == "gpt2",
         init_lora_weights=False,
         task_type="SEQ_CLS" if scalar else "CAUSAL_LM",
@@ -160,7 +193,8 @@ def test_what_peft_writes_is_read(
     else:
         loaded = load_language_model(str(tmp_path / "theirs"), precision="fp32")
         torch.testing.assert_close(logprobs(loaded.model, sequences), theirs(network, sequences), atol=1e-5, rtol=0)
-        assert {name.rpartition(".")[-1] for name in adapted(loaded.model)} == set(targets)
+        here = {*QKV, "gate_proj", "up_proj", "o_proj"} if base == "phi3" else set(targets)
+        assert {name.rpartition(".")[-1] for name in adapted(loaded.model)} == here
 
 
 @pytest.mark.parametrize("lower_is_merged", [False, True])
@@ -229,6 +263,19 @@ def test_a_base_that_is_another_or_not_there(run: Path, tiny_base: Path) -> None
     assert "nothing says which model this adapter belongs to" in refusal(run)
 
 
+def test_a_part_of_a_fused_matrix(phi3: Path, sequences: Sequences, tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    loaded = load_language_model(str(phi3), precision="fp32")
+    trained(loaded.model, Adapter(rank=3, alpha=5.0, targets=("v_proj", "o_proj", "gate_proj")))
+    run = run_of(loaded, tmp_path / "run")
+    again, expected = load_language_model(str(run), precision="fp32").model, logprobs(loaded.model, sequences)
+    network: Any = AutoPeftModelForCausalLM.from_pretrained(run / "model")
+    torch.testing.assert_close(theirs(network, sequences), expected, atol=1e-5, rtol=0)
+    assert torch.equal(logprobs(again, sequences), expected)
+    assert {name: adapter.rank for name, adapter in adapted(again).items()} == dict.fromkeys(adapted(loaded.model), 3)
+
+
 def test_a_base_of_the_zoo_is_named(sequences: Sequences, tmp_path: Path) -> None:
     loaded = load_language_model("tiny", precision="fp32")
     trained(loaded.model)
@@ -241,7 +288,7 @@ def test_a_base_of_the_zoo_is_named(sequences: Sequences, tmp_path: Path) -> Non
 def test_adapters_that_cannot_be_used(run: Path) -> None:
     file, config = run / "model" / "adapter_model.safetensors", run / "model" / "adapter_config.json"
     whole, plain = file.read_bytes(), config.read_text()
-    for change in ({"use_dora": True}, {"peft_type": "IA3"}, {"bias": "all"}, {"alpha_pattern": {"q_proj": 3}}):
+    for change in ({"use_dora": True}, {"peft_type": "IA3"}, {"bias": "all"}):
         config.write_text(json.dumps(json.loads(plain) | change))
         assert "is not read here: merge it into its base in PEFT" in refusal(run)
     config.write_text(plain)
