@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.lm import small_families
 from torch import Tensor
 
 from palate.errors import ModelError
@@ -48,25 +49,7 @@ def gpt2(tmp_path: Path) -> Path:
 @pytest.fixture
 def phi3(tmp_path: Path) -> Path:
     """In its files queries, keys and values are one matrix."""
-    from transformers import Phi3Config, Phi3ForCausalLM
-
-    torch.manual_seed(0)
-    config = Phi3Config(
-        vocab_size=259,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        original_max_position_embeddings=256,
-        eos_token_id=2,
-        bos_token_id=None,
-        pad_token_id=0,
-        initializer_range=0.1,
-    )
-    Phi3ForCausalLM(config).save_pretrained(tmp_path / "phi3")
-    byte_tokenizer().save_pretrained(tmp_path / "phi3")
+    small_families.written("phi3", tmp_path / "phi3")
     return tmp_path / "phi3"
 
 
@@ -126,6 +109,20 @@ def test_peft_reads_what_is_written(
     again = load_language_model(str(run), precision="fp32")
     assert torch.equal(logprobs(again.model, sequences), expected)
     assert again.weights != loaded.weights
+
+
+@pytest.mark.parametrize("family", small_families.FAMILIES)
+def test_peft_reads_every_family(family: str, sequences: Sequences, tmp_path: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    small_families.written(family, tmp_path / "base")
+    loaded = load_language_model(str(tmp_path / "base"), precision="fp32")
+    plain = logprobs(loaded.model, sequences)
+    trained(loaded.model)
+    network: Any = AutoPeftModelForCausalLM.from_pretrained(run_of(loaded, tmp_path / "run") / "model")
+    expected = logprobs(loaded.model, sequences)
+    torch.testing.assert_close(theirs(network, sequences), expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(expected, plain, atol=1e-2)
 
 
 @pytest.mark.parametrize("base", ["tiny_base", "gpt2"])

@@ -6,11 +6,12 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import load, save_file
+from tests.lm import small_families
 
 from palate import disk
 from palate.errors import ModelError
@@ -319,3 +320,18 @@ def test_weights_stay_as_precise_as_their_file_until_they_learn(directory: Path,
     written = load((directory.parent / "written" / "model.safetensors").read_bytes())
     assert {tensor.dtype for tensor in written.values()} == {torch.float32}
     assert all(torch.equal(tensor, rounded[key].float()) for key, tensor in written.items())
+
+
+@pytest.mark.parametrize("family", small_families.FAMILIES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_family_computes_the_same_from_a_bf16_file(
+    family: str, precision: Literal["fp32", "bf16"], sequences: Sequences, tmp_path: Path
+) -> None:
+    network = small_families.written(family, tmp_path / "wide").bfloat16()
+    network.float().save_pretrained(tmp_path / "wide")
+    network.bfloat16().save_pretrained(shutil.copytree(tmp_path / "wide", tmp_path / "narrow", dirs_exist_ok=True))
+    narrow, wide = (load_language_model(str(tmp_path / name), precision=precision).model for name in ("narrow", "wide"))
+    assert {p.dtype for p in narrow.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in wide.parameters()} == {torch.float32}
+    got, expected = (model.logprobs(sequences, temperature=1.0) for model in (narrow, wide))
+    assert torch.equal(got, expected)
