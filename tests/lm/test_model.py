@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from palate.lm import model as lm_model
+from palate.lm.adapters import adapt
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
-from palate.lm.sources.zoo import Loaded, load_scalar_model, save
-from palate.recipe import Sampling
+from palate.lm.sources.builtin import byte_tokenizer
+from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, save
+from palate.recipe import Adapter, Sampling
 from palate.records import Prompt
 from palate.rollout.local import LocalEngine
 
@@ -188,3 +191,57 @@ def test_every_pass_is_seen_by_hooks(
     if act == "sampling":  # a prompt, and four tokens of which the last is not read
         assert calls["model"] == calls["model.layers.0.self_attn.k_proj"] == 4
         assert calls[head] == 4
+
+
+@pytest.mark.parametrize("learns", ["weights", "adapters"])
+@pytest.mark.parametrize("network", ["tiny", "gpt2"])
+def test_recomputed_activations_are_not_kept(network: str, learns: str, sequences: Sequences, tmp_path: Path) -> None:
+    """The same bits from less memory, in both kinds of network."""
+    if network == "gpt2":
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        torch.manual_seed(0)
+        tokens = {"vocab_size": 259, "eos_token_id": 2, "bos_token_id": None, "pad_token_id": 0}
+        GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, **tokens)).save_pretrained(tmp_path)
+        byte_tokenizer().save_pretrained(tmp_path)
+
+    def computed(*, again: bool) -> tuple[Tensor, int, list[Tensor]]:
+        model = load_language_model(str(tmp_path) if network == "gpt2" else network, precision="fp32").model
+        if again:
+            model.model.recompute()
+        if learns == "adapters":
+            adapt(model, Adapter(rank=2), seed=0)
+            model = copy.deepcopy(model)  # as when it is written
+        kept: dict[int, int] = {}
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+        def keeps(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keeps, lambda tensor: tensor):
+            logprobs = model.logprobs(sequences, temperature=1.0)
+        size = sum(nbytes for pointer, nbytes in kept.items() if pointer not in own)
+        logprobs.sum().backward()
+        with torch.no_grad():
+            torch.testing.assert_close(model.logprobs(sequences, temperature=1.0), logprobs)
+        return logprobs.detach(), size, [p.grad for p in model.parameters() if p.grad is not None]
+
+    plain, size, gradients = computed(again=False)
+    same, less, again = computed(again=True)
+    assert torch.equal(same, plain)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, again, strict=True))
+    assert less < 0.6 * size
+
+
+def test_a_trunk_is_limited_in_bytes(fresh_scalar: FreshScalar, sequences: Sequences, monkeypatch: Any) -> None:
+    """Of what is kept: of two prompts that are shared one copy."""
+    model = fresh_scalar()
+    model.freeze(1)
+    trunk = model.trunk(sequences)
+    assert trunk is not None
+    kept = sum(rows.numel() * 4 for rows in (*trunk.prompts.values(), *trunk.responses.values()))
+    monkeypatch.setattr(lm_model, "TRUNK_BYTES", kept)
+    assert model.trunk(sequences) is not None
+    monkeypatch.setattr(lm_model, "TRUNK_BYTES", kept - 1)
+    assert model.trunk(sequences) is None

@@ -147,7 +147,7 @@ def test_a_trunk_below_the_adapters_changes_nothing(
     train("ppo", tree, tmp_path / "once")
     assert passes
     passes.clear()
-    monkeypatch.setattr(lm_model, "TRUNK_TOKENS", 0)
+    monkeypatch.setattr(lm_model, "TRUNK_BYTES", 0)
     train("ppo", tree, tmp_path / "each")
     assert not passes
     once, each = (load_file(tmp_path / name / "model" / "adapter_model.safetensors") for name in ("once", "each"))

@@ -58,7 +58,7 @@ def test_microbatches_and_trunk_change_nothing(
     tree = tree | {"optimizer": {"epsilon": 1e-3}}  # Adam would blow rounding up to a full step
     whole = trained(stage, tree, tmp_path / "whole")
     assert_close(whole, trained(stage, tree | {"microbatch_tokens": 128}, tmp_path / "parts"))
-    monkeypatch.setattr(lm_model, "TRUNK_TOKENS", 0)
+    monkeypatch.setattr(lm_model, "TRUNK_BYTES", 0)
     assert_close(whole, trained(stage, tree, tmp_path / "no-trunk"))
 
 

@@ -6,13 +6,15 @@ stages and the heads in `model.py` see a `Backbone` and never ask which of the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from palate.lm.batch import Layout, Sequences
 
@@ -58,6 +60,14 @@ class Backbone(nn.Module):
         count = self.shape.num_layers
         return self.lower(count)[-count:][layers:]
 
+    def recompute(self) -> None:
+        """Keep only what is between layers for gradients and compute the rest again.
+
+        Chen et al. 2016 (arXiv 1604.06174). transformers' own way is for training mode, in which no model of ours is.
+        """
+        for layer in self.upper(0):
+            layer.forward = partial(_computed_again, layer.forward)
+
     def rows(self, sequences: Sequences, layout: Layout, wanted: Tensor) -> Tensor:
         """[M, D] fp32 hidden rows after the last norm, of the tokens at ``wanted`` [M] in the layout."""
         raise NotImplementedError
@@ -88,6 +98,12 @@ class Backbone(nn.Module):
             head: how transformers calls such a model, ``ForCausalLM`` or ``ForSequenceClassification``.
         """
         raise NotImplementedError
+
+
+def _computed_again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
 def draw_scalar_head(head: nn.Linear, seed: int) -> None:

@@ -27,8 +27,10 @@ from palate.lm.projection import share_packed
 
 Result = TypeVar("Result")
 
-TRUNK_TOKENS = 2_000_000
-"""A trunk of more tokens than this is not kept whole (4.6 GB at width 576): the lower layers are then run each time."""
+TRUNK_BYTES = 2**32
+"""A trunk that takes more is not kept whole (1.9 million tokens at width 576): the lower layers run each time then."""
+FP32 = 4
+"""Bytes of a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ class Model(nn.Module):
 
         ``show`` is told how many of how many tokens are done.
         """
-        if not self.trunk_layers or int(sequences.lengths.sum()) > TRUNK_TOKENS:
+        if not self.trunk_layers or _rows(sequences) * self.model.shape.hidden_size * FP32 > TRUNK_BYTES:
             return None
         prompts: dict[int, Tensor] = {}
         responses: dict[int, Tensor] = {}
@@ -174,6 +176,12 @@ class Model(nn.Module):
         if trunk is not None and self.trunk_layers and trunk.key == self.trunk_key:
             return self.model.rows_above(layout, self.trunk_layers, trunk.take(layout), wanted)
         return self.model.rows(sequences, layout, wanted)
+
+
+def _rows(sequences: Sequences) -> int:
+    """Tokens of all responses, and of every prompt once."""
+    prompts = dict(zip(sequences.group_ids.tolist(), sequences.prompt_lengths.tolist(), strict=True))
+    return sum(prompts.values()) + int((sequences.lengths - sequences.prompt_lengths).sum())
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -140,6 +140,9 @@ class StageRecipe(Section):
         0.5, description="Largest share of the rows that may be left out; more end the run before its first step."
     )
     microbatch_tokens: PositiveInt = Field(4096, description="Tokens in one forward and backward pass.")
+    recompute_activations: bool = Field(
+        False, description="Keep only what is between layers for the gradient and compute the rest again: less memory."
+    )
 
 
 class Reward(Section):

@@ -39,6 +39,8 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
             f"frozen_layers = {recipe.frozen_layers}, but {recipe.model} has {model.model.shape.num_layers} layers"
         )
     merge(model)
+    if recipe.recompute_activations:
+        model.model.recompute()
     if recipe.adapter is None:
         model.freeze(recipe.frozen_layers)
     else:

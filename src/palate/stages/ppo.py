@@ -243,6 +243,8 @@ def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel
     value_model = loaded.model
     normalization = Normalization.read(locate(name))
     value_model.rescale(normalization.mean, normalization.scale)
+    if recipe.recompute_activations:
+        value_model.model.recompute()
     frozen_layers = min(recipe.frozen_layers, value_model.model.shape.num_layers)
     if recipe.adapter is None:
         merge(value_model)

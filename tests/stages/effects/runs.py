@@ -29,6 +29,7 @@ from palate.errors import PalateError
 from palate.evals import plots
 from palate.evals.page import Report
 from palate.lm.batch import Sequences
+from palate.lm.decoder import DecoderLayer
 from palate.lm.model import Model
 from palate.lm.optim import Optimizer
 from palate.recipe import Data, Section, parse_recipe
@@ -73,6 +74,7 @@ class Outcome:
         read: by the section that names it: what was read.
         rollouts: in the order in which they were drawn.
         token_steps: for each of them, how often every slot of the sampler was given a token.
+        layers: how often a layer of a network was run.
         passes: tokens computed in each forward pass outside the sampler, and the number of its prompts.
         from_trunk: for each forward pass that a gradient came from: whether it was given the frozen layers' output.
         dtypes: of matrix products, in every model that computed something.
@@ -88,6 +90,7 @@ class Outcome:
     read: dict[str, reading.Read[Any]] = field(default_factory=dict)
     rollouts: list[Rollout] = field(default_factory=list)
     token_steps: list[int] = field(default_factory=list)
+    layers: int = 0
     passes: list[tuple[int, int]] = field(default_factory=list)
     from_trunk: list[bool] = field(default_factory=list)
     dtypes: set[torch.dtype] = field(default_factory=set)
@@ -192,6 +195,7 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
     """Let the outcome know what happens."""
     learning: list[tuple[Model, Sequences]] = []
     read, generate, hidden = reading._read, LocalEngine.generate, Model.hidden
+    layer = DecoderLayer.forward
     token_steps, save, step = local.steps, checkpoints.save, Optimizer.step
 
     def reads(data: Any, kind: Any) -> Any:
@@ -213,6 +217,10 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
         for each in token_steps(*args):
             outcome.token_steps[-1] += 1
             yield each
+
+    def runs_a_layer(self: DecoderLayer, *args: Any) -> Tensor:
+        outcome.layers += 1
+        return layer(self, *args)
 
     def hides(self: Model, sequences: Sequences, sequence: Tensor, position: Tensor, trunk: Any) -> Tensor:
         outcome.dtypes.add(self.model.dtype)
@@ -244,6 +252,7 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
     patch.setattr(LocalEngine, "generate", generates)
     patch.setattr(local, "steps", counts)
     patch.setattr(Model, "hidden", hides)
+    patch.setattr(DecoderLayer, "forward", runs_a_layer)
     patch.setattr(checkpoints, "save", saves)
     patch.setattr(Optimizer, "step", steps)
     patch.setattr(common, "stage_report", lambda *_, **__: None)

@@ -170,6 +170,7 @@ def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any]) -> li
         Row("checkpoint_every", (1, 3), saves_after, four_steps | {"keep_checkpoints": 9}),
         Row("keep_checkpoints", (1, 2), keeps_so_many, four_steps | {"checkpoint_every": 1}),
         Row("microbatch_tokens", (4096, 160), computes_in_parts, without_scale),
+        Row("recompute_activations", (False, True), keeps_less),
         *under("adapter", adapter()),
     ]
 
@@ -267,6 +268,19 @@ def writes_a_whole_model(a: Outcome, b: Outcome) -> None:
             weight = weight + scale * change[f"{place}.lora_B.weight"] @ change[f"{place}.lora_A.weight"]
         torch.testing.assert_close(b.weights[name], weight, rtol=1e-5, atol=1e-6)
     assert not (b.directory / "model" / "adapter_config.json").exists()
+
+
+# Memory.
+
+
+def keeps_less(a: Outcome, b: Outcome) -> None:
+    """Both layers above the frozen one run again for every gradient; what is learned has the same bits."""
+    gradients = sum(len(update.learned) for updates in b.updates.values() for update in updates)
+    assert b.layers - a.layers == 2 * gradients > 0
+    for name, updates in a.updates.items():
+        for update, same in zip(updates, b.updates[name], strict=True):
+            assert torch.equal(update.gradient, same.gradient)
+            assert torch.equal(update.after, same.after)
 
 
 # Optimizers.
