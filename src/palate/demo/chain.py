@@ -25,7 +25,7 @@ class Chain:
     Args:
         out: its directory.
         seed: all randomness follows from it.
-        frozen_layers: of every model that learns.
+        frozen_layers: of every model that learns, where a stage names no other number.
         precision: of matrix products.
     """
 
@@ -37,7 +37,7 @@ class Chain:
         """Run a stage into its own directory, unless it is finished; resume it if it was begun."""
         directory = self.out / name
         if "frozen_layers" in kind.model_fields:
-            settings["frozen_layers"] = self.frozen_layers
+            settings.setdefault("frozen_layers", self.frozen_layers)
         recipe = parse_recipe(kind, {"seed": self.seed, "precision": self.precision, **settings})
         run = Run.open(directory, recipe, resume=(directory / "lineage.json").exists())
         if not run.finished:

@@ -38,7 +38,8 @@ class PeopleScale:
         judgements: judgements that are used of each prompt of the labelers', likewise.
         folds: parts of the labelers and their prompts, each of which is held out once.
         epochs, batch_responses: of the reward models of arguments; a side of a debate has 22 arguments, one batch.
-        labelers_epochs, labelers_batch_responses: of those of the labelers; a prompt has 59 answers, one batch.
+        labelers_epochs, labelers_batch_responses, labelers_frozen_layers: of those of the labelers; a prompt has 59
+            answers, one batch.
         sides: held-out sides of debates to argue for.
         num_responses: of each model to each of them.
         best_of: n.
@@ -52,8 +53,9 @@ class PeopleScale:
     folds: int = 3
     epochs: int = 3
     batch_responses: int = 24
-    labelers_epochs: int = 3
+    labelers_epochs: int = 2
     labelers_batch_responses: int = 60
+    labelers_frozen_layers: int = 26
     steps: int = 12
     prompts_per_step: int = 12
     sides: int = 48
@@ -68,8 +70,8 @@ QUICK = PeopleScale(
 )  # fmt: skip
 """Every part for real, and too little of each to teach anything."""
 TINY = PeopleScale(
-    model="tiny", frozen_layers=1, max_new_tokens=8, epochs=1, labelers_epochs=1, folds=2, steps=2,
-    prompts_per_step=2, sides=6, num_responses=2, best_of=2,
+    model="tiny", frozen_layers=1, labelers_frozen_layers=1, max_new_tokens=8, epochs=1, labelers_epochs=1, folds=2,
+    steps=2, prompts_per_step=2, sides=6, num_responses=2, best_of=2,
 )  # fmt: skip
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
@@ -129,6 +131,7 @@ class People(Chain):
                 {"tag": "fold", "value": str(fold)},
                 epochs=self.scale.labelers_epochs,
                 batch_responses=self.scale.labelers_batch_responses,
+                frozen_layers=self.scale.labelers_frozen_layers,
             )
 
     def arguments(self) -> None:
