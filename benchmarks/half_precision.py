@@ -37,7 +37,7 @@ COSINE = 0.999
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure, print a table, and end with status 1 if a bar is not met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--prompts", type=int, default=32)
@@ -88,7 +88,10 @@ def main() -> None:
     print(f"\n{len(fixed.texts)} responses, {tokens} tokens. bf16 against fp32 on the same ones:")
     print(f"log-probabilities {float((full - half).abs().mean()):.5f} nats a token apart,")
     print(f"gradient's cosine {cosine:.6f}, its norm times {float(half_gradient.norm() / full_gradient.norm()):.4f}.")
-    print(f"The bars are {'met' if met and cosine > COSINE else 'NOT met'}: {BARS}, cosine {COSINE}.")
+    said = f"{BARS}, cosine {COSINE}."
+    if not (met and cosine > COSINE):
+        raise SystemExit(f"The bars are NOT met: {said}")
+    print(f"The bars are met: {said}")
 
 
 @torch.no_grad()

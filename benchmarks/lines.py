@@ -19,6 +19,8 @@ class Shape:
         cached: numbers that a token leaves in the cache, keys and values of all layers.
         width: bytes of a number that is read.
         pairs, quads, demonstrations: (prompt tokens, response tokens) in all, each prompt once.
+        sizes: of the texts.
+        backward: forward passes that a backward pass costs. Two; one where adapters learn, as weights get no gradient.
     """
 
     body: float
@@ -29,6 +31,8 @@ class Shape:
     pairs: tuple[int, int]
     quads: tuple[int, int]
     demonstrations: tuple[int, int]
+    sizes: work.Sizes = work.SIZES["short"]
+    backward: int = 2
 
     def forward(self, prompts: float, responses: float, *, head: bool = True) -> float:
         """A multiplication and an addition for every weight and token; attention itself is left out."""
@@ -36,14 +40,15 @@ class Shape:
 
     def sampled(self, prompts: int, each: int) -> tuple[int, int]:
         """Tokens of a rollout."""
-        return prompts * work.PROMPT_TOKENS, prompts * each * work.NEW_TOKENS
+        return prompts * self.sizes.prompt, prompts * each * self.sizes.new
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One line of the table: a task of ours, a peer's task that does the same work, and what is aimed at.
 
-    Lines of one ``group`` take turns with each other, so their models have to fit into memory together.
+    Lines of one ``group`` take turns with each other, so their models have to fit into memory together. Without a peer
+    a line has our side alone.
     """
 
     name: str
@@ -65,8 +70,9 @@ class Line:
 
 def decoding_bytes(shape: Shape, prompts: int, each: int) -> float:
     """Every new token reads all weights, once for all sequences, and what its own sequence has in the cache."""
-    weights = work.NEW_TOKENS * (shape.body + shape.head)
-    cached = sum(work.PROMPT_TOKENS + new for new in range(work.NEW_TOKENS)) * prompts * each * shape.cached
+    sizes = shape.sizes
+    weights = sizes.new * (shape.body + shape.head)
+    cached = sum(sizes.prompt + new for new in range(sizes.new)) * prompts * each * shape.cached
     return (weights + cached) * shape.width
 
 
@@ -88,19 +94,21 @@ def sampling_flops(shape: Shape) -> float:
 def rl_flops(shape: Shape, *, values: bool = False, top: float = 1.0) -> float:
     """Sampling, the reference, an update; for PPO the value model's pass and update too.
 
-    A frozen trunk runs once more after sampling, and frozen embeddings, which are the unembedding too, get no gradient.
+    A frozen trunk runs once more after sampling, and frozen embeddings, which are the unembedding too, get no gradient;
+    what adapters add is left out.
     """
     tokens = shape.sampled(work.RL_PROMPTS, work.RL_SAMPLES)
     whole, bare = shape.forward(*tokens), shape.forward(*tokens, head=False)
     logits = whole - bare
     trunk = bare * (1 - top)
-    head = logits * (4 if top == 1.0 else 3)
-    return whole + trunk + bare * top * 4 + head + (bare * top * 4 if values else 0.0)
+    head = logits * (2 + (shape.backward if top == 1.0 else 1))
+    learned = bare * top * (2 + shape.backward)
+    return whole + trunk + learned + head + (learned if values else 0.0)
 
 
-def training_flops(tokens: tuple[int, int], shape: Shape, *, passes: int, head: bool) -> float:
-    """A backward pass is twice a forward pass; every prompt once."""
-    return passes * shape.forward(*tokens, head=head)
+def training_flops(tokens: tuple[int, int], shape: Shape, *, forward: int, head: bool) -> float:
+    """So many passes forward and one backward; every prompt once."""
+    return (forward + shape.backward) * shape.forward(*tokens, head=head)
 
 
 LINES = (
@@ -171,7 +179,7 @@ LINES = (
         peer="trl",
         peer_task="reward-2",
         target=3,
-        flops=lambda shape: training_flops(shape.pairs, shape, passes=3, head=False),
+        flops=lambda shape: training_flops(shape.pairs, shape, forward=1, head=False),
     ),
     Line(
         name="reward model, K = 4",
@@ -180,7 +188,7 @@ LINES = (
         peer="trl",
         peer_task="reward-4",
         target=5,
-        flops=lambda shape: training_flops(shape.quads, shape, passes=3, head=False),
+        flops=lambda shape: training_flops(shape.quads, shape, forward=1, head=False),
     ),
     Line(
         name="DPO",
@@ -189,7 +197,7 @@ LINES = (
         peer="trl",
         peer_task="dpo",
         target=5,
-        flops=lambda shape: training_flops(shape.pairs, shape, passes=4, head=True),
+        flops=lambda shape: training_flops(shape.pairs, shape, forward=2, head=True),
     ),
     Line(
         name="SFT",
@@ -198,6 +206,6 @@ LINES = (
         peer="trl",
         peer_task="sft",
         target=2,
-        flops=lambda shape: training_flops(shape.demonstrations, shape, passes=3, head=True),
+        flops=lambda shape: training_flops(shape.demonstrations, shape, forward=1, head=True),
     ),
 )

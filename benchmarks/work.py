@@ -2,7 +2,7 @@
 
 What the words say changes nothing about the time they take; how long they are changes much. Lengths follow log-normal
 distributions with the spread measured on 800 dialogues of Anthropic's HH data (0.75 for prompts, 0.9 for responses),
-scaled to a mean of 60 tokens a prompt and 34 a response.
+scaled to a mean of 60 tokens a prompt and 34 a response; long rows are 1,024 and 256 tokens, all of them.
 
 Only the standard library is used: every side reads this file.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,31 @@ garden under bird story long quiet hand blue window day night walk find make new
 WORDS = VOCABULARY.split()
 """Each is one token after a space in the vocabulary of the embedded model."""
 
-PROMPT_TOKENS, NEW_TOKENS = 45, 48
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long texts are, in tokens.
+
+    Attributes:
+        prompt, new: of every prompt that is sampled from, the template's included, and of every response to it.
+        prompts, responses: means of texts that are learned from, responses with their stop token.
+        spreads: of the two, of their logarithms.
+    """
+
+    prompt: int = 45
+    new: int = 48
+    prompts: float = 60
+    responses: float = 34
+    spreads: tuple[float, float] = (0.75, 0.9)
+
+
+SIZES = {
+    "short": Sizes(),
+    "long": Sizes(prompt=1024, new=256, prompts=1024, responses=256, spreads=(0.0, 0.0)),
+    "tiny": Sizes(prompt=12, new=8, prompts=12, responses=6),
+}
+"""The benchmark's own, long ones, and those for trying it out."""
+
 SAMPLED_PROMPTS, SAMPLES_EACH = 16, 4
 RL_PROMPTS, RL_SAMPLES = 8, 4
 COMPARISONS = 8
@@ -53,7 +78,7 @@ def words(count: int, chance: random.Random) -> str:
     return " ".join(["The", *chance.choices(WORDS, k=count - 1)])
 
 
-def write(directory: Path) -> None:
+def write(directory: Path, sizes: Sizes) -> None:
     """prompts.jsonl, rl_prompts.jsonl, demonstrations.jsonl, rankings-2.jsonl and rankings-4.jsonl."""
     chance = random.Random(0)
 
@@ -61,16 +86,16 @@ def write(directory: Path) -> None:
         return max(least, round(chance.lognormvariate(math.log(mean) - spread**2 / 2, spread)))
 
     def prompt() -> str:
-        return words(length(60 - TEMPLATE_TOKENS, 0.75, 4), chance)
+        return words(length(sizes.prompts - TEMPLATE_TOKENS, sizes.spreads[0], 4), chance)
 
     def response() -> str:
-        return words(length(33, 0.9, 3), chance)
+        return words(length(sizes.responses - 1, sizes.spreads[1], 3), chance)
 
     def rows(name: str, items: list[dict[str, Any]]) -> None:
         (directory / name).write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
 
     for name, count in (("prompts.jsonl", SAMPLED_PROMPTS), ("rl_prompts.jsonl", RL_PROMPTS)):
-        rows(name, [{"prompt": words(PROMPT_TOKENS - TEMPLATE_TOKENS, chance)} for _ in range(count)])
+        rows(name, [{"prompt": words(sizes.prompt - TEMPLATE_TOKENS, chance)} for _ in range(count)])
     # the last row of each file is held out: Palate wants to measure something at the end, the peers are not given it
     rows(
         "demonstrations.jsonl",

@@ -17,7 +17,7 @@ def _repeatable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import torch
 
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())  # as in a run: see `deterministic`
     torch.utils.deterministic.fill_uninitialized_memory = False
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PALATE_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -1,13 +1,22 @@
-"""What the benchmark counts and refuses; that it runs is shown by its results."""
+"""What the benchmark counts and refuses, and that it and the script for a GPU run, without peers and in one process."""
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import shlex
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+
+from palate.lm.batch import Sequences
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = ("cpu", "cuda")
@@ -25,16 +34,26 @@ def test_the_work_is_always_the_same(bench: ModuleType, tmp_path: Path) -> None:
     written = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        bench.work.write(tmp_path / name)
+        bench.work.write(tmp_path / name, bench.work.SIZES["short"])
         written.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
     assert written[0] == written[1]
     assert len(bench.work.read(tmp_path / "a", "rankings-4.jsonl")) == bench.work.COMPARISONS
     assert {len(row["responses"]) for row in bench.work.read(tmp_path / "a", "rankings-4.jsonl")} == {4}
 
 
-def a_shape(bench: ModuleType) -> Any:
+def test_long_rows_are_1024_and_256_tokens(bench: ModuleType, tmp_path: Path) -> None:
+    """A word is a token of the embedded model, the template has seven, a response ends with a stop token."""
+    bench.work.write(tmp_path, bench.work.SIZES["long"])
+    rows = [row for name in ("rankings-4", "rankings-2") for row in bench.work.read(tmp_path, f"{name}.jsonl")]
+    prompts = {len(row["prompt"].split()) for row in [*rows, *bench.work.read(tmp_path, "prompts.jsonl")]}
+    assert prompts == {1024 - 7}
+    assert {len(text.split()) for row in rows for text in row["responses"]} == {256 - 1}
+    assert bench.work.SIZES["long"].new == 256
+
+
+def a_shape(bench: ModuleType, **more: Any) -> Any:
     return bench.Shape(
-        body=1, head=10, top=0.25, cached=3, width=2, pairs=(100, 50), quads=(100, 90), demonstrations=(70, 30)
+        body=1, head=10, top=0.25, cached=3, width=2, pairs=(100, 50), quads=(100, 90), demonstrations=(70, 30), **more
     )
 
 
@@ -51,6 +70,26 @@ def test_the_least_arithmetic_by_hand(bench: ModuleType) -> None:
     assert (flops["reward-2"], flops["reward-4"]) == (3 * 2 * 150, 3 * 2 * 190)
     assert flops["dpo"] == 4 * 2 * (150 + 50 * 10)
     assert flops["sft"] == 3 * 2 * (100 + 30 * 10)
+
+
+def test_adapters_need_no_gradient_of_a_weight(bench: ModuleType) -> None:
+    """A pass back costs one forward, not two; unembeddings are frozen in every case."""
+    shape = a_shape(bench, backward=1)
+    flops = {line.task: line.flops(shape) for line in bench.LINES}
+    bare, logits = 2 * (360 + 1536), 2 * 1536 * 10
+    assert flops["rloo"] == bare + logits + 3 * bare + 3 * logits
+    assert flops["ppo"] == flops["rloo"] + 3 * bare
+    assert flops["rloo-frozen"] == bare + logits + 0.75 * bare + 3 * 0.25 * bare + 3 * logits
+    assert flops["reward-2"] == 2 * 2 * 150
+    assert flops["dpo"] == 3 * 2 * (150 + 50 * 10)
+    assert flops["sft"] == 2 * 2 * (100 + 30 * 10)
+
+
+def test_longer_rows_cost_more(bench: ModuleType) -> None:
+    shape = a_shape(bench, sizes=bench.work.Sizes(prompt=10, new=3))
+    line = next(line for line in bench.LINES if line.task == "sampling")
+    assert line.flops(shape) == 2 * (160 + 192 * 11)
+    assert line.reads(shape) == 2 * (3 * 11 + (10 + 11 + 12) * 64 * 3)
 
 
 def test_the_least_reading_by_hand(bench: ModuleType) -> None:
@@ -92,15 +131,39 @@ def test_peak_memory_is_the_gpus_where_one_is_used(bench: ModuleType, monkeypatc
     assert (peak_mb(), done) == (3.0, ["all"])
 
 
-def test_another_shape_is_that_shape(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
-    monkeypatch.setattr(bench.shapes, "BASE", "tiny")
-    monkeypatch.setitem(bench.shapes.SHAPES, "narrow", narrow | {"head_dim": 4, "intermediate_size": 16})
-    loaded = bench.shapes.load("narrow")
-    assert loaded.model.model.shape.num_layers == 3
-    sizes = [parameter.numel() for parameter in loaded.model.model.layers[0].parameters()]
-    assert sum(sizes) == 8 * 8 + 2 * 4 * 8 + 8 * 8 + 3 * 8 * 16 + 2 * 8
-    assert loaded.model.model.embed_tokens.weight.std().item() == pytest.approx(bench.shapes.SPREAD, rel=0.1)
+@pytest.mark.parametrize(("name", "weights"), [("qwen3-0.6b", 596_049_920), ("llama-3.2-1b", 1_235_814_400)])
+def test_shapes_are_the_published_ones(bench: ModuleType, name: str, weights: int) -> None:
+    """As many weights as the published models have; counted without making them."""
+    from transformers import AutoModelForCausalLM
+
+    config = bench.shapes.config(name)
+    shape = bench.shapes.shape_of(config)
+    with torch.device("meta"):
+        ours = bench.shapes.LanguageModel(config, bench.shapes.Decoder(shape))
+        theirs = AutoModelForCausalLM.from_config(config)
+    sizes = {key: parameter.shape for key, parameter in ours.named_parameters()}
+    assert sizes == {key: parameter.shape for key, parameter in theirs.named_parameters()}
+    assert sum(parameter.numel() for parameter in ours.parameters()) == weights
+    assert shape.ropes[0].frequencies[0] == 1.0
+    slowest = {"qwen3-0.6b": 1e6 ** (-126 / 128), "llama-3.2-1b": 5e5 ** (-62 / 64) / 32}[name]
+    assert shape.ropes[0].frequencies[-1] == pytest.approx(slowest, rel=1e-5)
+
+
+def test_random_weights_never_draw_the_stop_token(bench: ModuleType) -> None:
+    """Nor does what keeps it away make any other token certain."""
+    loaded = bench.shapes.load(bench.shapes.SMALLEST)
+    network, stop = loaded.model.model, loaded.chat.tokenizer.convert_tokens_to_ids("<file_sep>")
+    assert network.embed_tokens.weight[:, 1:].std().item() == pytest.approx(bench.shapes.SPREAD, rel=0.1)
+    with torch.no_grad():
+        rows = loaded.model.logits(
+            loaded.model.hidden(
+                Sequences.pack([[9, 8, 7, 6]], [[]]), torch.zeros(4, dtype=torch.long), torch.arange(4), None
+            ),
+            temperature=1.0,
+        )
+    chances = rows.softmax(-1)
+    assert chances[:, stop].max() < 1e-30
+    assert chances.max() < 3 / len(chances[0])
     assert bench.work.frozen(3) == 2
     assert bench.work.frozen(30) == 20
 
@@ -109,18 +172,18 @@ def test_different_work_is_refused(bench: ModuleType) -> None:
     def losses(*values: float) -> list[dict[str, object]]:
         return [{"logged": {"loss": value}} for value in values]
 
-    assert bench.same_work([{"tokens": 9, "prompt_tokens": 5}], [{"tokens": 9, "prompt_tokens": 5}]) == (
+    assert bench.same_work([{"tokens": 9, "prompt_tokens": 5}], [{"tokens": 9, "prompt_tokens": 5}], 48) == (
         "9 new tokens on both sides"
     )
     with pytest.raises(bench.OtherWork, match=r"one side computed \(9, 5\) tokens, the other \(8, 5\)"):
-        bench.same_work([{"tokens": 9, "prompt_tokens": 5}], [{"tokens": 8, "prompt_tokens": 5}])
+        bench.same_work([{"tokens": 9, "prompt_tokens": 5}], [{"tokens": 8, "prompt_tokens": 5}], 48)
     with pytest.raises(bench.OtherWork, match=r"44\.3 tokens on average, not 48"):
-        bench.same_work([{"tokens": 9}], [{"tokens": 9, "logged": {"completions/mean_length": "44.3"}}])
+        bench.same_work([{"tokens": 9}], [{"tokens": 9, "logged": {"completions/mean_length": "44.3"}}], 48)
     nothing_yet = [{"logged": {}}]
-    said = bench.same_work(losses(0.7, 0.6, 0.5), nothing_yet + losses(0.7, 0.6003))
+    said = bench.same_work(losses(0.7, 0.6, 0.5), nothing_yet + losses(0.7, 0.6003), 48)
     assert said == "losses of 2 steps agree to 5e-04"
     with pytest.raises(bench.OtherWork, match="losses differ"):
-        bench.same_work(losses(0.7, 0.6), nothing_yet + losses(0.7, 0.61))
+        bench.same_work(losses(0.7, 0.6), nothing_yet + losses(0.7, 0.61), 48)
 
 
 def test_a_line_of_other_work_says_so_and_does_not_end_the_run(bench: ModuleType) -> None:
@@ -134,3 +197,162 @@ def test_a_line_of_other_work_says_so_and_does_not_end_the_run(bench: ModuleType
     assert row["same_work"] == "NOT THE SAME: losses differ: [0.7, 0.6] and [0.7, 0.61]"
     sides = {"palate-dpo": side(0.7, 0.6), "trl-dpo": side(0.0, 0.7, 0.6)}
     assert "agree" in bench.row(line, sides, a_shape(bench), {"gflops": 1.0, "copy_gb_s": 1.0})["same_work"]
+
+
+def test_a_task_without_a_peer_is_there_once(bench: ModuleType) -> None:
+    def names(*only: str, beside: tuple[str, ...] = ("trl", "vllm"), **how: Any) -> list[str]:
+        return [line.name for line in bench.choose(only, beside, **{"adapter": 0, "rows": "short"} | how)]
+
+    assert names() == [line.name for line in bench.LINES]
+    sampling = "sampling, 64 sequences"
+    assert names("sampling", beside=()) == [sampling]
+    assert names("sampling", beside=("vllm",)) == [f"{sampling}, against vLLM"]
+    assert names("ppo", "sampling", beside=(), rows="long") == [f"{sampling}, long rows", "PPO iteration, long rows"]
+    assert names("sampling", "dpo", adapter=16) == ["DPO, adapters of rank 16"]
+
+
+def test_without_a_peer_ratios_are_empty(bench: ModuleType, tmp_path: Path) -> None:
+    line = next(line for line in bench.LINES if line.task == "dpo")
+    ours = SimpleNamespace(seconds=[2.0], answers=[{"logged": {"loss": 0.7}, "peak_mb": 1024.0}])
+    shape, machine = a_shape(bench), {"gflops": 1e-6, "copy_gb_s": 1.0}
+    row = bench.row(line, {"palate-dpo": ours}, shape, machine)
+    assert (row["peer"], row["ratio"], row["same_work"]) == (None, None, "trl dpo did not run")
+    assert row["share_of_floor"] == line.floor(shape, 1e-6, 1.0) / 2
+    bench.write([row], {"machine": "one", "precision": "fp32"}, tmp_path)
+    cells = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()[2].split(" | ")
+    assert cells[1:5] == ["2.00 s", "", "", ""]
+    assert cells[5].endswith("%")
+    assert cells[6:] == ["1.0 GiB", "trl dpo did not run |"]
+
+
+class AllDone(Exception):
+    """The side has done its iterations."""
+
+
+class InThisProcess:
+    """Stands for a process of ours: does its iterations at once, and is then asked for what it said."""
+
+    def __init__(self, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        lines: list[str] = []
+
+        class Gate:
+            def __init__(self, **about: Any) -> None:
+                self.about = about
+
+            def begin(self) -> None:
+                if len(lines) == 3:  # two to warm up, one round
+                    raise AllDone
+
+            def end(self, **facts: Any) -> None:
+                lines.append(json.dumps({"seconds": 1.0, "peak_mb": 1.0, "about": self.about} | facts))
+
+        gate: Any = ModuleType("sides.gate")  # the real one takes this process's output for itself
+        gate.Gate = Gate
+        monkeypatch.setitem(sys.modules, "sides.gate", gate)
+        from sides import palate_side
+
+        monkeypatch.setattr(palate_side, "Gate", Gate)
+        monkeypatch.setattr(sys, "argv", command[1:])
+        with pytest.raises(AllDone):
+            palate_side.main()
+        self.stdin, self.stdout = io.StringIO(), io.StringIO("".join(f"{line}\n" for line in lines))
+
+    def wait(self, timeout: float | None = None) -> int:
+        return 0
+
+
+@pytest.fixture
+def run_here(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """A command line of the benchmark's, with our sides in this process; peers end at once."""
+
+    def start(command: list[str], **_: Any) -> Any:
+        if Path(command[1]).stem == "palate_side":
+            return InThisProcess(command, monkeypatch)
+        return SimpleNamespace(stdin=io.StringIO(), stdout=io.StringIO(), wait=lambda timeout=None: 1)
+
+    monkeypatch.setattr(bench, "subprocess", SimpleNamespace(Popen=start, PIPE=-1))
+
+    def run(command: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", command)
+        __import__(Path(command[0]).stem).main()
+
+    return run
+
+
+def test_the_script_for_a_gpu(run_here: Callable[[list[str]], None], tmp_path: Path) -> None:
+    """One part failing ends no other and is said; every command that it runs is one that works."""
+    python, told, out = tmp_path / "python", tmp_path / "told", tmp_path / "out"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {told}\ncase "$1" in *half_precision.py) exit 3;; esac\n')
+    python.chmod(0o755)
+    script = subprocess.run(
+        [ROOT / "benchmarks" / "gpu.sh", "--device", "cpu", "--tiny", "--out", out],
+        env=os.environ | {"PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    summary = (out / "summary.md").read_text(encoding="utf-8")
+    assert script.returncode == 1
+    assert "| half precision | FAILED with status 3: see log.txt |" in summary
+    for name in ("tests", "smallest: benchmark", "smallest: captured decoding"):
+        assert f"| {name} | done in" in summary
+    assert "| TRL, vLLM | left out" in summary
+
+    half, tests, benchmark, graphs = [shlex.split(line) for line in told.read_text(encoding="utf-8").splitlines()]
+    assert all((ROOT / part).exists() for part in tests if part.startswith("tests/"))
+    run_here(half)
+    work = Path(benchmark[benchmark.index("--out") + 1])
+    benchmark[-1] = str(tmp_path / "scratch")
+    run_here(benchmark)
+    rows = json.loads((tmp_path / "scratch" / "report.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["name"].split(" ")[0].strip(",") for row in rows] == ["sampling", "RLOO", "PPO", "reward"]
+    assert all(row["share_of_floor"] > 0 and row["ratio"] is None for row in rows)
+    assert Path(graphs[1]) == work / "work"
+    run_here([graphs[0], str(tmp_path / "scratch" / "work"), *graphs[2:]])
+
+
+def test_a_peer_that_ends_leaves_our_side(
+    bench: ModuleType, run_here: Callable[[list[str]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "environment", lambda peers, needs: "python")
+    command = "bench.py --tiny --device cpu --rounds 1 --only sampling --beside trl --out"
+    run_here([*command.split(), str(tmp_path)])
+    (row,) = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"]
+    assert row["same_work"] == "trl sampling did not run"
+    assert row["ours_all"] == [1.0]
+
+
+def test_an_environment_is_made_again_when_it_needs_something_else(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[Any]] = []
+
+    def run(command: list[Any], check: bool) -> None:
+        ran.append(command)
+        (tmp_path / "peers" / "one").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr(bench, "subprocess", SimpleNamespace(run=run))
+    needs = tmp_path / "one.txt"
+    for text, commands in (("a==1\n", 3), ("a==1\n", 0), ("a==1\nb\n", 3)):
+        needs.write_text(text, encoding="utf-8")
+        assert bench.environment(tmp_path / "peers", needs).endswith("peers/one/bin/python")
+        assert len(ran) == commands
+        ran.clear()
+
+
+def test_adapters_of_the_rank_that_was_asked_for_learn(
+    run_here: Callable[[list[str]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from palate.run.directory import Run
+
+    recipes: list[Any] = []
+    opened = Run.open
+
+    def watched(directory: Path, recipe: Any, **how: Any) -> Run:
+        recipes.append(recipe)
+        return opened(directory, recipe, **how)
+
+    monkeypatch.setattr(Run, "open", watched)
+    command = "bench.py --alone --tiny --device cpu --rounds 1 --adapter 4 --only ppo reward-2 sampling --out"
+    run_here([*command.split(), str(tmp_path)])
+    assert [(recipe.adapter.rank, recipe.adapter.alpha) for recipe in recipes] == [(4, 8.0)] * 2
+    assert "PPO iteration, adapters of rank 4, tiny rows" in (tmp_path / "report.md").read_text(encoding="utf-8")

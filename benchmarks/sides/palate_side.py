@@ -63,14 +63,20 @@ def main() -> None:
     parser.add_argument("task", choices=[*TASKS])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--rows", choices=[*work.SIZES], default="short")
+    parser.add_argument("--adapter", type=int, default=0, help="the rank; 0: the weights learn")
     arguments = parser.parse_args()
+    arguments.sizes = work.SIZES[arguments.rows]
     gate = Gate(palate=palate.__version__, torch=torch.__version__)
     TASKS[arguments.task](arguments, gate)
 
 
 def run_stage(stage: Any, kind: type, tree: dict[str, Any], arguments: argparse.Namespace, turns: Turns) -> None:
     """A stage in a directory that is thrown away."""
-    recipe = parse_recipe(kind, {"precision": arguments.precision, "checkpoint_every": ENDLESS} | tree)
+    settings: dict[str, Any] = {"precision": arguments.precision, "checkpoint_every": ENDLESS} | tree
+    if arguments.adapter:
+        settings["adapter"] = {"rank": arguments.adapter, "alpha": 2.0 * arguments.adapter}
+    recipe = parse_recipe(kind, settings)
     with tempfile.TemporaryDirectory() as directory:
         stage.train(recipe, Run.open(Path(directory) / "run", recipe, trackers=[turns]))
 
@@ -81,7 +87,7 @@ def sampling(arguments: argparse.Namespace, gate: Gate) -> None:
     engine = LocalEngine(loaded.model, loaded.chat)
     rows = work.read(arguments.work, "prompts.jsonl")
     prompts = [Prompt(messages=(Message(role="user", content=row["prompt"]),)) for row in rows]
-    settings = Sampling(temperature=1.0, max_new_tokens=work.NEW_TOKENS)
+    settings = Sampling(temperature=1.0, max_new_tokens=arguments.sizes.new)
     for number in itertools.count():
         gate.begin()
         rollout = engine.generate(prompts, settings, num_responses=work.SAMPLES_EACH, key=(number,))
@@ -90,22 +96,22 @@ def sampling(arguments: argparse.Namespace, gate: Gate) -> None:
 
 
 def reinforcement(arguments: argparse.Namespace, stage: Any, kind: type, *, frozen: int = 0, **more: Any) -> None:
-    """Eight prompts, four responses each."""
-    gate = more.pop("gate")
+    """Eight prompts, four responses each; in a pass at least two prompts with theirs, as in the peer's microbatches."""
+    gate, sizes = more.pop("gate"), arguments.sizes
     tree = {
         "model": str(arguments.work / "endless"),
         "frozen_layers": frozen,
         "prompts": {"path": str(arguments.work / "rl_prompts.jsonl")},
         "rewards": [{"function": "work:reward"}],
-        "sampling": {"temperature": 1.0, "max_new_tokens": work.NEW_TOKENS},
+        "sampling": {"temperature": 1.0, "max_new_tokens": arguments.sizes.new},
         "steps": ENDLESS,
         "prompts_per_step": work.RL_PROMPTS,
         "responses_per_prompt": work.RL_SAMPLES,
         "kl_coef": work.KL_COEF,
-        "microbatch_tokens": 1024,  # two or three prompts and their responses; the peer's microbatches hold two
+        "microbatch_tokens": max(1024, 2 * (sizes.prompt + work.RL_SAMPLES * sizes.new)),
         "optimizer": OPTIMIZER,
     }
-    facts = {"tokens": work.RL_PROMPTS * work.RL_SAMPLES * work.NEW_TOKENS}
+    facts = {"tokens": work.RL_PROMPTS * work.RL_SAMPLES * arguments.sizes.new}
     run_stage(stage, kind, tree | more, arguments, Turns(gate, **facts))
 
 

@@ -1,7 +1,8 @@
 """TRL's trainers and transformers' `generate`, with settings that suit them.
 
 Gradient checkpointing, which TRL switches on by default, is off unless asked for: it saves memory and costs a third of
-the time. With bf16 the weights stay in fp32, as Palate's do, and products run under autocast.
+the time. With bf16 the weights stay in fp32, as Palate's do, and products run under autocast. No row is cut to TRL's
+default of 1,024 tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from sides.gate import Gate
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 ENDLESS = 10**6
+LONGEST = 2048
+"""Tokens of a row; there is none."""
 
 
 class Turns(TrainerCallback):
@@ -50,7 +53,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--rows", choices=[*work.SIZES], default="short")
+    parser.add_argument("--adapter", type=int, default=0, help="the rank; 0: the weights learn")
     arguments = parser.parse_args()
+    arguments.sizes = work.SIZES[arguments.rows]
     gate = Gate(trl=trl.__version__, transformers=transformers.__version__, torch=torch.__version__)
     TASKS[arguments.task](arguments, gate)
 
@@ -75,6 +81,16 @@ def settings(arguments: argparse.Namespace, **more: Any) -> dict[str, Any]:
         "dataloader_pin_memory": False,
         "gradient_checkpointing": arguments.checkpointing,
     } | more
+
+
+def adapter(arguments: argparse.Namespace, task: str = "CAUSAL_LM") -> Any:
+    """On every weight of every layer, as Palate's; a scalar head is trained whole. None: the weights learn."""
+    if not arguments.adapter:
+        return None
+    from peft import LoraConfig
+
+    rank = arguments.adapter
+    return LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", task_type=task)
 
 
 def language_model(arguments: argparse.Namespace, name: str) -> tuple[Any, Any]:
@@ -106,7 +122,7 @@ def generate(arguments: argparse.Namespace, gate: Gate) -> None:
             temperature=1.0,
             top_k=0,
             top_p=1.0,
-            max_new_tokens=work.NEW_TOKENS,
+            max_new_tokens=arguments.sizes.new,
             num_return_sequences=work.SAMPLES_EACH,
         )
         width = batch["input_ids"].shape[1]
@@ -122,7 +138,7 @@ def rloo(arguments: argparse.Namespace, gate: Gate) -> None:
         per_device_train_batch_size=8,
         gradient_accumulation_steps=work.RL_PROMPTS * work.RL_SAMPLES // 8,
         num_generations=work.RL_SAMPLES,
-        max_completion_length=work.NEW_TOKENS,
+        max_completion_length=arguments.sizes.new,
         beta=work.KL_COEF,
         temperature=1.0,
     )
@@ -136,7 +152,8 @@ def rloo(arguments: argparse.Namespace, gate: Gate) -> None:
         args=config,
         train_dataset=Dataset.from_list([{"prompt": turn("user", row["prompt"])} for row in rows]),
         processing_class=tokenizer,
-        callbacks=[Turns(gate, tokens=work.RL_PROMPTS * work.RL_SAMPLES * work.NEW_TOKENS)],
+        peft_config=adapter(arguments),
+        callbacks=[Turns(gate, tokens=work.RL_PROMPTS * work.RL_SAMPLES * arguments.sizes.new)],
     )
     trainer.train()
 
@@ -161,13 +178,17 @@ def reward_model(arguments: argparse.Namespace, gate: Gate, size: int) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=torch.float32)
     rows = pairs(arguments, size)
     config = trl.RewardConfig(
-        **settings(arguments), per_device_train_batch_size=8, gradient_accumulation_steps=len(rows) // 8
+        **settings(arguments),
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=len(rows) // 8,
+        max_length=LONGEST,
     )
     trl.RewardTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(directory),
+        peft_config=adapter(arguments, "SEQ_CLS"),
         callbacks=[Turns(gate)],
     ).train()
 
@@ -176,13 +197,18 @@ def dpo(arguments: argparse.Namespace, gate: Gate) -> None:
     """Eight pairs, the reference included; two microbatches, since one of eight pairs of logits does not fit 24 GB."""
     model, tokenizer = language_model(arguments, "model")
     config = trl.DPOConfig(
-        **settings(arguments), per_device_train_batch_size=4, gradient_accumulation_steps=2, beta=work.DPO_BETA
+        **settings(arguments),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        beta=work.DPO_BETA,
+        max_length=LONGEST,
     )
     trl.DPOTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(pairs(arguments, 2)),
         processing_class=tokenizer,
+        peft_config=adapter(arguments),
         callbacks=[Turns(gate)],
     ).train()
 
@@ -195,13 +221,18 @@ def sft(arguments: argparse.Namespace, gate: Gate) -> None:
         for row in work.read(arguments.work, "demonstrations.jsonl")
     ]
     config = trl.SFTConfig(
-        **settings(arguments), per_device_train_batch_size=4, gradient_accumulation_steps=4, completion_only_loss=True
+        **settings(arguments),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=4,
+        completion_only_loss=True,
+        max_length=LONGEST,
     )
     trl.SFTTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
+        peft_config=adapter(arguments),
         callbacks=[Turns(gate)],
     ).train()
 

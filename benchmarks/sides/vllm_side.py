@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("task", choices=["sampling"])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--rows", default="short")
     arguments = parser.parse_args()
 
     import torch
@@ -30,13 +31,12 @@ def main() -> None:
     gate = Gate(vllm=vllm.__version__, torch=torch.__version__)
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[arguments.precision]
     memory = {"gpu_memory_utilization": 0.5} if torch.cuda.is_available() else {}  # the other sides live there too
-    directory = str(arguments.work / "endless")
-    model = LLM(directory, dtype=dtype, max_model_len=256, max_num_seqs=64, seed=0, **memory)
+    directory, sizes = str(arguments.work / "endless"), work.SIZES[arguments.rows]
+    longest = max(256, sizes.prompt + sizes.new)
+    model = LLM(directory, dtype=dtype, max_model_len=longest, max_num_seqs=64, seed=0, **memory)
     rows = work.read(arguments.work, "prompts.jsonl")
     conversations = [[{"role": "user", "content": row["prompt"]}] for row in rows]
-    settings = SamplingParams(
-        n=work.SAMPLES_EACH, temperature=1.0, top_p=1.0, max_tokens=work.NEW_TOKENS, ignore_eos=True
-    )
+    settings = SamplingParams(n=work.SAMPLES_EACH, temperature=1.0, top_p=1.0, max_tokens=sizes.new, ignore_eos=True)
     while True:
         gate.begin()
         outputs = model.chat(conversations, settings, use_tqdm=False)

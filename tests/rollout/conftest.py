@@ -21,9 +21,9 @@ def tiny() -> Loaded[LanguageModel]:
 def stopping() -> Loaded[LanguageModel]:
     """The unembedding of EOS points where all rows lie: of responses of ten tokens some end and some do not."""
     loaded = load_language_model("tiny", precision="fp32")
-    with torch.no_grad():
+    with torch.no_grad(), loaded.model.device:
         every, first = torch.arange(259), torch.zeros(259, dtype=torch.long)
-        rows = loaded.model.hidden(Sequences.pack([every.tolist()], [[]]), first, every, None)
+        rows = loaded.model.hidden(Sequences.pack([every.tolist()], [[]]).to(loaded.model.device), first, every, None)
         common = rows.mean(0)
         weight = dict(loaded.model.named_parameters())["model.embed_tokens.weight"]
         weight[loaded.chat.stop_id] = common / common.square().sum() * math.log(3000)
