@@ -42,3 +42,24 @@ def faults(*, keep: bool) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
 def test_a_repeated_step_asks_the_system_for_next_to_nothing() -> None:
     assert faults(keep=True) < 10_000 < 100_000 < faults(keep=False)
+
+
+HELD = """
+import torch
+from palate.lm.memory import give_back_freed_memory, keep_freed_memory
+keep_freed_memory()
+def held():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) // 1024
+blocks = [torch.ones(2**18 * size) for size in (30, 1) * 10]  # MiB; what stays lies above what is freed
+del blocks[::2]
+kept = held()
+give_back_freed_memory()
+print(kept - held())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
+def test_what_is_kept_can_be_given_back() -> None:
+    given = subprocess.run([sys.executable, "-c", HELD], check=True, capture_output=True, text=True).stdout
+    assert int(given) > 250  # of 300 MiB

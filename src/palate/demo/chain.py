@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from palate import disk
+from palate.lm.memory import give_back_freed_memory
 from palate.lm.sources.zoo import Precision
 from palate.randomness import permutation
 from palate.recipe import Section, parse_recipe
@@ -43,6 +44,7 @@ class Chain:
         if not run.finished:
             run.say(f"== {name}")
             train(recipe, run)
+            give_back_freed_memory()
         self.stages.append(name)
 
     def seconds(self) -> float:
