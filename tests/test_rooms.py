@@ -44,7 +44,8 @@ PLAN = {
     "rewards": "lm lm/sources recipe rollout simulated",
     "evals": "run",
     "stages": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards rollout run",
-    "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated stages",
+    "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
+    "stages",
     "experiments": "demo evals lm/sources objectives recipe rewards rollout stages",
     # people
     "feedback": "",
