@@ -17,7 +17,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "palate"
 
-GROUND = {"arguments", "commands", "errors", "disk", "intervals", "randomness", "records", "scores", "words"}
+GROUND = {"arguments", "commands", "errors", "disk", "intervals", "machine", "randomness", "records", "scores", "words"}
 """Definitions that many share; they import each other alone."""
 
 DOORS = {"__init__", "__main__", "cli"}
@@ -43,7 +43,8 @@ PLAN = {
     "simulated": "recipe",
     "rewards": "lm lm/sources recipe rollout simulated",
     "evals": "run",
-    "stages": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards rollout run",
+    "stages": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards rollout run stages/estimate",
+    "stages/estimate": "corpus lm lm/sources recipe rollout run",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
     "stages",
     "experiments": "demo evals lm/sources objectives recipe rewards rollout stages",

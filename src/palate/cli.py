@@ -271,6 +271,9 @@ def _said_of_files(args: argparse.Namespace) -> dict[str, Any]:
 def _stage(commands: Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
         recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
+        if args.estimate:
+            print(_import("palate.stages.estimate.trial", "estimate")(_import(stage.module, "train"), recipe))
+            return
         out = args.out or Path("runs") / args.recipe.stem
         trackers = [_import("palate.run.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
         if args.accept_changed_data and not args.resume:
@@ -291,6 +294,9 @@ def _stage(commands: Group, stage: Stage) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
     parser.add_argument(
         "--accept-changed-data", action="store_true", help="with --resume: data files that have changed since then"
+    )
+    parser.add_argument(
+        "--estimate", action="store_true", help="say what it will take: memory by part, tokens, time; nothing stays"
     )
     parser.set_defaults(again="; go on with --resume")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")

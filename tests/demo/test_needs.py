@@ -14,8 +14,9 @@ import pytest
 
 from palate import cli
 from palate.demo import needs
-from palate.demo.needs import NEEDS, Needs, available_memory, check, check_installation
+from palate.demo.needs import NEEDS, Needs, check, check_installation
 from palate.errors import MachineError
+from palate.machine import available_memory
 
 GB = 10**9
 NEEDED = Needs(disk=3 * GB, model=GB, memory=5 * GB)

@@ -10,7 +10,6 @@ and the memory of a GPU.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import shutil
@@ -18,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from palate.errors import MachineError
+from palate.machine import available_memory, gb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,61 +105,14 @@ def check_installation(environment: Path, scale: str = "") -> None:
         _check_memory(NEEDS[scale])
 
 
-def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that could be had now, swap included, or None where the system does not say.
-
-    Linux says it in `/proc/meminfo`; where a control group (version 1 or 2: a container) allows less, that counts.
-
-    Args:
-        root: the file system's, for tests.
-    """
-    found = {name: rest.split() for name, _, rest in (line.partition(":") for line in _lines(root / "proc/meminfo"))}
-    if "MemAvailable" not in found:
-        return None
-    swap = int(found["SwapFree"][0]) * 1024
-    return int(min([int(found["MemAvailable"][0]) * 1024 + swap, *_left_in_groups(root, swap)]))
-
-
-def _left_in_groups(root: Path, swap: int) -> Iterator[float]:
-    """What the limits of this process's control group and of each one above it leave."""
-    for line in _lines(root / "proc/self/cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        # a container may see the group's path outside, of which only the last place is mounted: at the top
-        top, names = root / "sys/fs/cgroup" / ("memory" if controllers else ""), PurePosixPath(path).parts[1:]
-        for group in (top.joinpath(*names[:depth]) for depth in range(len(names) + 1)):
-            if controllers:  # version 1
-                left = _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes") + swap
-                left = min(left, _left(group, "memory.memsw.limit_in_bytes", "memory.memsw.usage_in_bytes"))
-            else:
-                left = _left(group, "memory.max", "memory.current")
-                left += min(swap, _left(group, "memory.swap.max", "memory.swap.current"))
-            yield left + _cached_files(group)
-
-
-def _left(group: Path, limit: str, usage: str) -> float:
-    try:
-        return int((group / limit).read_text()) - int((group / usage).read_text())
-    except (OSError, ValueError):  # there is no such limit; version 2 says "max"
-        return math.inf
-
-
-def _cached_files(group: Path) -> int:
-    """What counts as used and is given up when a process asks for it; version 1 sums it up under names of its own."""
-    counts = dict(line.split() for line in _lines(group / "memory.stat"))
-    names = ("active_file", "inactive_file")
-    return sum(int(counts.get(f"total_{name}", counts.get(name, 0))) for name in names)
-
-
 def _check_memory(needs: Needs) -> None:
     memory = available_memory()
     if memory is None or memory >= needs.memory:
         return
     quick = NEEDS["quick"].memory
-    less = f", or look at the scale `quick`, which needs {_gb(quick)}" if quick < needs.memory else ""
+    less = f", or look at the scale `quick`, which needs {gb(quick)}" if quick < needs.memory else ""
     raise MachineError(
-        f"the demonstration needs {_gb(needs.memory)} of memory, and {_gb(memory)} are available here: "
+        f"the demonstration needs {gb(needs.memory)} of memory, and {gb(memory)} are available here: "
         f"end other programs, or give this container or virtual machine more{less}"
     )
 
@@ -177,7 +130,7 @@ def _check_disk(what: str, places: Iterable[tuple[Path, int]], advice: str) -> N
         free = shutil.disk_usage(directory).free
         if free < needed[device]:
             raise MachineError(
-                f"{what} needs {_gb(needed[device])} on the disk of {directory}, and {_gb(free)} are free: "
+                f"{what} needs {gb(needed[device])} on the disk of {directory}, and {gb(free)} are free: "
                 f"free some space, {advice}"
             )
 
@@ -200,17 +153,6 @@ def _existing(place: Path) -> Path:
 
 def _size(directory: Path) -> int:
     return sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
 
 
 def main(argv: Sequence[str]) -> int:

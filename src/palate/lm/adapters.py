@@ -102,6 +102,18 @@ def adapt(model: Model, settings: recipe.Adapter, *, seed: int) -> None:
     learn(model)
 
 
+def arrange(model: Model, settings: recipe.StageRecipe) -> None:
+    """What of a model learns, and how: its upper layers, or adapters on them. One that it came with is merged first."""
+    merge(model)
+    if settings.recompute_activations:
+        model.model.recompute()
+    if settings.adapter is None:
+        model.freeze(settings.frozen_layers)
+    else:
+        model.freeze_all(settings.frozen_layers)
+        adapt(model, settings.adapter, seed=settings.seed)
+
+
 def learn(model: Model) -> None:
     """Train the adapters that are above the frozen layers, and a scalar head; nothing else."""
     model.requires_grad_(False)

@@ -57,6 +57,32 @@ def read(
     return model
 
 
+def sketch(name: str, kind: type[ModelT], config: Any, dtype: torch.dtype) -> ModelT:
+    """The model without its weights, made on whatever device is the default now."""
+    if kind is ScalarModel:
+        config.num_labels = 1
+    network = _auto_class(name, kind, config).from_config(config, dtype=torch.float32)
+    return kind(network.config, Foreign(network, dtype))
+
+
+def _auto_class(name: str, kind: type[Model], config: Any) -> Any:
+    """transformers' way to a model with this head.
+
+    Raises:
+        ModelError: it has none for this family.
+    """
+    import transformers
+
+    scalar = kind is ScalarModel
+    known = (
+        transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if scalar else transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    )
+    auto: Any = getattr(transformers, f"AutoModel{kind.head}")
+    if type(config) not in known:
+        raise ModelError(f"{name}: transformers has no {auto.__name__} for {config.model_type} models")
+    return auto
+
+
 @cache
 def _announce(name: str, what: str) -> None:
     print(
@@ -68,15 +94,7 @@ def _announce(name: str, what: str) -> None:
 
 def _read_network(directory: Path, name: str, kind: type[Model], config: Any) -> tuple[Any, set[str]]:
     """transformers' model with the head that is wanted, and the weights the directory does not have."""
-    import transformers
-
-    scalar = kind is ScalarModel
-    known = (
-        transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if scalar else transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    )
-    auto: Any = getattr(transformers, f"AutoModel{kind.head}")
-    if type(config) not in known:
-        raise ModelError(f"{name}: transformers has no {auto.__name__} for {config.model_type} models")
+    scalar, auto = kind is ScalarModel, _auto_class(name, kind, config)
     if scalar:
         config.num_labels = 1
     try:

@@ -129,13 +129,17 @@ class Model(nn.Module):
             self._trunk_key = digest.hexdigest()
         return self._trunk_key
 
-    def adopt(self, other: Model) -> None:
-        """Use the other's memory for every weight that neither of them trains and that is the same in both."""
+    def adopt(self, other: Model, *, equal: Callable[[Tensor, Tensor], bool] | None = None) -> None:
+        """Use the other's memory for every weight that neither of them trains and that is the same in both.
+
+        ``equal`` says which are, where that cannot be read off the weights.
+        """
+        equal = equal or _equal
         theirs = {name: weight for name, weight in other.named_parameters() if not weight.requires_grad}
         same = {
             id(weight): theirs[name]
             for name, weight in self.named_parameters()
-            if name in theirs and not weight.requires_grad and _equal(weight, theirs[name])
+            if name in theirs and not weight.requires_grad and equal(weight, theirs[name])
         }
         for module in self.modules():
             for key, weight in module._parameters.items():
@@ -145,6 +149,10 @@ class Model(nn.Module):
             if name in twins:
                 share_packed(module, twins[name])
 
+    def keeps_trunk(self, num_rows: int) -> bool:
+        """Whether the output of the frozen layers is kept for so many rows."""
+        return self.trunk_layers > 0 and num_rows * self.model.shape.hidden_size * FP32 <= TRUNK_BYTES
+
     @torch.no_grad()
     def trunk(
         self, sequences: Sequences, *, max_tokens: int = 8192, show: Callable[[int, int], None] | None = None
@@ -153,7 +161,7 @@ class Model(nn.Module):
 
         ``show`` is told how many of how many tokens are done.
         """
-        if not self.trunk_layers or _rows(sequences) * self.model.shape.hidden_size * FP32 > TRUNK_BYTES:
+        if not self.keeps_trunk(_rows(sequences)):
             return None
         prompts: dict[int, Tensor] = {}
         responses: dict[int, Tensor] = {}

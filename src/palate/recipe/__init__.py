@@ -14,6 +14,7 @@ from palate.recipe.preferences import DPORecipe, RewardRecipe
 from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
 from palate.recipe.sections import (
+    AUTO,
     Adapter,
     ChatTemplate,
     Data,
@@ -35,6 +36,7 @@ from palate.recipe.sections import (
 from palate.recipe.supervised import SFTRecipe
 
 __all__ = [
+    "AUTO",
     "Adapter",
     "BestOfNRecipe",
     "ChatTemplate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -20,6 +20,25 @@ PromptsLeftOut = Annotated[
     ),
 ]
 TwoOrMore = Annotated[int, Field(ge=2)]
+AUTO = 0
+"""How "auto" is held where a number is expected; nothing is computed before a number has been chosen."""
+
+
+def _number_or_auto(value: object) -> object:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, str) or value == AUTO:
+        raise ValueError('a number above 0, or "auto"')
+    return value
+
+
+NumberOrAuto = Annotated[
+    int,
+    Field(ge=0),
+    BeforeValidator(_number_or_auto),
+    PlainSerializer(lambda value: "auto" if value == AUTO else value, return_type=int | str),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"enum": ["auto"]}]}),
+]
 ChatTemplate = Annotated[
     str,
     Field(
@@ -139,7 +158,11 @@ class StageRecipe(Section):
     max_left_out: Fraction = Field(
         0.5, description="Largest share of the rows that may be left out; more end the run before its first step."
     )
-    microbatch_tokens: PositiveInt = Field(4096, description="Tokens in one forward and backward pass.")
+    microbatch_tokens: NumberOrAuto = Field(
+        4096,
+        description="Tokens in one forward and backward pass; `auto`: as many as there is memory for. Results do not "
+        "depend on it.",
+    )
     recompute_activations: bool = Field(
         False, description="Keep only what is between layers for the gradient and compute the rest again: less memory."
     )

@@ -32,6 +32,10 @@ WIDENED = 2**18
 """So many cached numbers are made wider at a time: the copies then stay in a processor's own cache (2 MiB in fp64)."""
 
 
+PREFILL_TOKENS = 4096
+"""Prompts are computed in passes of so many tokens, or one prompt, at most."""
+
+
 @dataclass(slots=True)
 class _Prefilled:
     """A computed prompt: keys and values [L, G, Tp, D] and the last row [D]."""
@@ -59,9 +63,13 @@ class _Cache:
         self.values[:, slot, :, :length] = prompt.values
         self.positions[slot] = length
 
-    def keep(self, slots: Tensor) -> None:
-        self.keys, self.values = self.keys.index_select(1, slots), self.values.index_select(1, slots)
-        self.positions = self.positions[slots]
+    def keep(self, slots: list[int]) -> None:
+        """These alone, moved up in place, ascending: a copy would need almost the whole cache once more."""
+        for place, slot in enumerate(slots):
+            if place != slot:
+                self.keys[:, place], self.values[:, place] = self.keys[:, slot], self.values[:, slot]
+        self.keys, self.values = self.keys[:, : len(slots)], self.values[:, : len(slots)]
+        self.positions = self.positions[torch.tensor(slots, device=self.positions.device)]
 
     def attend(self, *, whole: bool) -> Attend:
         """Each slot's query against its own past, after adding its key and value.
@@ -205,7 +213,8 @@ class Decoding:
 
     def _refill(self, idle: list[int]) -> None:
         entering = [self.waiting.popleft() for _ in range(min(len(idle), len(self.waiting)))]
-        self._prefill(sorted({response.prompt for response in entering} - self.prefilled.keys()))
+        for part in self._passes(sorted({response.prompt for response in entering} - self.prefilled.keys())):
+            self._prefill(part)
         for slot, response in zip(idle, entering, strict=False):
             prompt = self.prefilled[response.prompt]
             self.cache.admit(slot, prompt)
@@ -218,14 +227,23 @@ class Decoding:
     def _close_up(self) -> None:
         active = [slot for slot, response in enumerate(self.slots) if response is not None]
         index = torch.tensor(active, device=self.last.device)
-        self.cache.keep(index)
+        self.cache.keep(active)
         self.last, self.uniform = self.last[index], self.uniform[index]
         self.slots = [self.slots[slot] for slot in active]
 
+    def _passes(self, prompts: list[int]) -> Iterator[list[int]]:
+        """The prompts in parts of at most `PREFILL_TOKENS`."""
+        part: list[int] = []
+        for prompt in prompts:
+            if part and sum(len(self.prompt_tokens[each]) for each in [*part, prompt]) > PREFILL_TOKENS:
+                yield part
+                part = []
+            part.append(prompt)
+        if part:
+            yield part
+
     def _prefill(self, prompts: list[int]) -> None:
-        """Compute prompts once, all in one pass, and keep what their responses will start from."""
-        if not prompts:
-            return
+        """Compute prompts once, in one pass, and keep what their responses will start from."""
         tokens = [self.prompt_tokens[prompt] for prompt in prompts]
         layout = Layout.of(Sequences.pack(tokens, [[] for _ in tokens]).to(self.model.device))
         seen, packed = [], packed_attention(layout)

@@ -28,7 +28,7 @@ import shutil
 import time
 import tomllib
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -169,6 +169,14 @@ class Run:
             )
         change = {"file": key, "before": before, "after": after, "accepted": lineage.now()}
         self._record.setdefault("changed_data", []).append(change)
+
+    def settle(self, name: str, choose: Callable[[], int]) -> int:
+        """A number that the recipe leaves open: chosen once, and the same whenever the run goes on."""
+        settled = self._record.setdefault("settled", {})
+        if not (self._begun and name in settled):
+            settled[name] = choose()
+            self._write_record()
+        return int(settled[name])
 
     def steps(self, total: int, *, every: int, keep: int, state: Mapping[str, Stateful]) -> Iterator[int]:
         """The steps that are still to be done; after a resume the state is put back first.

@@ -14,7 +14,7 @@ from torch import Tensor
 from palate.corpus.reading import Read
 from palate.errors import DataError, RecipeError
 from palate.evals.report import Report, stage_report
-from palate.lm.adapters import adapt, merge
+from palate.lm.adapters import arrange
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
@@ -38,14 +38,7 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
         raise RecipeError(
             f"frozen_layers = {recipe.frozen_layers}, but {recipe.model} has {model.model.shape.num_layers} layers"
         )
-    merge(model)
-    if recipe.recompute_activations:
-        model.model.recompute()
-    if recipe.adapter is None:
-        model.freeze(recipe.frozen_layers)
-    else:
-        model.freeze_all(recipe.frozen_layers)
-        adapt(model, recipe.adapter, seed=recipe.seed)
+    arrange(model, recipe)
     deterministic()
 
 

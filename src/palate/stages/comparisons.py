@@ -42,11 +42,13 @@ class Responses:
         """Rows of a set's responses."""
         return [self.row_of[comparisons.prompt.id, text] for text in comparisons.responses]
 
+    def rows_of(self, batches: Sequence[Sequence[ComparisonSet]]) -> list[torch.Tensor]:
+        """[N] of each batch the rows of its responses, each once."""
+        return [torch.tensor(sorted({row for each in batch for row in self.rows(each)})) for batch in batches]
+
     def select(self, batch: Sequence[ComparisonSet]) -> Sequences:
         """The responses of a batch, each once."""
-        return self.sequences.select(
-            torch.tensor(sorted({row for comparisons in batch for row in self.rows(comparisons)}))
-        )
+        return self.sequences.select(self.rows_of([batch])[0])
 
     def judgements_in(self, part: Sequences, batch: Sequence[ComparisonSet]) -> list[tuple[list[int], Judgement]]:
         """The batch's judgements whose responses are in this part, with their places [K] in it."""

@@ -23,28 +23,36 @@ from palate.corpus.splits import split
 from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.sources.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model, sketch_model
 from palate.objectives.losses import combine_metrics, dpo_loss
 from palate.recipe import DPORecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, write_model
 from palate.stages.comparisons import comparable, prepare_responses, without_ties
+from palate.stages.estimate.expected import comparing
+from palate.stages.estimate.fitting import expect
+from palate.stages.estimate.trial import some
 
 
 def train(recipe: DPORecipe, run: Run) -> None:
     """Fine-tune ``recipe.model`` on preferences and write it to ``run``."""
-    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
-    policy, chat = loaded.model, loaded.chat
-    prepare(policy, recipe)
+    sketch = sketch_model(recipe.model, LanguageModel, chat_template=recipe.chat_template, precision=recipe.precision)
+    chat = sketch.chat
+    prepare(sketch.model, recipe)
 
     data = read_rankings(recipe.data)
-    run.add_inputs({"data": data.files, "model": loaded.weights})
+    run.add_inputs({"data": data.files})
     rankings = without_ties(data, comparable(data))
-    learned, held_out = split(rankings, recipe.holdout)
-    max_length, limit = longest(recipe, policy)
+    learned, held_out = (some(run, part, 2 * recipe.batch_responses) for part in split(rankings, recipe.holdout))
+    max_length, limit = longest(recipe, sketch.model)
     prepared = partial(
-        prepare_responses, chat, labeler_weights={}, max_length=max_length, limit=limit, device=policy.device
+        prepare_responses,
+        chat,
+        labeler_weights={},
+        max_length=max_length,
+        limit=limit,
+        device=torch.device(sketch.device),
     )
     train_set, validation = prepared(learned), prepared(held_out)
     left_out = say_left_out(
@@ -55,18 +63,29 @@ def train(recipe: DPORecipe, run: Run) -> None:
         max_left_out=recipe.max_left_out,
     )
     say_chat(run, chat, (ranking.prompt for ranking in rankings))
-    with showing("frozen layers") as show:
-        trunk = policy.trunk(train_set.sequences, show=show)
-    held_out_trunk = policy.trunk(validation.sequences)
-    # before the first step the policy is its own reference
-    reference = response_logprobs(policy, train_set.sequences, recipe, trunk)
-    held_out_reference = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)
-
     steps = [
         batch
         for epoch in range(recipe.epochs)
         for batch in batches(train_set.sets, max_responses=recipe.batch_responses, key=(recipe.seed, "dpo", epoch))
     ]
+    recipe = expect(
+        run,
+        recipe,
+        sketch.device,
+        lambda recipe: comparing(recipe, sketch, train_set.sequences, train_set.rows_of(steps), validation.sequences),
+    )
+
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    policy = loaded.model
+    prepare(policy, recipe)
+    run.add_inputs({"model": loaded.weights})
+    with showing("frozen layers") as show:
+        trunk = policy.trunk(train_set.sequences, max_tokens=recipe.microbatch_tokens, show=show)
+    held_out_trunk = policy.trunk(validation.sequences, max_tokens=recipe.microbatch_tokens)
+    # before the first step the policy is its own reference
+    reference = response_logprobs(policy, train_set.sequences, recipe, trunk)
+    held_out_reference = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)
+
     optimizer = Optimizer(policy, recipe.optimizer, len(steps), name="policy")
 
     for step in run.steps(

@@ -40,6 +40,8 @@ from palate.rewards.learned import Normalization
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.common import at, finish_run, floats, write_model
+from palate.stages.estimate.expected import Expected, reinforced
+from palate.stages.estimate.fitting import expect
 from palate.stages.rollouts import (
     Actors,
     Scored,
@@ -47,12 +49,15 @@ from palate.stages.rollouts import (
     check_on_policy,
     collect,
     load_actors,
+    prompts_of_step,
     sample_rows,
 )
 
 
 def train(recipe: PPORecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
+    expected = Expected(recipe, prompts_of_step)
+    recipe = expect(run, recipe, expected.policy.device, lambda recipe: reinforced(recipe, expected, minibatches))
     actors = load_actors(recipe, run)
     policy, chat = actors.policy.model, actors.policy.chat
     value_model = load_value_model(recipe, actors, run)

@@ -22,7 +22,9 @@ from palate.recipe import ReinforceRecipe
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.common import at, finish_run, floats, write_model
-from palate.stages.rollouts import Watch, check_on_policy, collect, load_actors, sample_rows
+from palate.stages.estimate.expected import Expected, reinforced
+from palate.stages.estimate.fitting import expect
+from palate.stages.rollouts import Watch, check_on_policy, collect, load_actors, prompts_of_step, sample_rows
 
 USUAL_CLIP_RANGE = 0.2
 """PPO's. Nothing is clipped here; ratios that would be are counted before the update, when all of them should be 1."""
@@ -30,6 +32,8 @@ USUAL_CLIP_RANGE = 0.2
 
 def train(recipe: ReinforceRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
+    expected = Expected(recipe, prompts_of_step)
+    recipe = expect(run, recipe, expected.policy.device, lambda recipe: reinforced(recipe, expected))
     actors = load_actors(recipe, run)
     policy = actors.policy.model
     engine = LocalEngine(policy, actors.policy.chat)

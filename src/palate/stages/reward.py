@@ -31,7 +31,7 @@ from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import Agreement, agreement
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.optim import Optimizer
-from palate.lm.sources.zoo import Loaded, load_scalar_model
+from palate.lm.sources.zoo import Loaded, load_scalar_model, sketch_model
 from palate.objectives.losses import Metrics, combine_metrics, ranking_loss
 from palate.recipe import RewardRecipe
 from palate.records import Ranking
@@ -40,30 +40,32 @@ from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, write_model
 from palate.stages.comparisons import Responses, comparable, prepare_responses, without_ties
+from palate.stages.estimate.expected import comparing
+from palate.stages.estimate.fitting import expect
+from palate.stages.estimate.trial import some
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:
     """Train a reward model on rankings, normalise it and write it to ``run``."""
-    loaded = load_scalar_model(
-        recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, seed=recipe.seed
-    )
-    model, chat = loaded.model, loaded.chat
-    prepare(model, recipe)
+    sketch = sketch_model(recipe.model, ScalarModel, chat_template=recipe.chat_template, precision=recipe.precision)
+    chat = sketch.chat
+    prepare(sketch.model, recipe)
 
     data = read_rankings(recipe.data)
-    run.add_inputs({"data": data.files, "model": loaded.weights})
+    run.add_inputs({"data": data.files})
     rankings = comparable(data, labeler_weights=recipe.labeler_weights)
     learned, held_out = split(rankings, recipe.holdout)
     if recipe.tie == "skip" or not any(map(ordered_pairs, learned)):  # ties beside nothing else teach nothing either
         learned = without_ties(data, learned)
-    max_length, limit = longest(recipe, model)
+    learned, held_out = (some(run, part, 2 * recipe.batch_responses) for part in (learned, held_out))
+    max_length, limit = longest(recipe, sketch.model)
     prepared = partial(
         prepare_responses,
         chat,
         labeler_weights=recipe.labeler_weights,
         max_length=max_length,
         limit=limit,
-        device=model.device,
+        device=torch.device(sketch.device),
     )
     train_set, validation = prepared(learned), prepared(held_out)
     left_out = say_left_out(
@@ -74,14 +76,26 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         max_left_out=recipe.max_left_out,
     )
     say_chat(run, chat, (ranking.prompt for ranking in rankings))
-    with showing("frozen layers") as show:
-        trunk = model.trunk(train_set.sequences, show=show)
-
     steps = [
         batch
         for epoch in range(recipe.epochs)
         for batch in batches(train_set.sets, max_responses=recipe.batch_responses, key=(recipe.seed, "reward", epoch))
     ]
+    recipe = expect(
+        run,
+        recipe,
+        sketch.device,
+        lambda recipe: comparing(recipe, sketch, train_set.sequences, train_set.rows_of(steps), validation.sequences),
+    )
+
+    loaded = load_scalar_model(
+        recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, seed=recipe.seed
+    )
+    model = loaded.model
+    prepare(model, recipe)
+    run.add_inputs({"model": loaded.weights})
+    with showing("frozen layers") as show:
+        trunk = model.trunk(train_set.sequences, max_tokens=recipe.microbatch_tokens, show=show)
     optimizer = Optimizer(model, recipe.optimizer, len(steps), name="reward")
 
     for step in run.steps(

@@ -133,7 +133,7 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
     seconds = time.perf_counter() - start
     start += seconds
     sequences = rollout.sequences
-    trunk = actors.policy.model.trunk(sequences)
+    trunk = actors.policy.model.trunk(sequences, max_tokens=recipe.microbatch_tokens)
     scores = actors.rewards(rollout.prompts, Responses(rollout.texts, sequences, trunk)).to(sequences.tokens.device)
     if recipe.truncation_score is not None:
         scores = torch.where(rollout.ended.to(scores.device), scores, recipe.truncation_score)

@@ -11,12 +11,14 @@ from pathlib import Path
 from palate.corpus import read_prompts
 from palate.disk import append_text, write_text
 from palate.lm.model import LanguageModel
-from palate.lm.sources.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model, sketch_model
 from palate.recipe import SampleRecipe, Sampling
 from palate.records import Candidates, Prompt, Provenance, Response
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.common import finish_run, prompts_with_room
+from palate.stages.estimate.expected import sampled
+from palate.stages.estimate.fitting import expect
 
 PROMPTS_PER_STEP = 32
 """Prompts sampled between two lines of progress; what is sampled does not depend on it."""
@@ -24,17 +26,29 @@ PROMPTS_PER_STEP = 32
 
 def train(recipe: SampleRecipe, run: Run) -> None:
     """Write ``candidates.jsonl``, one line per prompt."""
-    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    sketch = sketch_model(recipe.model, LanguageModel, chat_template=recipe.chat_template, precision=recipe.precision)
     data = read_prompts(recipe.prompts)
-    run.add_inputs({"prompts": data.files, "model": loaded.weights})
+    run.add_inputs({"prompts": data.files})
     prompts = prompts_with_room(
         run,
         data,
-        [loaded.chat],
-        (loaded.model.context, "the model's context"),
+        [sketch.chat],
+        (sketch.model.context, "the model's context"),
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
+    lengths = [len(sketch.chat.prompt_tokens(prompt)) for prompt in prompts]
+    recipe = expect(
+        run,
+        recipe,
+        sketch.device,
+        lambda recipe: sampled(
+            [sketch], lengths, recipe.sampling, num_responses=recipe.responses_per_prompt, at_once=PROMPTS_PER_STEP
+        ),
+    )
+
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    run.add_inputs({"model": loaded.weights})
     starts = range(0, len(prompts), PROMPTS_PER_STEP)
     path = run.directory / "candidates.jsonl"
 

@@ -19,24 +19,27 @@ from palate.lm.batch import Sequences
 from palate.lm.encode import encode_demonstrations
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
-from palate.lm.sources.zoo import load_language_model
+from palate.lm.sources.zoo import load_language_model, sketch_model
 from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, longest, plan, prepare, say_chat, say_left_out, write_model
+from palate.stages.estimate.expected import supervised
+from palate.stages.estimate.fitting import expect
+from palate.stages.estimate.trial import some
 
 
 def train(recipe: SFTRecipe, run: Run) -> None:
     """Fine-tune ``recipe.model`` on demonstrations and write it to ``run``."""
-    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
-    model, chat = loaded.model, loaded.chat
-    prepare(model, recipe)
+    sketch = sketch_model(recipe.model, LanguageModel, chat_template=recipe.chat_template, precision=recipe.precision)
+    chat = sketch.chat
+    prepare(sketch.model, recipe)
 
     data = read_demonstrations(recipe.data)
-    run.add_inputs({"data": data.files, "model": loaded.weights})
-    learned, held_out = split(data.records, recipe.holdout)
-    max_length, limit = longest(recipe, model)
+    run.add_inputs({"data": data.files})
+    learned, held_out = (some(run, part, 2 * recipe.batch_size) for part in split(data.records, recipe.holdout))
+    max_length, limit = longest(recipe, sketch.model)
     train_set = encode_demonstrations(chat, learned, max_length=max_length, limit=limit)
     validation = encode_demonstrations(chat, held_out, max_length=max_length, limit=limit)
     left_out = say_left_out(
@@ -47,12 +50,23 @@ def train(recipe: SFTRecipe, run: Run) -> None:
         max_left_out=recipe.max_left_out,
     )
     say_chat(run, chat, (item.prompt for item in data.records))
+    batches = plan(len(train_set.sequences), recipe.batch_size, recipe.epochs, recipe.seed, "sft")
+    recipe = expect(
+        run,
+        recipe,
+        sketch.device,
+        lambda recipe: supervised(recipe, sketch, train_set.sequences, batches, validation.sequences),
+    )
+
+    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    model = loaded.model
+    prepare(model, recipe)
+    run.add_inputs({"model": loaded.weights})
     sequences = train_set.sequences.to(model.device)
     with showing("frozen layers") as show:
-        trunk = model.trunk(sequences, show=show)
+        trunk = model.trunk(sequences, max_tokens=recipe.microbatch_tokens, show=show)
 
     before = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
-    batches = plan(len(sequences), recipe.batch_size, recipe.epochs, recipe.seed, "sft")
     optimizer = Optimizer(model, recipe.optimizer, len(batches), name="policy")
 
     for step in run.steps(

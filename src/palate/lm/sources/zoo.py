@@ -19,11 +19,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -130,6 +133,83 @@ def _lowest_first(name: str) -> list[Path]:
             )
         found.insert(0, below[0])
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sketch(Generic[ModelT]):
+    """A model before its weights are read: its tokenizer, and its network with shapes and no memory.
+
+    Attributes:
+        model: on the meta device.
+        device: where it is going to run.
+        anew: makes the network once more, as it is in its file.
+    """
+
+    model: ModelT
+    chat: Chat
+    device: str
+    anew: Callable[[], ModelT]
+
+
+def sketch_model(
+    name: str, kind: type[ModelT], *, chat_template: str = "", precision: Precision = "auto", device: str | None = None
+) -> Sketch[ModelT]:
+    """What is known of a model without its weights; arguments and errors are those of loading it."""
+    directory, *adapters = _lowest_first(name)
+    device = device or default_device()
+    config, chat = _read([directory, *adapters], name, chat_template)
+    dtype, dtypes = product_dtype(precision, device), _dtypes(weight_files(directory))
+    try:
+        shape = shape_of(config)
+    except NotCovered:
+        shape = None
+
+    def anew() -> ModelT:
+        with torch.device("meta"):
+            model = kind(config, Decoder(shape, dtype)) if shape else foreign.sketch(name, kind, config, dtype)
+            for key, weight in model.named_parameters():
+                place = key.removeprefix(model.model.prefix)
+                if shape and key != "score.weight":  # fused ones have another name there
+                    weight.data = weight.data.to(dtypes.get(place, next(iter(dtypes.values()))))
+                setattr(weight, _STORED, (directory, place))
+            for adapter in adapters:
+                merge(model)
+                peft_format.read(adapter, model)
+        return model
+
+    return Sketch(model=anew(), chat=chat, device=device, anew=anew)
+
+
+def _dtypes(files: list[Path]) -> dict[str, torch.dtype]:
+    """As what the weights are kept in memory; those in half precision stay so."""
+    half = {"BF16": torch.bfloat16, "F16": torch.float16}
+    found: dict[str, torch.dtype] = {}
+    for path in files:
+        with safe_open(path, "pt") as file:
+            found |= {key: half.get(file.get_slice(key).get_dtype(), torch.float32) for key in file.keys()}  # noqa: SIM118
+    return found
+
+
+_STORED = "stored"
+"""Under this name a weight of a sketch knows its directory and its key in there."""
+
+
+def stored_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two weights of sketches will be equal when they have been read."""
+    places = getattr(a, _STORED, None), getattr(b, _STORED, None)
+    if a.shape != b.shape or None in places:
+        return False
+    return places[0] == places[1] or _equal_in_files(*places)
+
+
+@cache
+def _equal_in_files(a: tuple[Path, str], b: tuple[Path, str]) -> bool:
+    with ExitStack() as stack:
+        found = []
+        for directory, key in (a, b):
+            files = (stack.enter_context(safe_open(file, "pt")) for file in weight_files(directory))
+            found += [file.get_tensor(key) for file in files if key in file.keys()]  # noqa: SIM118 (it is no mapping)
+        return len(found) == 2 and torch.equal(*found)
 
 
 def default_device() -> str:

@@ -1,0 +1,155 @@
+"""Is there room for it? Asked before the first weight is read, so that the answer no is one line, with what would help.
+
+The setting that would help is computed: every candidate is estimated like the run itself, and the first that fits is
+named. So is the size of a microbatch where the recipe leaves it open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from palate.errors import MachineError
+from palate.machine import available_memory, gb
+from palate.recipe import AUTO, Section
+from palate.run.directory import Run
+from palate.stages.estimate.trial import Trial
+from palate.stages.estimate.workload import Moment, Workload
+
+RecipeT = TypeVar("RecipeT", bound=Section)
+
+MOST_TOKENS, FEWEST_TOKENS = 16_384, 256
+"""Between these lies a microbatch whose size is chosen: larger ones are no faster, smaller ones hardly need less."""
+SHARE = 0.8
+"""Of what is there: how much a chosen microbatch may take, as estimates and other programs are what they are."""
+
+
+def left(device: str) -> int | None:
+    """Bytes that a run could have: of the GPU, or of the machine or the container; None if nobody says."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    return available_memory()
+
+
+def expect(run: Run, recipe: RecipeT, device: str, workload: Callable[[RecipeT], Workload]) -> RecipeT:
+    """Say what the run will take, and go on only if that is there.
+
+    Args:
+        run: says it, and remembers a size of microbatches that was chosen.
+        recipe: of the stage.
+        device: where it will run.
+        workload: of a recipe; called with other settings as well.
+
+    Returns:
+        The recipe, with a number where it said ``auto``.
+
+    Raises:
+        MachineError: there is too little memory; names the settings that would make it fit.
+    """
+    room = left(device)
+    if getattr(recipe, "microbatch_tokens", None) == AUTO:
+        number = run.settle("microbatch_tokens", lambda: largest_microbatch(recipe, room, workload))
+        recipe = with_changes(recipe, {"microbatch_tokens": number})
+    work = workload(recipe)
+    peak = work.peak
+    short = "" if room is None or peak.total <= room else too_large(recipe, peak, room, workload)
+    if isinstance(run, Trial):
+        run.tell(recipe, work, room, short)
+    else:
+        say(run, work, peak, room)
+        if short:
+            raise MachineError(short)
+    return recipe
+
+
+def say(run: Run, work: Workload, peak: Moment, room: int | None) -> None:
+    """The short form: a line on memory, one on tokens, and what else there is to say."""
+    parts = sorted(peak.parts.items(), key=lambda item: -item[1])
+    main = ", ".join(f"{name} {gb(size)}" for name, size in parts[:3])
+    there = "" if room is None else f"; {gb(room)} are left"
+    run.say(f"memory: {gb(peak.total)} at the peak, {peak.name} ({main}){there}")
+    run.say(tokens(work))
+    for note in work.notes:
+        run.note(note)
+
+
+def tokens(work: Workload) -> str:
+    """How many, in a line."""
+    steps = f", about {sum(work.steps) // len(work.steps):,} a step, {sum(work.steps):,} in all" if work.steps else ""
+    return f"tokens: {work.data:,} in the data{steps}"
+
+
+def largest_microbatch(recipe: RecipeT, room: int | None, workload: Callable[[RecipeT], Workload]) -> int:
+    """The largest that fits, halving from `MOST_TOKENS`; the smallest if none does, or 4,096 if nobody knows."""
+    if room is None:
+        return 4096
+    for number in halves(MOST_TOKENS):
+        if workload(with_changes(recipe, {"microbatch_tokens": number})).peak.total <= SHARE * room:
+            return number
+    return FEWEST_TOKENS
+
+
+def too_large(recipe: RecipeT, peak: Moment, room: int, workload: Callable[[RecipeT], Workload]) -> str:
+    """One line: how much is needed, how much there is, and what would make it fit."""
+    found = []
+    for candidates in settings(recipe):
+        for changes in candidates:
+            if workload(with_changes(recipe, changes)).peak.total <= room:
+                found.append(" and ".join(f"{key} = {value}" for key, value in changes.items()))
+                break
+    advice = (
+        f"set {', or '.join(found)}" if found else "no microbatch, slots or frozen layers help: take a smaller model"
+    )
+    need = f"at its peak, {peak.name}, this run needs {gb(peak.total)} of memory"
+    return f"{need}, and {gb(room)} are left here: {advice}"
+
+
+def settings(recipe: Any) -> Iterator[list[dict[str, Any]]]:
+    """Ways to need less, each from the mildest on; the last is the sum of all."""
+    tokens: list[dict[str, Any]] = [{"microbatch_tokens": number} for number in halves(_microbatch(recipe) // 2)]
+    slots: list[dict[str, Any]] = []
+    if hasattr(recipe, "sampling"):
+        number = recipe.sampling.num_slots // 2
+        while number >= 1:
+            slots.append({"sampling.num_slots": number})
+            number //= 2
+    again: list[dict[str, Any]] = []
+    if getattr(recipe, "recompute_activations", True) is False:
+        again = [{"recompute_activations": "true"}]
+    frozen: list[dict[str, Any]] = []
+    if hasattr(recipe, "frozen_layers"):
+        frozen = [{"frozen_layers": number} for number in range(recipe.frozen_layers + 1, LAYERS)]
+    yield from (tokens, again, slots, frozen)
+    smallest = (tokens[-1] if tokens else {}) | (slots[-1] if slots else {})
+    if tokens and slots:
+        yield [smallest]
+    if smallest and frozen:
+        yield [smallest | each for each in frozen]
+
+
+LAYERS = 200
+"""More than any model has; a workload freezes as many as there are."""
+
+
+def _microbatch(recipe: Any) -> int:
+    return int(getattr(recipe, "microbatch_tokens", 0))
+
+
+def halves(number: int) -> Iterator[int]:
+    """The number, half of it, and so on down to `FEWEST_TOKENS`."""
+    while number >= FEWEST_TOKENS:
+        yield number
+        number //= 2
+
+
+def with_changes(recipe: RecipeT, changes: dict[str, Any]) -> RecipeT:
+    """The recipe with other values; ``a.b`` reaches into a section."""
+    for key, value in changes.items():
+        name, _, inner = key.partition(".")
+        value = True if value == "true" else value
+        if inner:
+            value = getattr(recipe, name).model_copy(update={inner: value})
+        recipe = recipe.model_copy(update={name: value})
+    return recipe

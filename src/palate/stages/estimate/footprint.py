@@ -1,0 +1,336 @@
+"""What each part of a run holds in memory, in bytes: one rule a part, its formula beside it.
+
+    N rows of a pass, M of them wanted; D hidden size, F inner size, V vocabulary; H heads and G key heads of size d
+    p bytes of a matrix product's operand, a of a number in attention, c of one in the cache; 4 is fp32
+
+Nothing is allocated: models lie on the meta device, where weights have shapes and no memory. What autograd keeps is
+counted by reading `lm/decoder.py`, tensor by tensor; a test holds every rule against what a run allocates.
+
+Left out: what transformers' own networks keep beyond this (they are counted as if they were ours, with padding), what
+libraries allocate inside one operation, and fragmentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from palate.lm.batch import Layout, Sequences
+from palate.lm.decoder import Decoder, TokenHead, attention_dtype
+from palate.lm.families import BEFORE
+from palate.lm.logprobs import LOGITS, LOGITS_ON_GPU, WIDTH
+from palate.lm.model import LanguageModel, Model
+from palate.lm.products import PACKED_ROWS, multiplies_bf16
+from palate.lm.projection import Projection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """The sizes of one forward pass.
+
+    Attributes:
+        rows: N, real tokens, shared prompts once; with padding where the network pads.
+        wanted: M, rows that the head is given.
+        prompts: for each run of prompts how many, the longest of them, and whether all are that long.
+        responses: for each run of responses the same, and the longest of their prompts.
+    """
+
+    rows: int
+    wanted: int
+    prompts: tuple[tuple[int, int, bool], ...]
+    responses: tuple[tuple[int, int, bool, int], ...]
+
+    @classmethod
+    def of(cls, model: Model, sequences: Sequences, wanted: int) -> Pass:
+        """Of these sequences; a network that is not our own pads them, and computes every prompt anew."""
+        if not isinstance(model.model, Decoder):
+            count, width = sequences.tokens.shape
+            return cls(rows=count * width, wanted=wanted, prompts=((count, width, True),), responses=())
+        layout = Layout.of(sequences)
+        return cls(
+            rows=len(layout.tokens),
+            wanted=wanted,
+            prompts=tuple((len(each.lengths), each.width, each.even) for each in layout.prompts),
+            responses=tuple(
+                (
+                    len(each.segments.lengths),
+                    each.segments.width,
+                    each.segments.even,
+                    layout.prompts[each.prompts].width,
+                )
+                for each in layout.responses
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Small:
+    """The smallest pass without gradients through some layers: N, M, and from which layer up to which, not included."""
+
+    rows: int
+    wanted: int
+    first: int
+    last: int
+
+
+class Network:
+    """A model on the meta device, and how its numbers are stored where it is going to run.
+
+    Args:
+        model: its weights have shapes and no memory; what is frozen is frozen.
+        device: where it will run.
+    """
+
+    def __init__(self, model: Model, device: str) -> None:
+        self.model, self.device = model, torch.device(device)
+        dtype = model.model.dtype
+        self.p, self.a = dtype.itemsize, attention_dtype(dtype, self.device).itemsize
+        self.c = min(self.a, 4)
+        text, shape = model.config.get_text_config(), model.model.shape
+        self.D, self.V, self.L = shape.hidden_size, shape.vocab_size, shape.num_layers
+        self.H = int(getattr(text, "num_attention_heads", 1))
+        self.G = int(getattr(text, "num_key_value_heads", None) or self.H)
+        self.d = int(getattr(text, "head_dim", None) or self.D // self.H)
+        self.F = int(getattr(text, "intermediate_size", None) or 4 * self.D)
+        self.own = isinstance(model.model, Decoder)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Where products are made from packed weights."""
+        return self.device.type == "cpu"
+
+    @property
+    def quick(self) -> bool:
+        """Whether the hardware multiplies bf16; a processor that does not is given fp32."""
+        return not self.on_cpu or multiplies_bf16("cpu")
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """From the lowest up."""
+        return self.model.model.upper(0)
+
+    @property
+    def first(self) -> int:
+        """The lowest layer that gradients reach: below it nothing is kept for them."""
+        if _learns(*self.model.model.lower(0)):
+            return 0
+        return next((number for number, layer in enumerate(self.layers) if _learns(layer)), self.L)
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether only what is between layers is kept for the backward pass."""
+        return "forward" in vars(self.layers[0])
+
+    @property
+    def norm_learns(self) -> bool:
+        """The last one, below the head."""
+        norm = getattr(self.model.model, "norm", None)
+        return not isinstance(norm, nn.Module) or _learns(norm)
+
+
+def distinct(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all of these, what is shared counted once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def weights(models: Iterable[Model]) -> int:
+    """4 bytes each in fp32; a trunk that models share and a tied unembedding once."""
+    return distinct(weight for model in models for weight in (*model.parameters(), *model.buffers()))
+
+
+def learned(model: nn.Module) -> list[Tensor]:
+    """The weights that learn."""
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
+def gradients(model: nn.Module) -> int:
+    """As large as the weights that learn."""
+    return distinct(learned(model))
+
+
+def optimizer(model: nn.Module) -> int:
+    """AdamW's two moments: twice the weights that learn."""
+    return 2 * distinct(learned(model))
+
+
+def packed(net: Network, *, sampled: bool, learning: bool, passes: Iterable[Small]) -> dict[int, int]:
+    """Copies of weights that products are made with: p, or 4 for each number, by the identity of the weight.
+
+    In fp32 on a processor they are kept for at most `PACKED_ROWS` rows, so by sampling and by the odd small pass, until
+    the weight learns; in bf16 always. On a GPU wherever a weight is cast and no gradient is asked for.
+
+    Args:
+        sampled: the model has drawn responses.
+        learning: it is being trained at this moment, which gives the copies of fp32 weights back.
+        passes: the smallest ones that were made without gradients.
+    """
+    layer_of = {id(weight): number for number, layer in enumerate(net.layers) for weight in layer.parameters()}
+    found: dict[int, int] = {}
+    for name, module in net.model.named_modules():
+        if not isinstance(module, Projection):
+            continue
+        weight, number = module.weight, layer_of.get(id(module.weight), net.L)
+        rounded = net.p < 4 and not (isinstance(module, TokenHead) and net.on_cpu)
+        if not net.on_cpu and weight.element_size() == net.p:
+            continue
+        is_narrow = number == net.L - 1 and name.endswith(("o_proj", "gate_proj", "up_proj", "down_proj"))
+        rows = [each.wanted if is_narrow else each.rows for each in passes if each.first <= number < each.last]
+        used = sampled or (learning and number < net.L) or bool(rows) if rounded else False
+        if net.on_cpu and not rounded:
+            used = sampled or any(count <= PACKED_ROWS for count in rows)
+        if learning and weight.requires_grad and not (rounded and net.on_cpu):
+            used = False
+        if used:
+            found[id(weight)] = weight.numel() * (net.p if rounded and net.quick else 4)
+    return found
+
+
+def trunk(net: Network, rows: int) -> int:
+    """4 D for each of all the rows that are kept."""
+    return 4 * net.D * rows
+
+
+def cache(net: Network, slots: int, width: int) -> int:
+    """2 L G d c for each of ``width`` places in each slot: keys and values of every layer."""
+    return 2 * net.L * slots * width * net.G * net.d * net.c
+
+
+def prefilled(net: Network, rows: int) -> int:
+    """Keys and values of prompts whose responses wait for a slot: 2 L G d c a row."""
+    return 2 * net.L * rows * net.G * net.d * net.c
+
+
+def prefilling(net: Network, rows: int) -> int:
+    """The same as the layers give them, 4 d (H + 2 G) a row or 2 d c G, and then a layer's work or all side by side."""
+    each = (net.H + 2 * net.G) * 4 if net.a == 4 else 2 * net.G * net.c
+    return net.L * rows * net.d * each + max(prefilled(net, rows), within_layer(net, rows))
+
+
+def logits(net: Network, wanted: int) -> int:
+    """4 M times the part of the vocabulary that is computed at a time; none for a scalar head.
+
+    And the unembedding once more, V D, where it is stored less or more precisely than it is multiplied.
+    """
+    if not isinstance(net.model, LanguageModel):
+        return 0
+    budget = LOGITS if net.on_cpu else LOGITS_ON_GPU
+    width = min(max(1, budget // max(1, wanted) // WIDTH) * WIDTH, net.V)
+    operand = 4 if net.on_cpu else net.p
+    head: Any = net.model.lm_head
+    stored = head.weight.element_size() if isinstance(head, TokenHead) else operand
+    cast = operand * net.V * net.D if stored != operand else 0
+    return cast + wanted * width * (4 if operand == 4 else 4 + operand)
+
+
+def drawing(net: Network, slots: int) -> int:
+    """4 V for each slot: the logits that tokens are drawn from, in place; another 4 V where V is no multiple of 128."""
+    return 4 * slots * net.V * (2 if net.V % 128 else 1)
+
+
+def kept_by_attention(net: Network, part: Pass) -> int:
+    """Queries, keys and values as they meet, what comes of them, and the mask where it has to be cast.
+
+    d a (H + 2 G) a row; where lengths differ, a padded copy as well. A response reads its prompt's keys and values
+    beside its own: 2 G d a for each place of the longest prompt and response. d a H comes out, and a sum for each head.
+    """
+    per_row, found = net.d * net.a * (net.H + 2 * net.G), 0
+    whole = net.a > 4 or any(even for _, _, even in part.prompts) or any(even for _, _, even, _ in part.responses)
+    found += part.rows * per_row if whole and any(even for *_, even in part.prompts) else 0
+    for count, width, even in part.prompts:
+        found += 0 if even else count * width * per_row
+        found += count * width * net.H * (net.d + 1) * net.a
+    for count, width, even, before in part.responses:
+        found += 0 if even else count * width * net.d * net.H * net.a
+        found += count * width * net.H * (net.d + 1) * net.a
+        found += 2 * count * (before + width) * net.G * net.d * net.a
+        found += count * width * (before + width) * net.a if net.a != 4 else 0
+    return found
+
+
+def kept_by_layer(net: Network, index: int, part: Pass) -> int:
+    """What the backward pass of one layer needs.
+
+    A norm keeps its rows, if gradients go on below, and, where it learns, the normalised ones: 4 D each; one of queries
+    and keys 4 d (H + G) each. The products
+    that learn keep what they multiply with: p D for queries, keys and values, p H d for the output, p D and p F inside;
+    and in bf16 the cast weights. Between the inner ones: 12 F. Adapters: see `kept_by_adapter`.
+    """
+    layer: Any = net.layers[index]
+    (first, after), (second, last) = getattr(net.model.model.shape, "norms", BEFORE)
+    out = part.wanted if index == net.L - 1 and net.own else part.rows
+    norm = 4 if any("norm" in name and weight.requires_grad for name, weight in layer.named_parameters()) else 0
+    below = 4 if index > net.first or _learns(*net.model.model.lower(0)) else 0
+    found = part.rows * (below + norm) * net.D if first else 0
+    found += out * ((4 + norm) * net.D * sum(map(bool, (after, second, last))) + 12 * net.F)
+    if getattr(net.model.model.shape, "query_key_norm", ""):
+        found += part.rows * (4 + norm) * net.d * (net.H + net.G)
+    for names, size, rows in (
+        (("q_proj", "k_proj", "v_proj"), net.D, part.rows),
+        (("o_proj",), net.H * net.d, out),
+        (("gate_proj", "up_proj"), net.D, out),
+        (("down_proj",), net.F, out),
+    ):
+        products: list[Any] = [module for name, module in layer.named_modules() if name.endswith(names)]
+        adapters = [module.adapter for module in products if getattr(module, "adapter", None) is not None]
+        learns = not products or any(module.weight.requires_grad for module in products)
+        found += rows * size * net.p if learns or (adapters and net.p == 4) else 0
+        found += sum(net.p * module.weight.numel() for module in products) if learns and net.p < 4 else 0
+        found += sum(kept_by_adapter(net, adapter, size, rows) for adapter in adapters)
+    return found + kept_by_attention(net, part)
+
+
+def between_layers(net: Network, part: Pass) -> int:
+    """What is kept of a layer that will be computed again: its rows, 4 D each."""
+    return 4 * net.D * part.rows
+
+
+def kept_by_adapter(net: Network, adapter: Any, size: int, rows: int) -> int:
+    """a r a row, and where attention is more precise than products the operand once more, and A and B."""
+    matrices = adapter.lora_A.numel() + adapter.lora_B.numel()
+    return int(rows * net.a * adapter.rank + ((rows * size + matrices) * net.a if net.a != 4 else 0))
+
+
+def _learns(*modules: nn.Module) -> bool:
+    return any(weight.requires_grad for module in modules for weight in module.parameters())
+
+
+def kept_by_head(net: Network, part: Pass) -> int:
+    """The last norm's rows, the normalised ones if it learns, and the head's operand: 4 D each for a wanted row."""
+    return (12 if net.norm_learns else 8) * net.D * part.wanted
+
+
+def masks(part: Pass) -> int:
+    """4 bytes for each place that a response may look at, and the layout itself: three numbers of 8 bytes a row."""
+    return 24 * part.rows + sum(4 * count * width * (before + width) for count, width, _, before in part.responses)
+
+
+def within_layer(net: Network, rows: int) -> int:
+    """What one layer holds at a time beyond what is kept, where no gradient is asked for: 4 (3 D + 4 F) a row."""
+    return 4 * rows * (3 * net.D + 4 * net.F)
+
+
+def within_attention(net: Network, part: Pass) -> int:
+    """The same in attention: 8 D + d a (2 H + 2 G) a row, beside what a backward pass would need."""
+    return part.rows * (8 * net.D + net.d * net.a * 2 * (net.H + net.G)) + kept_by_attention(net, part)
+
+
+def within_backward(net: Network, part: Pass, *, wanted: bool) -> int:
+    """Gradients inside one layer: 4 (2 D + 3 F) a row that leaves it, or d (a + 4) (H + 2 G) a row in attention."""
+    out = part.wanted if wanted and net.own else part.rows
+    inner, attention = 4 * (2 * net.D + 3 * net.F), net.d * (net.a + 4) * (net.H + 2 * net.G)
+    return max(out * inner, part.rows * attention)
+
+
+def head_gradients(net: Network) -> int:
+    """Of the head's weight, newly made at the beginning of every backward pass: 4 V D, or 4 D."""
+    head: Any = net.model.lm_head if isinstance(net.model, LanguageModel) else net.model.score
+    return gradients(head)
+
+
+def embedding_gradients(net: Network) -> int:
+    """Of the embeddings, newly made at its end: 4 V D; tied ones beside those of the head."""
+    return sum(gradients(module) for module in net.model.model.lower(0))

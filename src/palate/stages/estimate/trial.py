@@ -1,0 +1,143 @@
+"""`palate STAGE RECIPE --estimate`: the whole answer, and nothing that stays.
+
+The stage itself is run, twice, in a directory that is deleted: once up to where it says what it will take, and, if
+there is room, once more on a little of the data, for two real steps whose time is taken. The first step sets things up;
+the second is what a step takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from palate.machine import gb
+from palate.run.checkpoints import Stateful
+from palate.run.directory import Run
+from palate.run.trackers import duration
+from palate.stages.estimate.workload import Workload
+
+T = TypeVar("T")
+
+STEPS = 2
+"""Made for their time."""
+
+
+class Enough(Exception):
+    """All is known that was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What a stage said before its first step: its recipe, its work, the room there is, and what is wrong with it."""
+
+    recipe: Any
+    work: Workload
+    room: int | None
+    short: str
+
+
+class Trial(Run):
+    """A run that ends when enough is known.
+
+    Attributes:
+        timed: whether two steps are to be made; else it ends before the weights are read.
+        told: what the stage said.
+        seconds_a_step: of the last step.
+    """
+
+    timed = False
+    told: Told | None = None
+    seconds_a_step = 0.0
+
+    def tell(self, recipe: Any, work: Workload, room: int | None, short: str) -> None:
+        """Before the weights are read.
+
+        Raises:
+            Enough: that was all.
+        """
+        self.told = Told(recipe=recipe, work=work, room=room, short=short)
+        if not self.timed:
+            raise Enough
+
+    def steps(self, total: int, *, every: int, keep: int, state: Mapping[str, Stateful]) -> Iterator[int]:
+        """Two of them; nothing is saved.
+
+        Raises:
+            Enough: after the last.
+        """
+        for step in range(min(STEPS, total)):
+            begun = time.perf_counter()
+            yield step
+            self.seconds_a_step = time.perf_counter() - begun
+            self._next_step = step + 1
+        raise Enough
+
+    def say(self, message: str) -> None:
+        """Nobody asked."""
+
+
+def some(run: Run, records: Sequence[T], count: int) -> list[T]:
+    """All of them; the first few where only two steps will be made."""
+    return list(records[:count] if isinstance(run, Trial) and run.timed else records)
+
+
+def estimate(train: Callable[[Any, Run], None], recipe: Any) -> str:
+    """What a stage will take, for people.
+
+    Args:
+        train: of the stage.
+        recipe: of the run.
+    """
+    with TemporaryDirectory(prefix="palate-estimate-") as directory:
+        told = _try(train, recipe, Path(directory) / "told", timed=False).told
+        assert told is not None, "a stage that says what it will take says so before it ends"
+        lines = describe(told)
+        if told.short:
+            return "\n".join([*lines, f"it does not fit: {told.short}"])
+        if not told.work.steps:
+            return "\n".join([*lines, "time: not measured; this command has no steps"])
+        trial = _try(train, told.recipe, Path(directory) / "timed", timed=True)
+        assert trial.told is not None
+        return "\n".join([*lines, times(told.work, trial.told.work, trial.seconds_a_step)])
+
+
+def _try(train: Callable[[Any, Run], None], recipe: Any, directory: Path, *, timed: bool) -> Trial:
+    trial = Trial.open(directory, recipe)
+    trial.timed = timed
+    with suppress(Enough):
+        train(recipe, trial)
+    return trial
+
+
+def describe(told: Told) -> list[str]:
+    """Memory by part at the moment that needs most, the other moments, and tokens."""
+    peak = told.work.peak
+    lines = [f"memory at the peak, {peak.name}: {gb(peak.total)}"]
+    lines += [f"  {name:<14} {gb(size):>10}" for name, size in sorted(peak.parts.items(), key=lambda item: -item[1])]
+    others = {moment.name: 0 for moment in told.work.moments() if moment.name != peak.name}
+    for moment in told.work.moments():
+        if moment.name in others:
+            others[moment.name] = max(others[moment.name], moment.total)
+    lines += [f"memory while {name}: {gb(size)}" for name, size in others.items()]
+    lines += [] if told.room is None else [f"left on this machine: {gb(told.room)}"]
+    tokens = getattr(told.recipe, "microbatch_tokens", None)
+    lines += [] if tokens is None else [f"microbatch_tokens = {tokens}"]
+    steps = told.work.steps
+    lines.append(f"tokens in the data: {told.work.data:,}")
+    if steps:
+        lines.append(f"tokens a step: {sum(steps) // len(steps):,}, at most {max(steps):,}")
+        lines.append(f"tokens in {len(steps):,} steps: {sum(steps):,}")
+    return [*lines, *told.work.notes]
+
+
+def times(work: Workload, tried: Workload, seconds: float) -> str:
+    """The time of the run, by tokens, from that of one step; a pass without gradients counts a third."""
+    second = tried.steps[min(STEPS, len(tried.steps)) - 1]
+    whole = seconds / max(1, second) * (sum(work.steps) + work.beside / 3)
+    step = seconds / max(1, second) * sum(work.steps) / len(work.steps)
+    return f"time, from two steps here: {step:.1f} s a step, {duration(whole)} in all"

@@ -1,0 +1,200 @@
+"""What is in memory at each moment of a step, and which moment needs most.
+
+A step samples, scores, learns and updates, or does some of these. At each moment some parts are there and some are not:
+the cache only while sampling, activations only while learning. The peak is that of the moment with the largest sum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from palate.stages.estimate import footprint
+from palate.stages.estimate.footprint import Network, Pass, Small
+
+Parts = Mapping[str, int]
+"""Bytes by the name of a part."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """What is in memory at one moment.
+
+    Attributes:
+        name: what is being done.
+        parts: bytes by part.
+    """
+
+    name: str
+    parts: Parts
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """The sampler: its model, its slots, and how wide each is.
+
+    Attributes:
+        prefill: rows of the prompts that are computed in one pass.
+        waiting: rows of prompts whose keys are kept for a response that has no slot yet.
+    """
+
+    net: Network
+    slots: int
+    width: int
+    prefill: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """A model's passes without gradients.
+
+    Attributes:
+        largest: of them.
+        smallest: what it leaves behind.
+        at_first: they are made before the first step alone, when the optimizer knows nothing yet.
+    """
+
+    net: Network
+    largest: Pass
+    smallest: Small
+    at_first: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learning:
+    """A model that learns: its largest microbatch, and whether a step has more of them than one."""
+
+    net: Network
+    largest: Pass
+    several: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A run, as far as its memory goes.
+
+    Attributes:
+        nets: every model that is loaded.
+        decoding, scoring, learning: who does what, in this order.
+        trunk: rows that are kept of the frozen layers at a time.
+        tokens: bytes of the data, or of the rollouts with all that is known of each token.
+        steps: tokens computed in each step, forward and backward.
+        beside: tokens computed before or after them, forward only.
+        data: tokens of the data, each once.
+        notes: what else there is to say.
+    """
+
+    nets: Sequence[Network]
+    decoding: Decoding | None = None
+    scoring: Sequence[Scoring] = ()
+    learning: Sequence[Learning] = ()
+    trunk: int = 0
+    tokens: int = 0
+    steps: Sequence[int] = ()
+    beside: int = 0
+    data: int = 0
+    notes: Sequence[str] = field(default=())
+
+    @property
+    def peak(self) -> Moment:
+        """The moment that needs most."""
+        return max(self.moments(), key=lambda moment: moment.total)
+
+    def moments(self) -> Iterator[Moment]:
+        """From sampling to the update."""
+        if self.decoding is not None:
+            yield from self._sampling(self.decoding)
+        for scoring in self.scoring:
+            yield from self._scored(scoring)
+        for number in range(len(self.learning)):
+            yield from self._learned(number)
+        if self.learning:
+            grads = sum(footprint.gradients(net.model) for net in self._learners())
+            yield self._moment("update", {"gradients": grads}, learning=True)
+
+    def _moment(self, name: str, parts: Parts, *, learning: bool = False, at_first: bool = False) -> Moment:
+        """The given parts, and those that are there all the time."""
+        always = {
+            "weights": footprint.weights(net.model for net in self.nets),
+            "optimizer": 0 if at_first else sum(footprint.optimizer(net.model) for net in self._learners()),
+            "packed copies": self._packed(learning=learning),
+            "trunk": footprint.trunk(self.nets[0], self.trunk),
+            "tokens": self.tokens,
+        }
+        return Moment(name=name, parts=Counter(always) + Counter(parts))
+
+    def _learners(self) -> list[Network]:
+        """Each once, whatever it learns from."""
+        return list({id(each.net): each.net for each in self.learning}.values())
+
+    def _packed(self, *, learning: bool) -> int:
+        found: dict[int, int] = {}
+        for net in self.nets:
+            found |= footprint.packed(
+                net,
+                sampled=self.decoding is not None and self.decoding.net is net,
+                learning=learning and any(each.net is net for each in self.learning),
+                passes=[each.smallest for each in self.scoring if each.net is net],
+            )
+        return sum(found.values())
+
+    def _sampling(self, decoding: Decoding) -> Iterator[Moment]:
+        net, slots = decoding.net, decoding.slots
+        cache = footprint.cache(net, slots, decoding.width)
+        prompts = footprint.prefilling(net, decoding.prefill)
+        yield self._moment("reading prompts", {"cache": cache, "activations": prompts})
+        cache += footprint.prefilled(net, decoding.waiting)
+        workspace = footprint.within_layer(net, slots)
+        yield self._moment("sampling", {"cache": cache, "logits": footprint.drawing(net, slots) + workspace})
+
+    def _scored(self, scoring: Scoring) -> Iterator[Moment]:
+        """In the middle of a layer, and then at the head."""
+        net, part = scoring.net, scoring.largest
+        within = max(footprint.within_layer(net, part.rows), footprint.within_attention(net, part))
+        yield self._moment("scoring", {"activations": within + footprint.masks(part)}, at_first=scoring.at_first)
+        head = footprint.kept_by_head(net, part) + footprint.masks(part)
+        found = {"activations": head, "logits": footprint.logits(net, part.wanted)}
+        yield self._moment("scoring", found, at_first=scoring.at_first)
+
+    def _learned(self, number: int) -> Iterator[Moment]:
+        """From the head, when all activations are there and few gradients, down to the embeddings."""
+        net, part, several = (getattr(self.learning[number], name) for name in ("net", "largest", "several"))
+        before_it = [each.net for each in self.learning[:number]]
+        base = sum(
+            footprint.gradients(each.model)
+            for each in self._learners()
+            if each is not net and (several or each in before_it)
+        )
+        before = footprint.gradients(net.model) if several else 0
+        whole = [footprint.kept_by_layer(net, index, part) for index in range(net.first, net.L)]
+        kept = [footprint.between_layers(net, part)] * len(whole) if net.recomputes else whole
+        below = sum(kept) + footprint.masks(part)
+        head = footprint.head_gradients(net)
+        yield self._moment(
+            "learning",
+            {
+                "gradients": base + before + head,
+                "activations": below + footprint.kept_by_head(net, part),
+                "logits": footprint.logits(net, part.wanted),
+            },
+            learning=True,
+        )
+        made = head
+        for index in range(net.L - 1, net.first - 1, -1):
+            layer = footprint.gradients(net.layers[index])
+            now = base + (before + head if several else made)
+            within = footprint.within_backward(net, part, wanted=index == net.L - 1)
+            within += whole[index - net.first] if net.recomputes else 0
+            yield self._moment("learning", {"gradients": now, "activations": below + within}, learning=True)
+            below -= kept[index - net.first]
+            made += layer
+        rest = footprint.embedding_gradients(net)
+        now = base + (before + head if several else made) + rest
+        yield self._moment("learning", {"gradients": now, "activations": 4 * net.D * part.rows}, learning=True)

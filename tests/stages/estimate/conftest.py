@@ -1,0 +1,68 @@
+"""A model whose parts are of comparable size, and a little data of every kind for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from palate.lm import decoder
+from palate.lm.sources.builtin import byte_tokenizer
+from palate.records import Demonstration, Prompt, Ranking, Record, Response
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths: a model, prompts, demonstrations and rankings."""
+    directory = tmp_path_factory.mktemp("estimate")
+    write_model(directory / "model")
+    prompts = [Prompt.from_text("What of " + "it, " * (3 + number % 4) + f"{number}?") for number in range(40)]
+    answers = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "What of it?")
+    records: dict[str, list[Record]] = {
+        "prompts": list(prompts),
+        "demonstrations": [
+            Demonstration(prompt=prompt, response=Response(text="Yes, it is fine." + " Very." * (number % 3)))
+            for number, prompt in enumerate(prompts)
+        ],
+        "rankings": [
+            Ranking(
+                prompt=prompt,
+                responses=tuple(Response(text=text) for text in answers),
+                ranks=(1, 3, 2, 2),
+                labeler="ann",
+            )
+            for prompt in prompts
+        ],
+    }
+    for name, rows in records.items():
+        path = directory / f"{name}.jsonl"
+        path.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")
+    return {name: str(directory / f"{name}.jsonl") for name in records} | {"model": str(directory / "model")}
+
+
+def write_model(directory: Path) -> None:
+    """Four layers of width 64 and 3,000 tokens: embeddings, layers and a few hundred rows weigh about the same."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer: Any = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=3000,
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = LlamaForCausalLM(config).state_dict()
+    directory.mkdir()
+    decoder.write(directory, config, state, "ForCausalLM")
+    tokenizer.save_pretrained(directory)

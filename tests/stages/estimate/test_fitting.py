@@ -1,0 +1,194 @@
+"""What is said before a run, when it is not begun, and which setting helps then."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from palate import recipe as recipes
+from palate.cli import main
+from palate.errors import MachineError, RecipeError
+from palate.lm import model as lm_model
+from palate.machine import gb
+from palate.recipe import SFTRecipe, load_recipe, parse_recipe
+from palate.run.directory import Run
+from palate.stages import reinforce, sft
+from palate.stages.estimate import fitting
+from palate.stages.estimate.workload import Workload
+
+MB = 10**6
+
+
+@pytest.fixture
+def sft_recipe(files: dict[str, str]) -> Callable[..., SFTRecipe]:
+    def make(**changes: Any) -> SFTRecipe:
+        tree = {
+            "model": files["model"],
+            "precision": "fp32",
+            "data": {"path": files["demonstrations"]},
+            "batch_size": 8,
+        }
+        return parse_recipe(SFTRecipe, tree | changes)
+
+    return make
+
+
+def short_of(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "left", lambda device: room)
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "reinforce"])
+def test_an_estimate_alone_leaves_nothing_behind(
+    stage: str,
+    files: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tree: dict[str, Any] = {"model": "tiny", "precision": "fp32", "frozen_layers": 1}
+    if stage == "reinforce":
+        tree |= {"prompts": {"path": files["prompts"]}, "rewards": [{"length": 3.0}], "steps": 9}
+        tree |= {"sampling": {"max_new_tokens": 4}, "prompts_per_step": 2}
+    else:
+        tree |= {"data": {"path": files["demonstrations" if stage == "sft" else "rankings"]}}
+    (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tree), encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    assert main([stage, "recipe.toml", "--estimate"]) == 0
+    said = capsys.readouterr()
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "finished" not in said.err
+    for part in ("weights", "gradients", "optimizer", "trunk", "activations"):
+        assert re.search(rf"^  {part} +\d+\.\d MB$", said.out, flags=re.M) or part == "gradients"
+    assert re.search(r"^tokens in \d+ steps: [\d,]+$", said.out, flags=re.M)
+    assert re.search(r"^time, from two steps here: \d+\.\d+ s a step, \d+:\d\d in all$", said.out, flags=re.M)
+
+
+def test_every_run_says_it_in_short(
+    sft_recipe: Callable[..., SFTRecipe], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = sft_recipe(model="tiny")
+    sft.train(recipe, Run.open(tmp_path / "run", recipe))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said[:2]] == ["memory", "tokens"]
+
+
+@pytest.mark.parametrize("room", [13 * MB, 8 * MB, 5 * MB])
+def test_what_is_named_makes_it_fit(
+    room: int, sft_recipe: Callable[..., SFTRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run without room ends before its weights are read; with any of the settings that are named it goes on."""
+    short_of(room, monkeypatch)
+    monkeypatch.setattr(sft, "load_language_model", lambda *_, **__: pytest.fail("weights were read"))
+    recipe = sft_recipe()
+    with pytest.raises(MachineError, match="this run needs") as error:
+        sft.train(recipe, Run.open(tmp_path / "run", recipe))
+    message = str(error.value)
+    assert f"{gb(room)} are left here" in message
+    assert "\n" not in message
+    advice = message.partition(": set ")[2].split(", or ")
+    assert advice
+    for number, settings in enumerate(advice):
+        changes = [change.replace(" ", "") for change in settings.split(" and ")]
+        path = tmp_path / f"{number}.toml"
+        path.write_text(tomli_w.dumps(recipe.model_dump(exclude_none=True)), encoding="utf-8")
+        changed = load_recipe(SFTRecipe, path, changes)
+        with pytest.raises(pytest.fail.Exception, match="weights were read"):
+            sft.train(changed, Run.open(tmp_path / f"run-{number}", changed))
+
+
+def test_a_run_without_any_hope_says_so(
+    sft_recipe: Callable[..., SFTRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short_of(MB, monkeypatch)
+    recipe = sft_recipe()
+    with pytest.raises(MachineError, match="take a smaller model"):
+        sft.train(recipe, Run.open(tmp_path / "run", recipe))
+
+
+def test_slots_are_named_where_the_cache_is_too_large(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = {
+        "model": files["model"],
+        "precision": "fp32",
+        "prompts": {"path": files["prompts"]},
+        "sampling": {"max_new_tokens": 500, "num_slots": 16},
+        "rewards": [{"length": 3.0}],
+        "prompts_per_step": 4,
+        "microbatch_tokens": 256,
+        "frozen_layers": 3,
+    }
+    recipe = parse_recipe(recipes.ReinforceRecipe, tree)
+    told: list[Workload] = []
+    monkeypatch.setattr(fitting, "say", lambda run, work, peak, room: told.append(work) or pytest.fail("enough"))
+    with pytest.raises(pytest.fail.Exception):
+        reinforce.train(recipe, Run.open(tmp_path / "whole", recipe))
+    peak = told[0].peak
+    others = max(moment.total for moment in told[0].moments() if "cache" not in moment.parts)
+    room = max(others, peak.total - peak.parts["cache"] // 2)
+    assert room < peak.total
+    short_of(room, monkeypatch)
+    monkeypatch.setattr(fitting, "say", lambda *_: None)
+    with pytest.raises(MachineError, match=r"set sampling\.num_slots = 8"):
+        reinforce.train(recipe, Run.open(tmp_path / "run", recipe))
+
+
+def test_a_chosen_microbatch_is_the_largest_that_fits_and_stays(
+    sft_recipe: Callable[..., SFTRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = sft_recipe(microbatch_tokens="auto", batch_size=24, epochs=2)
+    short_of(28 * MB, monkeypatch)
+    run = Run.open(tmp_path / "run", chosen)
+    used: list[int] = []
+    told: list[Workload] = []
+    monkeypatch.setattr(fitting, "say", lambda run, work, peak, room: told.append(work))
+    original = sft.Optimizer.step
+
+    def stop(self: Any, step: int) -> dict[str, float]:
+        if step == 1 and not used:
+            used.append(1)
+            raise KeyboardInterrupt
+        return original(self, step)
+
+    monkeypatch.setattr(sft.Optimizer, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sft.train(chosen, run)
+    del run
+    settled = json.loads((tmp_path / "run" / "lineage.json").read_text())["settled"]
+    number = settled["microbatch_tokens"]
+    assert fitting.FEWEST_TOKENS < number < fitting.MOST_TOKENS
+    assert told[0].peak.total <= fitting.SHARE * 28 * MB
+    assert 'microbatch_tokens = "auto"' in (tmp_path / "run" / "recipe.toml").read_text()
+
+    short_of(10**12, monkeypatch)
+    sft.train(chosen, Run.open(tmp_path / "run", chosen, resume=True))
+    assert json.loads((tmp_path / "run" / "lineage.json").read_text())["settled"] == settled
+    assert told[1].peak == told[0].peak
+
+    sft.train(chosen, Run.open(tmp_path / "roomy", chosen))
+    assert json.loads((tmp_path / "roomy" / "lineage.json").read_text())["settled"] != settled
+
+
+def test_a_microbatch_is_a_number_or_auto(sft_recipe: Callable[..., SFTRecipe]) -> None:
+    assert sft_recipe(microbatch_tokens="auto").model_dump()["microbatch_tokens"] == "auto"
+    for wrong in (0, -1, "many"):
+        with pytest.raises(RecipeError, match="microbatch_tokens"):
+            sft_recipe(microbatch_tokens=wrong)
+
+
+def test_a_trunk_that_is_too_large_is_not_kept_and_it_is_said(
+    sft_recipe: Callable[..., SFTRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its bytes: 4 for each number of a row, whatever the width."""
+    monkeypatch.setattr(lm_model, "TRUNK_BYTES", 100_000)
+    recipe = sft_recipe(model="tiny", frozen_layers=1)
+    run = Run.open(tmp_path / "run", recipe)
+    sft.train(recipe, run)
+    assert any("is not kept" in note for note in run.notes)

@@ -1,0 +1,80 @@
+"""Every estimate is within 15% of what the stage then takes, frozen and not, in both precisions, in parts and whole."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.stages.estimate import allocated
+
+from palate import recipe as recipes
+from palate.commands import STAGES
+from palate.evals import plots
+from palate.evals.page import Report
+from palate.recipe import parse_recipe
+from palate.run.directory import Run
+from palate.stages.estimate import fitting
+from palate.stages.estimate.workload import Workload
+
+
+def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any]:
+    """A recipe of a stage on these files: two or a few steps."""
+    tree: dict[str, Any] = {"model": files["model"], "precision": "fp32"}
+    if stage in ("sft", "dpo", "reward"):
+        kind = "demonstrations" if stage == "sft" else "rankings"
+        size = {"batch_size": 8} if stage == "sft" else {"batch_responses": 16}
+        tree |= {"data": {"path": files[kind]}, **size}
+    else:
+        tree |= {"prompts": {"path": files["prompts"]}, "sampling": {"max_new_tokens": 24, "num_slots": 16}}
+    if stage in ("ppo", "reinforce"):
+        tree |= {"rewards": [{"model": files["model"]}], "steps": 2, "prompts_per_step": 4}
+    return tree | changes
+
+
+def run(stage: str, tree: dict[str, Any], directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workload, int]:
+    """What the stage said it would take, and the bytes it took."""
+    told: list[Workload] = []
+    monkeypatch.setattr(fitting, "say", lambda run, work, peak, room: told.append(work))
+    monkeypatch.setattr(Report, "figure", lambda *_: None)
+    for name in ("calibration", "agreement_matrix"):
+        monkeypatch.setattr(plots, name, lambda *_: None)
+    command = next(each for each in STAGES if each.name == stage)
+    recipe = parse_recipe(getattr(recipes, command.recipe), tree)
+    started = Run.open(directory, recipe)
+    took = allocated.peak(lambda: import_module(command.module).train(recipe, started))
+    (work,) = told
+    return work, took
+
+
+WHOLE, PARTS = {"microbatch_tokens": 4096}, {"microbatch_tokens": 400}
+FROZEN, HALF = {"frozen_layers": 2}, {"precision": "bf16"}
+ADAPTED = {"adapter": {"rank": 8}}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft, whole": ("sft", WHOLE),
+    "sft, frozen, in parts": ("sft", FROZEN | PARTS),
+    "sft, bf16, in parts": ("sft", HALF | PARTS),
+    "sft, bf16, frozen, whole": ("sft", HALF | FROZEN | WHOLE),
+    "reward, bf16, in parts": ("reward", HALF | PARTS),
+    "reward, bf16, frozen, whole": ("reward", HALF | FROZEN | WHOLE),
+    "dpo, whole": ("dpo", WHOLE),
+    "dpo, bf16, adapted, in parts": ("dpo", HALF | ADAPTED | PARTS),
+    "reinforce, frozen, in parts": ("reinforce", FROZEN | PARTS),
+    "reinforce, bf16, whole": ("reinforce", HALF | WHOLE),
+    "ppo, adapted, whole": ("ppo", ADAPTED | WHOLE),
+    "ppo, bf16, frozen, in parts": ("ppo", HALF | FROZEN | PARTS),
+    "sample": ("sample", {}),
+    "sample, bf16": ("sample", HALF),
+}
+
+
+@pytest.mark.parametrize(("stage", "changes"), CASES.values(), ids=CASES.keys())
+def test_the_estimate_is_what_it_takes(
+    stage: str, changes: dict[str, Any], files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, took = run(stage, settings(stage, files, **changes), tmp_path / "run", monkeypatch)
+    print(
+        f"{took:,} said {work.peak.total:,} {work.peak.total / took - 1:+.1%} {work.peak.name} {dict(work.peak.parts)}"
+    )
+    assert work.peak.total == pytest.approx(took, rel=0.15)
