@@ -206,3 +206,29 @@ def test_a_prompt_given_twice_gets_other_responses(tiny: Loaded[LanguageModel]) 
     once = engine.generate([prompt], sampling, num_responses=4, key=(0,))
     assert twice.texts == once.texts
     assert len(set(twice.texts)) == 4
+
+
+def test_prompts_are_read_in_passes_of_a_limited_size(
+    stopping: Loaded[LanguageModel], rollout: Rollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most so many tokens, or one prompt; the responses are the same."""
+    passes: list[list[int]] = []
+    prefill = slots.Decoding._prefill
+
+    def watched(self: slots.Decoding, prompts: list[int]) -> None:
+        passes.append([len(self.prompt_tokens[prompt]) for prompt in prompts])
+        prefill(self, prompts)
+
+    monkeypatch.setattr(slots.Decoding, "_prefill", watched)
+    sample(stopping)
+    assert len(passes) == 1
+    lengths = sorted(passes.pop())
+    limit = lengths[-1] - 1  # less than the longest, more than the two shortest
+    assert lengths[0] + lengths[1] <= limit
+    monkeypatch.setattr(slots, "PREFILL_TOKENS", limit)
+    other = sample(stopping)
+    assert all(sum(each) <= limit or len(each) == 1 for each in passes)
+    assert sorted(length for each in passes for length in each) == lengths
+    assert max(map(len, passes)) > 1
+    assert torch.equal(other.sequences.tokens, rollout.sequences.tokens)
+    torch.testing.assert_close(other.logprobs, rollout.logprobs, atol=1e-5, rtol=0)

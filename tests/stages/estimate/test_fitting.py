@@ -79,7 +79,7 @@ def test_every_run_says_it_in_short(
     assert [line.split(":")[0] for line in said[:2]] == ["memory", "tokens"]
 
 
-@pytest.mark.parametrize("room", [13 * MB, 8 * MB, 5 * MB])
+@pytest.mark.parametrize("room", [13 * MB, 8 * MB, 4 * MB])
 def test_what_is_named_makes_it_fit(
     room: int, sft_recipe: Callable[..., SFTRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft, frozen, in parts": ("sft", FROZEN | PARTS),
     "sft, bf16, in parts": ("sft", HALF | PARTS),
     "sft, bf16, frozen, whole": ("sft", HALF | FROZEN | WHOLE),
+    "sft, recomputed, whole": ("sft", {"recompute_activations": True} | WHOLE),
     "reward, bf16, in parts": ("reward", HALF | PARTS),
     "reward, bf16, frozen, whole": ("reward", HALF | FROZEN | WHOLE),
     "dpo, whole": ("dpo", WHOLE),

@@ -6,19 +6,22 @@ named. So is the size of a microbatch where the recipe leaves it open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 
 from palate.errors import MachineError
 from palate.machine import available_memory, gb
-from palate.recipe import AUTO, Section
+from palate.recipe import AUTO, Adapter, Section
 from palate.run.directory import Run
 from palate.stages.estimate.trial import Trial
 from palate.stages.estimate.workload import Moment, Workload
 
 RecipeT = TypeVar("RecipeT", bound=Section)
+Changes = dict[str, Any]
+"""Values of a recipe by their keys, as `--set` takes them."""
 
 MOST_TOKENS, FEWEST_TOKENS = 16_384, 256
 """Between these lies a microbatch whose size is chosen: larger ones are no faster, smaller ones hardly need less."""
@@ -93,63 +96,60 @@ def largest_microbatch(recipe: RecipeT, room: int | None, workload: Callable[[Re
 
 def too_large(recipe: RecipeT, peak: Moment, room: int, workload: Callable[[RecipeT], Workload]) -> str:
     """One line: how much is needed, how much there is, and what would make it fit."""
-    found = []
-    for candidates in settings(recipe):
-        for changes in candidates:
-            if workload(with_changes(recipe, changes)).peak.total <= room:
-                found.append(" and ".join(f"{key} = {value}" for key, value in changes.items()))
-                break
-    advice = (
-        f"set {', or '.join(found)}" if found else "no microbatch, slots or frozen layers help: take a smaller model"
-    )
+
+    def first_that_fits(candidates: Sequence[Changes]) -> Changes | None:
+        fits = (each for each in candidates if workload(with_changes(recipe, each)).peak.total <= room)
+        return next(fits, None)
+
+    ways = settings(recipe, layers=workload(recipe).nets[0].L)
+    found = [changes for changes in map(first_that_fits, ways) if changes] or [
+        changes for changes in map(first_that_fits, together(ways)) if changes
+    ]
+    said = (" and ".join(f"{key} = {json.dumps(value)}" for key, value in changes.items()) for changes in found)
+    advice = f"set {', or '.join(said)}" if found else "none of its settings makes it fit: take a smaller model"
     need = f"at its peak, {peak.name}, this run needs {gb(peak.total)} of memory"
     return f"{need}, and {gb(room)} are left here: {advice}"
 
 
-def settings(recipe: Any) -> Iterator[list[dict[str, Any]]]:
-    """Ways to need less, each from the mildest on; the last is the sum of all."""
-    tokens: list[dict[str, Any]] = [{"microbatch_tokens": number} for number in halves(_microbatch(recipe) // 2)]
-    slots: list[dict[str, Any]] = []
-    if hasattr(recipe, "sampling"):
-        number = recipe.sampling.num_slots // 2
-        while number >= 1:
-            slots.append({"sampling.num_slots": number})
-            number //= 2
-    again: list[dict[str, Any]] = []
+def settings(recipe: Any, *, layers: int) -> list[list[Changes]]:
+    """Ways to need less, each from the mildest on."""
+    ways: list[list[Changes]] = [[{"microbatch_tokens": number} for number in halves(_microbatch(recipe) // 2)]]
     if getattr(recipe, "recompute_activations", True) is False:
-        again = [{"recompute_activations": "true"}]
-    frozen: list[dict[str, Any]] = []
+        ways.append([{"recompute_activations": True}])
+    if hasattr(recipe, "sampling"):
+        ways.append([{"sampling.num_slots": number} for number in halves(recipe.sampling.num_slots // 2, fewest=1)])
     if hasattr(recipe, "frozen_layers"):
-        frozen = [{"frozen_layers": number} for number in range(recipe.frozen_layers + 1, LAYERS)]
-    yield from (tokens, again, slots, frozen)
-    smallest = (tokens[-1] if tokens else {}) | (slots[-1] if slots else {})
-    if tokens and slots:
-        yield [smallest]
-    if smallest and frozen:
-        yield [smallest | each for each in frozen]
+        ways.append([{"frozen_layers": number} for number in range(recipe.frozen_layers + 1, layers + 1)])
+    if getattr(recipe, "adapter", recipe) is None:
+        ways.append([{"adapter.rank": 16}])
+    return [way for way in ways if way]
 
 
-LAYERS = 200
-"""More than any model has; a workload freezes as many as there are."""
+def together(ways: Sequence[Sequence[Changes]]) -> list[list[Changes]]:
+    """What changes no result, as far as it goes; and each of the other ways on top of that."""
+    mild = [way[-1] for way in ways if not way[0].keys() & {"frozen_layers", "adapter.rank"}]
+    smallest = {key: value for changes in mild for key, value in changes.items()}
+    others = [way for way in ways if way[0].keys() & {"frozen_layers", "adapter.rank"}]
+    return [[smallest], *([smallest | changes for changes in way] for way in others)]
 
 
 def _microbatch(recipe: Any) -> int:
     return int(getattr(recipe, "microbatch_tokens", 0))
 
 
-def halves(number: int) -> Iterator[int]:
-    """The number, half of it, and so on down to `FEWEST_TOKENS`."""
-    while number >= FEWEST_TOKENS:
+def halves(number: int, *, fewest: int = FEWEST_TOKENS) -> Iterator[int]:
+    """The number, half of it, and so on, none smaller than ``fewest``."""
+    while number >= fewest:
         yield number
         number //= 2
 
 
-def with_changes(recipe: RecipeT, changes: dict[str, Any]) -> RecipeT:
-    """The recipe with other values; ``a.b`` reaches into a section."""
+def with_changes(recipe: RecipeT, changes: Changes) -> RecipeT:
+    """The recipe with other values; ``a.b`` reaches into a section, which is made if it is not there."""
     for key, value in changes.items():
         name, _, inner = key.partition(".")
-        value = True if value == "true" else value
         if inner:
-            value = getattr(recipe, name).model_copy(update={inner: value})
+            section = getattr(recipe, name) or Adapter()
+            value = section.model_copy(update={inner: value})
         recipe = recipe.model_copy(update={name: value})
     return recipe
