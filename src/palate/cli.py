@@ -271,7 +271,7 @@ def _said_of_files(args: argparse.Namespace) -> dict[str, Any]:
 def _stage(commands: Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
         recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
-        if args.estimate:
+        if stage.estimated and args.estimate:
             print(_import("palate.stages.estimate.trial", "estimate")(_import(stage.module, "train"), recipe))
             return
         out = args.out or Path("runs") / args.recipe.stem
@@ -295,9 +295,10 @@ def _stage(commands: Group, stage: Stage) -> None:
     parser.add_argument(
         "--accept-changed-data", action="store_true", help="with --resume: data files that have changed since then"
     )
-    parser.add_argument(
-        "--estimate", action="store_true", help="say what it will take: memory by part, tokens, time; nothing stays"
-    )
+    if stage.estimated:
+        parser.add_argument(
+            "--estimate", action="store_true", help="say what it will take: memory by part, tokens, time; nothing stays"
+        )
     parser.set_defaults(again="; go on with --resume")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
 

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A command that takes a recipe: ``palate NAME recipes/EXAMPLE.toml``."""
+    """A command that takes a recipe: ``palate NAME recipes/EXAMPLE.toml``.
+
+    Attributes:
+        estimated: what it will take can be told before.
+    """
 
     name: str
     help: str
@@ -15,6 +19,7 @@ class Stage:
     module: str
     recipe: str
     example: str
+    estimated: bool = True
 
 
 STAGES = (
@@ -76,6 +81,7 @@ STAGES = (
         "palate.stages.best_of_n",
         "BestOfNRecipe",
         "best_of_n",
+        estimated=False,
     ),
     Stage(
         "eval",
@@ -84,6 +90,7 @@ STAGES = (
         "palate.stages.evaluate",
         "WinRateRecipe",
         "win_rate",
+        estimated=False,
     ),
 )
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palate.corpus.splits import conversation_id, split
+from palate.corpus.splits import SHARES, conversation_id, large_enough, split
 from palate.errors import DataError
 from palate.recipe import Holdout
 from palate.records import Demonstration, Message, Prompt, Response
@@ -93,3 +93,23 @@ def test_no_records_and_no_tags() -> None:
         split([], HALF)
     with pytest.raises(DataError, match="name the column in the data's `tags`"):
         split([shown("a")], Holdout(tag="topic", value="x"))
+
+
+def test_a_larger_share_is_taken_where_little_data_leaves_none() -> None:
+    prompts = [Prompt.from_text(f"What of {number}?") for number in range(300)]
+    few = next(prompts[start : start + 4] for start in range(290) if not validated(prompts[start : start + 4], 0.1))
+    larger = large_enough(few, Holdout(fraction=0.1)).fraction
+    assert larger in SHARES
+    assert validated(few, larger)
+    assert not any(validated(few, share) for share in SHARES if share < larger)
+    assert large_enough(prompts, Holdout(fraction=0.1)) == Holdout(fraction=0.1)
+    with pytest.raises(DataError, match="of 1 prompts leaves none"):
+        large_enough(prompts[:1], Holdout(fraction=0.1))
+
+
+def validated(prompts: list[Prompt], fraction: float) -> bool:
+    """Whether both sides have something."""
+    try:
+        return all(split(prompts, Holdout(fraction=fraction)))
+    except DataError:
+        return False

@@ -7,7 +7,7 @@ compared with a fraction: it does not change when rows are reordered or the data
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from palate.corpus.reading import prompt_of
@@ -16,6 +16,9 @@ from palate.recipe import Holdout
 from palate.records import Prompt, content_id
 
 T = TypeVar("T")
+
+SHARES = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Tried for validation, one after the other, where a smaller one leaves none."""
 
 
 def split(
@@ -37,6 +40,23 @@ def split(
     if not (train and validation):
         raise DataError(_empty_side(bool(train), [prompt for _, prompt in keyed], holdout))
     return train, validation
+
+
+def large_enough(records: Sequence[T], holdout: Holdout) -> Holdout:
+    """The same, or with a larger share where little data leaves none for validation.
+
+    Raises:
+        DataError: no share leaves something on both sides.
+    """
+    for fraction in sorted({holdout.fraction, *(share for share in SHARES if share > holdout.fraction)}):
+        larger = holdout if holdout.tag else holdout.model_copy(update={"fraction": fraction})
+        try:
+            split(records, larger)
+        except DataError as error:
+            why = error
+        else:
+            return larger
+    raise why
 
 
 def conversation_id(prompt: Prompt) -> str:

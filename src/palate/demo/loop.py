@@ -29,6 +29,7 @@ import numpy as np
 
 from palate import disk
 from palate.corpus.pairs import by_prompt
+from palate.corpus.splits import large_enough
 from palate.demo.chain import Chain
 from palate.demo.needs import NEEDS, Needs, check
 from palate.demo.prompts import demo_prompts
@@ -37,6 +38,7 @@ from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.lm.sources.zoo import Precision, builtin_directory, load_language_model
 from palate.recipe import (
+    Holdout,
     PPORecipe,
     RewardRecipe,
     SampleRecipe,
@@ -44,7 +46,7 @@ from palate.recipe import (
     SFTRecipe,
     Taste,
 )
-from palate.records import Candidates, Demonstration, Prompt, Ranking, Response
+from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward
 from palate.simulated.labelers import rank_candidates
@@ -183,7 +185,7 @@ class Loop(Chain):
             reward.train,
             model=str(self.out / "sft"),
             data=self.data("rankings.jsonl"),
-            holdout={"fraction": 0.1},
+            holdout=self.holdout("rankings.jsonl", Ranking),
             epochs=3,
             batch_responses=16,
             checkpoint_every=60,
@@ -197,8 +199,12 @@ class Loop(Chain):
 
     def clone(self, name: str, model: str, data: str, *, learning_rate: float) -> None:
         """Two passes of supervised learning over a file of demonstrations."""
-        how = {"epochs": 2, "optimizer": {"learning_rate": learning_rate}}
+        how = {"epochs": 2, "optimizer": {"learning_rate": learning_rate}, "holdout": self.holdout(data, Demonstration)}
         self.stage(name, SFTRecipe, sft.train, model=model, data=self.data(data), **how)
+
+    def holdout(self, data: str, kind: type[Record]) -> dict[str, float]:
+        """A tenth of the prompts; more where so few are left that a tenth may be none."""
+        return {"fraction": large_enough(self.read(data, kind), Holdout(fraction=0.1)).fraction}
 
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""

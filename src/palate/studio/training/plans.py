@@ -15,7 +15,7 @@ import tomli_w
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from palate.corpus.splits import split
+from palate.corpus.splits import large_enough
 from palate.errors import ConflictError, DataError, NotFoundError
 from palate.feedback.export import datasets
 from palate.feedback.export.datasets import Collected, Dataset, Kind
@@ -43,8 +43,6 @@ REWARDED = frozenset({"ppo", "reinforce", "best-of-n", "eval"})
 
 TRAINING = frozenset({"sft", "dpo", "ppo", "reinforce", "reward"})
 """Commands that make a model."""
-
-_HOLDOUTS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,13 +255,13 @@ def _holdout(recipe: NamedRecipe, collected: Collected) -> dict[str, Any]:
     wanted = parse_recipe(Holdout, recipebook.tree_of(recipe).get("holdout", {}), where=f"{recipe.name}.toml: holdout")
     if wanted.tag:
         return {}
-    for fraction in (wanted.fraction, *(each for each in _HOLDOUTS if each > wanted.fraction)):
-        try:
-            split(collected.records, Holdout(fraction=fraction))
-        except DataError:
-            continue
-        return {} if fraction == wanted.fraction else {"holdout": {"fraction": fraction}}
-    raise ConflictError(f"too few prompts in these {collected.kind}: some must be kept to see what was learned")
+    try:
+        fraction = large_enough(collected.records, wanted).fraction
+    except DataError:
+        raise ConflictError(
+            f"too few prompts in these {collected.kind}: some must be kept to see what was learned"
+        ) from None
+    return {} if fraction == wanted.fraction else {"holdout": {"fraction": fraction}}
 
 
 def _then(command: str, choice: Choice) -> dict[str, Any]:
