@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from palate.cli import main
+from palate.demo.chain import Chain
 from palate.demo.loop import SCALES, favourites, is_clean
 from palate.demo.prompts import HELD_OUT_SUBJECTS, SUBJECTS, demo_prompts
 from palate.experiments.frontier import frontier
+from palate.recipe import SFTRecipe
 from palate.records import Prompt, Provenance, Ranking, Response
 
 HEADLINE = ("win_rate", "win_rate_low", "win_rate_high", "kl", "reward_model_accuracy", "agreement", "seconds")
@@ -79,3 +82,21 @@ def test_held_out_subjects_are_held_out() -> None:
 def test_only_clean_answers_become_demonstrations(text: str, clean: bool) -> None:
     assert is_clean(Response(text=text)) is clean
     assert not is_clean(Response(text=text, provenance=Provenance(model="tiny", ended=False)))
+
+
+def test_a_stage_computes_in_the_precision_asked_for_and_freezes_what_it_names(tmp_path: Path) -> None:
+    seen: list[tuple[str, int]] = []
+    chain = Chain(tmp_path, 0, frozen_layers=2, precision="bf16")
+    given = {"model": "tiny", "data": {"path": "demonstrations.jsonl"}}
+    for name, more in (("a", {}), ("b", {"frozen_layers": 1})):
+        chain.stage(
+            name, SFTRecipe, lambda recipe, _: seen.append((recipe.precision, recipe.frozen_layers)), **given, **more
+        )
+    assert seen == [("bf16", 2), ("bf16", 1)]
+
+
+def test_the_command_hands_the_precision_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("palate.demo.loop.demo", lambda *_, precision, **__: asked.append(precision))
+    assert main(["demo", "--precision", "fp32"]) == 0
+    assert asked == ["fp32"]
