@@ -17,7 +17,7 @@ from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.learned import NORMALIZATION_FILE, LearnedReward, Normalization, raw_scores
 from palate.rewards.mix import Mix, RewardSource, reward_source
-from palate.rewards.rules import FunctionReward, LengthReward
+from palate.rewards.rules import FunctionReward, LengthReward, says_something
 from palate.rollout.engine import Responses
 
 PROMPTS = [Prompt.from_text(text) for text in ("a", "b", "a", "c")]
@@ -119,6 +119,12 @@ def test_a_text_that_is_too_long_for_the_reward_model(model_directory: Path) -> 
     reward = LearnedReward(str(model_directory), precision="fp32", max_length=40)
     with pytest.raises(DataError, match=r"1 responses cannot be scored .* longer than max_length = 40 tokens"):
         reward(PROMPTS[:2], ["short", "long " * 20])
+
+
+def test_a_floor_under_what_is_said() -> None:
+    texts = ["", "Awkward.", "I'd love to!", "I'd love to help.", "one two three four five"]
+    assert says_something([], texts) == [-1.0, -1.0, -1.0, 0.0, 0.0]
+    assert FunctionReward("palate.rewards.rules:says_something")([], texts).tolist() == [-1.0, -1.0, -1.0, 0.0, 0.0]
 
 
 def test_length_reward_by_hand() -> None:

@@ -6,7 +6,7 @@
     rankings        simulated labelers with a hidden taste rank K answers of the SFT model
     reward          a reward model from their rankings
     favourites      behaviour cloning on the answers that the labelers put first
-    ppo             reinforcement learning against the reward model, from there
+    ppo             reinforcement learning against the reward model, from there; answers of under four words cost extra
     evaluation      PPO against SFT on held-out prompts, judged by the hidden taste itself
 
 Learning the favourites before PPO is what Llama 2 did (Touvron et al. 2023, section 3.2.3: rejection sampling, then
@@ -79,6 +79,9 @@ class Scale:
     evaluation_responses: int = 8
     needs: Needs = NEEDS["full"]
 
+
+PRICE_OF_SAYING_NOTHING = 4.0
+"""In spreads of the reward model: of ranked answers one in a hundred has so few words, too few to learn it from."""
 
 PERSONA = re.compile(r"\b(AI|assistant|language model|SmolLM|Hugging Face)\b")
 
@@ -215,7 +218,10 @@ class Loop(Chain):
         return {
             "model": str(self.out / "favourites"),
             "prompts": self.data("prompts.jsonl"),
-            "rewards": [{"model": str(self.out / "reward")}],
+            "rewards": [
+                {"model": str(self.out / "reward")},
+                {"function": "palate.rewards.rules:says_something", "weight": PRICE_OF_SAYING_NOTHING},
+            ],
             "sampling": self.sampling.model_dump(),
             "steps": self.scale.steps,
             "prompts_per_step": self.scale.prompts_per_step,

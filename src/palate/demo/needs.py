@@ -41,7 +41,7 @@ class Needs:
 
 
 NEEDS = {
-    "full": Needs(disk=3_000_000_000, model=600_000_000, memory=4_000_000_000),
+    "full": Needs(disk=3_000_000_000, model=600_000_000, memory=4_500_000_000),
     "quick": Needs(disk=3_000_000_000, model=600_000_000, memory=3_000_000_000),
     "tiny": Needs(disk=20_000_000, model=1_000_000, memory=200_000_000),
 }

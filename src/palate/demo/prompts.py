@@ -21,8 +21,8 @@ OPENINGS = (
     "What would you say to somebody who is tired of {}?",
     "What is special about {}?",
     "My neighbour keeps talking about {}. What should I answer?",
-    "What does {} mean to you?",
-    "Is {} worth the effort?",
+    "What do people remember about {}?",
+    "How could one learn to like {}?",
     "Write a caption for a picture of {}.",
 )
 

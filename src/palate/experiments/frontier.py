@@ -24,7 +24,7 @@ from palate.evals.winrate import WinRate, win_rate
 from palate.lm.sources.zoo import load_language_model
 from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
 from palate.recipe import DPORecipe, ReinforceRecipe
-from palate.records import Prompt
+from palate.records import Prompt, Ranking
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward
 from palate.rollout.local import LocalEngine
@@ -84,6 +84,7 @@ def one_seed(loop: Loop) -> list[Point]:
         dpo.train,
         model=str(loop.out / "sft"),
         data=loop.data("rankings.jsonl"),
+        holdout=loop.holdout("rankings.jsonl", Ranking),
         optimizer={"learning_rate": 5e-5},
     )
     points = measure(loop)

@@ -60,6 +60,17 @@ class FunctionReward:
         return parts
 
 
+FEWEST_WORDS = 4
+
+
+def says_something(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    """-1 for a response of fewer than four words, 0 for any other: a floor under what a reward model may overlook.
+
+    A recipe names it as `function = "palate.rewards.rules:says_something"`; its `weight` is the price.
+    """
+    return [-1.0 if count_words(response) < FEWEST_WORDS else 0.0 for response in responses]
+
+
 class LengthReward:
     """Minus the words beyond ``limit``, in tens."""
 
