@@ -32,7 +32,7 @@ def test_the_whole_loop_and_the_frontier(tmp_path: Path, capsys: pytest.CaptureF
     assert learned["model"] == ppo["rewards"][0]["model"].replace("reward", "sft") == str(tmp_path / "seed-0" / "sft")
     assert learned["data"]["path"] == str(tmp_path / "seed-0" / "favourites.jsonl")
     assert ppo["model"] == str(tmp_path / "seed-0" / "favourites")
-    assert ppo["rewards"][1] == {"function": "palate.rewards.rules:says_something", "weight": 4.0}
+    assert {"function": "palate.rewards.rules:says_something", "weight": 4.0}.items() <= ppo["rewards"][1].items()
     page = (tmp_path / "seed-0" / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 4
 
