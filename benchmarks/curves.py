@@ -36,7 +36,8 @@ from palate.recipe import PPORecipe, RewardRecipe, Sampling, parse_recipe
 from palate.records import Prompt
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages import ppo, reward
+from palate.stages import reward
+from palate.stages.reinforcement import ppo
 
 SIZES = work.SIZES["short"]
 MODELS = ("tiny", "smollm2-135m", "qwen3-0.6b")

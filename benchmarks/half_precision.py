@@ -27,7 +27,7 @@ from palate.recipe import Sampling
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.stages.common import deterministic
-from palate.stages.rollouts import check_on_policy
+from palate.stages.reinforcement.rollouts import check_on_policy
 
 CLIP_RANGE = 0.2
 BARS = {"sampler/gap": 0.01, "sampler/kl_k3": 0.01, "sampler/outside_clip_range": 1e-12}
@@ -106,7 +106,7 @@ def trained(model: LanguageModel, sequences: Sequences, temperature: float, max_
 def gradient(model: LanguageModel, rollout: Rollout, max_tokens: int) -> Tensor:
     """All of a policy loss's gradient as one vector, fp64; the advantages are +1 and -1 by turns."""
     sequences, trunk = rollout.sequences, model.trunk(rollout.sequences)
-    for part in sequences.parts(max_tokens):
+    for part in sequences.microbatches(max_tokens):
         logprobs = model.logprobs(part, temperature=rollout.temperature, trunk=trunk)
         advantages = (1.0 - 2.0 * (part.rows % 2))[:, None].expand(part.mask.shape)
         loss, _ = policy_loss(

@@ -30,7 +30,7 @@ from palate.lm.encode import encode_texts
 from palate.lm.sources.zoo import load_language_model
 from palate.recipe import Data, PPORecipe, parse_recipe
 from palate.run.directory import Run
-from palate.stages import ppo
+from palate.stages.reinforcement import ppo
 from palate.stages.sft import perplexity
 
 LENGTH = 128

@@ -44,10 +44,11 @@ PLAN = {
     "rewards": "lm lm/sources recipe rollout simulated",
     "evals": "run",
     "stages": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards rollout run stages/estimate",
+    "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rollout run stages stages/estimate",
     "stages/estimate": "corpus lm lm/sources recipe rollout run",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
-    "stages",
-    "experiments": "demo evals lm/sources objectives recipe rewards rollout stages",
+    "stages stages/reinforcement",
+    "experiments": "demo evals lm/sources objectives recipe rewards rollout stages stages/reinforcement",
     # people
     "feedback": "",
     "feedback/store": "feedback/store/tables",

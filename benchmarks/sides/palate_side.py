@@ -24,7 +24,8 @@ from palate.recipe import DPORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, S
 from palate.records import Message, Prompt
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages import dpo, ppo, reinforce, reward, sft
+from palate.stages import dpo, reward, sft
+from palate.stages.reinforcement import ppo, reinforce
 
 ENDLESS = 10**6
 OPTIMIZER = {

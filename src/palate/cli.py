@@ -272,7 +272,7 @@ def _stage(commands: Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
         recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
         if stage.estimated and args.estimate:
-            print(_import("palate.stages.estimate.trial", "estimate")(_import(stage.module, "train"), recipe))
+            print(_import("palate.stages.estimate.trial", "estimate")(_import(stage.module, stage.function), recipe))
             return
         out = args.out or Path("runs") / args.recipe.stem
         trackers = [_import("palate.run.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
@@ -282,7 +282,7 @@ def _stage(commands: Group, stage: Stage) -> None:
             out, recipe, resume=args.resume, accept_changed_data=args.accept_changed_data, trackers=trackers
         )
         if not run.finished:
-            _import(stage.module, "train")(recipe, run)
+            _import(stage.module, stage.function)(recipe, run)
 
     example = f"palate {stage.name} recipes/{stage.example}.toml"
     parser = commands.add(stage.name, call, stage.help, f"{stage.text}\n\n{_RUN_DIRECTORY}", example)

@@ -10,6 +10,8 @@ class Stage:
     """A command that takes a recipe: ``palate NAME recipes/EXAMPLE.toml``.
 
     Attributes:
+        module, function: what it calls, with the recipe and the run.
+        recipe: the class of its recipe.
         estimated: what it will take can be told before.
     """
 
@@ -19,6 +21,7 @@ class Stage:
     module: str
     recipe: str
     example: str
+    function: str = "train"
     estimated: bool = True
 
 
@@ -38,6 +41,7 @@ STAGES = (
         "palate.stages.sample",
         "SampleRecipe",
         "sample",
+        function="write_candidates",
     ),
     Stage(
         "reward",
@@ -53,7 +57,7 @@ STAGES = (
         "improve a model on its reward by PPO",
         "Proximal policy optimisation, as InstructGPT used it: with a value model, a KL penalty for every token and,\n"
         "if the recipe has [pretraining], the pretraining gradient mixed in.",
-        "palate.stages.ppo",
+        "palate.stages.reinforcement.ppo",
         "PPORecipe",
         "ppo",
     ),
@@ -62,7 +66,7 @@ STAGES = (
         "improve a model on its reward by REINFORCE, leave-one-out",
         "REINFORCE with the leave-one-out baseline (RLOO): the other responses to a prompt say what was to be\n"
         "expected. No value model.",
-        "palate.stages.reinforce",
+        "palate.stages.reinforcement.reinforce",
         "ReinforceRecipe",
         "reinforce",
     ),
@@ -81,6 +85,7 @@ STAGES = (
         "palate.stages.best_of_n",
         "BestOfNRecipe",
         "best_of_n",
+        function="choose",
         estimated=False,
     ),
     Stage(
@@ -90,6 +95,7 @@ STAGES = (
         "palate.stages.evaluate",
         "WinRateRecipe",
         "win_rate",
+        function="evaluate",
         estimated=False,
     ),
 )

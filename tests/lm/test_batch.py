@@ -76,7 +76,7 @@ def test_selected_rows_are_trimmed_and_remember_where_they_were(batch: Sequences
 @settings(max_examples=20)
 @given(batches(), st.integers(1, 60), st.booleans())
 def test_parts_hold_every_row_once_and_keep_to_the_budget(batch: Sequences, budget: int, whole_groups: bool) -> None:
-    parts = list(batch.parts(budget, whole_groups=whole_groups))
+    parts = list(batch.microbatches(budget, whole_groups=whole_groups))
     assert sorted(row for part in parts for row in part.rows.tolist()) == list(range(len(batch)))
     for part in parts:
         assert same(part, batch)
@@ -90,7 +90,7 @@ def test_parts_hold_every_row_once_and_keep_to_the_budget(batch: Sequences, budg
 @settings(max_examples=20)
 @given(batches(), st.integers(1, 60))
 def test_parts_are_as_few_as_filling_in_order_gives(batch: Sequences, budget: int) -> None:
-    parts = list(batch.parts(budget))
+    parts = list(batch.microbatches(budget))
     for part, following in pairwise(parts):
         rows = torch.cat([part.rows, following.rows[:1]])
         assert computed_tokens(batch.select(rows)) > budget
@@ -98,10 +98,10 @@ def test_parts_are_as_few_as_filling_in_order_gives(batch: Sequences, budget: in
 
 def test_parts_by_hand() -> None:
     batch = Sequences.pack([[1, 1, 1]] * 2 + [[2]], [[5, 5], [6], [7, 7]], group_ids=[1, 1, 0])
-    assert [part.rows.tolist() for part in batch.parts(9)] == [[2, 0, 1]]
-    assert [part.rows.tolist() for part in batch.parts(8)] == [[2, 0], [1]]
-    assert [part.rows.tolist() for part in batch.parts(8, whole_groups=True)] == [[2], [0, 1]]
-    assert [part.rows.tolist() for part in batch.parts(1)] == [[2], [0], [1]]
+    assert [part.rows.tolist() for part in batch.microbatches(9)] == [[2, 0, 1]]
+    assert [part.rows.tolist() for part in batch.microbatches(8)] == [[2, 0], [1]]
+    assert [part.rows.tolist() for part in batch.microbatches(8, whole_groups=True)] == [[2], [0, 1]]
+    assert [part.rows.tolist() for part in batch.microbatches(1)] == [[2], [0], [1]]
 
 
 @settings(max_examples=20)

@@ -119,7 +119,7 @@ def test_the_trunk_is_part_of_the_pass(loaded: Loaded[LanguageModel], long: Sequ
         model.freeze(layers)
         trunk = model.trunk(long, max_tokens=40)
         assert trunk is not None
-        for part in long.parts(50):
+        for part in long.microbatches(50):
             got = model.logprobs(part, temperature=1.0, trunk=trunk)
             torch.testing.assert_close(got, plain[part.rows, : got.shape[1]], atol=1e-5, rtol=0)
 

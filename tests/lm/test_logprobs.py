@@ -54,7 +54,7 @@ def test_alone_batched_grouped_and_selected_agree(tiny: Loaded[LanguageModel], s
         alone = tiny.model.logprobs(sequences.select(torch.tensor([row])), temperature=1.0)[0]
         torch.testing.assert_close(alone, together[row, : len(alone)], atol=1e-5, rtol=0)
     for limit in (1, 9, 14, 1000):
-        for part in sequences.parts(limit):
+        for part in sequences.microbatches(limit):
             got = tiny.model.logprobs(part, temperature=1.0)
             torch.testing.assert_close(got, together[part.rows, : got.shape[1]], atol=1e-5, rtol=0)
 
@@ -80,7 +80,7 @@ def weighted_gradients(model: LanguageModel, sequences: Sequences, *, trunk: boo
     weights = torch.linspace(-1, 2, sequences.mask.numel()).view(sequences.mask.shape)
     total = torch.zeros(sequences.mask.shape)
     kept = model.trunk(sequences, max_tokens=12) if trunk else None
-    for part in sequences.parts(12):
+    for part in sequences.microbatches(12):
         logprobs = model.logprobs(part, temperature=0.7, trunk=kept)
         (logprobs * weights[part.rows, : logprobs.shape[1]]).sum().backward()
         total[part.rows, : logprobs.shape[1]] = logprobs.detach()

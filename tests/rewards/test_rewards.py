@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from palate.records import Prompt
 from palate.rewards.learned import NORMALIZATION_FILE, LearnedReward, Normalization, raw_scores
 from palate.rewards.mix import Mix, RewardSource, reward_source
 from palate.rewards.rules import FunctionReward, LengthReward, says_something
-from palate.rollout.engine import Responses
+from palate.rollout.engine import SampledTokens
 
 PROMPTS = [Prompt.from_text(text) for text in ("a", "b", "a", "c")]
 TEXTS = ["one", "two words", "three words now", ""]
@@ -100,11 +101,11 @@ def test_sampled_tokens_are_scored_and_not_their_text(model_directory: Path) -> 
         [chat.response_tokens(text) for text in TEXTS],
         group_ids=[0, 1, 0, 2],
     )
-    misleading = Responses(["other"] * 4, sequences, None)
-    torch.testing.assert_close(reward(PROMPTS, misleading), reward(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
+    misleading, tokens = ["other"] * 4, SampledTokens(sequences=sequences, ended=(True,) * 4)
+    torch.testing.assert_close(reward(PROMPTS, misleading, tokens), reward(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
     reward.model.freeze(2)
-    with_trunk = Responses(["other"] * 4, sequences, reward.model.trunk(sequences))
-    torch.testing.assert_close(reward(PROMPTS, with_trunk), reward(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
+    with_trunk = replace(tokens, trunk=reward.model.trunk(sequences))
+    torch.testing.assert_close(reward(PROMPTS, misleading, with_trunk), reward(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
 
 
 def test_raw_scores_come_in_the_order_of_the_sequences(model_directory: Path) -> None:
@@ -228,10 +229,9 @@ def test_responses_laid_out_otherwise_are_scored_by_their_words(model_directory:
     reward = LearnedReward(str(model_directory), precision="fp32")
     chat = reward.loaded.chat
     strange = Sequences.pack([[5, 6]] * 4, [[7], [8], [9], [10]])
-    known = Responses(TEXTS, strange, None, layout=chat.fingerprint)
-    assert reward(PROMPTS, known).tolist() != pytest.approx(reward(PROMPTS, TEXTS).tolist(), abs=1e-3)
-    ended = [True, False, True, True]
-    scores = reward(PROMPTS, Responses(TEXTS, strange, None, layout="another", ended=ended))
+    known = SampledTokens(sequences=strange, ended=(True, False, True, True), layout=chat.fingerprint)
+    assert reward(PROMPTS, TEXTS, known).tolist() != pytest.approx(reward(PROMPTS, TEXTS).tolist(), abs=1e-3)
+    scores = reward(PROMPTS, TEXTS, replace(known, layout="another"))
     expected = reward(PROMPTS, TEXTS)
     assert scores[[0, 2, 3]].tolist() == pytest.approx(expected[[0, 2, 3]].tolist(), abs=1e-3)
     cut_off = Sequences.pack([chat.prompt_tokens(PROMPTS[1])], [chat.response_tokens(TEXTS[1])[:-1]])

@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 
 from palate.errors import DataError
-from palate.lm.model import LanguageModel
+from palate.lm.model import LanguageModel, Trunk
 from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
 from palate.records import Message, Prompt
 from palate.rollout import slots
-from palate.rollout.engine import Responses, Rollout
+from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 
 PROMPTS = [
@@ -111,15 +111,15 @@ def test_every_response_ends_with_the_stop_token_or_is_full(stopping: Loaded[Lan
     assert len({len(tokens) for tokens in rollout.sequences.responses()}) > 3
 
 
-def test_responses_know_their_tokens_who_laid_them_out_and_which_ended(
+def test_a_source_of_rewards_is_told_the_tokens_who_laid_them_out_and_which_ended(
     stopping: Loaded[LanguageModel], rollout: Rollout
 ) -> None:
-    responses = rollout.responses
-    assert isinstance(responses, Responses)
-    assert list(responses) == list(rollout.texts)
-    assert responses.sequences is rollout.sequences
-    assert responses.layout == rollout.layout == stopping.chat.fingerprint
-    assert responses.ended == rollout.ended.tolist()
+    tokens, trunk = rollout.sampled_tokens(), Trunk(prompts={}, responses={}, key="")
+    assert tokens.sequences is rollout.sequences
+    assert tokens.layout == rollout.layout == stopping.chat.fingerprint
+    assert tokens.ended == tuple(rollout.ended.tolist())
+    assert tokens.trunk is None
+    assert rollout.sampled_tokens(trunk).trunk is trunk
     assert {True, False} == set(rollout.ended.tolist())
 
 
@@ -187,16 +187,6 @@ def test_conversations_are_prompts_too(tiny: Loaded[LanguageModel]) -> None:
     turns = (Message(role="user", content="Hi"), Message(role="assistant", content="Hello"))
     prompt = Prompt(messages=(*turns, Message(role="user", content="And?")))
     assert sample(tiny, [prompt], count=1).sequences.responses()
-
-
-def test_responses_are_a_sequence_of_texts(rollout: Rollout) -> None:
-    responses = rollout.responses
-    assert isinstance(responses, Responses)
-    assert list(responses) == list(rollout.texts)
-    assert len(responses) == 20
-    assert responses[3] == rollout.texts[3]
-    assert responses[1:3] == rollout.texts[1:3]
-    assert responses.sequences is rollout.sequences
 
 
 def test_a_prompt_given_twice_gets_other_responses(tiny: Loaded[LanguageModel]) -> None:

@@ -23,8 +23,8 @@ from palate.lm.projection import Projecting, Projection
 from palate.lm.sources.zoo import load_language_model, load_scalar_model, locate
 from palate.recipe import PPORecipe, RLRecipe, parse_recipe
 from palate.run.directory import Run
-from palate.stages import ppo, reinforce
-from palate.stages.rollouts import Actors
+from palate.stages.reinforcement import ppo, reinforce
+from palate.stages.reinforcement.rollouts import Actors
 
 ADAPTER = {"rank": 2, "targets": ["q_proj", "v_proj", "up_proj"]}
 Settings = dict[str, dict[str, Any]]

@@ -67,7 +67,7 @@ def test_the_report_has_the_interval_of_the_kl(
         "sampling": {"max_new_tokens": 4},
     }
     recipe = parse_recipe(WinRateRecipe, tree)
-    evaluate.train(recipe, Run.open(tmp_path / "eval", recipe))
+    evaluate.evaluate(recipe, Run.open(tmp_path / "eval", recipe))
     report = json.loads((tmp_path / "eval" / "report.json").read_text(encoding="utf-8"))
     assert report["kl_low"] < report["kl"] < report["kl_high"]
     assert report["win_rate_low"] < report["win_rate"] < report["win_rate_high"]
@@ -193,6 +193,6 @@ def test_a_judge_that_does_not_say_what_its_scores_are_made_of_has_no_parts(
     }
     for number, judge in enumerate([tree["judge"], {"function": "palate.simulated.tastes:short"}]):
         recipe = parse_recipe(WinRateRecipe, tree | {"judge": judge})
-        evaluate.train(recipe, Run.open(tmp_path / str(number), recipe))
+        evaluate.evaluate(recipe, Run.open(tmp_path / str(number), recipe))
         report = json.loads((tmp_path / str(number) / "report.json").read_text(encoding="utf-8"))
         assert ("parts" in report) == (number == 0)

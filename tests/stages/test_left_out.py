@@ -153,7 +153,7 @@ def test_a_row_longer_than_the_model_was_made_for_is_left_out(
 def test_changed_data_is_accepted_on_request_and_recorded(
     command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from palate.stages import reinforce
+    from palate.stages.reinforcement import reinforce
 
     data = Path(prompts(tmp_path / "prompts.jsonl", short=12, long=0))
     changes = {"prompts": {"path": str(data)}, "steps": 3, "checkpoint_every": 1}

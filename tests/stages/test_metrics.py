@@ -24,7 +24,7 @@ from palate.rewards import learned
 from palate.rewards.learned import raw_scores
 from palate.run.directory import Run
 from palate.run.metrics import METRICS, headline
-from palate.stages import ppo, reinforce, rollouts
+from palate.stages.reinforcement import ppo, reinforce, rollouts
 from palate.studio.training import progress
 
 Settings = dict[str, dict[str, Any]]
@@ -184,7 +184,7 @@ def logged_by_every_stage(
     assert set(trees) == {stage.name for stage in STAGE_COMMANDS}
     found = {}
     for stage in STAGE_COMMANDS:
-        kind, train = getattr(recipes, stage.recipe), import_module(stage.module).train
+        kind, train = getattr(recipes, stage.recipe), getattr(import_module(stage.module), stage.function)
         found[stage.name] = names_logged(kind, train, trees[stage.name], tmp_path_factory.mktemp("every") / "run")
     return found
 

@@ -25,13 +25,14 @@ from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_
 from palate.recipe import BestOfNRecipe, DPORecipe, PPORecipe, ReinforceRecipe, parse_recipe
 from palate.records import Demonstration, Prompt, Ranking, Record, Response
 from palate.run.directory import Run
-from palate.stages import best_of_n, dpo, ppo, reinforce
+from palate.stages import best_of_n, dpo
+from palate.stages.reinforcement import ppo, reinforce
 
 STAGES: dict[str, tuple[Any, Any]] = {
     "reinforce": (ReinforceRecipe, reinforce.train),
     "ppo": (PPORecipe, ppo.train),
     "dpo": (DPORecipe, dpo.train),
-    "best_of_n": (BestOfNRecipe, best_of_n.train),
+    "best_of_n": (BestOfNRecipe, best_of_n.choose),
 }
 PROMPT = Prompt.from_text("cab")
 TEMPERATURE, KL_COEF, BETA = 0.7, 0.6, 0.5

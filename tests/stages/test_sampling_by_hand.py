@@ -88,7 +88,7 @@ def test_samples_are_those_drawn_by_hand(
     directory, network = talkative
     monkeypatch.setattr(sample, "PROMPTS_PER_STEP", 2)
     tree = tree_for(directory, tmp_path, responses_per_prompt=3)
-    rows, report = run_stage(SampleRecipe, sample.train, tree, tmp_path / "run")
+    rows, report = run_stage(SampleRecipe, sample.write_candidates, tree, tmp_path / "run")
     lines = (tmp_path / "run" / "candidates.jsonl").read_text(encoding="utf-8").splitlines()
     written_down = [Candidates.model_validate_json(line) for line in lines]
     assert [item.prompt for item in written_down] == PROMPTS
@@ -116,7 +116,7 @@ def test_the_best_of_n_is_the_one_of_the_highest_reward(talkative: tuple[str, Ne
     directory, network = talkative
     rewards = [{"function": VOWELS, "weight": 0.5}, {"length": 1.0, "weight": 4.0}]
     tree = tree_for(directory, tmp_path, rewards=rewards, n=4)
-    _, report = run_stage(BestOfNRecipe, best_of_n.train, tree, tmp_path / "run")
+    _, report = run_stage(BestOfNRecipe, best_of_n.choose, tree, tmp_path / "run")
     lines = (tmp_path / "run" / "responses.jsonl").read_text(encoding="utf-8").splitlines()
     written_down = [Demonstration.model_validate_json(line) for line in lines]
     texts = [[it.text for it in responses] for responses in drawn(network, "best_of_n", seed=3, num_responses=4)]
@@ -147,7 +147,7 @@ def test_an_evaluation_is_the_one_made_by_hand(
     monkeypatch.setattr(Report, "table", lambda self, title, *rest: shown.update({title: rest}))
     directory, network = talkative
     tree = tree_for(directory, tmp_path, baseline="tiny", judge={"function": VOWELS}, responses_per_prompt=3)
-    _, report = run_stage(WinRateRecipe, evaluate.train, tree, tmp_path / "run")
+    _, report = run_stage(WinRateRecipe, evaluate.evaluate, tree, tmp_path / "run")
 
     ours, theirs = (drawn(each, "evaluation", seed=3, num_responses=3) for each in (network, tiny))
     our_scores, their_scores = (

@@ -15,8 +15,9 @@ from palate.errors import TrainingError
 from palate.lm import model as lm_model
 from palate.recipe import DPORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, SFTRecipe, parse_recipe
 from palate.run.directory import Run
-from palate.stages import dpo, ppo, reinforce, reward, sft
-from palate.stages.rollouts import Watch
+from palate.stages import dpo, reward, sft
+from palate.stages.reinforcement import ppo, reinforce
+from palate.stages.reinforcement.rollouts import Watch
 
 STAGES: dict[str, tuple[Any, Any]] = {
     "sft": (SFTRecipe, sft.train),

@@ -50,8 +50,9 @@ from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, R
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward
 from palate.simulated.labelers import rank_candidates
-from palate.stages import ppo, reward, sample, sft
+from palate.stages import reward, sample, sft
 from palate.stages.evaluate import compare, describe, describe_reward_model
+from palate.stages.reinforcement import ppo
 from palate.words import is_finished, repeated_share, split_words
 
 
@@ -282,7 +283,7 @@ class Loop(Chain):
     def sample(self, name: str, model: str, prompts: str, *, num_responses: int) -> list[Candidates]:
         """Responses of a model to a file of prompts."""
         how = {"responses_per_prompt": num_responses, "sampling": self.sampling.model_dump()}
-        self.stage(name, SampleRecipe, sample.train, model=model, prompts=self.data(prompts), **how)
+        self.stage(name, SampleRecipe, sample.write_candidates, model=model, prompts=self.data(prompts), **how)
         return self.read(f"{name}/candidates.jsonl", Candidates)
 
 

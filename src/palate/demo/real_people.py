@@ -147,7 +147,8 @@ def describe_methods(report: Report, people: People, found: Comparison, best: An
     }
     rows, said = [], []
     for name, (theirs, kl) in methods.items():
-        scores, finished = proxy(theirs.rollout.prompts, theirs.rollout.responses), text_signals(theirs.texts).finished
+        rollout, finished = theirs.rollout, text_signals(theirs.texts).finished
+        scores = proxy(rollout.prompts, rollout.texts, rollout.sampled_tokens())
         row = [name, *(f"{mean:+.2f}" for mean in (float(scores.mean()), theirs.scores.mean()))]
         row += [f"{theirs.num_words().mean():.1f}", f"{finished:.2f}"]
         if kl is not None:
@@ -257,7 +258,8 @@ def difference_of(seen: Sequence[Pair], unseen: Sequence[Pair], *, seed: int) ->
 def chosen(pool: Answers, proxy: LearnedReward) -> Answers:
     """Of n responses to each prompt the one that a reward model prefers."""
     rollout = pool.rollout
-    rows = best_rows(proxy(rollout.prompts, rollout.responses).view(pool.scores.shape))
+    scores = proxy(rollout.prompts, rollout.texts, rollout.sampled_tokens())
+    rows = best_rows(scores.view(pool.scores.shape))
     index = torch.tensor(rows)
     picked = replace(
         rollout,

@@ -22,7 +22,8 @@ from palate.randomness import permutation
 from palate.recipe import Data, ReinforceRecipe, RewardRecipe, Sampling
 from palate.records import Ranking
 from palate.rewards.learned import LearnedReward
-from palate.stages import reinforce, reward
+from palate.stages import reward
+from palate.stages.reinforcement import reinforce
 from palate.words import count_words
 
 FILES = {"convarg": ("strict_pairs.jsonl",), "llmfao": ("crowd-comparisons.csv", "pairs-crowd.jsonl")}

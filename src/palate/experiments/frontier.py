@@ -28,9 +28,10 @@ from palate.records import Prompt, Ranking
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward
 from palate.rollout.local import LocalEngine
-from palate.stages import dpo, reinforce
+from palate.stages import dpo
 from palate.stages.best_of_n import best_rows
 from palate.stages.evaluate import Answers, answers, contrast
+from palate.stages.reinforcement import reinforce
 
 BEST_OF = (2, 4, 8)
 
@@ -119,8 +120,9 @@ def best_of_n_points(loop: Loop, prompts: list[Prompt], judge: Callable[..., Any
     baseline = load_language_model(str(loop.out / "sft"), precision=loop.precision)
     engine = LocalEngine(baseline.model, baseline.chat)
     rollout = engine.generate(prompts, loop.sampling, num_responses=pool, key=(loop.seed, "best_of_n"))
-    proxy = LearnedReward(str(loop.out / "reward"), precision=loop.precision)(rollout.prompts, rollout.responses)
-    gold = judge(rollout.prompts, rollout.responses).double()
+    reward = LearnedReward(str(loop.out / "reward"), precision=loop.precision)
+    proxy = reward(rollout.prompts, rollout.texts, rollout.sampled_tokens())
+    gold = judge(rollout.prompts, rollout.texts).double()
     points = []
     for n in BEST_OF:
         picked = gold[best_rows(proxy.view(-1, n))].reshape(len(prompts), pool // n).numpy()

@@ -83,28 +83,32 @@ class Sequences:
         picked["tokens"], picked["mask"] = picked["tokens"][:, :width], picked["mask"][:, :width]
         return replace(self, **picked)
 
-    def parts(self, max_tokens: int, *, whole_groups: bool = False) -> Iterator[Self]:
+    def microbatches(self, max_tokens: int, *, whole_groups: bool = False) -> Iterator[Self]:
         """Microbatches of at most ``max_tokens`` computed tokens, sequences of one group side by side.
 
-        With ``whole_groups`` a group is never divided, and one that is larger than a part is a part of its own.
-        Without, it is divided where the part is full, and its prompt is computed once in each.
+        With ``whole_groups`` a group is never divided, and one that is larger than a microbatch is one of its own.
+        Without, it is divided where the microbatch is full, and its prompt is computed once in each.
         """
         groups, prompts = self.group_ids.tolist(), self.prompt_lengths.tolist()
         lengths = self.lengths.tolist()
-        part: list[int] = []
+        taken: list[int] = []
         used = 0
         for _, members in groupby(sorted(range(len(self)), key=lambda row: groups[row]), key=lambda row: groups[row]):
             group = list(members)
             for unit in [group] if whole_groups else [[row] for row in group]:
                 cost = sum(lengths[row] - prompts[row] for row in unit)
-                shared = bool(part) and groups[part[-1]] == groups[unit[0]]
+                shared = bool(taken) and groups[taken[-1]] == groups[unit[0]]
                 cost += 0 if shared else prompts[unit[0]]
-                if part and used + cost > max_tokens:
-                    yield self.select(torch.tensor(part))
+                if taken and used + cost > max_tokens:
+                    yield self.select(torch.tensor(taken))
                     cost += prompts[unit[0]] if shared else 0
-                    part, used = [], 0
-                part, used = part + unit, used + cost
-        yield self.select(torch.tensor(part))
+                    taken, used = [], 0
+                taken, used = taken + unit, used + cost
+        yield self.select(torch.tensor(taken))
+
+    def take(self, *tensors: Tensor) -> list[Tensor]:
+        """Of [B, T] tensors of the batch that these were selected from: their rows, as wide as these are."""
+        return [tensor[self.rows, : self.mask.shape[1]] for tensor in tensors]
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
@@ -364,6 +368,6 @@ def _response_mask(prompt_lengths: Tensor, prompt_width: int, response_width: in
 def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
     """[B, T] of something computed microbatch by microbatch."""
     out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
-    for part in sequences.parts(max_tokens):
-        out[part.rows, : part.mask.shape[1]] = compute(part)
+    for microbatch in sequences.microbatches(max_tokens):
+        out[microbatch.rows, : microbatch.mask.shape[1]] = compute(microbatch)
     return out

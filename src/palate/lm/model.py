@@ -166,13 +166,13 @@ class Model(nn.Module):
         prompts: dict[int, Tensor] = {}
         responses: dict[int, Tensor] = {}
         done, total = 0, int(sequences.lengths.sum())
-        for part in sequences.parts(max_tokens):
-            layout = Layout.of(part)
+        for microbatch in sequences.microbatches(max_tokens):
+            layout = Layout.of(microbatch)
             below: Tensor = self(self.model.trunk, layout, self.trunk_layers)
             spans = torch.split(below, layout.run_lengths.tolist())
             prompts |= zip(layout.groups.tolist(), spans, strict=False)
             responses |= zip(layout.rows.tolist(), spans[len(layout.groups) :], strict=True)
-            done += int(part.lengths.sum())
+            done += int(microbatch.lengths.sum())
             if show is not None:
                 show(done, total)
         return Trunk(prompts=prompts, responses=responses, key=self.trunk_key)

@@ -24,7 +24,7 @@ from palate.lm.encode import encode_responses
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.sources.zoo import Loaded, Precision, load_scalar_model, locate
 from palate.records import Prompt
-from palate.rollout.engine import Responses
+from palate.rollout.engine import SampledTokens
 from palate.scores import one_number_each
 
 NORMALIZATION_FILE = "normalization.json"
@@ -81,16 +81,18 @@ class LearnedReward:
         self.normalization = Normalization.read(locate(name))
         self.max_tokens, self.max_length = max_tokens, max_length
 
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """[B] scores; the sampled tokens themselves are scored when they are known and laid out as it knows them.
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
+    ) -> Tensor:
+        """[B] scores; the sampled tokens themselves are scored when they are given and laid out as it knows them.
 
         Raises:
             DataError: a response that is too long.
             RewardError: a score that is not finite.
         """
-        if isinstance(responses, Responses) and responses.layout in ("", self.loaded.chat.fingerprint):
-            return self._finite(self.score(responses.sequences, responses.trunk), responses)
-        ended = responses.ended if isinstance(responses, Responses) else None
+        if tokens is not None and tokens.layout in ("", self.loaded.chat.fingerprint):
+            return self._finite(self.score(tokens.sequences, tokens.trunk), responses)
+        ended = None if tokens is None else tokens.ended
         encoded = encode_responses(self.loaded.chat, prompts, responses, ended=ended, max_length=self.max_length)
         if encoded.left_out:
             raise DataError(
@@ -119,7 +121,7 @@ def raw_scores(model: ScalarModel, sequences: Sequences, max_tokens: int, trunk:
     """[B] the head's own output, in the order of the sequences."""
     scores = torch.zeros(len(sequences), device=model.device)
     places = {int(row): place for place, row in enumerate(sequences.rows.tolist())}
-    for part in sequences.parts(max_tokens):
-        index = torch.tensor([places[row] for row in part.rows.tolist()], device=model.device)
-        scores[index] = model.scores(part, trunk=trunk)
+    for microbatch in sequences.microbatches(max_tokens):
+        index = torch.tensor([places[row] for row in microbatch.rows.tolist()], device=model.device)
+        scores[index] = model.scores(microbatch, trunk=trunk)
     return scores

@@ -13,14 +13,17 @@ from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward, LengthReward
+from palate.rollout.engine import SampledTokens
 from palate.scores import one_number_each
 
 
 class RewardSource(Protocol):
-    """Anything that scores responses."""
+    """Anything that scores responses; a user's own function is one behind `FunctionReward`."""
 
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """[B] scores."""
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
+    ) -> Tensor:
+        """[B] scores of what the responses say; ``tokens`` are what they were made of, if that is known."""
         ...
 
 
@@ -44,13 +47,15 @@ class Mix:
         self.sources = [reward_source(term, precision=precision, max_tokens=max_tokens) for term in terms]
         self.learned = [source for source in self.sources if isinstance(source, LearnedReward)]
 
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
+    ) -> Tensor:
         """[B] on the CPU, where the text is.
 
         Raises:
             RewardError: a term gave what is no score, or their sum is none.
         """
-        scored = [source(prompts, responses).cpu() for source in self.sources]
+        scored = [source(prompts, responses, tokens).cpu() for source in self.sources]
         total = torch.stack([weight * scores for weight, scores in zip(self.weights, scored, strict=True)]).sum(0)
         one_number_each("the weighted sum of the rewards", total, responses, advice="give the terms smaller weights")
         return total

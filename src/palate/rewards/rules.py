@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palate.errors import RewardError
 from palate.records import Prompt
+from palate.rollout.engine import SampledTokens
 from palate.scores import MEND, ask, call, one_number_each
 from palate.simulated.tastes import load_judge
 from palate.words import count_words
@@ -28,8 +29,10 @@ class FunctionReward:
         self._parts_name = f"parts_of_{name}"
         self._parts = getattr(sys.modules.get(module), self._parts_name, None)
 
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """[B].
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
+    ) -> Tensor:
+        """[B]; the function is not shown the tokens.
 
         Raises:
             RewardError: the function raised, or gave something else than a finite number for each response.
@@ -77,7 +80,9 @@ class LengthReward:
     def __init__(self, limit: float) -> None:
         self.limit = limit
 
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
+    ) -> Tensor:
         """[B], zero for responses within the limit."""
         words = torch.tensor([float(count_words(response)) for response in responses])
         return -(words - self.limit).clamp(min=0) / 10

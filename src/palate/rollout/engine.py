@@ -6,9 +6,9 @@ any of them the log-probabilities that RL needs would be those of another policy
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, overload
+from typing import Protocol
 
 from torch import Tensor
 
@@ -40,47 +40,28 @@ class Rollout:
     temperature: float
     layout: str = ""
 
-    @property
-    def responses(self) -> Responses:
-        """What a `RewardSource` is given."""
-        return Responses(self.texts, self.sequences, None, layout=self.layout, ended=self.ended.tolist())
+    def sampled_tokens(self, trunk: Trunk | None = None) -> SampledTokens:
+        """The tokens behind the texts, for sources of rewards that are models."""
+        return SampledTokens(
+            sequences=self.sequences, ended=tuple(self.ended.tolist()), trunk=trunk, layout=self.layout
+        )
 
 
-class Responses(Sequence[str]):
-    """Texts for rules and judges, and the tokens they came from for models, so that nothing is tokenised twice.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledTokens:
+    """The tokens that B texts came from, so that no model has to tokenise them again.
 
-    Args:
-        texts: [B] what they say.
-        sequences: their tokens.
+    Attributes:
+        sequences: prompts and responses.
+        ended: [B] which of them end with a stop token.
         trunk: their frozen layers' hidden states, if somebody has computed them.
         layout: fingerprint of the chat that laid them out; empty: of the one that will read them.
-        ended: [B] which of them end with a stop token; all of them if absent.
     """
 
-    def __init__(
-        self,
-        texts: Sequence[str],
-        sequences: Sequences,
-        trunk: Trunk | None,
-        *,
-        layout: str = "",
-        ended: Sequence[bool] | None = None,
-    ) -> None:
-        self.texts, self.sequences, self.trunk = tuple(texts), sequences, trunk
-        self.layout, self.ended = layout, ended
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        return self.texts[index]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.texts)
+    sequences: Sequences
+    ended: tuple[bool, ...]
+    trunk: Trunk | None = None
+    layout: str = ""
 
 
 class RolloutEngine(Protocol):

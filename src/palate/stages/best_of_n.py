@@ -26,7 +26,7 @@ from palate.run.trackers import showing
 from palate.stages.common import finish_run, prompts_with_room
 
 
-def train(recipe: BestOfNRecipe, run: Run) -> None:
+def choose(recipe: BestOfNRecipe, run: Run) -> None:
     """Write the best response to each prompt to ``responses.jsonl``."""
     loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     rewards = Mix(recipe.rewards, precision=recipe.precision)
@@ -48,7 +48,7 @@ def train(recipe: BestOfNRecipe, run: Run) -> None:
     key = (recipe.seed, "best_of_n")
     with showing("responses") as show:
         rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.n, key=key, show=show)
-    scores = rewards(rollout.prompts, rollout.responses).view(-1, recipe.n)
+    scores = rewards(rollout.prompts, rollout.texts, rollout.sampled_tokens()).view(-1, recipe.n)
     best = [rollout.texts[row] for row in best_rows(scores)]
 
     write_answers(run, prompts, best)

@@ -15,7 +15,6 @@ from palate.corpus.reading import Read
 from palate.errors import DataError, RecipeError
 from palate.evals.report import Report, stage_report
 from palate.lm.adapters import arrange
-from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import Model
@@ -176,8 +175,3 @@ def finish_run(run: Run, numbers: Mapping[str, float | None], *, extra: Callable
 def floats(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Plain numbers for the log."""
     return {name: float(value) for name, value in metrics.items()}
-
-
-def at(part: Sequences, *tensors: Tensor) -> list[Tensor]:
-    """The rows of [B, T] tensors that belong to a part, as wide as the part."""
-    return [tensor[part.rows, : part.mask.shape[1]] for tensor in tensors]

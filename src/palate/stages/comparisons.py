@@ -21,7 +21,7 @@ from palate.records import Ranking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Responses:
+class ComparedResponses:
     """Every distinct response of a set of rankings, computed once wherever it appears.
 
     Attributes:
@@ -50,9 +50,9 @@ class Responses:
         """The responses of a batch, each once."""
         return self.sequences.select(self.rows_of([batch])[0])
 
-    def judgements_in(self, part: Sequences, batch: Sequence[ComparisonSet]) -> list[tuple[list[int], Judgement]]:
-        """The batch's judgements whose responses are in this part, with their places [K] in it."""
-        place = {row: index for index, row in enumerate(part.rows.tolist())}
+    def judgements_in(self, microbatch: Sequences, batch: Sequence[ComparisonSet]) -> list[tuple[list[int], Judgement]]:
+        """The batch's judgements whose responses are in this microbatch, with their places [K] in it."""
+        place = {row: index for index, row in enumerate(microbatch.rows.tolist())}
         inside = ((self.rows(comparisons), comparisons) for comparisons in batch)
         return [
             ([place[rows[index]] for index in judgement.indices], judgement)
@@ -121,7 +121,7 @@ def prepare_responses(
     max_length: float,
     limit: str,
     device: torch.device,
-) -> Responses:
+) -> ComparedResponses:
     """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out."""
     said = {
         (ranking.prompt.id, response.text): ranking.prompt for ranking in rankings for response in ranking.responses
@@ -135,7 +135,7 @@ def prepare_responses(
     problems = [_problem(ranking, missing) for ranking in rankings]
     usable = [ranking for ranking, problem in zip(rankings, problems, strict=True) if problem is None]
     left_out = [replace(problem, index=index) for index, problem in enumerate(problems) if problem is not None]
-    return Responses(
+    return ComparedResponses(
         rankings=usable,
         sets=comparison_sets(usable, labeler_weights=labeler_weights),
         sequences=encoded.sequences.to(device),

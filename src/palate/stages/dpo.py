@@ -93,11 +93,11 @@ def train(recipe: DPORecipe, run: Run) -> None:
     ):
         batch = train_set.select(steps[step])
         num_pairs = len(chosen_and_rejected(train_set.judgements_in(batch, steps[step]))[0])
-        parts = []
-        for part in batch.parts(recipe.microbatch_tokens, whole_groups=True):
-            chosen, rejected = chosen_and_rejected(train_set.judgements_in(part, steps[step]))
-            logprobs = policy.logprobs(part, temperature=recipe.temperature, trunk=trunk).sum(1)
-            before = reference[part.rows]
+        computed = []
+        for microbatch in batch.microbatches(recipe.microbatch_tokens, whole_groups=True):
+            chosen, rejected = chosen_and_rejected(train_set.judgements_in(microbatch, steps[step]))
+            logprobs = policy.logprobs(microbatch, temperature=recipe.temperature, trunk=trunk).sum(1)
+            before = reference[microbatch.rows]
             loss, metrics = dpo_loss(
                 logprobs[chosen],
                 logprobs[rejected],
@@ -108,8 +108,8 @@ def train(recipe: DPORecipe, run: Run) -> None:
                 denominator=num_pairs,
             )
             loss.backward()
-            parts.append(metrics)
-        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step) | {"data/left_out": left_out})
+            computed.append(metrics)
+        run.log(step, floats(combine_metrics(computed)) | optimizer.step(step) | {"data/left_out": left_out})
 
     chosen, rejected = chosen_and_rejected(validation.judgements_in(validation.sequences, validation.sets))
     after = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)
@@ -146,5 +146,5 @@ def response_logprobs(policy: LanguageModel, sequences: Sequences, recipe: DPORe
     return per_token(
         sequences,
         recipe.microbatch_tokens,
-        lambda part: policy.logprobs(part, temperature=recipe.temperature, trunk=trunk),
+        lambda microbatch: policy.logprobs(microbatch, temperature=recipe.temperature, trunk=trunk),
     ).sum(1)

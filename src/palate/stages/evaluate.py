@@ -88,7 +88,7 @@ class Comparison:
     seed: int
 
 
-def train(recipe: WinRateRecipe, run: Run) -> None:
+def evaluate(recipe: WinRateRecipe, run: Run) -> None:
     """Sample, judge, and write report and texts."""
     data = read_prompts(recipe.prompts)
     model = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
@@ -180,7 +180,8 @@ def answers(
     key = (seed, "evaluation")
     with showing(f"responses of {loaded.name}") as show:
         rollout = engine.generate(prompts, sampling, num_responses=num_responses, key=key, show=show)
-    scores, shape = judge(rollout.prompts, rollout.responses), (len(prompts), num_responses)
+    scores = judge(rollout.prompts, rollout.texts, rollout.sampled_tokens())
+    shape = (len(prompts), num_responses)
     parts = judge.parts(rollout.prompts, rollout.texts) if isinstance(judge, FunctionReward | Mix) else {}
     return Answers(
         rollout=rollout,
@@ -348,5 +349,6 @@ def describe_reward_model(report: Report, answers: Answers, reward: RewardSource
         answers: of the model before, to held-out prompts; more than one a prompt.
         reward: the reward model.
     """
-    rewards = reward(answers.rollout.prompts, answers.rollout.responses).double().numpy()
+    rollout = answers.rollout
+    rewards = reward(rollout.prompts, rollout.texts, rollout.sampled_tokens()).double().numpy()
     describe_accuracies(report, rewards.reshape(answers.scores.shape), answers.parts, answers.scores, seed=seed)

@@ -39,7 +39,7 @@ from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, write_model
-from palate.stages.comparisons import Responses, comparable, prepare_responses, without_ties
+from palate.stages.comparisons import ComparedResponses, comparable, prepare_responses, without_ties
 from palate.stages.estimate.expected import comparing
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.trial import some
@@ -103,17 +103,17 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     ):
         batch = train_set.select(steps[step])
         total_weight = sum(judgement.weight for comparisons in steps[step] for judgement in comparisons.judgements)
-        parts = []
-        for part in batch.parts(recipe.microbatch_tokens, whole_groups=True):
-            rewards = model.scores(part, trunk=trunk)
-            judged = train_set.judgements_in(part, steps[step])
-            loss, part_metrics = comparison_loss(rewards, judged, recipe, denominator=total_weight)
+        computed = []
+        for microbatch in batch.microbatches(recipe.microbatch_tokens, whole_groups=True):
+            rewards = model.scores(microbatch, trunk=trunk)
+            judged = train_set.judgements_in(microbatch, steps[step])
+            loss, metrics = comparison_loss(rewards, judged, recipe, denominator=total_weight)
             loss.backward()
-            parts.append(part_metrics)
-        metrics = floats(combine_metrics(parts))
-        if math.isnan(metrics["reward/accuracy"]):  # nothing but ties: undefined
-            del metrics["reward/accuracy"], metrics["reward/margin"]
-        run.log(step, metrics | optimizer.step(step) | {"data/left_out": left_out})
+            computed.append(metrics)
+        numbers = floats(combine_metrics(computed))
+        if math.isnan(numbers["reward/accuracy"]):  # nothing but ties: undefined
+            del numbers["reward/accuracy"], numbers["reward/margin"]
+        run.log(step, numbers | optimizer.step(step) | {"data/left_out": left_out})
 
     finish(loaded, recipe, run, train_set, validation, trunk, left_out=left_out)
 
@@ -142,8 +142,8 @@ def finish(
     loaded: Loaded[ScalarModel],
     recipe: RewardRecipe,
     run: Run,
-    train_set: Responses,
-    validation: Responses,
+    train_set: ComparedResponses,
+    validation: ComparedResponses,
     trunk: Trunk | None,
     *,
     left_out: int,
@@ -172,7 +172,7 @@ def finish(
 
 
 def measure(
-    scores: Tensor, responses: Responses, *, seed: int
+    scores: Tensor, responses: ComparedResponses, *, seed: int
 ) -> tuple[dict[str, float | None], Calibration, Agreement]:
     """Accuracy on every strictly ordered pair, beside the longer response's and the labelers' agreement."""
     pairs = [(ranking, *pair) for ranking in responses.rankings for pair in ordered_pairs(ranking)]

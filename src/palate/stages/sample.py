@@ -24,7 +24,7 @@ PROMPTS_PER_STEP = 32
 """Prompts sampled between two lines of progress; what is sampled does not depend on it."""
 
 
-def train(recipe: SampleRecipe, run: Run) -> None:
+def write_candidates(recipe: SampleRecipe, run: Run) -> None:
     """Write ``candidates.jsonl``, one line per prompt."""
     sketch = sketch_model(recipe.model, LanguageModel, chat_template=recipe.chat_template, precision=recipe.precision)
     data = read_prompts(recipe.prompts)

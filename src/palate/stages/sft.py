@@ -74,13 +74,13 @@ def train(recipe: SFTRecipe, run: Run) -> None:
     ):
         batch = sequences.select(batches[step])
         num_tokens = int(batch.mask.sum())
-        parts = []
-        for part in batch.parts(recipe.microbatch_tokens):
-            logprobs = model.logprobs(part, temperature=1.0, trunk=trunk)
-            loss, metrics = sft_loss(logprobs, part.mask, denominator=num_tokens)
+        computed = []
+        for microbatch in batch.microbatches(recipe.microbatch_tokens):
+            logprobs = model.logprobs(microbatch, temperature=1.0, trunk=trunk)
+            loss, metrics = sft_loss(logprobs, microbatch.mask, denominator=num_tokens)
             loss.backward()
-            parts.append(metrics)
-        run.log(step, floats(combine_metrics(parts)) | optimizer.step(step) | {"data/left_out": left_out})
+            computed.append(metrics)
+        run.log(step, floats(combine_metrics(computed)) | optimizer.step(step) | {"data/left_out": left_out})
 
     after = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
     write_model(run, recipe, loaded)
@@ -98,5 +98,6 @@ def train(recipe: SFTRecipe, run: Run) -> None:
 @torch.no_grad()
 def perplexity(model: LanguageModel, sequences: Sequences, max_tokens: int) -> float:
     """exp of the mean negative log-likelihood per masked token, at temperature 1."""
-    total = sum(float(model.logprobs(part, temperature=1.0).sum()) for part in sequences.parts(max_tokens))
+    microbatches = sequences.microbatches(max_tokens)
+    total = sum(float(model.logprobs(microbatch, temperature=1.0).sum()) for microbatch in microbatches)
     return float(torch.tensor(-total / int(sequences.mask.sum())).exp())

@@ -42,7 +42,9 @@ from palate.stages import common
 
 RECIPES: dict[str, type[Section]] = {stage.name: getattr(recipes, stage.recipe) for stage in STAGES}
 """The recipe of every command that takes one."""
-TRAIN: dict[str, Callable[..., None]] = {stage.name: import_module(stage.module).train for stage in STAGES}
+TRAIN: dict[str, Callable[..., None]] = {
+    stage.name: getattr(import_module(stage.module), stage.function) for stage in STAGES
+}
 
 
 @dataclass(frozen=True, kw_only=True)

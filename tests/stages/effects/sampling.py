@@ -142,7 +142,8 @@ def draws_so_many(a: Outcome, b: Outcome) -> None:
 def scores_of(term: Reward, rollout: Rollout) -> Tensor:
     """[B] what one term of a reward gives."""
     if term.model:
-        scores = LearnedReward(term.model, precision="fp32")(rollout.prompts, rollout.responses)
+        reward = LearnedReward(term.model, precision="fp32")
+        scores = reward(rollout.prompts, rollout.texts, rollout.sampled_tokens())
     elif term.function:
         scores = torch.tensor(getattr(judges, term.function.partition(":")[2])([], rollout.texts))
     else:

@@ -18,9 +18,10 @@ from palate.lm import model as lm_model
 from palate.machine import gb
 from palate.recipe import SFTRecipe, load_recipe, parse_recipe
 from palate.run.directory import Run
-from palate.stages import reinforce, sft
+from palate.stages import sft
 from palate.stages.estimate import fitting
 from palate.stages.estimate.workload import Workload
+from palate.stages.reinforcement import reinforce
 
 MB = 10**6
 

@@ -43,7 +43,7 @@ def run(stage: str, tree: dict[str, Any], directory: Path, monkeypatch: pytest.M
     command = next(each for each in STAGES if each.name == stage)
     recipe = parse_recipe(getattr(recipes, command.recipe), tree)
     started = Run.open(directory, recipe)
-    took = allocated.peak(lambda: import_module(command.module).train(recipe, started))
+    took = allocated.peak(lambda: getattr(import_module(command.module), command.function)(recipe, started))
     (work,) = told
     return work, took
 

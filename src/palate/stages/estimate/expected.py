@@ -242,8 +242,10 @@ def scoring(
 ) -> Scoring:
     """A pass over all of the sequences without gradients, through some of the layers."""
     longest = sequences.lengths.argsort(descending=True)[:LOOKED_AT].sort().values
-    parts = sequences.select(longest).parts(max_tokens)
-    passes = [Pass.of(net.model, part, 0 if last else wanted(net.model, part)) for part in parts]
+    passes = [
+        Pass.of(net.model, microbatch, 0 if last else wanted(net.model, microbatch))
+        for microbatch in sequences.select(longest).microbatches(max_tokens)
+    ]
     return Scoring(
         net=net,
         largest=max(passes, key=lambda each: each.rows + each.wanted),
@@ -266,7 +268,7 @@ def learning(
     several: bool = False,
 ) -> Learning:
     """Of the heaviest batches the microbatch that needs most."""
-    parts = [list(batch.parts(recipe.microbatch_tokens, whole_groups=whole_groups)) for batch in batches]
+    parts = [list(batch.microbatches(recipe.microbatch_tokens, whole_groups=whole_groups)) for batch in batches]
     passes = [Pass.of(net.model, part, wanted(net.model, part)) for each in parts for part in each]
 
     def size(part: Pass) -> int:

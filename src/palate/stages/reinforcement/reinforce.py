@@ -21,10 +21,17 @@ from palate.objectives.losses import combine_metrics, policy_loss
 from palate.recipe import ReinforceRecipe
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import at, finish_run, floats, write_model
+from palate.stages.common import finish_run, floats, write_model
 from palate.stages.estimate.expected import Expected, reinforced
 from palate.stages.estimate.fitting import expect
-from palate.stages.rollouts import Watch, check_on_policy, collect, load_actors, prompts_of_step, sample_rows
+from palate.stages.reinforcement.rollouts import (
+    Watch,
+    check_on_policy,
+    collect,
+    load_actors,
+    prompts_of_step,
+    sample_rows,
+)
 
 USUAL_CLIP_RANGE = 0.2
 """PPO's. Nothing is clipped here; ratios that would be are counted before the update, when all of them should be 1."""
@@ -56,9 +63,9 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         advantages = leave_one_out(rewards, scored.sequences.group_ids)[:, None].expand(mask.shape)
 
         num_tokens, parts, log_ratios = int(mask.sum()), [], []
-        for part in scored.sequences.parts(recipe.microbatch_tokens):
+        for part in scored.sequences.microbatches(recipe.microbatch_tokens):
             new_logprobs = policy.logprobs(part, temperature=rollout.temperature, trunk=scored.trunk)
-            logprobs, advantage = at(part, rollout.logprobs, advantages)
+            logprobs, advantage = part.take(rollout.logprobs, advantages)
             log_ratios.append((new_logprobs.detach() - logprobs)[part.mask])
             # the ratio is 1, so the gradient of the unclipped surrogate is that of advantage * log p
             loss, part_metrics = policy_loss(

@@ -4,7 +4,7 @@ A step samples responses, pays every token for its divergence from the frozen re
 estimates advantages with a value model that started from the reward model, and improves both models for a few epochs.
 With `[pretraining]` the language-model gradient on raw text is added before the same optimizer step (PPO-ptx).
 
-What is whose: sampling, scoring and the reference in `stages/rollouts.py`; advantages and losses in `objectives/`.
+What is whose: sampling, scoring and the reference in `rollouts.py`; advantages and losses in `objectives/`.
 Left out: an entropy bonus (the KL term already pays for entropy), early stopping of epochs on KL, shared policy and
 value networks.
 
@@ -39,10 +39,10 @@ from palate.recipe import PPORecipe
 from palate.rewards.learned import Normalization
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import at, finish_run, floats, write_model
+from palate.stages.common import finish_run, floats, write_model
 from palate.stages.estimate.expected import Expected, reinforced
 from palate.stages.estimate.fitting import expect
-from palate.stages.rollouts import (
+from palate.stages.reinforcement.rollouts import (
     Actors,
     Scored,
     Watch,
@@ -178,8 +178,8 @@ def update(
     """One optimizer step of each model on one minibatch; denominators are those of the whole minibatch."""
     num_tokens, parts, log_ratios = int(minibatch.mask.sum()), [], []
     learns_policy = step >= recipe.value_warmup
-    for part in minibatch.parts(recipe.microbatch_tokens):
-        logprobs, values, advantages, returns = at(part, batch.logprobs, batch.values, batch.advantages, batch.returns)
+    for part in minibatch.microbatches(recipe.microbatch_tokens):
+        logprobs, values, advantages, returns = part.take(batch.logprobs, batch.values, batch.advantages, batch.returns)
         metrics: Metrics = {}
         if learns_policy:
             new_logprobs = learners.policy.logprobs(part, temperature=batch.temperature, trunk=batch.trunk)
@@ -231,7 +231,7 @@ def mean_of_updates(updates: Sequence[tuple[int, Mapping[str, float]]]) -> dict[
 def pretraining_gradient(policy: LanguageModel, text: Sequences, coef: float, max_tokens: int) -> dict[str, float]:
     """Add ``coef`` times the gradient of the language-model loss on raw text to what is there already."""
     num_tokens, parts = int(text.mask.sum()), []
-    for part in text.parts(max_tokens):
+    for part in text.microbatches(max_tokens):
         loss, metrics = sft_loss(policy.logprobs(part, temperature=1.0), part.mask, denominator=num_tokens)
         (coef * loss).backward()
         parts.append(metrics["sft/loss"])

@@ -25,7 +25,7 @@ from palate.randomness import permutation
 from palate.recipe import RLRecipe
 from palate.records import Prompt
 from palate.rewards.mix import Mix
-from palate.rollout.engine import Responses, Rollout, RolloutEngine
+from palate.rollout.engine import Rollout, RolloutEngine
 from palate.run.directory import Run
 from palate.stages.common import longest, prepare, prompts_with_room
 
@@ -134,14 +134,14 @@ def collect(actors: Actors, engine: RolloutEngine, recipe: RLRecipe, step: int) 
     start += seconds
     sequences = rollout.sequences
     trunk = actors.policy.model.trunk(sequences, max_tokens=recipe.microbatch_tokens)
-    scores = actors.rewards(rollout.prompts, Responses(rollout.texts, sequences, trunk)).to(sequences.tokens.device)
+    scores = actors.rewards(rollout.prompts, rollout.texts, rollout.sampled_tokens(trunk)).to(sequences.tokens.device)
     if recipe.truncation_score is not None:
         scores = torch.where(rollout.ended.to(scores.device), scores, recipe.truncation_score)
     with torch.no_grad():
         ref_logprobs = per_token(
             sequences,
             recipe.microbatch_tokens,
-            lambda part: actors.reference.logprobs(part, temperature=rollout.temperature, trunk=trunk),
+            lambda microbatch: actors.reference.logprobs(microbatch, temperature=rollout.temperature, trunk=trunk),
         )
     scored = Scored(rollout=rollout, scores=scores, ref_logprobs=ref_logprobs, trunk=trunk)
     metrics = _measure(scored) | {"data/left_out": actors.left_out}
