@@ -175,7 +175,7 @@ def test_the_best_of_n_is_what_the_reward_model_prefers() -> None:
     )
     pool = Answers(rollout=rollout, scores=np.array([[1.0, 2.0], [3.0, 4.0]]))
 
-    def longest(prompts: Any, responses: Any) -> torch.Tensor:
+    def longest(prompts: Any, responses: Any, tokens: Any = None) -> torch.Tensor:
         return torch.tensor([float(len(text)) for text in responses])
 
     best = chosen(pool, longest)  # type: ignore[arg-type]

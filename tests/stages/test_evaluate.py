@@ -20,7 +20,7 @@ from palate.lm.sources.zoo import load_language_model
 from palate.recipe import Sampling, SFTRecipe, WinRateRecipe, parse_recipe
 from palate.records import Prompt
 from palate.rewards.rules import FunctionReward
-from palate.rollout.engine import Rollout
+from palate.rollout.engine import Rollout, SampledTokens
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages import evaluate, sft
@@ -168,7 +168,9 @@ def test_the_reward_models_accuracy_on_the_parts_of_the_taste() -> None:
     shown = [[WARM, COLD, "It is so.", "I hate this sad day"]] * 40
     answers = answered(shown, demo_prompts(held_out=True)[:40])
 
-    def prefers_the_finished(prompts: Sequence[Prompt], responses: Sequence[str]) -> torch.Tensor:
+    def prefers_the_finished(
+        prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
+    ) -> torch.Tensor:
         return torch.tensor([float(text.endswith(".")) for text in responses])
 
     report = Report("title")
