@@ -35,6 +35,7 @@ _GROUPS = {
     "sft": "Supervised fine-tuning",
     "reward": "The reward model's training",
     "dpo": "Direct preference optimisation",
+    "kto": "Kahneman-Tversky optimisation",
     "data": "Data",
     "tokens": "Tokens",
     "time": "Time",

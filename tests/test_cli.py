@@ -31,6 +31,7 @@ COMMANDS = (
     "ppo",
     "reinforce",
     "dpo",
+    "kto",
     "best-of-n",
     "eval",
     "frontier",

@@ -73,10 +73,18 @@ STAGES = (
     Stage(
         "dpo",
         "train on preferences directly, without a reward model",
-        "Direct preference optimisation: no reward model and no sampling, only pairs.",
+        "Direct preference optimisation: no reward model and no sampling, only pairs. By the loss of DPO or of IPO.",
         "palate.stages.dpo",
         "DPORecipe",
         "dpo",
+    ),
+    Stage(
+        "kto",
+        "train on thumbs directly, without a reward model",
+        "Kahneman-Tversky optimisation: every thumb is about one response alone, and nothing is compared.",
+        "palate.stages.kto",
+        "KTORecipe",
+        "kto",
     ),
     Stage(
         "best-of-n",

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from palate.objectives.advantages import gae, leave_one_out, shape_rewards
+from palate.objectives.direct import dpo_loss, ipo_loss
 from palate.objectives.divergence import k1
-from palate.objectives.losses import dpo_loss, policy_loss, value_loss
+from palate.objectives.losses import distillation_loss, policy_loss, sft_loss, value_loss
 
 VOCABULARY, LENGTH, BETA = 3, 2, 0.5
 SEQUENCES = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))  # [S = 9, T = 2]
@@ -47,10 +48,10 @@ REF_LOGPROBS = TabularLanguageModel(0).logprobs().detach()
 OPTIMUM = (REF_LOGPROBS.sum(1) + REWARDS / BETA).log_softmax(-1)  # [S]
 
 
-def distance(policy: TabularLanguageModel) -> float:
+def distance(policy: TabularLanguageModel, optimum: torch.Tensor = OPTIMUM) -> float:
     """KL(policy || optimum), by summation."""
     logprobs = policy.logprobs().detach().sum(1)
-    return (logprobs.exp() * k1(logprobs, OPTIMUM)).sum().item()
+    return (logprobs.exp() * k1(logprobs, optimum)).sum().item()
 
 
 def shaped(logprobs: torch.Tensor) -> torch.Tensor:
@@ -132,3 +133,93 @@ def test_dpo_from_exact_preferences() -> None:
         yield dpo_loss(logprobs[chosen], logprobs[rejected], ref[chosen], ref[rejected], beta=BETA)[0]
 
     assert distance(train(step, num_steps=200, learning_rate=0.1)) < 0.01
+
+
+def test_ipo_from_exact_preferences() -> None:
+    """Azar et al. 2023, theorem 1: pi_ref(y) * exp(P(y is preferred to y') / beta) / Z, with y' drawn like the pairs.
+
+    Of twelve people any number prefers one answer to another: no strengths stand behind that, and some go in circles.
+    """
+    beta, generator = 0.1, torch.Generator().manual_seed(3)
+    above = torch.randint(0, 13, (9, 9), generator=generator).triu(1)
+    votes = above + (12 - above.T).tril(-1)  # [a, b]: how many of twelve prefer a to b
+    pairs = [(a, b) for a, b in itertools.permutations(range(9), 2) for _ in range(int(votes[a, b]))]
+    chosen, rejected = torch.tensor(pairs).unbind(1)
+    preferred = (votes / 12 + torch.eye(9) / 2).double().mean(1)
+    optimum = (REF_LOGPROBS.sum(1) + preferred / beta).log_softmax(-1)
+    ref = REF_LOGPROBS.sum(1)
+
+    def step(policy: TabularLanguageModel):  # type: ignore[no-untyped-def]
+        logprobs = policy.logprobs().sum(1)
+        yield ipo_loss(logprobs[chosen], logprobs[rejected], ref[chosen], ref[rejected], beta=beta)[0]
+
+    assert distance(TabularLanguageModel(0), optimum) > 0.1
+    assert distance(train(step, num_steps=300, learning_rate=0.1), optimum) < 0.001
+
+
+def test_ipo_does_not_run_away_with_what_everybody_prefers() -> None:
+    """One pair, always decided alike: DPO would widen it for ever, IPO stops at a margin of one half."""
+    ref = REF_LOGPROBS.sum(1)
+
+    def gap(loss, num_steps: int) -> float:  # type: ignore[no-untyped-def]
+        def step(policy: TabularLanguageModel):  # type: ignore[no-untyped-def]
+            logprobs = policy.logprobs().sum(1)
+            yield loss(logprobs[:1], logprobs[5:6], ref[:1], ref[5:6], beta=0.5)[0]
+
+        logprobs = train(step, num_steps=num_steps, learning_rate=0.1).logprobs().detach().sum(1) - ref
+        return float(logprobs[0] - logprobs[5])
+
+    assert gap(ipo_loss, 400) == pytest.approx(1.0, abs=1e-4)
+    assert gap(dpo_loss, 400) > gap(dpo_loss, 200) + 0.1 > 5.0
+
+
+def best_of(n: int) -> torch.Tensor:
+    """[S] log-probability to be the best of n answers of the reference, the first of equals; by order statistics."""
+    order = REWARDS.argsort(stable=True, descending=True)
+    below = REF_LOGPROBS.sum(1).exp()[order].flip(0).cumsum(0).flip(0)  # of it and all that lose to it
+    wins = below**n - torch.cat([below[1:], below.new_zeros(1)]) ** n
+    return torch.zeros_like(wins).index_copy(0, order, wins).log()
+
+
+def test_a_round_of_raft_ends_at_the_best_of_n_and_two_rounds_at_the_best_of_n_squared() -> None:
+    """All 81 pairs of answers, each as likely as the policy at the beginning of the round makes it; the better is kept.
+
+    Among answers of equal reward the one that comes first wins, wherever it was drawn, so that rounds compose.
+    """
+    pairs = torch.tensor(list(itertools.product(range(9), repeat=2)))  # [81, 2]
+    ranks = REWARDS.argsort(stable=True, descending=True).argsort()
+    kept = pairs.gather(1, ranks[pairs].argmin(1, keepdim=True))[:, 0]
+    policy = TabularLanguageModel(0)
+    for rounds in (1, 2):
+        shares = torch.zeros(9, dtype=torch.float64)
+        shares.index_add_(0, kept, policy.logprobs().detach().sum(1).exp()[pairs].prod(1))
+        optimizer = torch.optim.Adam(policy.parameters(), lr=0.1)
+        for _ in range(400):
+            optimizer.zero_grad()
+            logprobs = policy.logprobs()
+            sum(
+                sft_loss(logprobs[row : row + 1], MASK[row : row + 1], denominator=1 / share)[0]
+                for row, share in enumerate(shares)
+            ).backward()
+            optimizer.step()
+        assert distance(policy, best_of(2**rounds)) < 0.002
+        assert distance(policy, best_of(2 ** (3 - rounds))) > 0.05
+
+
+def test_distillation_ends_at_the_teacher() -> None:
+    """Exact divergences of every token of all answers, each as likely as the policy makes it at the time."""
+    teacher = TabularLanguageModel(1)
+    with torch.no_grad():
+        target = teacher.logprobs().sum(1)
+        first, second = (each.log_softmax(-1) for each in (teacher.first, teacher.second))
+
+    def step(policy: TabularLanguageModel):  # type: ignore[no-untyped-def]
+        own = policy.first.log_softmax(-1), policy.second.log_softmax(-1)
+        at_first = (own[0].exp() * (own[0] - first)).sum()
+        at_second = (own[1].exp() * (own[1] - second)).sum(1)  # after each first token
+        kl = torch.stack([at_first.expand(9), at_second[SEQUENCES[:, 0]]], 1)
+        weights = policy.logprobs().detach().sum(1).exp()
+        yield sum(distillation_loss(kl[s], MASK[s], denominator=1 / weights[s])[0] for s in torch.arange(9).split(1))
+
+    assert distance(TabularLanguageModel(0), target) > 0.3
+    assert distance(train(step, num_steps=200, learning_rate=0.1), target) < 0.001

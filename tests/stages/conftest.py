@@ -16,7 +16,7 @@ ANSWERS = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Paths of prompts, demonstrations, rankings and texts."""
+    """Paths of prompts, demonstrations, rankings, thumbs and texts."""
     directory = tmp_path_factory.mktemp("data")
 
     def write(name: str, records: Sequence[Record]) -> str:
@@ -51,6 +51,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                 for labeler in ("ann", "bob")
             ],
         ),
+        "thumbs": write(
+            "thumbs.jsonl",
+            [
+                Ranking(
+                    prompt=prompt,
+                    responses=(Response(text=ANSWERS[number % 4]),),
+                    ranks=(1,),
+                    ratings=(7.0 if number % 4 == 0 else 1.0,),
+                )
+                for number, prompt in enumerate(prompts)
+            ],
+        ),
         "texts": str(texts),
     }
 
@@ -70,6 +82,7 @@ def settings(data: dict[str, str]) -> dict[str, dict[str, Any]]:
         "sft": base | {"data": {"path": data["demonstrations"]}},
         "reward": base | {"data": {"path": data["rankings"]}, "batch_responses": 16},
         "dpo": base | {"data": {"path": data["rankings"]}},
+        "kto": base | {"data": {"path": data["thumbs"]}, "batch_size": 18},
         "reinforce": rl,
         "ppo": rl | {"value_model": "tiny", "epochs": 2, "minibatches": 2},
     }

@@ -33,9 +33,20 @@ def rankings(path: Path, *, short: int, long: int) -> str:
     return lines(path, rows)
 
 
+def thumbs(path: Path, *, short: int, long: int) -> str:
+    texts = ["Fine."] * short + [LONG] * long
+    rows = [{"prompt": f"How is it, {n}?", "completion": text, "label": n % 2 == 0} for n, text in enumerate(texts)]
+    return lines(path, rows)
+
+
 def prompts(path: Path, *, short: int, long: int) -> str:
     texts = ["Tell me."] * short + [LONG] * long
     return lines(path, [{"prompt": f"{n}: {text}"} for n, text in enumerate(texts)])
+
+
+learning = pytest.mark.parametrize(
+    ("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings), ("kto", thumbs)]
+)
 
 
 @pytest.fixture
@@ -52,7 +63,7 @@ def command(settings: Settings, toml: Toml, tmp_path: Path, capsys: pytest.Captu
     return run
 
 
-@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+@learning
 def test_rows_that_are_too_long(
     stage: str, write: Callable[..., str], command: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -69,7 +80,7 @@ def test_rows_that_are_too_long(
     assert all(json.loads(row)["data/left_out"] == 4 for row in rows)
 
 
-@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+@learning
 def test_more_than_the_allowed_share_stops_before_the_first_step(
     stage: str, write: Callable[..., str], command: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -87,7 +98,7 @@ def test_more_than_the_allowed_share_stops_before_the_first_step(
     assert command(stage, **changes, max_left_out=0.7)[0] == 0
 
 
-@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+@learning
 @pytest.mark.parametrize(("short", "use"), [(2, "to validate on"), (0, "to learn from")])
 def test_no_side_may_be_left_without_rows(
     stage: str, write: Callable[..., str], short: int, use: str, command: Callable[..., Any], tmp_path: Path
@@ -137,7 +148,7 @@ def test_a_prompt_without_room_for_a_response_stops_before_the_first_step(
         assert len((tmp_path / "run" / "candidates.jsonl").read_text().splitlines()) == 11
 
 
-@pytest.mark.parametrize(("stage", "write"), [("sft", demonstrations), ("reward", rankings), ("dpo", rankings)])
+@learning
 def test_a_row_longer_than_the_model_was_made_for_is_left_out(
     stage: str, write: Callable[..., str], command: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -22,6 +22,8 @@ def ranking(number: int, texts: Sequence[str], ranks: Sequence[int], labeler: st
 
 
 THUMBS = [ranking(n, [f"Good {n}."], [1]).model_copy(update={"ratings": (7.0,)}) for n in range(12)]
+UNDECIDED = [thumb.model_copy(update={"ratings": (4.0,)}) for thumb in THUMBS]
+ONE_PROMPT = [each.model_copy(update={"prompt": THUMBS[0 if n else 1].prompt}) for n, each in enumerate(THUMBS)]
 COPIES = [ranking(n, ["Same.", "Same.", "Same."], [1, 2, 3]) for n in range(12)]
 TIES = [ranking(n, ["One.", "Two.", "Three."], [1, 1, 1]) for n in range(12)]
 TIED_COPIES = [ranking(n, ["One.", "Two.", "One."], [1, 1, 2]) for n in range(12)]
@@ -50,6 +52,9 @@ def train(tmp_path: Path, toml: Toml, capsys: pytest.CaptureFixture[str]) -> Cal
         ("dpo", THUMBS, {}, "12: a thumb"),
         ("reward", COPIES, {}, "12: identical responses"),
         ("dpo", COPIES, {}, "12: identical responses"),
+        ("kto", GOOD, {}, "12: a comparison of several responses"),
+        ("kto", UNDECIDED, {}, "12: neither good nor bad"),
+        ("kto", ONE_PROMPT, {"max_left_out": 1.0}, "no response to another prompt fits behind its prompt"),
         ("dpo", TIES, {}, "12: nothing but ties"),
         ("dpo", TIED_COPIES, {}, "12: nothing but ties"),
         ("reward", TIES, {"tie": "skip"}, "nothing but ties"),
@@ -95,7 +100,7 @@ def test_a_ranking_that_fits_no_batch_is_known_before_the_first_step(
 def test_thumbs_are_told_what_they_are_good_for(train: Callable[..., tuple[int, str]]) -> None:
     _, said = train("reward", THUMBS)
     assert "palate sft" in said
-    assert "trl-kto" in said
+    assert "palate kto" in said
 
 
 @pytest.mark.parametrize("stage", ["reward", "dpo"])

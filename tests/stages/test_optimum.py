@@ -226,6 +226,42 @@ def test_dpo(batch_responses: int, epochs: int, language: Language, tmp_path: Pa
     assert divergence(response_logprobs(run, compared).log_softmax(0), optimum) < 0.001
 
 
+def test_ipo(language: Language, tmp_path: Path) -> None:
+    """Of four people so many prefer a to b: pi_ref(y) * exp(P(y is preferred to y') / beta) / Z; `dpo` with its loss.
+
+    Azar et al. 2023 (arXiv 2310.12036), theorem 1. The preferences go in circles, so that no strengths explain them.
+    """
+    texts, beta = list(STRENGTHS), 0.5
+    votes = {(a, b): (3 * i + 2 * j + i * j) % 5 for (i, a), (j, b) in itertools.combinations(enumerate(texts), 2)}
+    votes |= {(b, a): 4 - count for (a, b), count in votes.items()}
+    judgements = [
+        Ranking(prompt=PROMPT, responses=(Response(text=a), Response(text=b)), ranks=(1, 2), labeler=str(number))
+        for (a, b), count in votes.items()
+        for number in range(count)
+    ]
+    held_out = judgements[0].model_copy(update={"prompt": Prompt.from_text("d", tags={"split": "held out"})})
+    tree = {
+        "model": language.directory,
+        "data": written(tmp_path / "rankings.jsonl", [*judgements, held_out]),
+        "holdout": {"tag": "split", "value": "held out"},
+        "epochs": 80,
+        "batch_responses": 6,
+        "loss": "ipo",
+        "beta": beta,
+        "temperature": TEMPERATURE,
+        "checkpoint_every": 1000,
+        "optimizer": OPTIMIZER,
+    }
+    run = trained("dpo", tree, tmp_path)
+    chat = load_language_model(language.directory).chat
+    compared = [chat.response_tokens(text) for text in texts]
+    reference = response_logprobs(Path(language.directory), compared).log_softmax(0)
+    shares = [(0.5 + sum(votes[a, b] / 4 for b in texts if b != a)) / len(texts) for a in texts]
+    optimum = (reference + torch.tensor(shares, dtype=torch.float64) / beta).log_softmax(0)
+    assert divergence(reference, optimum) > 0.02
+    assert divergence(response_logprobs(run, compared).log_softmax(0), optimum) < 0.001
+
+
 @pytest.mark.parametrize("n", [2, 8])
 def test_best_of_n(n: int, language: Language, tmp_path: Path) -> None:
     """The best of n earns at most v with probability P(reward <= v) ** n; among equals it is as likely as before."""

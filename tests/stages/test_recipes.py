@@ -20,6 +20,7 @@ COMMAND = {
     "ppo_ptx": "ppo",
     "reinforce": "reinforce",
     "dpo": "dpo",
+    "kto": "kto",
     "best_of_n": "best-of-n",
     "win_rate": "eval",
 }
@@ -62,6 +63,7 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         "ppo_ptx": [f"prompts.path={data['prompts']}", f"pretraining.data.path={data['texts']}", *LEARNED],
         "reinforce": [f"prompts.path={data['prompts']}", *LEARNED],
         "dpo": [f"data.path={data['rankings']}"],
+        "kto": [f"data.path={data['thumbs']}"],
         "best_of_n": [f"prompts.path={data['prompts']}", "rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6"],
         "win_rate": [f"prompts.path={data['prompts']}", "baseline=tiny", "sampling.max_new_tokens=6"],
     }[recipe.stem] + ["model=tiny", "precision=fp32"]
@@ -72,7 +74,7 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
     assert main([COMMAND[recipe.stem], str(recipe), "--out", str(out), *changes]) == 0
     assert (out / "report.json").exists()
     assert (out / "report.html").exists()
-    if COMMAND[recipe.stem] in ("sft", "reward", "ppo", "reinforce", "dpo"):
+    if COMMAND[recipe.stem] in ("sft", "reward", "ppo", "reinforce", "dpo", "kto"):
         assert (out / "metrics.jsonl").read_text().count("\n") >= 2
         assert (out / "model" / "model.safetensors").exists()
 

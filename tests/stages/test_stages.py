@@ -13,9 +13,9 @@ from torch import Tensor
 
 from palate.errors import TrainingError
 from palate.lm import model as lm_model
-from palate.recipe import DPORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, SFTRecipe, parse_recipe
+from palate.recipe import DPORecipe, KTORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, SFTRecipe, parse_recipe
 from palate.run.directory import Run
-from palate.stages import dpo, reward, sft
+from palate.stages import dpo, kto, reward, sft
 from palate.stages.reinforcement import ppo, reinforce
 from palate.stages.reinforcement.rollouts import Watch
 
@@ -23,6 +23,7 @@ STAGES: dict[str, tuple[Any, Any]] = {
     "sft": (SFTRecipe, sft.train),
     "reward": (RewardRecipe, reward.train),
     "dpo": (DPORecipe, dpo.train),
+    "kto": (KTORecipe, kto.train),
     "reinforce": (ReinforceRecipe, reinforce.train),
     "ppo": (PPORecipe, ppo.train),
 }
@@ -55,7 +56,7 @@ def assert_close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def test_microbatches_and_trunk_change_nothing(
     stage: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree = settings[stage] | ({"epochs": 1} if stage in ("sft", "reward", "dpo") else {})
+    tree = settings[stage] | ({"epochs": 1} if stage in ("sft", "reward", "dpo", "kto") else {})
     tree = tree | {"optimizer": {"epsilon": 1e-3}}  # Adam would blow rounding up to a full step
     whole = trained(stage, tree, tmp_path / "whole")
     assert_close(whole, trained(stage, tree | {"microbatch_tokens": 128}, tmp_path / "parts"))

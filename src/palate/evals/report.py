@@ -40,6 +40,11 @@ CURVES: dict[str, tuple[str, ...]] = {
     "Accuracy on pairs": ("dpo/accuracy",),
     "Implied rewards": ("dpo/chosen_reward", "dpo/rejected_reward"),
     "Log-probabilities": ("dpo/chosen_logprob", "dpo/rejected_logprob"),
+    "KTO loss": ("kto/loss",),
+    "Thumbs on their side": ("kto/accuracy",),
+    "Reference point": ("kto/kl", "kto/reference_point"),
+    "Implied rewards of thumbs": ("kto/desirable_reward", "kto/undesirable_reward"),
+    "Log-probabilities of thumbs": ("kto/desirable_logprob", "kto/undesirable_logprob"),
     "Gradient norm": ("policy/grad_norm", "value/grad_norm", "reward/grad_norm"),
 }
 

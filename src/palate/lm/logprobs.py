@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens without ever holding [B, T, V] logits.
+"""Log-probabilities of chosen tokens, and divergences of two models, without ever holding [B, T, V] logits.
 
 Logits are made for a part of the vocabulary, reduced to one number a row, and thrown away; the backward pass makes them
 again. So the unembedding is read once each way, a part of its gradient is written once, and peak memory is one part,
@@ -22,6 +22,8 @@ LOGITS_ON_GPU = 2**26
 """Made at a time on a GPU, whose products are fast when they are large: 256 MiB."""
 CHUNK_ROWS = 512
 """Whose logits are held at a time where a head is not just a weight."""
+KL_ROWS = 64
+"""Whose logits, of two models, are held at a time where all of them count."""
 WIDTH = 512
 """A part is so many tokens of the vocabulary, or a multiple: narrower products are slow, and so are those whose rows
 begin anywhere in a cache line (90 GFLOP/s instead of 120 on two AVX2 cores)."""
@@ -65,6 +67,36 @@ def logprobs_by_rows(logits: Callable[[Tensor], Tensor], rows: Tensor, tokens: T
 
     chunks = zip(torch.split(rows, CHUNK_ROWS), torch.split(tokens, CHUNK_ROWS), strict=True)
     return torch.cat([checkpoint(chosen, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks])
+
+
+def kl_by_rows(
+    logits: Callable[[Tensor], Tensor], other_logits: Callable[[Tensor], Tensor], rows: Tensor, other_rows: Tensor
+) -> Tensor:
+    """KL(one || other) of the next token, summed over the whole vocabulary, `KL_ROWS` rows at a time, and again for
+    the gradient.
+
+        sum_v p(v) * (log p(v) - log q(v))
+
+    Args:
+        logits: from [N, D] to [N, V], the temperature inside; the gradient flows through these alone.
+        other_logits: the other model's.
+        rows: [M, D], each predicting one token.
+        other_rows: [M, D'], of the other model at the same places.
+
+    Returns:
+        [M] in nats.
+    """
+
+    def divergence(rows: Tensor, other_rows: Tensor) -> Tensor:
+        logp = logits(rows).log_softmax(-1)
+        with torch.no_grad():
+            logq = other_logits(other_rows).log_softmax(-1)
+        return (logp.exp() * (logp - logq)).sum(-1)
+
+    chunks = zip(torch.split(rows, KL_ROWS), torch.split(other_rows, KL_ROWS), strict=True)
+    return torch.cat(
+        [checkpoint(divergence, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    )
 
 
 class _ChosenLogprobs(torch.autograd.Function):

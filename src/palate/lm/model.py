@@ -1,6 +1,7 @@
 """What the stages call: a language model, the same network with a scalar head, and the trunk they share.
 
     LanguageModel.logprobs(sequences)   [B, T] log p(token | what came before)
+    LanguageModel.kl(sequences, other)  [B, T] divergence of two models' next tokens, over the whole vocabulary
     ScalarModel.scores(sequences)       [B]    the reward of a whole sequence
     ScalarModel.values(sequences)       [B, T] the value before each token is chosen
     .trunk(sequences)                   the frozen lower layers, computed once for every model that shares them
@@ -15,6 +16,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
-from palate.lm.logprobs import logprobs_by_rows
+from palate.lm.logprobs import kl_by_rows, logprobs_by_rows
 from palate.lm.projection import share_packed
 
 Result = TypeVar("Result")
@@ -234,6 +236,29 @@ class LanguageModel(Model):
         """[B, T] log p(tokens[:, t] | tokens[:, :t]) at the masked tokens, zero elsewhere; nats."""
         logprobs: Tensor = self(self._logprobs, sequences, temperature, trunk)
         return logprobs
+
+    def kl(
+        self, sequences: Sequences, other: LanguageModel, *, temperature: float, trunk: Trunk | None = None
+    ) -> Tensor:
+        """[B, T] KL(self || other) of what comes at each masked token, given what came before; exact, in nats.
+
+        Both are asked for all tokens of the vocabulary, which is one; the gradient flows through this model alone.
+        """
+        kl: Tensor = self(self._kl, sequences, other, temperature, trunk)
+        return kl
+
+    def _kl(self, sequences: Sequences, other: LanguageModel, temperature: float, trunk: Trunk | None) -> Tensor:
+        sequence, position = _chosen(sequences)
+        rows = self.hidden(sequences, sequence, position - 1, trunk)
+        with torch.no_grad():
+            other_rows = other(other.hidden, sequences, sequence, position - 1, trunk)
+        kl = kl_by_rows(
+            partial(self._logits, temperature=temperature),
+            partial(other.logits, temperature=temperature),
+            rows,
+            other_rows,
+        )
+        return _at_chosen(sequences, kl)
 
     def _logprobs(self, sequences: Sequences, temperature: float, trunk: Trunk | None) -> Tensor:
         sequence, position = _chosen(sequences)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,12 +60,31 @@ def rounded(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def sums(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """[N, K] @ [K, M] -> [N, M] fp32, whatever the dtype of both; differentiable if that is fp32 and no ``out``."""
+    """[N, K] @ [K, M] -> [N, M] fp32, whatever the dtype of both; differentiable if there is no ``out``."""
     if a.dtype == torch.float32:
         return torch.mm(a, b, out=out)
+    if out is None and torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        result: Tensor = _Sums.apply(a, b)  # type: ignore[no-untyped-call]
+        return result
     if a.device.type == "cuda" and multiplies_bf16("cuda"):
         return torch.mm(a, b, out_dtype=torch.float32, out=out)
     return torch.mm(a.float(), b.float(), out=out)
+
+
+class _Sums(torch.autograd.Function):
+    """The sums of products of rounded operands; the gradient is rounded like them, and summed in fp32 as well."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return sums(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        of_a, of_b = ctx.needs_input_grad
+        rounded_grad = grad.to(a.dtype)
+        return sums(rounded_grad, b.T) if of_a else None, sums(a.T, rounded_grad) if of_b else None
 
 
 def packed(weight: Tensor) -> Product:

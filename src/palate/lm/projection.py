@@ -35,7 +35,7 @@ class Projection(nn.Linear):
     """
 
     gives_sums = False
-    """Give the products' sums in fp32, for which nobody may ask a gradient unless ``dtype`` is fp32 as well."""
+    """Give the products' sums in fp32."""
 
     def __init__(
         self, inputs: int, outputs: int, dtype: torch.dtype, *, bias: bool = False, device: str | None = None

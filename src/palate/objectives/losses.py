@@ -1,16 +1,17 @@
-"""What one optimizer step minimises: supervised, ranking, policy, value and direct-preference losses.
+"""What one optimizer step minimises: supervised, ranking, policy and value losses. Straight from judgements: `direct`.
 
 Each function returns `(loss, metrics)`: a scalar to differentiate and a dictionary of detached scalars.
 
 **Denominators.** `denominator` is the count over the whole optimizer step (tokens for the supervised, policy and value
-losses, groups for rankings, pairs for DPO). Every microbatch divides its *sum* by it, so that the losses, the gradients
+losses, groups for rankings). Every microbatch divides its *sum* by it, so that the losses, the gradients
 and the metrics of microbatches add up to those of the whole batch, whichever way it was split. Left out, it is the
 count of the tensors at hand, which is right only when they are the whole batch. The supervised, policy and value losses
 are therefore token means: a long response weighs more than a short one.
 
 **Metrics** obey the same rule and are added over microbatches, with three exceptions that `combine_metrics` knows:
-`policy/ratio_max` is a maximum, `sft/perplexity` multiplies, and the accuracy and margin of rankings are taken over
-groups with at least one ordered pair, whose share is `reward/ordered`.
+`policy/ratio_max` is a maximum, `sft/perplexity` multiplies, and what is a mean over some of the items alone is a sum
+until it is divided by their share (the accuracy and margin of rankings are those of groups with at least one ordered
+pair, whose share is `reward/ordered`).
 
 Nothing is repaired or skipped: a non-finite number inside the mask makes the loss non-finite or, where the loss is flat
 (a clipped ratio, a preference won by an infinite margin), the metrics. Whatever lies outside the mask, NaN included,
@@ -50,6 +51,33 @@ def sft_loss(logprobs: Tensor, mask: Tensor, *, denominator: float | Tensor | No
     _check_mask(mask)
     loss = -torch.where(mask, logprobs, 0.0).sum() / _token_count(mask, denominator)
     return loss, {"sft/loss": loss.detach(), "sft/perplexity": loss.detach().exp()}
+
+
+def distillation_loss(kl: Tensor, mask: Tensor, *, denominator: float | Tensor | None = None) -> tuple[Tensor, Metrics]:
+    """On-policy distillation: divergence from a teacher at every token of the policy's responses; a mean over tokens.
+
+    Agarwal et al. 2023 (GKD, arXiv:2306.13649), with the reverse divergence, on responses that the policy sampled:
+
+        loss = sum_{b,t} mask[b,t] * kl[b,t] / denominator
+        kl[b,t] = sum_v p(v | tokens[b,:t]) * (log p(v | tokens[b,:t]) - log teacher(v | tokens[b,:t]))
+
+    The gradient is that of the divergences with the responses as they are: none flows through their sampling.
+
+    Args:
+        kl: [B, T], in nats; the gradient flows through it.
+        mask: [B, T] boolean, the response tokens.
+        denominator: response tokens in the whole optimizer step; the mask's own count if left out.
+
+    Returns:
+        The loss and `distill/loss`.
+
+    Raises:
+        ValueError: the mask is empty and no denominator was given.
+    """
+    _check_shapes(2, kl, mask)
+    _check_mask(mask)
+    loss = torch.where(mask, kl, 0.0).sum() / _token_count(mask, denominator)
+    return loss, {"distill/loss": loss.detach()}
 
 
 def ranking_loss(
@@ -220,71 +248,31 @@ def value_loss(
     }
 
 
-def dpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    beta: float,
-    label_smoothing: float = 0.0,
-    denominator: float | Tensor | None = None,
-) -> tuple[Tensor, Metrics]:
-    """Direct preference optimisation; a mean over pairs, in nats.
-
-    Rafailov et al. 2023 (arXiv:2305.18290), equation 7; label smoothing is Mitchell's conservative DPO (2023):
-
-        chosen_reward[b] = beta * (policy_chosen[b] - ref_chosen[b]), and likewise for the rejected response
-        margin[b] = chosen_reward[b] - rejected_reward[b]
-        loss = sum_b -(1 - label_smoothing) * log sigmoid(margin[b]) - label_smoothing * log sigmoid(-margin[b])
-               / denominator
-
-    Args:
-        policy_chosen: [B], log-probabilities summed over the response tokens; the gradient flows through this argument
-            and the next.
-        policy_rejected: [B], likewise.
-        ref_chosen: [B], of the reference policy, likewise.
-        ref_rejected: [B], likewise.
-        beta: the price of a nat of divergence from the reference policy.
-        label_smoothing: the probability that a preference was recorded the wrong way round.
-        denominator: pairs in the whole optimizer step; B if left out.
-
-    Returns:
-        The loss and, as means, `dpo/loss`, `dpo/accuracy` (a positive margin counts one, a zero margin half),
-        `dpo/margin`, `dpo/chosen_logprob`, `dpo/rejected_logprob`, `dpo/chosen_reward` and `dpo/rejected_reward`.
-    """
-    _check_shapes(1, policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    _check_detached(ref_chosen=ref_chosen, ref_rejected=ref_rejected)
-    count = policy_chosen.shape[0] if denominator is None else denominator
-    chosen_reward = beta * (policy_chosen - ref_chosen)
-    rejected_reward = beta * (policy_rejected - ref_rejected)
-    margin = chosen_reward - rejected_reward
-    losses = -(1 - label_smoothing) * logsigmoid(margin) - label_smoothing * logsigmoid(-margin)
-    loss = losses.sum() / count
-    per_pair = {
-        "dpo/accuracy": _wins(margin),
-        "dpo/margin": margin,
-        "dpo/chosen_logprob": policy_chosen,
-        "dpo/rejected_logprob": policy_rejected,
-        "dpo/chosen_reward": chosen_reward,
-        "dpo/rejected_reward": rejected_reward,
-    }
-    return loss, {"dpo/loss": loss.detach()} | {name: x.detach().sum() / count for name, x in per_pair.items()}
+OF_SHARES = {
+    "reward/ordered": ("reward/accuracy", "reward/margin"),
+    "kto/desirable": ("kto/desirable_reward", "kto/desirable_logprob"),
+    "kto/undesirable": ("kto/undesirable_reward", "kto/undesirable_logprob"),
+}
+"""Shares of the items of a step, and the metrics that are means over these items alone."""
 
 
 def combine_metrics(parts: Iterable[Metrics]) -> Metrics:
     """The metrics of one optimizer step from those of its microbatches, which all used the step's denominator.
 
-    Sums, but for `policy/ratio_max` (maximum) and `sft/perplexity` (product). `reward/accuracy` and `reward/margin` are
-    divided by the summed `reward/ordered`, which is used up by that; without any ordered pair they are NaN.
+    Sums, but for `policy/ratio_max` (maximum) and `sft/perplexity` (product). The metrics of `OF_SHARES` are divided by
+    the summed share, which is used up by that; where it is zero they are undefined and left out.
     """
     join = {"policy/ratio_max": torch.maximum, "sft/perplexity": torch.mul}
     total: Metrics = {}
     for part in parts:
         for name, value in part.items():
             total[name] = join.get(name, torch.add)(total[name], value) if name in total else value
-    if (share := total.pop("reward/ordered", None)) is not None:
-        total |= {name: total[name] / share for name in ("reward/accuracy", "reward/margin")}
+    for of_share, names in OF_SHARES.items():
+        share = total.pop(of_share, None)
+        for name in names if share is not None else ():
+            value = total.pop(name)
+            if share > 0:
+                total[name] = value / share
     return total
 
 

@@ -10,7 +10,7 @@ Relative paths in a recipe are relative to the directory the command runs in.
 
 from palate.recipe.evaluation import Taste, WinRateRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe
-from palate.recipe.preferences import DPORecipe, RewardRecipe
+from palate.recipe.preferences import DPORecipe, KTORecipe, RewardRecipe
 from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
 from palate.recipe.sections import (
@@ -45,6 +45,7 @@ __all__ = [
     "Decay",
     "Fraction",
     "Holdout",
+    "KTORecipe",
     "NonNegative",
     "Optimizer",
     "PPORecipe",

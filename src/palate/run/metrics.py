@@ -56,13 +56,23 @@ METRICS: dict[str, str] = {
     "reward/grad_norm": "Norm of the gradient before scaling.",
     "reward/learning_rate": "Learning rate in this step.",
     # Direct preference optimisation.
-    "dpo/loss": "Minus the log-probability of the labeler's choice under the implied reward. 0.693 is the start.",
+    "dpo/loss": "Minus the log-probability of the labeler's choice under the implied reward. 0.693 is the start. With "
+    '`loss = "ipo"` the mean of (margin - 1/2)^2 / beta^2, which begins at 1 / (4 beta^2).',
     "dpo/accuracy": "Share of pairs in which the chosen response has the higher implied reward.",
     "dpo/margin": "Implied reward of the chosen response minus that of the rejected one.",
     "dpo/chosen_reward": "`beta` times the log-ratio of policy and reference on chosen responses.",
     "dpo/rejected_reward": "The same on rejected responses.",
     "dpo/chosen_logprob": "Log-probability of chosen responses, summed over tokens. It may fall as the margin grows.",
     "dpo/rejected_logprob": "The same of rejected responses. If both fall, probability moves to what is in neither.",
+    # Kahneman-Tversky optimisation.
+    "kto/loss": "Mean over thumbs of the weight times what is missing to certainty; half the mean weight is the start.",
+    "kto/accuracy": "Share of responses on their thumb's side of the reference point.",
+    "kto/kl": "Mean log-ratio of policy and reference on responses to other prompts: an estimate of their KL, in nats.",
+    "kto/reference_point": "The same, but 0 where it is below: what a response has to be better than.",
+    "kto/desirable_reward": "`beta` times the log-ratio of policy and reference on responses with a thumb up.",
+    "kto/undesirable_reward": "The same on responses with a thumb down. Like all four, absent where a step has none.",
+    "kto/desirable_logprob": "Log-probability of responses with a thumb up, summed over tokens.",
+    "kto/undesirable_logprob": "The same of responses with a thumb down. If both fall, sample and read.",
     # Data.
     "data/left_out": "Rows of the data that are not used, whatever the reason; the report names the reasons.",
     # Tokens.
@@ -84,6 +94,8 @@ HEADLINES = (
     "reward/loss",
     "dpo/accuracy",
     "dpo/loss",
+    "kto/accuracy",
+    "kto/loss",
     "sft/loss",
     "time/tokens_per_s",
 )

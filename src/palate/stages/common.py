@@ -15,9 +15,10 @@ from palate.corpus.reading import Read
 from palate.errors import DataError, RecipeError
 from palate.evals.report import Report, stage_report
 from palate.lm.adapters import arrange
+from palate.lm.batch import Sequences, per_token
 from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
-from palate.lm.model import Model
+from palate.lm.model import LanguageModel, Model, Trunk
 from palate.lm.sources.zoo import Loaded, ModelT, save
 from palate.randomness import permutation
 from palate.recipe import StageRecipe
@@ -163,6 +164,16 @@ def prompts_with_room(
             break
     say_left_out(run, data, encoded, of=len(data.records), max_left_out=max_left_out)
     return prompts
+
+
+@torch.no_grad()
+def response_logprobs(
+    policy: LanguageModel, sequences: Sequences, trunk: Trunk | None, *, temperature: float, max_tokens: int
+) -> Tensor:
+    """[B] log-probability of each whole response, in nats; ``sequences`` are whole, not selected from others."""
+    return per_token(
+        sequences, max_tokens, lambda microbatch: policy.logprobs(microbatch, temperature=temperature, trunk=trunk)
+    ).sum(1)
 
 
 def finish_run(run: Run, numbers: Mapping[str, float | None], *, extra: Callable[[Report], None] | None = None) -> None:

@@ -69,8 +69,8 @@ TIES = "nothing but ties: no response is better than another"
 
 
 ADVICE = (
-    ". A thumb says how good one response is: show people two or more responses to a prompt, teach the liked ones as "
-    "demonstrations (`palate sft`), or export thumbs for KTO (`palate data export --format trl-kto`)"
+    ". A thumb says how good one response is: learn from thumbs as they are (`palate kto`), teach the liked responses "
+    "as demonstrations (`palate sft`), or show people two or more responses to a prompt"
 )
 
 

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: the policy is its own reward model.
+"""Direct preference optimisation: the policy is its own reward model, by the loss of DPO or of IPO.
 
 Every strictly ordered pair of a ranking is one comparison. The responses of a batch are computed once each, and so are
 their prompts, however many pairs they appear in. Log-probabilities are sums over response tokens at one temperature.
@@ -6,12 +6,12 @@ Both the chosen and the rejected ones are logged: the loss only sees their diffe
 
 Left out: ties (they carry no order), reference-free variants, length normalisation.
 
-Rafailov et al. 2023 (arXiv 2305.18290). Run it: `palate dpo recipes/dpo.toml`.
+Rafailov et al. 2023 (arXiv 2305.18290); Azar et al. 2023 (arXiv 2310.12036). Run it: `palate dpo recipes/dpo.toml`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -20,15 +20,24 @@ from torch import Tensor
 from palate.corpus import read_rankings
 from palate.corpus.pairs import Judgement, batches, ordered_pairs
 from palate.corpus.splits import split
-from palate.lm.batch import Sequences, per_token
-from palate.lm.model import LanguageModel, Trunk
+from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model, sketch_model
-from palate.objectives.losses import combine_metrics, dpo_loss
+from palate.objectives.direct import dpo_loss, ipo_loss
+from palate.objectives.losses import Metrics, combine_metrics
 from palate.recipe import DPORecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, write_model
+from palate.stages.common import (
+    finish_run,
+    floats,
+    longest,
+    prepare,
+    response_logprobs,
+    say_chat,
+    say_left_out,
+    write_model,
+)
 from palate.stages.comparisons import comparable, prepare_responses, without_ties
 from palate.stages.estimate.expected import comparing
 from palate.stages.estimate.fitting import expect
@@ -83,10 +92,14 @@ def train(recipe: DPORecipe, run: Run) -> None:
         trunk = policy.trunk(train_set.sequences, max_tokens=recipe.microbatch_tokens, show=show)
     held_out_trunk = policy.trunk(validation.sequences, max_tokens=recipe.microbatch_tokens)
     # before the first step the policy is its own reference
-    reference = response_logprobs(policy, train_set.sequences, recipe, trunk)
-    held_out_reference = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)
+    logprobs_of = partial(
+        response_logprobs, policy, temperature=recipe.temperature, max_tokens=recipe.microbatch_tokens
+    )
+    reference = logprobs_of(train_set.sequences, trunk)
+    held_out_reference = logprobs_of(validation.sequences, held_out_trunk)
 
     optimizer = Optimizer(policy, recipe.optimizer, len(steps), name="policy")
+    pair_loss = loss_of_pairs(recipe.loss, beta=recipe.beta, label_smoothing=recipe.label_smoothing)
 
     for step in run.steps(
         len(steps), every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"policy": optimizer}
@@ -98,24 +111,16 @@ def train(recipe: DPORecipe, run: Run) -> None:
             chosen, rejected = chosen_and_rejected(train_set.judgements_in(microbatch, steps[step]))
             logprobs = policy.logprobs(microbatch, temperature=recipe.temperature, trunk=trunk).sum(1)
             before = reference[microbatch.rows]
-            loss, metrics = dpo_loss(
-                logprobs[chosen],
-                logprobs[rejected],
-                before[chosen],
-                before[rejected],
-                beta=recipe.beta,
-                label_smoothing=recipe.label_smoothing,
-                denominator=num_pairs,
+            loss, metrics = pair_loss(
+                logprobs[chosen], logprobs[rejected], before[chosen], before[rejected], denominator=num_pairs
             )
             loss.backward()
             computed.append(metrics)
         run.log(step, floats(combine_metrics(computed)) | optimizer.step(step) | {"data/left_out": left_out})
 
     chosen, rejected = chosen_and_rejected(validation.judgements_in(validation.sequences, validation.sets))
-    after = response_logprobs(policy, validation.sequences, recipe, held_out_trunk)
-    _, metrics = dpo_loss(
-        after[chosen], after[rejected], held_out_reference[chosen], held_out_reference[rejected], beta=recipe.beta
-    )
+    after = logprobs_of(validation.sequences, held_out_trunk)
+    _, metrics = pair_loss(after[chosen], after[rejected], held_out_reference[chosen], held_out_reference[rejected])
     write_model(run, recipe, loaded)
     finish_run(
         run,
@@ -125,6 +130,15 @@ def train(recipe: DPORecipe, run: Run) -> None:
             "held_out_accuracy": float(metrics["dpo/accuracy"]),
         },
     )
+
+
+def loss_of_pairs(name: str, *, beta: float, label_smoothing: float) -> Callable[..., tuple[Tensor, Metrics]]:
+    """The loss that a recipe names, of log-probabilities alone."""
+    losses: dict[str, Callable[..., tuple[Tensor, Metrics]]] = {
+        "dpo": partial(dpo_loss, beta=beta, label_smoothing=label_smoothing),
+        "ipo": partial(ipo_loss, beta=beta),
+    }
+    return losses[name]
 
 
 def chosen_and_rejected(judged: Sequence[tuple[list[int], Judgement]]) -> tuple[Tensor, Tensor]:
@@ -138,13 +152,3 @@ def chosen_and_rejected(judged: Sequence[tuple[list[int], Judgement]]) -> tuple[
     ]
     chosen, rejected = zip(*pairs, strict=True)
     return torch.tensor(chosen), torch.tensor(rejected)
-
-
-@torch.no_grad()
-def response_logprobs(policy: LanguageModel, sequences: Sequences, recipe: DPORecipe, trunk: Trunk | None) -> Tensor:
-    """[B] log-probability of each whole response."""
-    return per_token(
-        sequences,
-        recipe.microbatch_tokens,
-        lambda microbatch: policy.logprobs(microbatch, temperature=recipe.temperature, trunk=trunk),
-    ).sum(1)

@@ -15,7 +15,6 @@ Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Run it: `palate reward recip
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -110,10 +109,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
             loss, metrics = comparison_loss(rewards, judged, recipe, denominator=total_weight)
             loss.backward()
             computed.append(metrics)
-        numbers = floats(combine_metrics(computed))
-        if math.isnan(numbers["reward/accuracy"]):  # nothing but ties: undefined
-            del numbers["reward/accuracy"], numbers["reward/margin"]
-        run.log(step, numbers | optimizer.step(step) | {"data/left_out": left_out})
+        run.log(step, floats(combine_metrics(computed)) | optimizer.step(step) | {"data/left_out": left_out})
 
     finish(loaded, recipe, run, train_set, validation, trunk, left_out=left_out)
 

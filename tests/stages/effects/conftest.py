@@ -36,6 +36,9 @@ def records(prompts: list[Prompt], kind: str) -> Iterable[str]:
         elif kind == "demonstrations":
             response = Response(text="Yes, it is fine." + " Very." * (number % 3) + more)
             yield Demonstration(prompt=prompt, response=response).to_json()
+        elif kind == "thumbs":
+            response, rating = Response(text="Yes, it is fine." + more), 7.0 if number % 3 else 1.0
+            yield Ranking(prompt=prompt, responses=(response,), ranks=(1,), ratings=(rating,)).to_json()
         elif kind == "strong_rankings":
             for labeler, ranks, strength in (("ann", (1, 2), 1.0), ("bob", (2, 1, 3), 2.5), ("cat", (1, 1), None)):
                 responses = tuple(Response(text=text) for text in ANSWERS[: len(ranks)])
@@ -74,6 +77,9 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
     for kind in plain:
         for row in found[f"halves_{kind}"]:
             del row["prompt" if kind != "texts" else "text"]
+    found["columns_thumbs"] = [
+        {"prompt": f"What of {n}?", "completion": f"Much of {n}.", "label": n % 3 > 0, **tags[n]} for n in numbers
+    ]
     found["questions"] = [{"id": n, "prompt": f"What of {n}?"} for n in numbers]
     found["passages"] = [{"id": n, "text": f"This of {n}. " * 20} for n in numbers]
     found["long_prompts"] = [{"prompt": f"What of {n}? " * (200 if n == 7 else 1)} for n in numbers]
@@ -89,7 +95,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Paths by name: data of every kind, and models."""
     directory = tmp_path_factory.mktemp("effects")
     found = {}
-    for kind in ("prompts", "demonstrations", "rankings", "texts"):
+    for kind in ("prompts", "demonstrations", "rankings", "thumbs", "texts"):
         for name, part in (("records", PROMPTS[:12]), ("others", PROMPTS[12:])):
             found[f"{name}_{kind}"] = "".join(line + "\n" for line in records(list(part), kind))
     found["strong_rankings"] = "".join(line + "\n" for line in records(list(PROMPTS[:12]), "strong_rankings"))
@@ -143,6 +149,7 @@ def runs(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run
         "sft": learning | {"data": {"path": "$records_demonstrations"}},
         "reward": learning | {"data": {"path": "$records_rankings"}},
         "dpo": learning | {"data": {"path": "$records_rankings"}},
+        "kto": learning | {"data": {"path": "$records_thumbs"}},
         "sample": drawing,
         "best-of-n": drawing | {"rewards": rl["rewards"], "n": 2},
         "eval": drawing | {"baseline": "tiny", "judge": rl["rewards"][0]},

@@ -1,4 +1,4 @@
-"""Rows of the recipes that learn from rankings: the reward model and DPO."""
+"""Rows of the recipes that learn from judgements: the reward model, DPO and KTO."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from tests.stages.effects.rows import Effect, Row
 from tests.stages.effects.runs import Outcome
 from tests.stages.effects.shared import close
-from tests.stages.effects.supervised import learned, learning, prompts_learned
+from tests.stages.effects.supervised import in_batches, learned, learning, prompts_learned
 from torch.nn.functional import logsigmoid
 
 from palate.lm.sources.zoo import load_language_model
@@ -42,9 +42,23 @@ def dpo() -> list[Row]:
     return [
         *learning("rankings", "policy", ONE_BATCH, {"batch_responses": 8}, left_out=4),
         Row("batch_responses", (4, 8), in_batches_of_prompts("policy")),
+        Row("loss", ("dpo", "ipo"), begins_at_its_loss, ONE_BATCH | {"beta": 0.2}),
         Row("beta", (0.1, 0.4), begins_with_a_gradient_times(4.0), ONE_BATCH),
         Row("label_smoothing", (0.0, 0.4), begins_with_a_gradient_times(1 - 2 * 0.4), ONE_BATCH),
         Row("temperature", (0.7, 1.4), asks_at_the_temperature, PAIRS),
+    ]
+
+
+def kto() -> list[Row]:
+    """Keys of Kahneman-Tversky optimisation."""
+    one_batch = {"batch_size": 16}
+    return [
+        *learning("thumbs", "policy", one_batch, {"batch_size": 3}, left_out=2),
+        Row("batch_size", (2, 3), in_batches),
+        Row("beta", (0.1, 0.4), begins_with_a_gradient_times(4.0), one_batch),
+        Row("desirable_weight", (1.0, 3.0), weighs_thumbs(up=True), one_batch),
+        Row("undesirable_weight", (1.0, 3.0), weighs_thumbs(up=False), one_batch),
+        Row("temperature", (0.7, 1.4), asks_of_thumbs_at_the_temperature, one_batch),
     ]
 
 
@@ -136,3 +150,60 @@ def asks_at_the_temperature(a: Outcome, b: Outcome) -> None:
         first = outcome.metrics[0]
         assert close(first["dpo/chosen_logprob"] + first["dpo/rejected_logprob"], 2 * mean)
         assert close(first["dpo/margin"], 0.0)  # the reference at the same temperature
+
+
+def begins_at_its_loss(a: Outcome, b: Outcome) -> None:
+    """At the reference every margin is 0: log 2 in DPO, 1 / (4 beta^2) in IPO; Azar et al. 2023, equation 17.
+
+    The gradients have one direction: beta / 2 and 1 / beta times the difference of the two responses'.
+    """
+    assert close(a.metrics[0]["dpo/loss"], torch.tensor(2.0).log())
+    assert close(b.metrics[0]["dpo/loss"], 1 / (4 * 0.2**2))
+    first, second = (outcome.updates["policy"][0].gradient for outcome in (a, b))
+    torch.testing.assert_close(second, (1 / 0.2) / (0.2 / 2) * first, rtol=1e-3, atol=1e-4)
+
+
+def ups(outcome: Outcome) -> list[bool]:
+    """Of the thumbs that are learned from."""
+    return [ranking.ratings == (7.0,) for ranking in rankings_learned(outcome, "policy")]
+
+
+def weighs_thumbs(*, up: bool) -> Effect:
+    """At the reference every thumb costs half its weight; the gradients of the two kinds are weighted alike."""
+
+    def effect(a: Outcome, b: Outcome) -> None:
+        share = sum(each == up for each in ups(a)) / len(ups(a))
+        assert close(a.metrics[0]["kto/loss"], 0.5)
+        assert close(b.metrics[0]["kto/loss"], 0.5 + (3.0 - 1.0) * share / 2)
+        policy = load_language_model(a.recipe.model, precision="fp32").model
+        policy.freeze(1)
+        of_kind = torch.zeros(())
+        texts = [list(row) for row in learned(a, "policy")[0]]
+        chat = load_language_model(a.recipe.model, precision="fp32").chat
+        for ranking, is_up in zip(rankings_learned(a, "policy"), ups(a), strict=True):
+            whole = chat.prompt_tokens(ranking.prompt) + chat.response_tokens(ranking.responses[0].text)
+            row = texts.index(whole)
+            part = a.updates["policy"][0].learned[0].select(torch.tensor([row]))
+            if is_up == up:
+                of_kind = of_kind + policy.logprobs(part, temperature=a.recipe.temperature).sum()
+        (0.1 / 4 * (-1 if up else 1) * of_kind / len(ups(a))).backward()
+        gradient = torch.cat([p.grad.flatten() for p in policy.parameters() if p.requires_grad and p.grad is not None])
+        first, second = (outcome.updates["policy"][0].gradient for outcome in (a, b))
+        torch.testing.assert_close(second - first, 2 * gradient, rtol=1e-3, atol=1e-6)
+
+    return effect
+
+
+def asks_of_thumbs_at_the_temperature(a: Outcome, b: Outcome) -> None:
+    """The means of the two kinds, by their shares, are the mean of all."""
+    share = sum(ups(a)) / len(ups(a))
+    for outcome, temperature in ((a, 0.7), (b, 1.4)):
+        policy = load_language_model(outcome.recipe.model, precision="fp32").model
+        with torch.no_grad():
+            each = [policy.logprobs(part, temperature=temperature) for part in outcome.updates["policy"][0].learned]
+        mean = sum(float(part.sum()) for part in each) / sum(len(part) for part in each)
+        row = outcome.metrics[0]
+        both = share * row["kto/desirable_logprob"] + (1 - share) * row["kto/undesirable_logprob"]
+        assert close(both, mean)
+        assert close(row["kto/desirable_reward"], 0.0)  # the reference at the same temperature
+        assert close(row["kto/kl"], 0.0)

@@ -91,11 +91,11 @@ def learns_in(a: Outcome, b: Outcome) -> None:
 
 
 def data(section: str, kind: str) -> list[Row]:
-    """Keys of a section that names data of one kind: prompts, rankings, demonstrations or texts.
+    """Keys of a section that names data of one kind: prompts, rankings, thumbs, demonstrations or texts.
 
-    Prompts are read from judgements here, as a recipe may.
+    Prompts are read from judgements here, as a recipe may; a thumb is a judgement like others until it is learned from.
     """
-    judged = kind in ("prompts", "rankings")
+    judged = kind in ("prompts", "rankings", "thumbs")
     shape = "rankings" if judged else kind
     fields = {
         "rankings": {"prompt": "q", "a": "x", "b": "y", "preferred": "better"},

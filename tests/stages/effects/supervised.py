@@ -112,6 +112,7 @@ def holdout(kind: str, name: str) -> list[Row]:
         "data.fields": {
             "demonstrations": {"prompt": "q", "response": "x"},
             "rankings": {"prompt": "q", "a": "x", "b": "y", "preferred": "better"},
+            "thumbs": {},
         }[kind],
         "data.tags": ["topic", "mood"],
     }

@@ -17,6 +17,7 @@ TABLE: dict[str, list[Row]] = {
     "sft": supervised.sft(),
     "reward": preferences.reward(),
     "dpo": preferences.dpo(),
+    "kto": preferences.kto(),
     "reinforce": reinforcement.rl(),
     "ppo": reinforcement.ppo(),
     "sample": sampling.sample(),

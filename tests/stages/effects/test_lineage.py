@@ -20,6 +20,7 @@ READ: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "sft": ({}, {"data": "$records_demonstrations"}),
     "reward": ({}, {"data": "$records_rankings"}),
     "dpo": ({}, {"data": "$records_rankings"}),
+    "kto": ({}, {"data": "$records_thumbs"}),
     "reinforce": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
     "ppo": (TEXT, {"prompts": "$records_prompts", "value_model": "$scorer", "pretraining": "$records_texts"}),
     "sample": ({}, {"prompts": "$records_prompts"}),

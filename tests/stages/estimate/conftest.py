@@ -15,7 +15,7 @@ from palate.records import Demonstration, Prompt, Ranking, Record, Response
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Paths: a model, prompts, demonstrations and rankings."""
+    """Paths: a model, prompts, demonstrations, rankings and thumbs."""
     directory = tmp_path_factory.mktemp("estimate")
     write_model(directory / "model")
     prompts = [Prompt.from_text("What of " + "it, " * (3 + number % 4) + f"{number}?") for number in range(40)]
@@ -34,6 +34,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                 labeler="ann",
             )
             for prompt in prompts
+        ],
+        "thumbs": [
+            Ranking(
+                prompt=prompt,
+                responses=(Response(text=answers[number % 4]),),
+                ranks=(1,),
+                ratings=(7.0 if number % 3 else 1.0,),
+            )
+            for number, prompt in enumerate(prompts)
         ],
     }
     for name, rows in records.items():

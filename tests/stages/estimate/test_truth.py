@@ -22,9 +22,9 @@ from palate.stages.estimate.workload import Workload
 def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any]:
     """A recipe of a stage on these files: two or a few steps."""
     tree: dict[str, Any] = {"model": files["model"], "precision": "fp32"}
-    if stage in ("sft", "dpo", "reward"):
-        kind = "demonstrations" if stage == "sft" else "rankings"
-        size = {"batch_size": 8} if stage == "sft" else {"batch_responses": 16}
+    if stage in ("sft", "dpo", "kto", "reward"):
+        kind = {"sft": "demonstrations", "kto": "thumbs"}.get(stage, "rankings")
+        size = {"batch_size": 8} if stage in ("sft", "kto") else {"batch_responses": 16}
         tree |= {"data": {"path": files[kind]}, **size}
     else:
         tree |= {"prompts": {"path": files["prompts"]}, "sampling": {"max_new_tokens": 24, "num_slots": 16}}
@@ -60,6 +60,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reward, bf16, in parts": ("reward", HALF | PARTS),
     "reward, bf16, frozen, whole": ("reward", HALF | FROZEN | WHOLE),
     "dpo, whole": ("dpo", WHOLE),
+    "kto, whole": ("kto", WHOLE),
+    "kto, bf16, frozen, in parts": ("kto", HALF | FROZEN | PARTS),
     "dpo, bf16, adapted, in parts": ("dpo", HALF | ADAPTED | PARTS),
     "reinforce, frozen, in parts": ("reinforce", FROZEN | PARTS),
     "reinforce, bf16, whole": ("reinforce", HALF | WHOLE),

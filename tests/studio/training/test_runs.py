@@ -89,6 +89,7 @@ def test_every_starter_recipe_can_be_used_and_says_what_it_is_for(desk: Desk) ->
     assert {each["name"]: each["command"] for each in found} == {
         "best_of_n": "best-of-n",
         "dpo": "dpo",
+        "kto": "kto",
         "ppo": "ppo",
         "reward": "reward",
         "sample": "sample",
@@ -247,6 +248,57 @@ def test_several_reward_models_share_the_reward(desk: Desk) -> None:
     kept = card["left_out"]["kept for evaluation"]
     assert card["count"] + kept == 30
     assert kept > 0
+
+
+def thumbs(desk: Desk, count: int) -> None:
+    """What people said of answers in the chat, two of them without leave to learn from it."""
+    with desk.studio.store.write() as session:
+        user = session.get_one(User, desk.client.user.id)
+        for number in range(count):
+            thumb = Ranking(
+                prompt=Prompt.from_text(f"How are you, {number}?"),
+                responses=(Response(text="Fine." if number % 2 else "Go away."),),
+                ranks=(1,),
+                ratings=(7.0 if number % 2 else 1.0,),
+                labeler=user.name,
+            )
+            record = thumb.model_dump(mode="json", exclude_defaults=True)
+            judgements.append(session, "thumb", record, user, consent=number >= 2)
+
+
+def test_thumbs_of_the_chat_train_a_model(desk: Desk) -> None:
+    """An admin finds the recipe, sees what it would learn from, starts it, and has a model."""
+    assert desk.client.get("/api/recipes/kto/preview").json()["problem"] == "there are no thumbs yet"
+    thumbs(desk, 16)
+    desk.judge("ann", 3)  # rankings, which are none of its business
+    got = desk.client.get("/api/recipes/kto/preview").json()
+    assert (got["kind"], got["count"], got["people"], got["problem"]) == ("thumbs", 14, 1, "")
+    assert got["left_out"] == {"no consent to training": 2}
+    listed = desk.client.get("/runs/new", headers={"accept": "text/html"}).text
+    assert "Train on thumbs (KTO)" in listed
+    page = desk.client.get("/runs/new?recipe=kto", headers={"accept": "text/html"}).text
+    assert "What it learns from" in page
+    assert "Thumbs" in page
+    assert "Rewarded by" not in page
+
+    run = desk.client.post("/api/runs", json={"recipe": "kto", "model_id": desk.tiny, "seed": 3}).json()
+    desk.run_all()
+    done = desk.client.get(f"/api/runs/{run['id']}").json()
+    assert (done["state"], done["command"]) == ("done", "kto")
+    with desk.studio.store.read() as session:
+        job = jobs.job_of(session, run["id"])
+        made = session.scalars(select(Model).where(Model.job_id == job.id)).one()
+        assert (made.kind, made.parent_id) == ("policy", desk.tiny)
+        directory = jobs.directory_of(desk.studio.workspace, job)
+    path = desk.studio.workspace.directory / tomllib.loads(job.recipe)["data"]["path"]
+    learned = [Ranking.model_validate_json(line) for line in path.read_text().splitlines()]
+    assert [ranking.ratings for ranking in learned] == [(1.0,), (7.0,)] * 7
+    report = json.loads((directory / "report.json").read_text())
+    assert 0 < report["thumbs"] < 14  # some are held out
+    rows = desk.client.get(f"/api/runs/{run['id']}/metrics").json()
+    assert rows[0]["kto/loss"] == pytest.approx(0.5, abs=1e-4)
+    shown = desk.client.get(f"/runs/{run['id']}", headers={"accept": "text/html"}).text
+    assert "Thumbs told apart" in shown
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from palate.feedback.store.tables import Batch, Item, Judgement, PromptRow, Task
 from palate.feedback.tasks import judgements
 from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, content_id
 
-Kind = Literal["rankings", "demonstrations", "prompts", "evaluation prompts", "responses"]
+Kind = Literal["rankings", "thumbs", "demonstrations", "prompts", "evaluation prompts", "responses"]
 
 EVALUATION_SHARE = 0.2
 FEWEST_TO_SPLIT = 20
@@ -72,6 +72,8 @@ def collect(session: Session, kind: Kind) -> Collected:
     """Everything of one kind that may teach or test a model now."""
     if kind == "rankings":
         return _rankings(session)
+    if kind == "thumbs":
+        return _thumbs(session)
     if kind == "demonstrations":
         return _demonstrations(session)
     return _prompts(session, evaluation=kind == "evaluation prompts")
@@ -156,6 +158,14 @@ def _rankings(session: Session) -> Collected:
         left_out["a thumb, which compares nothing"] = len(read) - len(compared)
     people = {ranking.labeler for ranking in compared}
     return Collected(kind="rankings", records=compared, left_out=left_out, people=len(people))
+
+
+def _thumbs(session: Session) -> Collected:
+    is_thumb = Judgement.kind == "thumb"
+    lines = session.scalars(judgements.for_training().where(is_thumb))
+    records = [Ranking.model_validate(line.record) for line in lines]
+    people = {ranking.labeler for ranking in records}
+    return Collected(kind="thumbs", records=records, left_out=_left_out(session, is_thumb), people=len(people))
 
 
 def _demonstrations(session: Session) -> Collected:

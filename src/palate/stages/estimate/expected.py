@@ -88,6 +88,47 @@ def comparing(
     )
 
 
+def thumbed(
+    recipe: StageRecipe,
+    sketch: Sketch[LanguageModel],
+    data: tuple[Sequences, Sequences],
+    batches: Sequence[Tensor],
+    held_out: tuple[Sequences, Sequences],
+) -> Workload:
+    """Of KTO: on the thumbs, and with a look at what the mismatched ones among them say, both before and in each step.
+
+    Args:
+        data: the thumbs, and each one's prompt with a response to another.
+        held_out: the same, before and after.
+    """
+    net = network(recipe, sketch)
+    (sequences, mismatched), tokens = data, recipe.microbatch_tokens
+    (kept, notes), (of_mismatched, _) = (kept_rows(net, each) for each in data)
+    first = net.model.frozen_layers
+    passes = [
+        *(each for part in data for each in computing_trunk(net, part, recipe, at_first=True)),
+        *(scoring(net, part, tokens, at_first=True) for part in held_out),
+        scoring(net, sequences, tokens, first=first if kept else 0, at_first=True),
+        scoring(net, mismatched, tokens, first=first if of_mismatched else 0),
+    ]
+    epochs = sum(len(rows) for rows in batches) // max(1, len(sequences))
+    return Workload(
+        nets=[net],
+        scoring=passes,
+        learning=[learning(net, [sequences.select(rows) for rows in heaviest(sequences, batches)], recipe)],
+        trunk=kept + of_mismatched,
+        tokens=stored(*data, *held_out),
+        steps=[computed(sequences, rows) for rows in batches],
+        beside=kept
+        + of_mismatched
+        + computed(sequences)
+        + (1 + epochs) * computed(mismatched)
+        + 2 * sum(computed(part) for part in held_out),
+        data=computed(sequences) + computed(held_out[0]),
+        notes=notes,
+    )
+
+
 class Expected:
     """Sketches of the models of a reinforcement stage, and the lengths of its prompts, by step."""
 

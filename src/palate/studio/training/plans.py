@@ -31,6 +31,7 @@ DATA: Mapping[str, Kind] = {
     "sft": "demonstrations",
     "reward": "rankings",
     "dpo": "rankings",
+    "kto": "thumbs",
     "ppo": "prompts",
     "reinforce": "prompts",
     "best-of-n": "evaluation prompts",
@@ -41,7 +42,7 @@ DATA: Mapping[str, Kind] = {
 REWARDED = frozenset({"ppo", "reinforce", "best-of-n", "eval"})
 """Commands that need a reward model."""
 
-TRAINING = frozenset({"sft", "dpo", "ppo", "reinforce", "reward"})
+TRAINING = frozenset({"sft", "dpo", "kto", "ppo", "reinforce", "reward"})
 """Commands that make a model."""
 
 
