@@ -66,6 +66,7 @@ def test_liked_responses_become_likelier_and_disliked_ones_less_likely(
 ) -> None:
     tree = settings["kto"] | {"epochs": 6, "optimizer": RATE}
     _, rows = trained(tree, tmp_path / "run")
+    rows = [row for row in rows if {"kto/desirable_reward", "kto/undesirable_reward"} <= row.keys()]
     assert rows[-1]["kto/desirable_reward"] > 0.05 > rows[0]["kto/desirable_reward"]
     assert rows[-1]["kto/undesirable_reward"] < -0.05
     assert rows[-1]["kto/loss"] < 0.45 < rows[0]["kto/loss"]

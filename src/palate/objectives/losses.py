@@ -268,11 +268,9 @@ def combine_metrics(parts: Iterable[Metrics]) -> Metrics:
         for name, value in part.items():
             total[name] = join.get(name, torch.add)(total[name], value) if name in total else value
     for of_share, names in OF_SHARES.items():
-        share = total.pop(of_share, None)
-        for name in names if share is not None else ():
-            value = total.pop(name)
-            if share > 0:
-                total[name] = value / share
+        if (share := total.pop(of_share, None)) is not None:
+            means = {name: total.pop(name) / share for name in names}
+            total |= means if share > 0 else {}
     return total
 
 
