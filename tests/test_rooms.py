@@ -67,7 +67,7 @@ PLAN = {
     "studio/web/charts": "",
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources recipe rollout studio/web",
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
-    "studio/training": "cli corpus corpus/rows feedback/export feedback/store feedback/store/tables "
+    "studio/training": "cli corpus corpus/rows evals feedback/export feedback/store feedback/store/tables "
     "feedback/tasks recipe rewards run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/catalogue corpus/export corpus/formats corpus/rows feedback/export "
     "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training "

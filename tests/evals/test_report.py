@@ -14,6 +14,7 @@ import pytest
 from palate.errors import RunError
 from palate.evals import plots
 from palate.evals.calibration import calibration
+from palate.evals.credit import credit_of_steps
 from palate.evals.page import format_number
 from palate.evals.report import Report, stage_report
 from palate.evals.winrate import win_rate_by_length
@@ -81,7 +82,17 @@ def full_page() -> str:
     report.table(EVIL, ["name", "value"], [[EVIL, 0.5], ["b", None]], EVIL)
     report.side_by_side(EVIL, [{"prompt": EVIL, "before": EVIL, "after": "fine"}, {"prompt": "two", "score": 1.5}])
     report.text(EVIL, f"{EVIL}\n\nsecond")
+    report.credit(EVIL, credit_of_steps([credited(3)]))
     return report.html()
+
+
+def credited(step: int, response: str = EVIL, prompt: str = EVIL, **changes: object) -> dict[str, object]:
+    """A row of samples with credit: a token for each word."""
+    tokens = [*re.findall(r"\S*\s*", response)[:-1], "<|im_end|>"]
+    rng = np.random.default_rng(step)
+    numbers = {name: rng.normal(size=len(tokens)).tolist() for name in ("reward", "kl", "advantage", "value")}
+    said = {"tokens": tokens, **numbers}
+    return {"step": step, "prompt": prompt, "response": response, "score": 0.5, "credit": said} | changes
 
 
 def test_numbers_come_back(tmp_path: Path) -> None:
@@ -384,3 +395,36 @@ def test_what_a_run_reported_and_what_was_torn(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_text(text)
     stage_report(tmp_path, title="t")
     assert "skipped: 3" in (tmp_path / "report.html").read_text(), "3, a torn line and x; [] is an empty object"
+
+
+def test_credit_is_shown_of_the_first_step_the_middle_one_and_the_last(tmp_path: Path) -> None:
+    samples = [credited(step, f"said at {step}", f"p{number}") for step in range(9) for number in range(2)]
+    text = of_run(tmp_path, samples=samples).text
+    html = (tmp_path / "report.html").read_text()
+    assert "Credit, token by token" in text
+    assert html.count("<details open>") == html.count("<details") == 3
+    assert [f"Step {step}said" in text.replace("p0Past the tokens", "") for step in range(9)] == [
+        step in (0, 4, 8) for step in range(9)
+    ]
+    assert html.count('<li tabindex="0"') == 3 * 2 * 4
+    assert "<th>prompt</th><th>first</th><th>last</th>" in html, "the table has no numbers of tokens in it"
+
+
+def test_credit_of_one_step_is_no_column_of_the_table(tmp_path: Path) -> None:
+    of_run(tmp_path, samples=[credited(3, "only")])
+    html = (tmp_path / "report.html").read_text()
+    assert "<th>credit</th>" not in html
+    assert '<th>prompt</th><th>response</th><th class="figure">score</th>' in html
+
+
+def test_a_run_without_credit_has_no_part_for_it(tmp_path: Path) -> None:
+    samples = [{"step": 0, "prompt": "p", "response": "r", "score": 1.0}]
+    assert "Credit" not in of_run(tmp_path, samples=samples).text
+    assert ".credit" not in (tmp_path / "report.html").read_text()
+    assert "Credit" in of_run(tmp_path, samples=[*samples, credited(1)]).text
+
+
+def test_long_responses_leave_a_report_that_can_be_mailed(tmp_path: Path) -> None:
+    rows = [credited(step, "word " * 256, f"p{number}") for step in range(3) for number in range(4)]
+    of_run(tmp_path, samples=rows)
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000

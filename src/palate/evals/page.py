@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from palate import disk
+from palate.evals.credit import CREDIT_CSS, Step, credit_html
 from palate.evals.theme import CSS
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -37,6 +38,7 @@ class Report:
         self.numbers: dict[str, Any] = {}
         self._cards: list[str] = []
         self._parts: list[str] = []
+        self._styles = [CSS]
 
     def number(
         self,
@@ -82,6 +84,11 @@ class Report:
         right = [bool(rows) and all(_is_number(row.get(key)) for row in rows) for key in header]
         self._section(title, _table([key.replace("_", " ") for key in header], cells, right, caption, "texts"))
 
+    def credit(self, title: str, steps: Sequence[Step]) -> None:
+        """The tokens of responses, coloured by what they were credited with; all steps unfolded."""
+        self._styles = [CSS, CREDIT_CSS]
+        self._section(title, credit_html(steps, opened=[step for step, _ in steps]))
+
     def text(self, title: str, paragraph: str) -> None:
         """A paragraph, or several with empty lines between; without a title it belongs to the part before."""
         self._section(title, "".join(_tag("p", part) for part in paragraph.split("\n\n") if part.strip()))
@@ -93,7 +100,7 @@ class Report:
         head = (
             '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-            f"{_tag('title', self.title)}<style>{CSS}</style>"
+            f"{_tag('title', self.title)}<style>{''.join(self._styles)}</style>"
         )
         body = "\n".join([f"<header>{_tag('h1', self.title)}{subtitle}</header>", numbers, *self._parts])
         return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{body}\n</main></body></html>\n'

@@ -14,6 +14,7 @@ from typing import Any
 
 from palate.errors import RunError
 from palate.evals import plots
+from palate.evals.credit import credit_of_steps
 from palate.evals.page import Report, format_number, read_object
 from palate.run.metrics import explain
 
@@ -81,6 +82,8 @@ def stage_report(
     if extra is not None:
         extra(report)
     _add_samples(report, samples)
+    if steps := credit_of_steps(samples):
+        report.credit("Credit, token by token", steps)
     _add_metrics(report, metrics)
     lines = [*known.get("notes", []), *notes]
     if torn := torn_metrics + torn_samples:
@@ -154,7 +157,10 @@ def _add_samples(report: Report, samples: Rows) -> None:
 
 
 def _of_step(samples: Rows, step: int, limit: int = 8) -> Rows:
-    return [{k: v for k, v in row.items() if k != "step"} for row in samples if row.get("step", 0) == step][:limit]
+    told = [
+        {k: v for k, v in row.items() if k not in ("step", "credit")} for row in samples if row.get("step", 0) == step
+    ]
+    return told[:limit]
 
 
 def _add_metrics(report: Report, metrics: Rows) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise, takewhile
 from typing import Any
 
 from palate.errors import TemplateError
@@ -104,6 +105,20 @@ class Chat:
         said = [token for token in tokens if token != self.stop_id]
         return str(self.tokenizer.decode(said, skip_special_tokens=True)).strip()
 
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """What each token adds to the text, to the letter: white space is kept, special tokens stand by their names.
+
+        Joined they are the whole text. A character of several bytes belongs to the token that completes it, and those
+        that only begin it add nothing; bytes that make no character are U+FFFD, as decoding has them.
+        """
+        whole = self._decode(tokens)
+        alone = [self._decode([token]) for token in tokens]
+        if "".join(alone) == whole:  # as most are; what follows takes time by the square of their number
+            return alone
+        # of what could be said after so many tokens, that much the later ones have left as it was
+        settled = [_shared(self._decode(tokens[:end]), whole) for end in range(len(tokens) + 1)]
+        return [whole[start:end] for start, end in pairwise(accumulate(settled, max))]
+
     @cached_property
     def differences(self) -> tuple[str, ...]:
         """Where the model's own rendering of a conversation is another one than ours, a line each."""
@@ -154,6 +169,9 @@ class Chat:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
     def _spelled(self, text: str) -> str:
         """What people and models wrote, with the names of special tokens broken up so that they stay text."""
         plain = text.replace(BREAK, "")
@@ -182,6 +200,13 @@ class Chat:
     def _is_special(self, token: int) -> bool:
         known = self.tokenizer.added_tokens_decoder.get(token)
         return token in self.tokenizer.all_special_ids or (known is not None and known.special)
+
+
+def _shared(text: str, other: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    if other.startswith(text):
+        return len(text)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select
 from tests.studio.conftest import PASSWORD, Client, ClientOf, Studio
 
+from palate.evals.credit import CREDIT_CSS
 from palate.feedback.store import people
 from palate.feedback.store.tables import Batch, Item, Job, Model, Review, User
 from palate.feedback.tasks import batches, judgements, queue
@@ -335,11 +336,44 @@ def test_the_page_of_a_run_shows_curves_samples_and_log(desk: Desk, finished: st
 
 def test_a_script_gets_the_changing_parts(desk: Desk, finished: str) -> None:
     got = desk.client.get(f"/runs/{finished}/live").json()
-    assert (got["state"], got["step"], sorted(got["html"])) == ("done", 30, ["curves", "log", "samples", "status"])
+    assert (got["state"], got["step"]) == ("done", 30)
+    assert sorted(got["html"]) == ["credit", "curves", "log", "samples", "status"]
     assert "<script>alert" not in json.dumps(got["html"])
     assert desk.client.get("/runs/live").json()["busy"] is False
     metrics = desk.client.get(f"/api/runs/{finished}/metrics").json()
     assert (len(metrics), metrics[-1]["objective/score"]) == (30, 2.9)
+
+
+def test_the_latest_responses_are_shown_token_by_token(desk: Desk, finished: str) -> None:
+    page = {"accept": "text/html"}
+    assert "Credit, token by token" not in desk.client.get(f"/runs/{finished}", headers=page).text
+    with desk.studio.store.read() as session:
+        path = jobs.directory_of(desk.studio.workspace, jobs.job_of(session, finished)) / "samples.jsonl"
+    tokens = ["<script>", "alert", "</script>", "<|im_end|>"]
+    numbers = {name: [0.5, -1.0, 0.0, 2.0] for name in ("reward", "kl", "advantage")}
+    with path.open("a") as file:
+        for step in range(30, 35):
+            row = {"step": step, "prompt": "p", "response": "r", "score": 0.5, "credit": {"tokens": tokens, **numbers}}
+            file.write(json.dumps(row) + "\n")
+    html = desk.client.get(f"/runs/{finished}", headers=page).text
+    part = desk.client.get(f"/runs/{finished}/live").json()["html"]["credit"]
+    assert part.strip() in html
+    assert part.index("<details open><summary>Step 34") < part.index("<details><summary>Step 32")
+    assert part.count("<details") == 3
+    assert '<li tabindex="0" class="an4 rn4 kn4">alert<' in part
+    assert "<script>" not in part
+    assert "style=" not in html
+
+
+def test_credit_looks_as_it_does_in_reports(desk: Desk, client_of: ClientOf, finished: str) -> None:
+    got = desk.client.get("/runs/credit.css")
+    assert got.headers["content-type"].startswith("text/css")
+    assert got.text == CREDIT_CSS
+    assert (
+        '<link rel="stylesheet" href="/runs/credit.css">'
+        in desk.client.get(f"/runs/{finished}", headers={"accept": "text/html"}).text
+    )
+    assert client_of("labeler").get("/runs/credit.css").status_code == 403
 
 
 def test_a_comparison_leaves_its_figure(desk: Desk) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
+from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from palate.errors import NotFoundError
+from palate.evals.credit import CREDIT_CSS, credit_html, credit_of_steps
 from palate.feedback.store import policies, rounds
 from palate.feedback.store.tables import Job, Model, User
 from palate.studio.training import jobs, outcomes, plans, progress, recipebook
@@ -132,6 +134,13 @@ def new_page(request: Request, store: Db, home: Home, recipe: str | None = None)
     )
 
 
+@router.get("/runs/credit.css", include_in_schema=False)
+@allow(RESEARCHERS)
+def credit_css() -> Response:
+    """How credit looks, here as in reports."""
+    return Response(CREDIT_CSS, media_type="text/css")
+
+
 @router.get("/runs/{run_id}", include_in_schema=False)
 @allow(RESEARCHERS)
 def run_page(request: Request, store: Db, home: Home, run_id: str) -> HTMLResponse:
@@ -154,7 +163,7 @@ def run_live(store: Db, home: Home, run_id: str) -> dict[str, Any]:
     shown = _shown(home, job)
     parts = {
         part: fragment(f"training/run_{part}.html", job=job, made=made, badges=BADGES, **shown)
-        for part in ("status", "curves", "samples", "log")
+        for part in ("status", "curves", "samples", "credit", "log")
     }
     return {"state": job.state, "step": shown["run"].step, "html": parts}
 
@@ -279,15 +288,23 @@ def _shown(home: Workspace, job: Job) -> dict[str, Any]:
     directory = jobs.directory_of(home, job)
     rows = progress.read_rows(directory / "metrics.jsonl")
     accuracy = progress.read_object(directory / outcomes.ACCURACY)
+    samples = progress.read_rows(directory / "samples.jsonl")
     return {
         "run": run_out(home, job),
         "pictures": progress.pictures(rows),
         "accuracy": progress.accuracy_chart(accuracy) if accuracy else None,
-        "samples": progress.samples_over_time(progress.read_rows(directory / "samples.jsonl")),
+        "samples": progress.samples_over_time(samples),
+        "credit": _credit(samples),
         "log": jobs.tail(directory / jobs.LOG),
         "has_report": (directory / "report.html").is_file(),
         "dataset": plans.dataset_of(home, job),
     }
+
+
+def _credit(samples: progress.Rows) -> Markup:
+    """The tokens of the latest responses with their numbers; earlier ones folded below."""
+    steps = credit_of_steps(samples)[::-1]
+    return Markup(credit_html(steps, opened=[steps[0][0]])) if steps else Markup()
 
 
 def _jobs(session: Session) -> Sequence[Job]:

@@ -4,21 +4,25 @@ import { call } from "../web/palate.js";
 
 const EVERY = 2000;
 
-// new HTML in place of the old, unless it is the same; what somebody has unfolded stays so
+// new HTML in place of the old, unless it is the same; what somebody has unfolded or chosen stays so
 function renew(place, html) {
   if (place.dataset.html === html) return;
   const first = place.dataset.html === undefined;
   place.dataset.html = html;
   if (first && place.innerHTML.trim() === html.trim()) return;
   const open = [...place.querySelectorAll("details")].map((each) => each.open);
-  const focused = place.contains(document.activeElement);
+  const chosen = [...place.querySelectorAll("input:checked")].map((each) => each.value);
+  const inside = place.contains(document.activeElement);
+  const choosing = inside && document.activeElement.matches("[type=radio]");
   const log = place.querySelector(".log");
   const atEnd = !log || log.scrollTop + log.clientHeight >= log.scrollHeight - 8;
-  if (focused && !log) return delete place.dataset.html; // nothing is taken away under somebody's hands
+  if (inside && !choosing && !log) return delete place.dataset.html; // nothing is taken away under somebody's hands
   place.innerHTML = html;
   place.querySelectorAll("details").forEach((each, index) => {
     if (index in open) each.open = open[index];
   });
+  for (const each of place.querySelectorAll("input")) if (chosen.includes(each.value)) each.checked = true;
+  if (choosing) place.querySelector("input:checked")?.focus({ preventScroll: true });
   const fresh = place.querySelector(".log");
   if (fresh && atEnd) fresh.scrollTop = fresh.scrollHeight;
 }
