@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from palate.disk import json_text
 from palate.evals.page import Report
 from palate.recipe import Data, SFTRecipe
-from palate.rewards.learned import Normalization
+from palate.rewards.heads import Normalization
 from palate.run.directory import Run
 
 NAN, INF = math.nan, math.inf

@@ -41,7 +41,7 @@ PLAN = {
     "lm/templates": "",
     "rollout": "lm recipe",
     "simulated": "recipe",
-    "rewards": "lm lm/sources recipe rollout simulated",
+    "rewards": "lm lm/sources objectives recipe rollout simulated",
     "evals": "run",
     "stages": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards rollout run stages/estimate",
     "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rollout run stages stages/estimate",
@@ -68,7 +68,7 @@ PLAN = {
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources recipe rollout studio/web",
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
     "studio/training": "cli corpus corpus/rows evals feedback/export feedback/store feedback/store/tables "
-    "feedback/tasks recipe rewards run studio/web studio/web/charts",
+    "feedback/tasks objectives recipe rewards run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/catalogue corpus/export corpus/formats corpus/rows feedback/export "
     "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training "
     "studio/web studio/web/charts",

@@ -202,7 +202,8 @@ class Ranking(Record):
     Attributes:
         ranks: [K], 1 is best, equal ranks are ties; the best rank present is 1.
         ratings: [K], worded Likert points 1 to 7; a thumb is 7 (up) or 1 (down) with K = 1.
-        flags: [K], the yes/no labels set for each response.
+        flags: [K], the yes/no labels set for each response; None where nobody was asked for any.
+        flags_offered: which could be set; None where nobody noted it.
         strength: how strongly the first rank is preferred, for pairs that say so; used as a margin.
         shown_order: [K], the index of the response shown in each place.
         seconds: time the labeler took.
@@ -213,6 +214,7 @@ class Ranking(Record):
     ranks: tuple[Annotated[int, Field(ge=1)], ...]
     ratings: tuple[Annotated[float, Field(ge=1, le=7)], ...] | None = None
     flags: tuple[tuple[str, ...], ...] | None = None
+    flags_offered: tuple[str, ...] | None = None
     strength: Annotated[float, Field(ge=0)] | None = None
     labeler: str = ""
     shown_order: tuple[int, ...] | None = None

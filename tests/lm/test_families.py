@@ -173,7 +173,7 @@ def test_reward_models(home: Path, long: Sequences, tmp_path: Path) -> None:
     peer: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     with torch.no_grad():
         spans = zip(long.tokens, long.lengths.tolist(), strict=True)
-        theirs = torch.cat([peer(input_ids=tokens[None, :length]).logits[0] for tokens, length in spans])
+        theirs = torch.cat([peer(input_ids=tokens[None, :length]).logits for tokens, length in spans])
         torch.testing.assert_close(loaded.model.scores(long), theirs, atol=1e-4, rtol=0)
     again = load_scalar_model(str(tmp_path / "model"), precision="fp32", seed=6).model
     assert torch.equal(again.scores(long), loaded.model.scores(long))

@@ -140,7 +140,7 @@ def test_reward_models(homes: dict[str, Path], family: str, sequences: Sequences
     inside = torch.arange(sequences.tokens.shape[1]) < sequences.lengths[:, None]
     with torch.no_grad():
         theirs = network(input_ids=sequences.tokens, attention_mask=inside.long()).logits
-    torch.testing.assert_close(theirs[:, 0], scores, atol=1e-5, rtol=0)
+    torch.testing.assert_close(theirs, scores, atol=1e-5, rtol=0)
     again = load_scalar_model(str(tmp_path / "model"), precision="fp32", seed=6).model
     torch.testing.assert_close(again.scores(sequences).detach(), scores, atol=1e-6, rtol=0)
     assert torch.equal(load_scalar_model(str(homes[family]), seed=5).model.score.weight, loaded.model.score.weight)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from palate.errors import ModelError
 from palate.lm import model as lm_model
 from palate.lm.adapters import adapt
 from palate.lm.batch import Sequences
@@ -36,7 +37,7 @@ def raw_by_hand(loaded: Loaded[ScalarModel], sequences: Sequences) -> list[Tenso
 
 def test_a_score_is_read_at_the_last_real_token(tiny_scalar: Loaded[ScalarModel], sequences: Sequences) -> None:
     expected = torch.stack([raw[-1] for raw in raw_by_hand(tiny_scalar, sequences)])
-    torch.testing.assert_close(tiny_scalar.model.scores(sequences).detach(), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(tiny_scalar.model.scores(sequences)[:, 0].detach(), expected, atol=1e-6, rtol=1e-5)
     assert len(set(expected.tolist())) == len(sequences)
 
 
@@ -90,10 +91,55 @@ def test_a_policys_trunk_serves_a_value_model(
 def test_rescaled_models_give_normalised_numbers(fresh_scalar: FreshScalar, sequences: Sequences) -> None:
     model = fresh_scalar()
     raw = model.scores(sequences).detach()
-    model.rescale(0.3, 0.02)
+    model.average_heads({0: (0.3, 0.02)})
     torch.testing.assert_close(model.scores(sequences).detach(), (raw - 0.3) / 0.02, atol=1e-4, rtol=1e-4)
     with pytest.raises(AssertionError):
         save(model, None, Path("nowhere"))  # type: ignore[arg-type]
+
+
+def test_of_several_heads_the_chosen_ones_are_averaged_each_in_its_units(sequences: Sequences) -> None:
+    model = load_scalar_model("tiny", precision="fp32", heads=3).model
+    raw, values = model.scores(sequences).detach(), model.values(sequences).detach()
+    assert raw.shape == (len(sequences), 3)
+    assert values.shape == sequences.mask.shape
+    model.average_heads({2: (0.3, 0.02), 0: (-1.0, 4.0)})
+    expected = ((raw[:, 2] - 0.3) / 0.02 + (raw[:, 0] + 1.0) / 4.0) / 2
+    torch.testing.assert_close(model.scores(sequences).detach(), expected[:, None], atol=1e-4, rtol=1e-4)
+    assert model.num_heads == model.config.num_labels == 1
+
+
+def test_a_value_is_the_mean_of_the_heads(sequences: Sequences) -> None:
+    several = load_scalar_model("tiny", precision="fp32", heads=3).model
+    values = several.values(sequences).detach()
+    several.average_heads(dict.fromkeys(range(3), (0.0, 1.0)))
+    torch.testing.assert_close(several.values(sequences).detach(), values, atol=1e-6, rtol=1e-5)
+    assert float(values.abs().max()) > 0
+
+
+def test_every_head_has_a_seed_of_its_own_and_the_first_is_the_one_alone() -> None:
+    one, three, same = (load_scalar_model("tiny", precision="fp32", heads=heads).model for heads in (1, 3, 3))
+    assert torch.equal(three.score.weight[:1], one.score.weight)
+    assert torch.equal(three.score.weight, same.score.weight)
+    for other in three.score.weight[1:]:
+        assert not torch.isclose(other, three.score.weight[0]).any()
+        assert (other.detach().abs() < 0.2).all()
+
+
+def test_several_heads_are_several_labels_in_transformers(sequences: Sequences, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    loaded = load_scalar_model("tiny", precision="fp32", heads=3)
+    save(loaded.model, loaded.chat, tmp_path / "model")
+    network: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert network.config.num_labels == 3
+    with torch.no_grad():
+        theirs = network(**padded(sequences, network.config.pad_token_id, "right")).logits
+    torch.testing.assert_close(theirs, loaded.model.scores(sequences).detach(), atol=1e-5, rtol=0)
+    for heads in (None, 3):
+        again = load_scalar_model(str(tmp_path / "model"), precision="fp32", seed=9, heads=heads)
+        assert torch.equal(again.model.scores(sequences), loaded.model.scores(sequences))
+    with pytest.raises(ModelError, match="is a reward model of 3 heads, not 2: start from a language model"):
+        load_scalar_model(str(tmp_path / "model"), heads=2)
 
 
 def test_a_new_head_is_small_seeded_and_has_no_bias(sequences: Sequences) -> None:
@@ -132,7 +178,7 @@ def test_a_saved_reward_model_gives_transformers_the_same_scores(
     assert network.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
     with torch.no_grad():
         theirs = network(**padded(sequences, network.config.pad_token_id, side)).logits[:, 0]
-    torch.testing.assert_close(theirs, tiny_scalar.model.scores(sequences).detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(theirs, tiny_scalar.model.scores(sequences)[:, 0].detach(), atol=1e-5, rtol=0)
     again = load_scalar_model(str(tmp_path / "model"), precision="fp32", seed=99)
     assert torch.equal(again.model.scores(sequences), tiny_scalar.model.scores(sequences))
 

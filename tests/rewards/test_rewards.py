@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from palate.errors import DataError, RecipeError, RewardError
+from palate.errors import DataError, ModelError, RecipeError, RewardError
 from palate.lm.batch import Sequences
 from palate.lm.encode import encode_responses
 from palate.lm.sources.zoo import load_chat, load_scalar_model, save
 from palate.recipe import Reward
 from palate.records import Prompt
-from palate.rewards.learned import NORMALIZATION_FILE, LearnedReward, Normalization, raw_scores
+from palate.rewards.ensemble import EnsembleReward
+from palate.rewards.heads import NORMALIZATION_FILE, Head, Normalization, files_of, value_units
+from palate.rewards.learned import LearnedReward, raw_scores
 from palate.rewards.mix import Mix, RewardSource, reward_source
 from palate.rewards.rules import FunctionReward, LengthReward, says_something
 from palate.rollout.engine import SampledTokens
@@ -56,7 +59,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model normalised on the four responses."""
     loaded = load_scalar_model("tiny", precision="fp32", seed=4)
     sequences = encode_responses(loaded.chat, PROMPTS, TEXTS, max_length=100).sequences
-    normalization = Normalization.of(raw_scores(loaded.model, sequences, 40), "four responses")
+    normalization = Normalization.of(raw_scores(loaded.model, sequences, 40)[:, 0], "four responses")
     directory = tmp_path_factory.mktemp("run") / "model"
     save(loaded.model, loaded.chat, directory, extra_files={NORMALIZATION_FILE: normalization.to_json()})
     return directory
@@ -67,7 +70,8 @@ def test_normalised_scores_have_mean_zero_and_spread_one_on_their_reference_set(
     scores = reward(PROMPTS, TEXTS)
     assert float(scores.mean()) == pytest.approx(0.0, abs=1e-4)
     assert float(scores.std(correction=0)) == pytest.approx(1.0, abs=1e-4)
-    assert (reward.normalization.reference, reward.normalization.count) == ("four responses", 4)
+    (head,) = reward.heads
+    assert (head.normalization.reference, head.normalization.count) == ("four responses", 4)
     assert not any(parameter.requires_grad for parameter in reward.model.parameters())
 
 
@@ -213,8 +217,9 @@ def test_a_mix_is_the_weighted_sum(model_directory: Path) -> None:
     mix = Mix(terms, precision="fp32")
     each = [source(PROMPTS, TEXTS) for source in mix.sources]
     torch.testing.assert_close(mix(PROMPTS, TEXTS), 2.0 * each[0] - 0.5 * each[1] + each[2])
-    assert [type(source) for source in mix.sources] == [LearnedReward, FunctionReward, LengthReward]
-    assert mix.learned == [mix.sources[0]]
+    assert [type(source) for source in mix.sources] == [EnsembleReward, FunctionReward, LengthReward]
+    assert isinstance(mix.sources[0], EnsembleReward)
+    assert mix.learned == list(mix.sources[0].models.values())
 
 
 def test_a_term_names_its_source() -> None:
@@ -244,8 +249,8 @@ def test_reading_like_is_having_been_trained_on_the_same_layout(model_directory:
     assert not reward.reads_like(load_chat("tiny", chat_template="zephyr"))
 
 
-def passes(reward: LearnedReward, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sequences in each of the passes in which the responses are scored."""
+def passes(reward: LearnedReward, monkeypatch: pytest.MonkeyPatch, by: RewardSource | None = None) -> list[int]:
+    """Sequences in each of the passes in which the responses are scored, by itself or by what it is in."""
     sizes: list[int] = []
     scores = reward.model.scores
 
@@ -254,7 +259,7 @@ def passes(reward: LearnedReward, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return scores(part, **keywords)
 
     monkeypatch.setattr(reward.model, "scores", counted)
-    reward(PROMPTS, TEXTS)
+    (by or reward)(PROMPTS, TEXTS)
     return sizes
 
 
@@ -267,8 +272,11 @@ def test_precision_and_the_size_of_a_pass_reach_the_model(
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         settings: Any = {"precision": precision, "max_tokens": max_tokens}
         (mixed,) = Mix([term], **settings).sources
-        for reward in (LearnedReward(str(model_directory), **settings), reward_source(term, **settings), mixed):
-            assert isinstance(reward, LearnedReward)
+        alone = reward_source(term, **settings)
+        assert isinstance(alone, EnsembleReward)
+        assert isinstance(mixed, EnsembleReward)
+        by_name = (*alone.models.values(), *mixed.models.values())
+        for reward in (LearnedReward(str(model_directory), **settings), *by_name):
             assert reward.model.model.dtype == dtype
             if precision == "fp32":
                 assert passes(reward, monkeypatch) == sizes
@@ -300,3 +308,120 @@ def test_a_function_is_given_the_prompts_and_the_responses(monkeypatch: pytest.M
 def test_the_normalization_file_is_read_by_people_too() -> None:
     text = Normalization(mean=0.5, scale=2.0, reference="train", count=3).to_json()
     assert text == '{\n  "mean": 0.5,\n  "scale": 2.0,\n  "reference": "train",\n  "count": 3\n}\n'
+
+
+# Several heads, and several models.
+
+UNITS = [Normalization(mean=0.1, scale=0.5), Normalization(mean=-0.2, scale=2.0)]
+HEADS = [
+    *(Head(objective="good", normalization=unit) for unit in UNITS),
+    *2 * [Head(objective="made_up", flag="hallucination")],
+]
+
+
+@pytest.fixture(scope="module")
+def four_heads(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two heads for what is good and two for a flag, large enough to differ."""
+    loaded = load_scalar_model("tiny", precision="fp32", heads=4)
+    with torch.no_grad():
+        loaded.model.score.weight *= 20
+    directory = tmp_path_factory.mktemp("four") / "model"
+    save(loaded.model, loaded.chat, directory, extra_files=files_of(HEADS))
+    return str(directory)
+
+
+def test_each_head_is_in_its_own_units_and_a_flag_is_minus_its_probability(four_heads: str) -> None:
+    reward = LearnedReward(four_heads, precision="fp32")
+    assert reward.heads == tuple(HEADS)
+    sequences = encode_responses(reward.loaded.chat, PROMPTS, TEXTS, max_length=100).sequences
+    raw, found = raw_scores(reward.model, sequences, 100), reward.by_head(PROMPTS, TEXTS)
+    torch.testing.assert_close(found[:, 0], (raw[:, 0] - 0.1) / 0.5)
+    torch.testing.assert_close(found[:, 1], (raw[:, 1] + 0.2) / 2.0)
+    torch.testing.assert_close(found[:, 2:], -1 / (1 + (-raw[:, 2:]).exp()))
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_mix_adds_up_objectives_and_fines_flags_in_one_pass(
+    four_heads: str, model_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = [
+        Reward(model=four_heads, objective="good", weight=2.0, aggregation="min"),
+        Reward(model=four_heads, objective="made_up", weight=3.0),
+        Reward(model=str(model_directory)),
+        Reward(length=1.0),
+    ]
+    mix = Mix(terms, precision="fp32")
+    heads, alone = LearnedReward(four_heads, precision="fp32").by_head(PROMPTS, TEXTS), mix.learned[1](PROMPTS, TEXTS)
+    expected = {
+        "good": 2.0 * heads[:, :2].amin(1),
+        "made_up": 3.0 * heads[:, 2:].mean(1),
+        model_directory.parent.name: alone,
+        "length": reward_source(Reward(length=1.0))(PROMPTS, TEXTS),
+    }
+    counted = passes(mix.learned[0], monkeypatch, mix)
+    assert counted == [4], "a model that two terms name is computed once"
+    found = mix.scored(PROMPTS, TEXTS)
+    assert list(found.terms) == list(expected)
+    for name, values in expected.items():
+        torch.testing.assert_close(found.terms[name], values, msg=name)
+    torch.testing.assert_close(found.total, sum(expected.values()))
+    assert found.spread is not None
+    spread = 2.0 * heads[:, :2].std(1, correction=0) + 3.0 * heads[:, 2:].std(1, correction=0)
+    torch.testing.assert_close(found.spread, spread)
+    assert len(mix.learned) == 2
+
+
+def test_several_models_are_one_ensemble(model_directory: Path, tmp_path: Path) -> None:
+    other = load_scalar_model("tiny", precision="fp32", seed=8)
+    save(other.model, other.chat, tmp_path / "other")
+    names = (str(model_directory), str(tmp_path / "other"))
+    each = torch.stack([LearnedReward(name, precision="fp32")(PROMPTS, TEXTS) for name in names])
+    cautious = Reward(ensemble=names, aggregation="mean_minus_std", uncertainty_coef=0.5)
+    source = reward_source(cautious, precision="fp32")
+    torch.testing.assert_close(source(PROMPTS, TEXTS), each.mean(0) - 0.5 * each.std(0, correction=0))
+    found = Mix([Reward(ensemble=names)], precision="fp32").scored(PROMPTS, TEXTS)
+    torch.testing.assert_close(found.total, each.mean(0))
+    assert found.spread is not None
+    torch.testing.assert_close(found.spread, each.std(0, correction=0))
+
+
+def test_what_does_not_fit_together_is_said(four_heads: str, model_directory: Path, tmp_path: Path) -> None:
+    plain = str(model_directory)
+    for term, why in (
+        ({"model": four_heads}, "several objectives: choose with objective one of good, made_up"),
+        ({"model": four_heads, "objective": "bad"}, "has no objective 'bad', but good, made_up"),
+        ({"model": plain, "aggregation": "min"}, "aggregation = 'min' is for ensembles, and .* has one head"),
+    ):
+        with pytest.raises(RecipeError, match=why):
+            reward_source(Reward.model_validate(term), precision="fp32")
+    for term, why in (
+        ({"length": 1.0, "objective": "good"}, "belong to a model"),
+        ({"function": "a:b", "aggregation": "min"}, "belong to a model"),
+        ({"ensemble": [plain, plain]}, "its heads would count double"),
+        ({"model": plain, "ensemble": [plain]}, "exactly one of model, ensemble"),
+    ):
+        with pytest.raises(ValidationError, match=why):
+            Reward.model_validate(term)
+    loaded = load_scalar_model("tiny", precision="fp32", heads=2)
+    for files, why in (
+        ({}, "gives 2 numbers, and no heads.json says what they are"),
+        (files_of([Head(), Head(), Head()]), "gives 2 numbers, and heads.json speaks of 3"),
+        ({"heads.json": "[{"}, "cannot be read"),
+        ({"heads.json": '[{"objective": "x"}]'}, "cannot be read"),
+    ):
+        save(loaded.model, loaded.chat, tmp_path / "model", extra_files=files)
+        with pytest.raises(ModelError, match=why):
+            LearnedReward(str(tmp_path / "model"), precision="fp32")
+
+
+def test_one_head_that_learned_an_order_has_the_plain_file_and_others_say_what_they_are() -> None:
+    unit = Normalization(mean=0.5, scale=2.0, reference="train", count=3)
+    assert files_of([Head(normalization=unit)]) == {NORMALIZATION_FILE: unit.to_json()}
+    assert list(files_of([Head(), Head()])) == ["heads.json"]
+    assert list(files_of([Head(objective="kind")])) == ["heads.json"]
+    assert list(files_of([Head(thresholds=(1.0, 2.0))])) == ["heads.json"]
+
+
+def test_a_value_model_starts_from_the_heads_that_give_scores() -> None:
+    assert value_units(HEADS) == {0: (0.1, 0.5), 1: (-0.2, 2.0)}
+    assert value_units(HEADS[2:]) == {0: (0.0, -1.0), 1: (0.0, -1.0)}

@@ -31,12 +31,13 @@ class Network:
     """A model directory as transformers reads it.
 
     Args:
-        kind: `AutoModelForCausalLM`, or `AutoModelForSequenceClassification`, then with one label.
+        kind: `AutoModelForCausalLM`, or `AutoModelForSequenceClassification`.
+        num_labels: of the latter.
     """
 
-    def __init__(self, directory: Path | str, kind: Any = AutoModelForCausalLM) -> None:
+    def __init__(self, directory: Path | str, kind: Any = AutoModelForCausalLM, *, num_labels: int = 1) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory)
-        labels = {} if kind is AutoModelForCausalLM else {"num_labels": 1}
+        labels = {} if kind is AutoModelForCausalLM else {"num_labels": num_labels}
         self.network: Any = kind.from_pretrained(directory, dtype=torch.float64, **labels)
         self.stop = int(self.tokenizer.convert_tokens_to_ids(STOP))
 
@@ -67,8 +68,12 @@ class Network:
 
     def score(self, prompt: Prompt, text: str) -> Tensor:
         """The number at the last token of prompt and response."""
+        return self.scores(prompt, text)[0]
+
+    def scores(self, prompt: Prompt, text: str) -> Tensor:
+        """[H] all the numbers there."""
         tokens = torch.tensor([self.opened(prompt.messages) + self.said(text)])
-        return self.network(input_ids=tokens).logits[0, 0]
+        return self.network(input_ids=tokens).logits[0]
 
     @torch.no_grad()
     def draw(self, prompt: Prompt, uniforms: Sequence[float], *, temperature: float) -> tuple[list[int], float]:

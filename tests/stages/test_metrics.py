@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.stages.effects.runs import filled_in
 
 from palate import randomness
 from palate import recipe as recipes
@@ -19,11 +20,12 @@ from palate.errors import DataError, TrainingError
 from palate.evals import report
 from palate.lm.optim import Optimizer
 from palate.recipe import PPORecipe, ReinforceRecipe, parse_recipe
-from palate.records import Prompt
+from palate.records import Prompt, Ranking, Response
 from palate.rewards import learned
 from palate.rewards.learned import raw_scores
 from palate.run.directory import Run
 from palate.run.metrics import METRICS, headline
+from palate.stages import reward
 from palate.stages.reinforcement import ppo, reinforce, rollouts
 from palate.studio.training import progress
 
@@ -197,10 +199,32 @@ def names_logged(kind: Any, train: Any, tree: dict[str, Any], out: Path) -> set[
     return {name for line in lines for name in json.loads(line)} - {"step"}
 
 
-ONLY_WITH: dict[str, dict[str, Any]] = {
-    "policy/pretraining_loss": {"pretraining": {"sequences_per_step": 2, "sequence_length": 32}},
+ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
+    "policy/pretraining_loss": (
+        "ppo",
+        {"pretraining": {"data": {"path": "$texts"}, "sequences_per_step": 2, "sequence_length": 32}},
+    ),
+    "reward/rating_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
+    "reward/rating_error": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
+    "reward/flag_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"flag": "hallucination"}]}),
 }
-"""Metrics that a PPO run has only with a setting."""
+"""Metrics that a stage logs only with a setting."""
+
+
+def written_told(path: Path) -> str:
+    """Rankings with ratings and flags."""
+    records = (
+        Ranking(
+            prompt=Prompt.from_text(f"What of {n}?"),
+            responses=(Response(text=f"Much of {n}."), Response(text=f"No {n}.")),
+            ranks=(1, 2),
+            ratings=(6, 1 + n % 3),
+            flags=((), ("hallucination",) if n % 2 else ()),
+        )
+        for n in range(24)
+    )
+    path.write_text("".join(record.to_json() + "\n" for record in records), encoding="utf-8")
+    return str(path)
 
 
 def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
@@ -208,10 +232,11 @@ def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
 ) -> None:
     usual = set().union(*logged_by_every_stage.values())
     assert usual == set(METRICS) - set(ONLY_WITH)
-    for name, setting in ONLY_WITH.items():
-        (section,) = setting
-        tree = settings["ppo"] | {section: setting[section] | {"data": {"path": data["texts"]}}, "steps": 1}
-        assert name in names_logged(PPORecipe, ppo.train, tree, tmp_path / "run")
+    made = {"told": written_told(tmp_path / "told.jsonl")}
+    for number, (name, (stage, setting)) in enumerate(ONLY_WITH.items()):
+        tree = settings[stage] | filled_in(setting, data | made) | ({"steps": 1} if stage in STAGES else {})
+        kind, train = STAGES.get(stage, (recipes.RewardRecipe, reward.train))
+        assert name in names_logged(kind, train, tree, tmp_path / str(number))
 
 
 def test_what_is_plotted_is_logged(logged_by_every_stage: dict[str, set[str]]) -> None:

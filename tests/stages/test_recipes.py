@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from palate.cli import main
+from palate.records import Prompt, Ranking, Response
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 COMMAND = {
     "sft": "sft",
     "sample": "sample",
     "reward": "reward",
+    "reward_ensemble": "reward",
+    "reward_objectives": "reward",
     "convarg": "reward",
     "hh_harmless": "reward",
     "ppo": "ppo",
@@ -38,6 +41,22 @@ def pairs(path: Path) -> str:
     return str(path)
 
 
+def told(path: Path) -> str:
+    """Rankings with ratings and flags."""
+    rankings = (
+        Ranking(
+            prompt=Prompt.from_text(f"What about {n}?"),
+            responses=tuple(Response(text=f"{answer} {n}.") for answer in ("Fine", "No")),
+            ranks=(1, 2),
+            ratings=(5 + n % 3, 1 + n % 4),
+            flags=((), ("hallucination",) if n % 2 else ()),
+        )
+        for n in range(40)
+    )
+    path.write_text("".join(ranking.to_json() + "\n" for ranking in rankings), encoding="utf-8")
+    return str(path)
+
+
 def transcripts(path: Path) -> str:
     """Rows as in the HH data."""
     rows = [
@@ -57,6 +76,11 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         "sft": [f"data.path={data['demonstrations']}"],
         "sample": [f"prompts.path={data['prompts']}"],
         "reward": [f"data.path={data['rankings']}"],
+        "reward_ensemble": [f"data.path={data['rankings']}"],
+        "reward_objectives": [
+            f"data.path={told(tmp_path / 'told.jsonl')}",
+            f"objectives.2.data.path={data['rankings']}",
+        ],
         "convarg": [f"data.path={pairs(tmp_path / 'pairs.jsonl')}"],
         "hh_harmless": [f"data.path={transcripts(tmp_path / 'hh.jsonl')}"],
         "ppo": [f"prompts.path={data['prompts']}", *LEARNED],

@@ -11,7 +11,8 @@ Left out: batches of exactly equal size. Prompts are taken in random order as lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from palate.errors import DataError
 from palate.randomness import permutation
@@ -20,19 +21,30 @@ from palate.records import Prompt, Ranking
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """One labeler's ranking of some of a set's responses.
+    """What one labeler said of some of a set's responses.
 
     Attributes:
-        indices: [K], places in the set's responses, all different, K >= 2.
+        indices: [K], places in the set's responses, all different.
         ranks: [K], 1 is best, equal ranks are ties.
         weight: of the labeler.
         strength: how strongly the first rank is preferred; 0 where nothing was said.
+        objective: the number of the objective that it teaches, where a reward model has several.
+        labels: [K], what was said of each response alone (a rating, or 1 for a flag that was set); None where the order
+            is what teaches.
+        times: by member of an ensemble: how often it meets the judgement; once, where nothing is said.
     """
 
     indices: tuple[int, ...]
     ranks: tuple[int, ...]
     weight: float = 1.0
     strength: float = 0.0
+    objective: int = 0
+    labels: tuple[float, ...] | None = None
+    times: tuple[float, ...] = ()
+
+    def weight_of(self, member: int) -> float:
+        """Its weight to a member of an ensemble."""
+        return self.weight * self.times[member] if self.times else self.weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +54,19 @@ class ComparisonSet:
     prompt: Prompt
     responses: tuple[str, ...]
     judgements: tuple[Judgement, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What one ranking teaches one objective; `objective` and `labels` are as in `Judgement`.
+
+    Attributes:
+        labels: [K], in the order of the ranking's responses.
+    """
+
+    ranking: Ranking
+    objective: int = 0
+    labels: tuple[float, ...] | None = None
 
 
 def is_comparison(ranking: Ranking) -> bool:
@@ -76,31 +101,61 @@ def comparison_sets(
     Raises:
         DataError: a response that calls a tool: responses are compared by their texts.
     """
+    lessons = [Lesson(ranking=ranking) for ranking in rankings]
+    return lesson_sets(
+        [lesson for lesson in lessons if is_comparison(lesson.ranking) or _calls(lesson.ranking)],
+        labeler_weights=labeler_weights,
+    )
+
+
+def lesson_sets(
+    lessons: Iterable[Lesson], *, labeler_weights: Mapping[str, float] | None = None
+) -> list[ComparisonSet]:
+    """The same of lessons, which may teach something about one response alone; copies of it have their mean label.
+
+    Raises:
+        DataError: a response that calls a tool.
+    """
     weights = labeler_weights or {}
-    used = []
-    for ranking in rankings:
-        if any(response.tool_calls for response in ranking.responses):
+    found: dict[str, list[Lesson]] = {}
+    for lesson in lessons:
+        ranking = lesson.ranking
+        if _calls(ranking):
             raise DataError(f"a ranking of tool calls ({ranking.prompt.text[:60]!r}): only texts are compared")
-        if is_comparison(ranking) and weights.get(ranking.labeler, 1.0) > 0:
-            used.append(ranking)
-    return [_comparison_set(group, weights) for group in by_prompt(used).values()]
+        if weights.get(ranking.labeler, 1.0) > 0:
+            found.setdefault(ranking.prompt.id, []).append(lesson)
+    return [_comparison_set(group, weights) for group in found.values()]
 
 
-def _comparison_set(rankings: Sequence[Ranking], weights: Mapping[str, float]) -> ComparisonSet:
+def _calls(ranking: Ranking) -> bool:
+    return any(response.tool_calls for response in ranking.responses)
+
+
+def _comparison_set(lessons: Sequence[Lesson], weights: Mapping[str, float]) -> ComparisonSet:
     places: dict[str, int] = {}
-    for ranking in rankings:
-        for response in ranking.responses:
+    for lesson in lessons:
+        for response in lesson.ranking.responses:
             places.setdefault(response.text, len(places))
-    judgements = tuple(_judgement(ranking, places, weights.get(ranking.labeler, 1.0)) for ranking in rankings)
-    return ComparisonSet(prompt=rankings[0].prompt, responses=tuple(places), judgements=judgements)
+    judgements = tuple(_judgement(lesson, places, weights.get(lesson.ranking.labeler, 1.0)) for lesson in lessons)
+    return ComparisonSet(prompt=lessons[0].ranking.prompt, responses=tuple(places), judgements=judgements)
 
 
-def _judgement(ranking: Ranking, places: Mapping[str, int], weight: float) -> Judgement:
-    best: dict[int, int] = {}
+def _judgement(lesson: Lesson, places: Mapping[str, int], weight: float) -> Judgement:
+    ranking, best = lesson.ranking, dict[int, int]()
+    said: dict[int, list[float]] = {}
     for response, rank in zip(ranking.responses, ranking.ranks, strict=True):
         place = places[response.text]
         best[place] = min(rank, best.get(place, rank))
-    return Judgement(indices=tuple(best), ranks=tuple(best.values()), weight=weight, strength=ranking.strength or 0.0)
+    for response, label in zip(ranking.responses, lesson.labels or (), strict=False):
+        said.setdefault(places[response.text], []).append(label)
+    return Judgement(
+        indices=tuple(best),
+        ranks=tuple(best.values()),
+        weight=weight,
+        strength=ranking.strength or 0.0,
+        objective=lesson.objective,
+        labels=tuple(fmean(said[place]) for place in best) if said else None,
+    )
 
 
 def batches(
@@ -154,15 +209,7 @@ def _part(whole: ComparisonSet, judgements: Sequence[Judgement]) -> ComparisonSe
     """The judgements with the responses they speak of, and no others."""
     used = sorted({index for judgement in judgements for index in judgement.indices})
     place = {index: new for new, index in enumerate(used)}
-    moved = (
-        Judgement(
-            indices=tuple(place[index] for index in judgement.indices),
-            ranks=judgement.ranks,
-            weight=judgement.weight,
-            strength=judgement.strength,
-        )
-        for judgement in judgements
-    )
+    moved = (replace(judgement, indices=tuple(place[index] for index in judgement.indices)) for judgement in judgements)
     return ComparisonSet(
         prompt=whole.prompt, responses=tuple(whole.responses[index] for index in used), judgements=tuple(moved)
     )

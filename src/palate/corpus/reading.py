@@ -74,6 +74,20 @@ class Read(Generic[T]):
             self.rejected.add(Unusable(reason), *places[id(record)])
 
 
+def as_one(reads: Sequence[Read[T]]) -> Read[T]:
+    """What was read at several times as one."""
+    rejected = Rejections()
+    for read in reads:
+        rejected.update(read.rejected)
+    return Read(
+        records=tuple(record for read in reads for record in read.records),
+        rejected=rejected,
+        files={path: digest for read in reads for path, digest in read.files.items()},
+        places=tuple(place for read in reads for place in read.places),
+        accounts=tuple(account for read in reads for account in read.accounts),
+    )
+
+
 def read_prompts(data: Data) -> Read[Prompt]:
     """Every distinct prompt, also those of demonstrations and rankings.
 

@@ -36,6 +36,8 @@ CURVES: dict[str, tuple[str, ...]] = {
     "Loss on demonstrations": ("sft/loss",),
     "Ranking loss": ("reward/loss",),
     "Accuracy on rankings": ("reward/accuracy",),
+    "Loss on ratings": ("reward/rating_loss",),
+    "Loss on flags": ("reward/flag_loss",),
     "Margin": ("reward/margin", "dpo/margin"),
     "DPO loss": ("dpo/loss",),
     "Accuracy on pairs": ("dpo/accuracy",),
@@ -128,8 +130,14 @@ def _subtitle(lineage: Mapping[str, Any], metrics: Rows) -> str:
     return ", ".join([str(lineage[key]) for key in ("stage", "started") if lineage.get(key)] + [steps])
 
 
+TERMS = "objective/terms/"
+"""Under this are the terms of a reward of several."""
+
+
 def _add_curves(report: Report, metrics: Rows) -> None:
+    terms = dict.fromkeys(name for row in metrics for name in row if name.startswith(TERMS))
     groups = {title: names for title, names in CURVES.items() if any(name in row for row in metrics for name in names)}
+    groups |= {"Terms of the reward": tuple(terms)} if terms else {}
     if groups:
         svg = plots.learning_curves(metrics, groups)
         report.figure("Learning curves", svg, "Of many steps: faint each one, strong their running mean.")

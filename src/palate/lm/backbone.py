@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from palate.lm.batch import Layout, Sequences
+from palate.randomness import derive_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +85,8 @@ class Backbone(nn.Module):
         """The head of a language model: an `Unembedding`."""
         raise NotImplementedError
 
-    def scalar_head(self) -> nn.Linear:
-        """The head of a reward or value model: one number, no bias."""
+    def scalar_heads(self, count: int) -> nn.Linear:
+        """The heads of a reward or value model: so many numbers, no bias."""
         raise NotImplementedError
 
     def write(self, directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
@@ -106,9 +107,13 @@ def _computed_again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> A
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
-def draw_scalar_head(head: nn.Linear, seed: int) -> None:
-    """Small random weights (Ouyang et al. 2022), so that an untrained reward model says next to nothing."""
-    size = head.in_features
-    generator = torch.Generator().manual_seed(seed)
+def draw_scalar_heads(heads: nn.Linear, seed: int) -> None:
+    """Small random weights (Ouyang et al. 2022), so that an untrained reward model says next to nothing.
+
+    Each head has a seed of its own: the first one is the same however many there are.
+    """
+    count, size = heads.weight.shape
+    seeds = [seed, *(derive_seed(seed, place) for place in range(1, count))]
+    rows = [torch.randn(1, size, generator=torch.Generator().manual_seed(each)) for each in seeds]
     with torch.no_grad():
-        head.weight.copy_(torch.randn(1, size, generator=generator) / (size + 1) ** 0.5 * 0.1)
+        heads.weight.copy_(torch.cat(rows) / (size + 1) ** 0.5 * 0.1)

@@ -246,9 +246,9 @@ class Decoder(Backbone):
         """As in `Backbone`."""
         return TokenHead(self.embed_tokens, self.dtype, tied=tied, cap=self.shape.logit_cap)
 
-    def scalar_head(self) -> nn.Linear:
+    def scalar_heads(self, count: int) -> nn.Linear:
         """As in `Backbone`."""
-        return nn.Linear(self.shape.hidden_size, 1, bias=False)
+        return nn.Linear(self.shape.hidden_size, count, bias=False)
 
     def write(self, directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
         """As in `Backbone`."""

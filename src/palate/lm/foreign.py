@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from palate.errors import ModelError
-from palate.lm.backbone import Backbone, Size, Unembedding, draw_scalar_head
+from palate.lm.backbone import Backbone, Size, Unembedding, draw_scalar_heads
 from palate.lm.batch import Layout, Sequences
 from palate.lm.logprobs import logprobs_by_rows
 from palate.lm.model import Model, ScalarModel
@@ -40,9 +40,9 @@ def read(
         directory: in the Hugging Face layout.
         name: as the user gave it, for messages.
         kind: `LanguageModel` or `ScalarModel`.
-        config: of the model.
+        config: of the model; of a scalar one it says how many heads there are.
         dtype: of matrix products.
-        head_seed: for a scalar head that is not in the directory.
+        head_seed: for scalar heads that are not in the directory.
         what: runs here, in the plural, for whoever reads it.
 
     Raises:
@@ -53,14 +53,12 @@ def read(
     _announce(name, what)
     model = kind(network.config, Foreign(network, dtype))
     if isinstance(model, ScalarModel) and "score.weight" in missing:
-        draw_scalar_head(model.score, head_seed)
+        draw_scalar_heads(model.score, head_seed)
     return model
 
 
 def sketch(name: str, kind: type[ModelT], config: Any, dtype: torch.dtype) -> ModelT:
     """The model without its weights, made on whatever device is the default now."""
-    if kind is ScalarModel:
-        config.num_labels = 1
     network = _auto_class(name, kind, config).from_config(config, dtype=torch.float32)
     return kind(network.config, Foreign(network, dtype))
 
@@ -95,8 +93,6 @@ def _announce(name: str, what: str) -> None:
 def _read_network(directory: Path, name: str, kind: type[Model], config: Any) -> tuple[Any, set[str]]:
     """transformers' model with the head that is wanted, and the weights the directory does not have."""
     scalar, auto = kind is ScalarModel, _auto_class(name, kind, config)
-    if scalar:
-        config.num_labels = 1
     try:
         with quiet():
             network, info = auto.from_pretrained(
@@ -201,10 +197,11 @@ class Foreign(Backbone):
         """As in `Backbone`; whether it is tied is transformers' affair."""
         return ForeignHead(self)
 
-    def scalar_head(self) -> nn.Linear:
+    def scalar_heads(self, count: int) -> nn.Linear:
         """As in `Backbone`."""
-        head: nn.Linear = self.network.score
-        return head
+        heads: nn.Linear = self.network.score
+        assert len(heads.weight) == count
+        return heads
 
     def write(self, directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:
         """As in `Backbone`."""
@@ -285,7 +282,8 @@ def check(network: Any, name: str) -> None:
         foreign.lower(1)  # layers that can be frozen are found
         agree = _close(rows[:5], earlier) and _close(rows[[4, 5, 7]], torch.stack(last))
         if hasattr(network, "score"):
-            agree = agree and network.score.weight.shape == (1, rows.shape[-1]) and network.score.bias is None
+            heads = network.score.weight
+            agree = agree and heads.shape == (network.config.num_labels, rows.shape[-1]) and network.score.bias is None
         else:
             agree = agree and _close(ForeignHead(foreign)(rows), network(input_ids=tokens).logits[0])
     except Exception as error:

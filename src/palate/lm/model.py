@@ -2,8 +2,8 @@
 
     LanguageModel.logprobs(sequences)   [B, T] log p(token | what came before)
     LanguageModel.kl(sequences, other)  [B, T] divergence of two models' next tokens, over the whole vocabulary
-    ScalarModel.scores(sequences)       [B]    the reward of a whole sequence
-    ScalarModel.values(sequences)       [B, T] the value before each token is chosen
+    ScalarModel.scores(sequences)       [B, H] the reward of a whole sequence, by every head
+    ScalarModel.values(sequences)       [B, T] the value before each token is chosen, the mean of the heads
     .trunk(sequences)                   the frozen lower layers, computed once for every model that shares them
 
 All of them obey the one alignment rule: index t speaks about ``tokens[:, t]``. And all of them, sampling too, go
@@ -271,29 +271,44 @@ class LanguageModel(Model):
 
 
 class ScalarModel(Model):
-    """The same backbone with the unembedding replaced by one number: a reward or a value model."""
+    """The same backbone with the unembedding replaced by H heads of one number each: a reward or a value model.
+
+    One head is the usual; an ensemble, or several objectives, are several heads on one trunk. transformers calls them
+    labels, and ``config.num_labels`` says how many there are.
+    """
 
     head = "ForSequenceClassification"
 
     def __init__(self, config: Any, backbone: Backbone) -> None:
         super().__init__(config, backbone)
-        config.num_labels = 1
-        self.score = backbone.scalar_head()
+        self.score = backbone.scalar_heads(config.num_labels)
         self.offset = 0.0
 
+    @property
+    def num_heads(self) -> int:
+        """H."""
+        return len(self.score.weight)
+
     @torch.no_grad()
-    def rescale(self, mean: float, scale: float) -> None:
-        """Make the output ``(raw - mean) / scale``: what a value model started from a reward model needs."""
-        self.score.weight /= scale
-        self.offset = (self.offset - mean) / scale
+    def average_heads(self, units: Mapping[int, tuple[float, float]]) -> None:
+        """Make one head of some: the mean of ``(raw - mean) / scale``, which a value model starts from.
+
+        Args:
+            units: by the place of a head: mean and scale of its raw numbers.
+        """
+        means, scales = torch.tensor(list(units.values()), dtype=torch.float64).T
+        weight = self.score.weight[list(units)] / scales.to(self.score.weight)[:, None]
+        self.score.weight = nn.Parameter(weight.mean(0, keepdim=True), requires_grad=self.score.weight.requires_grad)
+        self.score.out_features = self.config.num_labels = 1
+        self.offset = float(((self.offset - means) / scales).mean())
 
     def scores(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
-        """[B] the head's output at each sequence's last real token."""
+        """[B, H] the heads' outputs at each sequence's last real token."""
         scores: Tensor = self(self._scores, sequences, trunk)
         return scores
 
     def values(self, sequences: Sequences, *, trunk: Trunk | None = None) -> Tensor:
-        """[B, T] the head's output before each masked token is chosen, zero elsewhere."""
+        """[B, T] the mean of the heads' outputs before each masked token is chosen, zero elsewhere."""
         values: Tensor = self(self._values, sequences, trunk)
         return values
 
@@ -303,8 +318,8 @@ class ScalarModel(Model):
 
     def _values(self, sequences: Sequences, trunk: Trunk | None) -> Tensor:
         sequence, position = _chosen(sequences)
-        return _at_chosen(sequences, self._numbers(self.hidden(sequences, sequence, position - 1, trunk)))
+        return _at_chosen(sequences, self._numbers(self.hidden(sequences, sequence, position - 1, trunk)).mean(1))
 
     def _numbers(self, hidden: Tensor) -> Tensor:
-        number: Tensor = self.score(hidden)
-        return number[:, 0] + self.offset
+        numbers: Tensor = self.score(hidden)
+        return numbers + self.offset

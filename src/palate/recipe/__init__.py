@@ -10,7 +10,7 @@ Relative paths in a recipe are relative to the directory the command runs in.
 
 from palate.recipe.evaluation import Taste, WinRateRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe
-from palate.recipe.preferences import DPORecipe, KTORecipe, RewardRecipe
+from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe
 from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
 from palate.recipe.sections import (
@@ -37,6 +37,7 @@ from palate.recipe.supervised import SFTRecipe
 
 __all__ = [
     "AUTO",
+    "ORDER",
     "Adapter",
     "BestOfNRecipe",
     "ChatTemplate",
@@ -47,6 +48,7 @@ __all__ = [
     "Holdout",
     "KTORecipe",
     "NonNegative",
+    "Objective",
     "Optimizer",
     "PPORecipe",
     "Positive",

@@ -7,7 +7,46 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from palate.recipe.sections import Data, Holdout, NonNegative, Optimizer, Positive, PositiveInt, StageRecipe, TwoOrMore
+from palate.recipe.sections import (
+    Data,
+    Holdout,
+    NonNegative,
+    Optimizer,
+    Positive,
+    PositiveInt,
+    Section,
+    StageRecipe,
+    TwoOrMore,
+)
+
+ORDER = "preference"
+"""The name of an objective that was given none."""
+
+
+class Objective(Section):
+    """One thing that a reward model is to tell, with heads of its own on the trunk that all share."""
+
+    name: str = Field(
+        ORDER, min_length=1, description="By which the report, and the `rewards` of other recipes, call it."
+    )
+    learns: Literal["rankings", "ratings", "both"] = Field(
+        "rankings", description="From the order of responses, from the ratings of each, or from both."
+    )
+    flag: str = Field(
+        "", description="A flag of the labelers' instead: how likely they are to set it on a response is learned."
+    )
+    data: Data | None = Field(None, description="Its own judgements; absent: those of the recipe.")
+    tag: str = Field("", description="Learn only from prompts that have this tag.")
+    value: str = Field("", description="And this value of it.")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Objective:
+        if self.flag and self.learns != "rankings":
+            raise ValueError("an objective learns a flag, or rankings and ratings: leave out one of flag and learns")
+        if bool(self.tag) != bool(self.value):
+            raise ValueError("an objective by tag needs both: a tag, and the value of it")
+        return self
+
 
 PairLoss = Annotated[
     Literal["dpo", "ipo"],
@@ -28,10 +67,19 @@ def check_smoothing(loss: str, label_smoothing: float) -> None:
 
 
 class RewardRecipe(StageRecipe):
-    """A reward model from rankings."""
+    """A reward model from rankings, and from ratings and flags."""
 
     stage: Literal["reward"] = "reward"
     data: Data = Field(description="Rankings.")
+    objectives: tuple[Objective, ...] = Field(
+        (Objective(),), min_length=1, description="What to learn; absent: the order of the rankings alone."
+    )
+    heads: PositiveInt = Field(
+        1, description="Heads of each objective: an ensemble that disagrees where there is little to learn from."
+    )
+    bootstrap: bool = Field(
+        True, description="Each of several heads meets the prompts of a sample of its own, drawn with replacement."
+    )
     holdout: Holdout = Field(Holdout(), description="Validation prompts.")
     epochs: PositiveInt = Field(1, description="Passes over the rankings; more than one overfits quickly.")
     batch_responses: TwoOrMore = Field(32, description="Distinct responses per step; those of a prompt stay together.")
@@ -44,6 +92,15 @@ class RewardRecipe(StageRecipe):
         "train", description="Responses on which the mean reward is made zero and its spread one."
     )
     optimizer: Optimizer = Field(Optimizer(), description="Optimizer.")
+
+    @model_validator(mode="after")
+    def _all_are_used(self) -> RewardRecipe:
+        names = [objective.name for objective in self.objectives]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two objectives are called {twice!r}: give each a name of its own")
+        if all(objective.data for objective in self.objectives):
+            raise ValueError("every objective has data of its own, so nothing learns from data: let one leave it out")
+        return self
 
 
 class DPORecipe(StageRecipe):

@@ -97,7 +97,7 @@ class PPORecipe(RLRecipe):
                 f"kl_horizon = {self.kl_horizon} is too short for {num_sequences} responses a step: raise it above "
                 f"{num_sequences // 5}"
             )
-        if not self.value_model and not any(reward.model for reward in self.rewards):
+        if not self.value_model and not any(reward.models for reward in self.rewards):
             raise ValueError("no reward model to start the value model from: set value_model to a model's directory")
         return self
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from palate.lm.sources.zoo import Precision
+from palate.objectives.aggregation import spread
 from palate.recipe import Reward
 from palate.records import Prompt
+from palate.rewards.ensemble import EnsembleReward
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward, LengthReward
 from palate.rollout.engine import SampledTokens
@@ -27,43 +32,92 @@ class RewardSource(Protocol):
         ...
 
 
+def models_of(
+    terms: Sequence[Reward], *, precision: Precision = "auto", max_tokens: int = 4096
+) -> dict[str, LearnedReward]:
+    """Every model that the terms name, once."""
+    names = dict.fromkeys(name for term in terms for name in term.models)
+    return {name: LearnedReward(name, precision=precision, max_tokens=max_tokens) for name in names}
+
+
 def reward_source(term: Reward, *, precision: Precision = "auto", max_tokens: int = 4096) -> RewardSource:
     """The source that one term of a recipe names; a model computes ``max_tokens`` in one pass."""
-    if term.model:
-        return LearnedReward(term.model, precision=precision, max_tokens=max_tokens)
+    return _source(term, models_of([term], precision=precision, max_tokens=max_tokens))
+
+
+def _source(term: Reward, models: Mapping[str, LearnedReward]) -> RewardSource:
+    if term.models:
+        return EnsembleReward(term, models)
     return FunctionReward(term.function) if term.function else LengthReward(term.length or 0.0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedScores:
+    """What a mix gave.
+
+    Attributes:
+        total: [B].
+        terms: by name, [B] each: what it was added up from, weights applied.
+        spread: [B] of the members of the ensembles in it, each times the size of its weight; None if there is none.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+    spread: Tensor | None
+
+
 class Mix:
-    """A weighted sum of rewards.
+    """A weighted sum of rewards. A model that several terms name is computed once.
 
     Attributes:
         sources: in the recipe's order.
-        learned: those of them that are models.
+        names: of the terms, all different: an objective, or else a model, a function, or "length".
+        learned: the models in it.
     """
 
     def __init__(self, terms: Sequence[Reward], *, precision: Precision = "auto", max_tokens: int = 4096) -> None:
+        models = models_of(terms, precision=precision, max_tokens=max_tokens)
         self.weights = [term.weight for term in terms]
-        self.sources = [reward_source(term, precision=precision, max_tokens=max_tokens) for term in terms]
-        self.learned = [source for source in self.sources if isinstance(source, LearnedReward)]
+        self.sources = [_source(term, models) for term in terms]
+        self.names = _names(terms)
+        self.learned = list(models.values())
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
     ) -> Tensor:
-        """[B] on the CPU, where the text is.
+        """[B] on the CPU, where the text is; raises as `scored` does."""
+        return self.scored(prompts, responses, tokens).total
+
+    def scored(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
+    ) -> MixedScores:
+        """The sum on the CPU, where the text is, with what it was made of.
 
         Raises:
             RewardError: a term gave what is no score, or their sum is none.
         """
-        scored = [source(prompts, responses, tokens).cpu() for source in self.sources]
-        total = torch.stack([weight * scores for weight, scores in zip(self.weights, scored, strict=True)]).sum(0)
+        by_model = {model.loaded.name: model.by_head(prompts, responses, tokens).cpu() for model in self.learned}
+        terms: list[Tensor] = []
+        spreads: list[Tensor] = []
+        for weight, source in zip(self.weights, self.sources, strict=True):
+            if isinstance(source, EnsembleReward):
+                members = source.members(by_model)
+                terms.append(weight * source.aggregate(members))
+                spreads += [abs(weight) * spread(members)] if source.num_members > 1 else []
+            else:
+                terms.append(weight * source(prompts, responses, tokens).cpu())
+        total = torch.stack(terms).sum(0)
         one_number_each("the weighted sum of the rewards", total, responses, advice="give the terms smaller weights")
-        return total
+        return MixedScores(
+            total=total,
+            terms=dict(zip(self.names, terms, strict=True)),
+            spread=torch.stack(spreads).sum(0) if spreads else None,
+        )
 
     @property
     def hashes(self) -> dict[str, str]:
         """Those of the weights of every model in it, by the model's name: for a run's lineage."""
-        return {source.loaded.name: source.loaded.weights for source in self.learned}
+        return {model.loaded.name: model.loaded.weights for model in self.learned}
 
     def parts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> dict[str, Tensor]:
         """What the scores are made of, by name, [B] each: the weighted parts of a function that stands alone and says.
@@ -73,3 +127,21 @@ class Mix:
         if len(self.sources) != 1 or not isinstance(self.sources[0], FunctionReward):
             return {}
         return {name: self.weights[0] * part for name, part in self.sources[0].parts(prompts, responses).items()}
+
+
+def _name(term: Reward) -> str:
+    if term.objective or not term.models:
+        return term.objective or term.function.rpartition(":")[2] or "length"
+    path = Path(term.models[0])
+    return path.parent.name if path.name == "model" else path.name
+
+
+def _names(terms: Sequence[Reward]) -> list[str]:
+    """What to call each term; those that would be called alike are numbered."""
+    names = list(map(_name, terms))
+    often, met = Counter(names), Counter[str]()
+    found = []
+    for name in names:
+        met[name] += 1
+        found.append(f"{name}_{met[name]}" if often[name] > 1 else name)
+    return found

@@ -53,6 +53,9 @@ METRICS: dict[str, str] = {
     "reward/loss": "Minus the log-probability of the labeler's order, mean over pairs; 0.693 (log 2) is guessing.",
     "reward/accuracy": "Share of pairs in which the response the labeler preferred has the higher reward.",
     "reward/margin": "Reward of the preferred response minus that of the other.",
+    "reward/rating_loss": "Minus the log-probability of the labelers' ratings, mean over judgements.",
+    "reward/rating_error": "Distance between the rating that is foretold, on average, and the one that was given.",
+    "reward/flag_loss": "Minus the log-probability of flags, set or not, mean over judgements; 0.693 is a coin.",
     "reward/grad_norm": "Norm of the gradient before scaling.",
     "reward/learning_rate": "Learning rate in this step.",
     # Direct preference optimisation.
@@ -103,7 +106,8 @@ HEADLINES = (
 
 def explain(name: str) -> str | None:
     """What a metric means; None for a name that nobody explained."""
-    return METRICS.get(name)
+    group = name.rpartition("/")[0]
+    return METRICS.get(name) or METRICS.get(f"{group}/NAME")
 
 
 def headline(metrics: Mapping[str, float], *, count: int = 4) -> dict[str, float]:

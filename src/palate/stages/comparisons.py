@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from palate.corpus.pairs import ComparisonSet, Judgement, comparison_sets, is_comparison, ordered_pairs
+from palate.corpus.pairs import ComparisonSet, Judgement, Lesson, is_comparison, lesson_sets, ordered_pairs
 from palate.corpus.reading import Read
 from palate.errors import DataError
 from palate.lm.batch import Sequences
@@ -89,7 +89,7 @@ def comparable(data: Read[Ranking], *, labeler_weights: Mapping[str, float] | No
             return COPIES
         return "" if weights.get(ranking.labeler, 1.0) else WEIGHTLESS
 
-    return _without(data, data.records, problem)
+    return without(data, data.records, problem)
 
 
 def without_ties(data: Read[Ranking], rankings: Sequence[Ranking]) -> list[Ranking]:
@@ -98,11 +98,15 @@ def without_ties(data: Read[Ranking], rankings: Sequence[Ranking]) -> list[Ranki
     Raises:
         DataError: there is none.
     """
-    return _without(data, rankings, lambda ranking: "" if ordered_pairs(ranking) else TIES)
+    return without(data, rankings, lambda ranking: "" if ordered_pairs(ranking) else TIES)
 
 
-def _without(data: Read[Ranking], rankings: Sequence[Ranking], problem: Callable[[Ranking], str]) -> list[Ranking]:
-    """The rankings that have no problem."""
+def without(data: Read[Ranking], rankings: Sequence[Ranking], problem: Callable[[Ranking], str]) -> list[Ranking]:
+    """The rankings that have no problem; the others are counted in ``data.rejected``.
+
+    Raises:
+        DataError: there is none.
+    """
     problems = [(ranking, problem(ranking)) for ranking in rankings]
     data.reject((ranking, reason) for ranking, reason in problems if reason)
     kept = [ranking for ranking, reason in problems if not reason]
@@ -113,6 +117,11 @@ def _without(data: Read[Ranking], rankings: Sequence[Ranking], problem: Callable
     return kept
 
 
+def order_alone(ranking: Ranking) -> Sequence[Lesson]:
+    """The one thing that a ranking teaches where nothing else is asked for."""
+    return (Lesson(ranking=ranking),)
+
+
 def prepare_responses(
     chat: Chat,
     rankings: Sequence[Ranking],
@@ -121,6 +130,7 @@ def prepare_responses(
     max_length: float,
     limit: str,
     device: torch.device,
+    lessons: Callable[[Ranking], Sequence[Lesson]] = order_alone,
 ) -> ComparedResponses:
     """Group by prompt, tokenise every distinct response once; rankings with one that cannot be used are left out."""
     said = {
@@ -137,7 +147,7 @@ def prepare_responses(
     left_out = [replace(problem, index=index) for index, problem in enumerate(problems) if problem is not None]
     return ComparedResponses(
         rankings=usable,
-        sets=comparison_sets(usable, labeler_weights=labeler_weights),
+        sets=lesson_sets((each for ranking in usable for each in lessons(ranking)), labeler_weights=labeler_weights),
         sequences=encoded.sequences.to(device),
         row_of=row_of,
         left_out=tuple(left_out),

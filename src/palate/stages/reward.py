@@ -1,61 +1,66 @@
 """The reward model: which of two responses would people prefer, learned from their rankings.
 
 A language model whose unembedding is replaced by one number, trained with the Bradley-Terry likelihood over all
-C(K, 2) pairs of every ranking. Each distinct response of a batch is computed once, and so is each prompt, however many
-rankings and pairs they appear in. Rankings of one prompt stay in one batch as long as they fit (separating them
-overfits: the same response would be visited many times an epoch), and whole prompts are held out for validation.
+C(K, 2) pairs of every ranking; or by several numbers, for an ensemble, for several objectives, and for what people say
+of one response alone: ratings and flags (`stages/teaching.py`). Each distinct response of a batch is computed once, and
+so is each prompt, however many rankings and pairs they appear in. Rankings of one prompt stay in one batch as long as
+they fit (separating them overfits: the same response would be visited many times an epoch), and whole prompts are held
+out for validation.
 
 The result is reported beside two numbers without which accuracy says little: how often the longer response wins, and
-how often two labelers agree with each other.
+how often two labelers agree with each other (`stages/reward_report.py`).
 
-Left out: a reward for partial responses, soft labels, more than one head.
+Left out: a reward for partial responses, soft labels, trunks of their own for the members of an ensemble (train several
+reward models with other seeds for that, and name them together in `rewards`).
 
-Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Run it: `palate reward recipes/reward.toml`.
+Ouyang et al. 2022 (arXiv 2203.02155), section 3.5; Coste et al. 2023 (arXiv 2310.02743).
+Run it: `palate reward recipes/reward.toml`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from palate.corpus import read_rankings
-from palate.corpus.pairs import Judgement, batches, ordered_pairs
+from palate.corpus.pairs import batches
 from palate.corpus.splits import split
-from palate.evals import plots
-from palate.evals.calibration import Calibration, accuracy, calibration, longer_wins
 from palate.evals.report import Report
-from palate.feedback.statistics.pairwise_agreement import Agreement, agreement
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import Loaded, load_scalar_model, sketch_model
-from palate.objectives.losses import Metrics, combine_metrics, ranking_loss
 from palate.recipe import RewardRecipe
-from palate.records import Ranking
-from palate.rewards.learned import NORMALIZATION_FILE, Normalization, raw_scores
+from palate.rewards.heads import Head, Normalization, files_of
+from palate.rewards.learned import raw_scores
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, write_model
-from palate.stages.comparisons import ComparedResponses, comparable, prepare_responses, without_ties
+from palate.stages.comparisons import ComparedResponses, prepare_responses
 from palate.stages.estimate.expected import comparing
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.trial import some
+from palate.stages.reward_report import add_pictures, measure
+from palate.stages.teaching import Lessons, Thresholds, drawn_again, heads_loss, step_metrics, thresholds_for
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:
     """Train a reward model on rankings, normalise it and write it to ``run``."""
-    sketch = sketch_model(recipe.model, ScalarModel, chat_template=recipe.chat_template, precision=recipe.precision)
+    num_heads = len(recipe.objectives) * recipe.heads
+    sketch = sketch_model(
+        recipe.model, ScalarModel, heads=num_heads, chat_template=recipe.chat_template, precision=recipe.precision
+    )
     chat = sketch.chat
     prepare(sketch.model, recipe)
 
-    data = read_rankings(recipe.data)
+    lessons = Lessons(recipe.data, recipe.objectives)
+    data = lessons.data
     run.add_inputs({"data": data.files})
-    rankings = comparable(data, labeler_weights=recipe.labeler_weights)
+    rankings = lessons.used(recipe.labeler_weights)
     learned, held_out = split(rankings, recipe.holdout)
-    if recipe.tie == "skip" or not any(map(ordered_pairs, learned)):  # ties beside nothing else teach nothing either
-        learned = without_ties(data, learned)
+    learned = lessons.without_ties(learned, skip=recipe.tie == "skip")
     learned, held_out = (some(run, part, 2 * recipe.batch_responses) for part in (learned, held_out))
     max_length, limit = longest(recipe, sketch.model)
     prepared = partial(
@@ -65,6 +70,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         max_length=max_length,
         limit=limit,
         device=torch.device(sketch.device),
+        lessons=lessons,
     )
     train_set, validation = prepared(learned), prepared(held_out)
     left_out = say_left_out(
@@ -75,6 +81,8 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         max_left_out=recipe.max_left_out,
     )
     say_chat(run, chat, (ranking.prompt for ranking in rankings))
+    if recipe.heads > 1 and recipe.bootstrap:
+        train_set = replace(train_set, sets=drawn_again(train_set.sets, recipe.heads, recipe.seed))
     steps = [
         batch
         for epoch in range(recipe.epochs)
@@ -88,50 +96,44 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     )
 
     loaded = load_scalar_model(
-        recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, seed=recipe.seed
+        recipe.model,
+        heads=num_heads,
+        chat_template=recipe.chat_template,
+        precision=recipe.precision,
+        seed=recipe.seed,
     )
     model = loaded.model
     prepare(model, recipe)
     run.add_inputs({"model": loaded.weights})
     with showing("frozen layers") as show:
         trunk = model.trunk(train_set.sequences, max_tokens=recipe.microbatch_tokens, show=show)
-    optimizer = Optimizer(model, recipe.optimizer, len(steps), name="reward")
+    thresholds = thresholds_for(recipe.objectives, train_set.sets, recipe.heads)
+    learner = model if thresholds is None else nn.ModuleDict({"model": model, "thresholds": thresholds})
+    optimizer = Optimizer(learner, recipe.optimizer, len(steps), name="reward")
+    flags = [bool(objective.flag) for objective in recipe.objectives]
 
     for step in run.steps(
         len(steps), every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"reward": optimizer}
     ):
         batch = train_set.select(steps[step])
-        total_weight = sum(judgement.weight for comparisons in steps[step] for judgement in comparisons.judgements)
+        judgements = [judgement for comparisons in steps[step] for judgement in comparisons.judgements]
         computed = []
         for microbatch in batch.microbatches(recipe.microbatch_tokens, whole_groups=True):
-            rewards = model.scores(microbatch, trunk=trunk)
-            judged = train_set.judgements_in(microbatch, steps[step])
-            loss, metrics = comparison_loss(rewards, judged, recipe, denominator=total_weight)
+            loss, metrics = heads_loss(
+                model.scores(microbatch, trunk=trunk),
+                train_set.judgements_in(microbatch, steps[step]),
+                flags,
+                thresholds,
+                tie=recipe.tie,
+                margin_scale=recipe.margin_scale,
+                denominator=sum(judgement.weight for judgement in judgements),
+            )
             loss.backward()
             computed.append(metrics)
-        run.log(step, floats(combine_metrics(computed)) | optimizer.step(step) | {"data/left_out": left_out})
+        numbers = floats(step_metrics(computed, judgements, flags))
+        run.log(step, numbers | optimizer.step(step) | {"data/left_out": left_out})
 
-    finish(loaded, recipe, run, train_set, validation, trunk, left_out=left_out)
-
-
-def comparison_loss(
-    rewards: Tensor, judged: Sequence[tuple[list[int], Judgement]], recipe: RewardRecipe, *, denominator: float
-) -> tuple[Tensor, Metrics]:
-    """The ranking loss of judgements about rewards [B]; each names the places of its responses."""
-    sizes = torch.tensor([len(places) for places, _ in judged])
-
-    def each(values: Sequence[float]) -> Tensor:
-        return torch.repeat_interleave(torch.tensor(values, dtype=torch.float32), sizes).to(rewards.device)
-
-    return ranking_loss(
-        rewards[torch.tensor([place for places, _ in judged for place in places], device=rewards.device)],
-        torch.tensor([rank for _, judgement in judged for rank in judgement.ranks], device=rewards.device),
-        each(range(len(judged))),
-        margins=each([recipe.margin_scale * judgement.strength for _, judgement in judged]),
-        weights=each([judgement.weight for _, judgement in judged]),
-        tie=recipe.tie,
-        denominator=denominator,
-    )
+    finish(loaded, recipe, run, train_set, validation, lessons, trunk, thresholds, left_out=left_out)
 
 
 def finish(
@@ -140,7 +142,9 @@ def finish(
     run: Run,
     train_set: ComparedResponses,
     validation: ComparedResponses,
+    lessons: Lessons,
     trunk: Trunk | None,
+    thresholds: Thresholds | None,
     *,
     left_out: int,
 ) -> None:
@@ -152,47 +156,33 @@ def finish(
         if recipe.normalize_on == "validation"
         else raw_scores(model, train_set.sequences, recipe.microbatch_tokens, trunk)
     )
-    normalization = Normalization.of(reference, f"distinct {recipe.normalize_on} responses")
-    write_model(run, recipe, loaded, extra_files={NORMALIZATION_FILE: normalization.to_json()})
-    counts = {"rankings": len(train_set.rankings), "left_out": left_out}
-    numbers, reliability, agreed = measure(held_out, validation, seed=recipe.seed)
+    heads = described(recipe, reference, thresholds)
+    write_model(run, recipe, loaded, extra_files=files_of(heads))
+    numbers, findings, agreed = measure(held_out, validation, lessons, heads, seed=recipe.seed)
 
     def pictures(report: Report) -> None:
-        report.figure("Does it know how sure it is?", plots.calibration(reliability), "Held-out pairs.")
-        if len(agreed.labelers) > 1:
-            names = [labeler.name for labeler in agreed.labelers]
-            matrix = plots.agreement_matrix(names, agreed.matrix(names))
-            report.figure("Do the labelers agree?", matrix, "Held-out prompts.")
+        add_pictures(report, findings, agreed, seed=recipe.seed)
 
+    counts = {"rankings": len(train_set.rankings), "left_out": left_out}
     finish_run(run, numbers | counts, extra=pictures)
 
 
-def measure(
-    scores: Tensor, responses: ComparedResponses, *, seed: int
-) -> tuple[dict[str, float | None], Calibration, Agreement]:
-    """Accuracy on every strictly ordered pair, beside the longer response's and the labelers' agreement."""
-    pairs = [(ranking, *pair) for ranking in responses.rankings for pair in ordered_pairs(ranking)]
-    raw = scores.tolist()
-
-    def score(ranking: Ranking, index: int) -> float:
-        return float(raw[responses.row_of[ranking.prompt.id, ranking.responses[index].text]])
-
-    margins = [score(ranking, better) - score(ranking, worse) for ranking, better, worse in pairs]
-    prompts = [ranking.prompt.id for ranking, *_ in pairs]
-    texts = [(ranking.responses[better].text, ranking.responses[worse].text) for ranking, better, worse in pairs]
-    right, longer = accuracy(margins, prompts, seed=seed), longer_wins(texts, prompts, seed=seed)
-    reliability, agreed = calibration(margins, prompts, seed=seed), agreement(responses.rankings, seed=seed)
-    numbers = {
-        "accuracy": right.value,
-        "accuracy_low": right.low,
-        "accuracy_high": right.high,
-        "longer_wins": longer.value,
-        "agreement": agreed.percent,
-        "agreement_low": agreed.low,
-        "agreement_high": agreed.high,
-        "calibration_error": reliability.error,
-        "log_loss": reliability.log_loss,
-        "held_out_pairs": len(pairs),
-        "held_out_prompts": len(set(prompts)),
-    }
-    return numbers, reliability, agreed
+def described(recipe: RewardRecipe, reference: Tensor, thresholds: Thresholds | None) -> list[Head]:
+    """What each head is, its origin and unit from raw scores [N, H] of the reference set."""
+    heads = []
+    for number, objective in enumerate(recipe.objectives):
+        for member in range(recipe.heads):
+            raw = reference[:, number * recipe.heads + member]
+            unit = Normalization.of(raw, f"distinct {recipe.normalize_on} responses")
+            between: Sequence[float] = ()
+            if thresholds is not None and number in thresholds.rows:
+                between = thresholds.of(number, member).tolist()
+            heads.append(
+                Head(
+                    objective=objective.name,
+                    flag=objective.flag,
+                    normalization=Normalization() if objective.flag else unit,
+                    thresholds=tuple(between),
+                )
+            )
+    return heads

@@ -140,7 +140,7 @@ def test_peft_reads_a_reward_model(
     network: Any = PeftModel.from_pretrained(auto.from_pretrained(directory, num_labels=1), run / "model")
     inside = torch.arange(sequences.tokens.shape[1]) < sequences.lengths[:, None]
     with torch.no_grad():
-        got = network(input_ids=sequences.tokens, attention_mask=inside.long()).logits[:, 0]
+        got = network(input_ids=sequences.tokens, attention_mask=inside.long()).logits
         expected = loaded.model.scores(sequences)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
         again = load_scalar_model(str(run), precision="fp32", seed=99).model  # its head is not drawn again
@@ -185,7 +185,7 @@ def test_what_peft_writes_is_read(
         model = load_scalar_model(str(tmp_path / "theirs"), precision="fp32", seed=5).model
         inside = torch.arange(sequences.tokens.shape[1]) < sequences.lengths[:, None]
         with torch.no_grad():
-            expected = network(input_ids=sequences.tokens, attention_mask=inside.long()).logits[:, 0]
+            expected = network(input_ids=sequences.tokens, attention_mask=inside.long()).logits
             torch.testing.assert_close(model.scores(sequences), expected, atol=1e-5, rtol=0)
     else:
         loaded = load_language_model(str(tmp_path / "theirs"), precision="fp32")

@@ -15,7 +15,7 @@ from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, save
 from palate.records import Demonstration, Prompt, Ranking, Response
-from palate.rewards.learned import NORMALIZATION_FILE, Normalization
+from palate.rewards.heads import NORMALIZATION_FILE, Head, Normalization, files_of
 
 SUBJECTS = (
     *("the sea", "mills", "rain in May", "old bread", "a clean desk", "trains", "moss", "the moon"),
@@ -45,6 +45,15 @@ def records(prompts: list[Prompt], kind: str) -> Iterable[str]:
                 yield Ranking(
                     prompt=prompt, responses=responses, ranks=ranks, labeler=labeler, strength=strength
                 ).to_json()
+        elif kind == "told_rankings":  # ratings, flags and what the prompt is about
+            about = {"topic": "tea" if number % 2 else "mills", "mood": "tea" if number % 3 else "mills"}
+            yield Ranking(
+                prompt=prompt.model_copy(update={"tags": about}),
+                responses=tuple(Response(text=text) for text in ANSWERS[:3]),
+                ranks=(1, 3, 2),
+                ratings=(6 + number % 2, 1 + number % 3, 4.5),
+                flags=((), ("hallucination",), ("opinion",) if number % 2 else ()),
+            ).to_json()
         elif kind == "rankings":
             texts = (ANSWERS[0] + more, *ANSWERS[1:])
             for labeler, ranks in (("ann", (1, 3, 2, 2)), ("bob", (1, 4, 3, 2))):
@@ -99,16 +108,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         for name, part in (("records", PROMPTS[:12]), ("others", PROMPTS[12:])):
             found[f"{name}_{kind}"] = "".join(line + "\n" for line in records(list(part), kind))
     found["strong_rankings"] = "".join(line + "\n" for line in records(list(PROMPTS[:12]), "strong_rankings"))
+    found["told_rankings"] = "".join(line + "\n" for line in records(list(PROMPTS[:12]), "told_rankings"))
     found |= {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in rows_of_others().items()}
     for name, text in found.items():
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
     write_models(directory, list(PROMPTS[:12]))
-    models = ("model", "scorer", "calibrated", "zero")
+    models = ("model", "scorer", "calibrated", "zero", "two_heads", "several")
     return {name: str(directory / f"{name}.jsonl") for name in found} | {name: str(directory / name) for name in models}
 
 
 def write_models(directory: Path, prompts: list[Prompt]) -> None:
-    """A tiny model that ends now and then, a reward model, the same in other units, and one that gives 0 to all."""
+    """A tiny model that ends now and then, a reward model, the same in other units, and one that gives 0 to all.
+
+    And two of several heads: an ensemble of two, and two ensembles, of a score and of a flag.
+    """
     model = load_language_model("tiny", precision="fp32")
     says_enough(model, prompts)
     save(model.model, model.chat, directory / "model")
@@ -118,6 +131,14 @@ def write_models(directory: Path, prompts: list[Prompt]) -> None:
     with torch.no_grad():
         scorer.model.score.weight.zero_()
     save(scorer.model, scorer.chat, directory / "zero")
+    units = (Normalization(mean=0.02, scale=0.1), Normalization(scale=0.3))
+    pair = [Head(objective="good", normalization=unit) for unit in units]
+    for name, heads in (
+        ("two_heads", [Head(), Head()]),
+        ("several", [*pair, *2 * [Head(objective="made_up", flag="x")]]),
+    ):
+        several = load_scalar_model(str(directory / "model"), precision="fp32", seed=2, heads=len(heads))
+        save(several.model, several.chat, directory / name, extra_files=files_of(heads))
 
 
 @torch.no_grad()

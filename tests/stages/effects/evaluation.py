@@ -12,8 +12,8 @@ from tests.stages.effects.sampling import (
     draws_from,
     draws_so_many,
     lays_out,
-    scores_of,
 )
+from tests.stages.effects.scoring import learned_terms, scores_of
 from tests.stages.effects.shared import close
 
 
@@ -25,6 +25,7 @@ def win_rate() -> list[Row]:
         Row("function", (CHARACTERS, BREVITY), wins_by_its_scores),
         Row("length", (0.5, 9.0), wins_by_its_scores, no_function),
         Row("weight", (1.0, -2.0), wins_by_its_scores),
+        *learned_terms(wins_by_its_scores, "judge.", {"responses_per_prompt": 4}),
     ]
     return [
         *drawing({"judge.model": "$scorer", "judge.function": None}),

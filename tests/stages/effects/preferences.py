@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import torch
-from tests.stages.effects.rows import Effect, Row
+from scipy.stats import poisson
+from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
-from tests.stages.effects.shared import close
+from tests.stages.effects.shared import close, data
 from tests.stages.effects.supervised import in_batches, learned, learning, prompts_learned
 from torch.nn.functional import logsigmoid
 
 from palate.lm.sources.zoo import load_language_model
+from palate.randomness import uniforms
 from palate.records import Ranking
 from palate.rewards.learned import LearnedReward
 
@@ -34,6 +41,25 @@ def reward() -> list[Row]:
         Row("margin_scale", (0.0, 0.7), minimises_the_papers_loss, STRONG),
         Row("labeler_weights", ({"bob": 0.5}, {"bob": 3.0}), minimises_the_papers_loss, STRONG),
         Row("normalize_on", ("train", "validation"), normalises),
+        Row("heads", (1, 3), has_so_many_heads),
+        Row("bootstrap", (False, True), draws_again, STRONG | {"model": "$two_heads", "heads": 2}),
+        *under("objectives", objectives()),
+    ]
+
+
+def objectives() -> list[Row]:
+    """Keys of an objective: of the first, or of a second one with data of its own."""
+    told = ONE_BATCH | {"data.path": "$told_rankings", "objectives": [{}]}
+    about = told | {"objectives": [{"tag": "topic", "value": "tea"}]}
+    two = {"objectives": [{}, {"name": "other", "data": {"path": "$records_rankings"}}]}
+    own = [replace(row, given=two | row.given) for row in data("objectives.1.data", "rankings")]
+    return [
+        Row("0.name", ("good", "helpful"), is_called, told),
+        Row("0.learns", ("rankings", "both"), learns_ratings_too, told),
+        Row("0.flag", ("", "hallucination"), learns_the_flag, told),
+        Row("0.tag", ("topic", "mood"), learns_what_is_about, about),
+        Row("0.value", ("tea", "mills"), learns_what_is_about, about),
+        *under("1.data", own),
     ]
 
 
@@ -69,6 +95,73 @@ def draws_its_head(a: Outcome, b: Outcome) -> None:
     assert not torch.isclose(first[-32:], second[-32:]).any()
 
 
+def has_so_many_heads(a: Outcome, b: Outcome) -> None:
+    """Each begins elsewhere, and the first where it would alone."""
+    assert [len(outcome.weights["score.weight"]) for outcome in (a, b)] == [1, 3]
+    one, three = (outcome.updates["reward"][0].before for outcome in (a, b))
+    assert torch.equal(one[-32:], three[-96:-64])
+    first, second, third = three[-96:].view(3, 32)
+    assert not torch.isclose(first, second).any()
+    assert not torch.isclose(second, third).any()
+
+
+def draws_again(a: Outcome, b: Outcome) -> None:
+    """Each head meets every prompt once, or as often as it was drawn for it."""
+    losses = []
+    for outcome, again in ((a, False), (b, True)):
+        each = [papers_loss(outcome, head, times_of(head) if again else None) for head in (0, 1)]
+        losses.append(sum(each) / 2)
+        assert close(outcome.metrics[0]["reward/loss"], losses[-1])
+    assert not close(*losses)
+
+
+def times_of(head: int) -> Callable[[Ranking], float]:
+    """Poisson numbers of mean 1, by prompt."""
+
+    def times(ranking: Ranking) -> float:
+        return float(poisson.ppf(uniforms(2, 0, "reward", "bootstrap", ranking.prompt.id)[head], 1))
+
+    return times
+
+
+def heads_of(outcome: Outcome) -> list[dict[str, Any]]:
+    """What is said beside the weights."""
+    found: list[dict[str, Any]] = json.loads((outcome.directory / "model" / "heads.json").read_text(encoding="utf-8"))
+    return found
+
+
+def is_called(a: Outcome, b: Outcome) -> None:
+    assert [[head["objective"] for head in heads_of(outcome)] for outcome in (a, b)] == [["good"], ["helpful"]]
+
+
+def learns_ratings_too(a: Outcome, b: Outcome) -> None:
+    assert "reward/rating_loss" not in a.metrics[0]
+    assert close(a.metrics[0]["reward/loss"], b.metrics[0]["reward/loss"])
+    assert b.metrics[0]["reward/rating_loss"] > 0
+    (head,) = heads_of(b)
+    assert head["thresholds"] == sorted(head["thresholds"])
+    assert len(head["thresholds"]) == 6
+
+
+def learns_the_flag(a: Outcome, b: Outcome) -> None:
+    """From the log-odds of 0 on, up to the head's small beginning."""
+    assert [sorted(outcome.metrics[0].keys() & {"reward/loss", "reward/flag_loss"}) for outcome in (a, b)] == [
+        ["reward/loss"], ["reward/flag_loss"]
+    ]  # fmt: skip
+    assert abs(b.metrics[0]["reward/flag_loss"] - math.log(2)) < 0.2
+    assert [head["flag"] for head in heads_of(b)] == ["hallucination"]
+
+
+def learns_what_is_about(a: Outcome, b: Outcome) -> None:
+    for outcome in (a, b):
+        objective = outcome.recipe.objectives[0]
+        about = {record.prompt.text: record.prompt.tags[objective.tag] for record in outcome.read["data"].records}
+        learned = prompts_learned(outcome, "reward")
+        assert learned
+        assert {about[text] for text in learned} == {objective.value}
+    assert prompts_learned(a, "reward") != prompts_learned(b, "reward")
+
+
 def in_batches_of_prompts(name: str) -> Effect:
     """Every prompt has four responses, which stay together."""
 
@@ -89,13 +182,18 @@ def minimises_the_papers_loss(a: Outcome, b: Outcome) -> None:
     assert not close(*(outcome.metrics[0]["reward/loss"] for outcome in (a, b)))
 
 
-def papers_loss(outcome: Outcome) -> float:
-    """Ouyang et al. 2022, equation 1, with margins and the weights of labelers, from the scores before it."""
+def papers_loss(outcome: Outcome, head: int = 0, times: Callable[[Ranking], float] | None = None) -> float:
+    """Ouyang et al. 2022, equation 1, with margins and the weights of labelers, from the scores before it.
+
+    Args:
+        head: of several.
+        times: how often it meets a ranking; once, if left out.
+    """
     recipe, judge = outcome.recipe, LearnedReward(outcome.recipe.model, precision="fp32")
     total = weights = 0.0
     for ranking in rankings_learned(outcome, "reward"):
         texts = [response.text for response in ranking.responses]
-        scores = judge([ranking.prompt] * len(texts), texts)
+        scores = judge.by_head([ranking.prompt] * len(texts), texts)[:, head]
         margin = recipe.margin_scale * (ranking.strength or 0.0)
         terms = [-logsigmoid(scores[better] - scores[worse] - margin) for better, worse in ranking.pairs]
         for one, other in combinations(range(len(texts)), 2):
@@ -104,7 +202,7 @@ def papers_loss(outcome: Outcome) -> float:
                 terms.append(-0.5 * logsigmoid(gap) - 0.5 * logsigmoid(-gap))
         if terms:
             weight = recipe.labeler_weights.get(ranking.labeler, 1.0)
-            total += weight * float(torch.stack(terms).mean())
+            total += weight * (times(ranking) if times else 1.0) * float(torch.stack(terms).mean())
             weights += weight
     return total / weights
 

@@ -10,10 +10,11 @@ from tests.stages.effects import judges
 from tests.stages.effects.by_hand import gae, whitened
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
+from tests.stages.effects.scoring import learned_terms, scores_of
 from tests.stages.effects.shared import close, data, every, optimizer, refused, training
 
 from palate.lm.sources.zoo import load_chat, load_language_model, load_scalar_model
-from palate.rewards.learned import Normalization
+from palate.rewards.heads import Normalization
 from palate.rollout.engine import Rollout
 from palate.words import count_words
 
@@ -84,12 +85,20 @@ def rewards() -> list[Row]:
         Row("0.function", (function + "lower_case", function + "characters"), asks_the_function),
         Row("0.length", (0.5, 1.5), counts_words, none),
         Row("0.weight", (1.0, -2.0), weighs),
+        *[replace(row, key=f"0.{row.key}") for row in learned_terms(scores_by_it, "rewards.0.")],
     ]
 
 
 def in_its_units(a: Outcome, b: Outcome) -> None:
     """One rollout, scored by one network in two units."""
     assert close(b.metrics[0]["objective/score"], (a.metrics[0]["objective/score"] - 0.3) / 0.5)
+
+
+def scores_by_it(a: Outcome, b: Outcome) -> None:
+    for outcome in (a, b):
+        for row, rollout in zip(outcome.metrics, outcome.rollouts, strict=True):
+            assert close(row["objective/score"], scores_of(outcome.recipe.rewards[0], rollout).mean())
+    assert not close(a.metrics[0]["objective/score"], b.metrics[0]["objective/score"])
 
 
 def asks_the_function(a: Outcome, b: Outcome) -> None:

@@ -271,6 +271,9 @@ def sections_of_data(section: Section, prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value
         elif isinstance(value, Section):
             yield from sections_of_data(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            for place, each in enumerate(each for each in value if isinstance(each, Section)):
+                yield from sections_of_data(each, f"{prefix}{name}.{place}.")
 
 
 def flat(tensors: Any) -> Tensor:

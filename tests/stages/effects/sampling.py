@@ -10,14 +10,12 @@ from tests.stages.effects import judges
 from tests.stages.effects.reinforcement import decodes_side_by_side, draws_at_most
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
+from tests.stages.effects.scoring import learned_terms, scores_of
 from tests.stages.effects.shared import close, data, multiplies_in, refused
 from torch import Tensor
 
 from palate.lm.sources.zoo import load_chat, load_language_model
-from palate.recipe import Reward
-from palate.rewards.learned import LearnedReward
 from palate.rollout.engine import Rollout
-from palate.words import count_words
 
 LOWER_CASE, CHARACTERS, BREVITY = (f"{judges.__name__}:{name}" for name in ("lower_case", "characters", "brevity"))
 
@@ -39,6 +37,7 @@ def best_of_n() -> list[Row]:
         Row("function", (LOWER_CASE, CHARACTERS), picks_the_best),
         Row("length", (0.5, 1.5), picks_the_best, no_function),
         Row("weight", (1.0, -2.0), picks_the_best),
+        *learned_terms(picks_the_best, "rewards.0."),
     ]
     return [
         *drawing({"rewards.0.model": "$scorer", "rewards.0.function": None}),
@@ -137,19 +136,6 @@ def draws_so_many(a: Outcome, b: Outcome) -> None:
         for rollout in outcome.rollouts:
             sizes = torch.unique(rollout.sequences.group_ids, return_counts=True)[1]
             assert set(sizes.tolist()) == {count}
-
-
-def scores_of(term: Reward, rollout: Rollout) -> Tensor:
-    """[B] what one term of a reward gives."""
-    if term.model:
-        reward = LearnedReward(term.model, precision="fp32")
-        scores = reward(rollout.prompts, rollout.texts, rollout.sampled_tokens())
-    elif term.function:
-        scores = torch.tensor(getattr(judges, term.function.partition(":")[2])([], rollout.texts))
-    else:
-        assert term.length is not None
-        scores = torch.tensor([-max(0.0, count_words(text) - term.length) / 10 for text in rollout.texts])
-    return term.weight * scores
 
 
 def picks_the_best(a: Outcome, b: Outcome) -> None:

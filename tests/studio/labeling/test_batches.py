@@ -239,7 +239,7 @@ def test_ordering_by_doubt_needs_a_reward_model_and_something_to_order(admin: Cl
         for text in texts:
             prompt_id, digest = outcomes.proposing.key_of(Prompt.from_text(f"Q{number}").id, text)
             rows += [
-                {"prompt": prompt_id, "response": digest, "model": place, "raw": value, "score": 0.0}
+                {"prompt": prompt_id, "response": digest, "model": place, "raw": [value], "score": 0.0}
                 for place, value in enumerate(raw[text])
             ]
     (directory / outcomes.SCORES).write_text("".join(json.dumps(row) + "\n" for row in rows))

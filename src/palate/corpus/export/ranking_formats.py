@@ -29,13 +29,15 @@ from palate.records import Demonstration, Prompt, Ranking, Response, content_id
 
 
 def rankings(item: Item) -> Exported:
-    """prompt, responses, ranks; ratings, strength, labeler, source."""
+    """prompt, responses, ranks; ratings, flags, strength, labeler, source."""
     ranking = answered(ranking_of(item))
     row = {
         "prompt": turns(ranking.prompt),
         "responses": [response.text for response in ranking.responses],
         "ranks": list(ranking.ranks),
         "ratings": list(ranking.ratings) if ranking.ratings else None,
+        "flags": [list(flags) for flags in ranking.flags] if ranking.flags is not None else None,
+        "flags_offered": list(ranking.flags_offered) if ranking.flags_offered is not None else None,
         "strength": ranking.strength,
         "labeler": ranking.labeler or None,
         "source": ranking.source,

@@ -146,7 +146,7 @@ _ALL = (
         "rankings",
         "prompt, responses [...], ranks [...]",
         _each(ranking_formats.rankings),
-        "ratings strength labeler source",
+        "ratings flags strength labeler source",
     ),
     _target(
         "oasst", "message trees with ranks, a message a row", _each(ranking_formats.oasst), "ratings flags author model"

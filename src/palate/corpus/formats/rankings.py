@@ -50,6 +50,7 @@ Rankings: TypeAlias = Iterator[Ranking | Unusable]
 _SIDES = ("chosen", "rejected")
 PROMPT_KEYS = ("prompt", "question", "query", "input")
 _JUDGED_BY = tuple(name for name in LABELERS if name != "user")  # which may be what the user said
+_GIVEN = ("ratings", "flags", "flags_offered", "strength", "labeler", "source")
 _SHARED = ("prompt", "system", "system_prompt", "history", "tools")  # of rated responses that stand together
 
 
@@ -220,10 +221,10 @@ def alpaca_preference_demonstration(row: Fields) -> Iterator[Demonstration]:
 
 
 def rankings(row: Fields) -> Rankings:
-    """prompt, responses, ranks (1 best, equal = tie); ratings, strength, labeler, source where given."""
+    """prompt, responses, ranks (1 best, equal = tie); ratings, flags, strength, labeler, source where given."""
     name = label(row, "responses")
     responses = [response_of(value, name) for value in list_of(row, "responses")]
-    given = {key: row[key] for key in ("ratings", "strength", "labeler", "source") if row.get(key) is not None}
+    given = {key: row[key] for key in _GIVEN if row.get(key) is not None}
     ranks = ranks_by([number_of(rank, label(row, "ranks")) for rank in list_of(row, "ranks")], lowest_first=True)
     yield Ranking.model_validate({"prompt": prompt_of(row), "responses": responses, "ranks": ranks, **given})
 

@@ -89,6 +89,16 @@ class Rejections:
         if len(places) < _EXAMPLES:
             places.append(f"{path}:{line}")
 
+    def update(self, other: Rejections) -> None:
+        """Count those of other files too."""
+        self.malformed.update(other.malformed)
+        self.unusable.update(other.unusable)
+        self.repeated.update(other.repeated)
+        self.duplicates += other.duplicates
+        for reason, places in other.examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + places)[:_EXAMPLES]
+            self.found.setdefault(reason, other.found[reason])
+
     @property
     def total(self) -> int:
         """Rows of both kinds."""

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError
 from palate.feedback.store.tables import Batch, Item, ItemAuthor, PromptRow, ResponseRow, User
-from palate.feedback.tasks.judgements import FLAGS
+from palate.feedback.tasks.judgements import flags_offered
 from palate.feedback.tasks.queue import UNLIMITED_PLACES
 from palate.records import Candidates, Prompt, Response
 
@@ -50,8 +50,7 @@ class Asked:
     def of(cls, batch: Batch) -> Asked:
         """What a batch says; a ranking from before this was written down asks for everything, as it always did."""
         whole = batch.kind == "ranking"
-        offered = batch.settings.get("flags", list(FLAGS) if whole else [])
-        return cls(bool(batch.settings.get("ratings", whole)), tuple(flag for flag in FLAGS if flag in offered))
+        return cls(bool(batch.settings.get("ratings", whole)), flags_offered(batch))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -358,6 +358,12 @@ def _check_own(user: User, judgement: Judgement) -> None:
         raise NotFoundError("no such judgement")
 
 
+def flags_offered(batch: Batch) -> tuple[str, ...]:
+    """Which flags a batch asks for; a ranking from before this was written down asks for all, as it always did."""
+    offered = batch.settings.get("flags", list(FLAGS) if batch.kind == "ranking" else [])
+    return tuple(flag for flag in FLAGS if flag in offered)
+
+
 def _check_latest(session: Session, judgement: Judgement) -> None:
     """Whoever changes a judgement first wins; another who does it at the same time waits here and sees the change."""
     session.execute(select(Judgement.id).where(Judgement.id == judgement.id).with_for_update(key_share=True))
@@ -376,13 +382,16 @@ def _item_for(session: Session, task: Task, form: RankingForm) -> Item:
 def _ranking(session: Session, user: User, task: Task, item: Item, form: RankingForm) -> Ranking:
     order = task.shown_order
     rated = form.ratings is not None and None not in form.ratings
+    offered = flags_offered(session.get_one(Batch, item.batch_id))
+    asked = bool(offered) or any(form.flags or ())
     version = guideline_version(session)
     return Ranking(
         prompt=prompt_of(session, item),
         responses=tuple(responses_of(session, item)),
         ranks=by_response(order, dense(form.ranks)),
         ratings=by_response(order, form.ratings) if form.ratings is not None and rated else None,
-        flags=by_response(order, form.flags) if form.flags is not None and any(form.flags) else None,
+        flags=by_response(order, form.flags) if form.flags is not None and asked else None,
+        flags_offered=offered if form.flags is not None and asked else None,
         strength=float(form.strength) if form.strength else None,
         labeler=user.name,
         shown_order=tuple(order),

@@ -1,10 +1,10 @@
 """What to label next, and how well a reward model knows each labeler: both follow from its scores.
 
 A reward model's margin between two responses is a claim: people prefer the first with probability sigmoid(margin).
-Where all claims about an item's responses are near one half, a judgement teaches most. With several reward models
-(other seeds, other rounds) the question is better put: where they contradict each other they lack data, while where all
-say one half the responses may simply be alike. So one model proposes by entropy, several by the variance of their
-claims.
+Where all claims about an item's responses are near one half, a judgement teaches most. With an ensemble (several heads
+of one model, or models of other seeds and rounds) the question is better put: where its members contradict each other
+they lack data, while where all say one half the responses may simply be alike. So one member proposes by entropy,
+several by the variance of their claims.
 
 Left out: redundancy between items that are proposed together, and the chance that labelers will skip one.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ Key = tuple[str, str]
 """A prompt's id and the hash of a response's text."""
 
 Scores = Mapping[Key, Sequence[float]]
-"""The raw scores [M] that M reward models give a response."""
+"""The raw scores [M] that the M members of an ensemble, or one model alone, give a response."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +63,10 @@ def key_of(prompt_id: str, text: str) -> Key:
 
 
 def uncertainty(raw: ArrayLike) -> float:
-    """How much a judgement of K responses would teach, from 0 to 1, by raw scores [M, K] of M reward models.
+    """How much a judgement of K responses would teach, from 0 to 1, by raw scores [M, K] of an ensemble's M members.
 
-    For one model the mean over pairs of the binary entropy of sigmoid(r_i - r_j), in bits; for several the mean over
-    pairs of four times the variance of that probability between models, which is 1 where half of them are sure of the
+    For one member the mean over pairs of the binary entropy of sigmoid(r_i - r_j), in bits; for several the mean over
+    pairs of four times the variance of that probability between them, which is 1 where half of them are sure of the
     one and half of the other.
     """
     scores = np.atleast_2d(np.asarray(raw, dtype=np.float64))
@@ -122,7 +123,7 @@ def accuracy(
 
     Args:
         rankings: of prompts that the model was not trained on.
-        scores: of the first of M models.
+        scores: of one model, by each of its heads; their mean counts.
         held_out: names of labelers whose judgements trained nothing.
     """
     names = sorted({ranking.labeler for ranking in rankings})
@@ -153,7 +154,7 @@ def _verdicts(ranking: Ranking, scores: Scores) -> list[float]:
     """For each ordered pair whose scores are known: 1 for the same order, one half for equal scores, 0 else."""
     found = [scores.get(key_of(ranking.prompt.id, response.text)) for response in ranking.responses]
     margins = [
-        found[better][0] - found[worse][0]  # type: ignore[index]
+        fmean(found[better]) - fmean(found[worse])  # type: ignore[arg-type]
         for better, worse in ranking.pairs
         if found[better] is not None and found[worse] is not None
     ]

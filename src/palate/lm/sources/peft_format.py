@@ -1,7 +1,7 @@
 """Adapters as PEFT writes and reads them, and which model they belong to.
 
     adapter_config.json          rank, alpha and places
-    adapter_model.safetensors    A and B of every place, and a scalar head, under PEFT's names
+    adapter_model.safetensors    A and B of every place, and scalar heads, under PEFT's names
     base.json                    the model they were learned beside: where it is, and the hash of its weights
 
 What PEFT itself, or TRL, has written has no `base.json`: its base is then the one that its config names, unchecked.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from palate import disk
@@ -163,6 +164,19 @@ def _joined(parts: list[LoRA | None], sizes: list[int]) -> LoRA:
     return whole
 
 
+def count_heads(directory: Path) -> int:
+    """Of a reward or value model whose adapters these are; 0 of a language model's.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
+    try:
+        with safe_open(directory / WEIGHTS, "pt") as file:
+            return int(file.get_slice(_HEAD).get_shape()[0]) if _HEAD in file.keys() else 0  # noqa: SIM118
+    except Exception as error:
+        raise _unreadable(directory, error) from None
+
+
 @torch.no_grad()
 def read(directory: Path, model: Model) -> None:
     """Hang the adapters in a directory on a model that has none.
@@ -174,7 +188,7 @@ def read(directory: Path, model: Model) -> None:
         config, tensors = _config(directory), load_file(directory / WEIGHTS)
         rank_stabilized = bool(config.get("use_rslora"))
     except Exception as error:
-        raise ModelError(f"{directory}: the adapter cannot be read ({' '.join(str(error).split())})") from None
+        raise _unreadable(directory, error) from None
     _check(directory, config)
     if isinstance(model, ScalarModel) and _HEAD in tensors:
         model.score.weight.copy_(tensors.pop(_HEAD))
@@ -200,6 +214,10 @@ def read(directory: Path, model: Model) -> None:
             adapter.lora_B.copy_(b)
     if unknown := sorted(tensors.keys() - used):
         raise ModelError(f"{directory}: the adapter does not fit its base: unknown {', '.join(unknown[:3])}")
+
+
+def _unreadable(directory: Path, error: Exception) -> ModelError:
+    return ModelError(f"{directory}: the adapter cannot be read ({' '.join(str(error).split())})")
 
 
 def _in_files(model: Model, name: str) -> tuple[str, slice | None]:

@@ -6,9 +6,9 @@
 
 The families of `families.py` run in our own network, every other one in transformers' code (`foreign.py`). Only
 safetensors are read as weights. What `save` writes loads in plain transformers: a language model as
-`AutoModelForCausalLM`, a reward or value model as `AutoModelForSequenceClassification` with one label. An adapter alone
-is written in PEFT's format; its directory stands for the model it belongs to with the adapter on it, wherever a model
-is named.
+`AutoModelForCausalLM`, a reward or value model as `AutoModelForSequenceClassification` with a label for each of its
+heads, mostly one. An adapter alone is written in PEFT's format; its directory stands for the model it belongs to with
+the adapter on it, wherever a model is named.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from palate import disk
 from palate.errors import ModelError
 from palate.lm import foreign
 from palate.lm.adapters import adapted, merge, merged
-from palate.lm.backbone import draw_scalar_head
+from palate.lm.backbone import draw_scalar_heads
 from palate.lm.chat import Chat
 from palate.lm.decoder import Decoder
 from palate.lm.families import NotCovered, Shape, shape_of, split
@@ -83,20 +83,41 @@ def load_language_model(
 
 
 def load_scalar_model(
-    name: str, *, chat_template: str = "", precision: Precision = "auto", seed: int = 0, device: str | None = None
+    name: str,
+    *,
+    chat_template: str = "",
+    precision: Precision = "auto",
+    seed: int = 0,
+    heads: int | None = None,
+    device: str | None = None,
 ) -> Loaded[ScalarModel]:
-    """A reward or value model; from a language model's directory it gets a new, small head drawn from ``seed``."""
-    return _load(name, ScalarModel, chat_template, precision, device, seed)
+    """A reward or value model; from a language model's directory it gets new, small heads drawn from ``seed``.
+
+    Args:
+        heads: how many; those of its own, or one, if left out.
+
+    Raises:
+        ModelError: as for a language model; or it has heads already, and another number of them.
+    """
+    return _load(name, ScalarModel, chat_template, precision, device, seed, heads)
 
 
 def _load(
-    name: str, kind: type[ModelT], chat_template: str, precision: Precision, device: str | None, seed: int = 0
+    name: str,
+    kind: type[ModelT],
+    chat_template: str,
+    precision: Precision,
+    device: str | None,
+    seed: int = 0,
+    heads: int | None = None,
 ) -> Loaded[ModelT]:
     directory, *adapters = _lowest_first(name)
     device = device or default_device()
     if device == "cpu":
         keep_freed_memory()
     config, chat = _read([directory, *adapters], name, chat_template)
+    if kind is ScalarModel:
+        config.num_labels = _count_heads(config, adapters, name, heads)
     files, dtype = weight_files(directory), product_dtype(precision, device)
     try:
         shape = shape_of(config)
@@ -113,6 +134,19 @@ def _load(
         peft_format.read(adapter, model)
         directory, weights = adapter, _digest(weight_files(adapter), weights)
     return Loaded(model=model.to(device), chat=chat, name=name, weights=weights)
+
+
+def _count_heads(config: Any, adapters: list[Path], name: str, wanted: int | None) -> int:
+    """How many heads a reward or value model is to have: what is wanted, or else what it has, or else one.
+
+    Raises:
+        ModelError: it has heads, and another number of them is wanted.
+    """
+    is_scalar = any(each.endswith(ScalarModel.head) for each in config.architectures or ())
+    has = next(filter(None, map(peft_format.count_heads, reversed(adapters))), config.num_labels if is_scalar else 0)
+    if wanted and has and wanted != has:
+        raise ModelError(f"{name} is a reward model of {has} heads, not {wanted}: start from a language model")
+    return wanted or has or 1
 
 
 def _lowest_first(name: str) -> list[Path]:
@@ -152,12 +186,20 @@ class Sketch(Generic[ModelT]):
 
 
 def sketch_model(
-    name: str, kind: type[ModelT], *, chat_template: str = "", precision: Precision = "auto", device: str | None = None
+    name: str,
+    kind: type[ModelT],
+    *,
+    chat_template: str = "",
+    precision: Precision = "auto",
+    heads: int | None = None,
+    device: str | None = None,
 ) -> Sketch[ModelT]:
     """What is known of a model without its weights; arguments and errors are those of loading it."""
     directory, *adapters = _lowest_first(name)
     device = device or default_device()
     config, chat = _read([directory, *adapters], name, chat_template)
+    if kind is ScalarModel:
+        config.num_labels = _count_heads(config, adapters, name, heads)
     dtype, dtypes = product_dtype(precision, device), _dtypes(weight_files(directory))
     try:
         shape = shape_of(config)
@@ -384,7 +426,7 @@ def _digest(files: list[Path], below: str = "") -> str:
 def _fill(model: Model, shape: Shape, state: dict[str, Tensor], seed: int, name: str) -> None:
     """Load the weights, as precise as they are in their file; what is going to learn is made fp32 later.
 
-    A missing scalar head is drawn small, an unembedding that is not wanted is left aside.
+    Missing scalar heads are drawn small, an unembedding that is not wanted is left aside.
     """
     state = {key: _stored(key, tensor) for key, tensor in state.items() if not key.endswith("rotary_emb.inv_freq")}
     optional = {"score.weight"} if isinstance(model, ScalarModel) else set()
@@ -404,7 +446,7 @@ def _fill(model: Model, shape: Shape, state: dict[str, Tensor], seed: int, name:
             f"{name}: the weights do not fit the config: missing or unknown {', '.join(sorted(wrong)[:5])}"
         )
     if isinstance(model, ScalarModel) and "score.weight" in missing:
-        draw_scalar_head(model.score, derive_seed(seed, "head"))
+        draw_scalar_heads(model.score, derive_seed(seed, "head"))
 
 
 def _stored(key: str, tensor: Tensor) -> Tensor:

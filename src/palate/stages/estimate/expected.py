@@ -137,7 +137,7 @@ class Expected:
             return sketch_model(name, kind, chat_template=template, precision=recipe.precision)
 
         self.policy = sketch(recipe.model, LanguageModel, recipe.chat_template)
-        named = [term.model for term in recipe.rewards if term.model]
+        named = list(dict.fromkeys(name for term in recipe.rewards for name in term.models))
         self.rewards = [sketch(name, ScalarModel) for name in named]
         value = (recipe.value_model or named[0]) if isinstance(recipe, PPORecipe) else ""
         self.value = sketch(value, ScalarModel) if value else None

@@ -36,7 +36,7 @@ from palate.objectives.divergence import updated_kl_coef
 from palate.objectives.losses import Metrics, combine_metrics, policy_loss, sft_loss, value_loss
 from palate.randomness import permutation
 from palate.recipe import PPORecipe
-from palate.rewards.learned import Normalization
+from palate.rewards.heads import read_heads, value_units
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.common import finish_run, floats, write_model
@@ -239,15 +239,17 @@ def pretraining_gradient(policy: LanguageModel, text: Sequences, coef: float, ma
 
 
 def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel:
-    """Started from the reward model, in its normalised units; with the adapter that it has, if adapters learn."""
+    """Started from the reward model, in its normalised units; with the adapter that it has, if adapters learn.
+
+    Of several heads it has one: the mean of those that give scores.
+    """
     name = recipe.value_model or actors.rewards.learned[0].loaded.name
     loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed)
     run.add_inputs({"value_model": loaded.weights})
     if loaded.chat.fingerprint != actors.policy.chat.fingerprint:
         run.note(f"value model: {name} has another chat template than the policy; it learns the policy's")
     value_model = loaded.model
-    normalization = Normalization.read(locate(name))
-    value_model.rescale(normalization.mean, normalization.scale)
+    value_model.average_heads(value_units(read_heads(locate(name), value_model.num_heads)))
     if recipe.recompute_activations:
         value_model.model.recompute()
     frozen_layers = min(recipe.frozen_layers, value_model.model.shape.num_layers)

@@ -141,7 +141,7 @@ def new_page(
 
 @router.get("/batches/{batch_id}", include_in_schema=False)
 @allow(RESEARCHERS)
-def batch_page(request: Request, store: Db, batch_id: str, start: Start = 0) -> HTMLResponse:
+def batch_page(request: Request, store: Db, home: Home, batch_id: str, start: Start = 0) -> HTMLResponse:
     """One batch and its items."""
     with store.read() as session:
         batch = batch_of(session, batch_id)
@@ -157,6 +157,7 @@ def batch_page(request: Request, store: Db, batch_id: str, start: Start = 0) -> 
         start=start,
         size=PAGE,
         rewards=rewards,
+        members=plans.ensemble_size(home, rewards),
         kinds=KINDS,
         flags=FLAGS,
     )

@@ -43,11 +43,11 @@ def prepare(workspace: Workspace, job: Job) -> Apply:
 
 
 def read_scores(directory: Path) -> dict[proposing.Key, list[float]]:
-    """The raw scores that a scoring job gave every response, those of the first model first."""
-    found: dict[proposing.Key, dict[int, float]] = {}
+    """The raw scores that a scoring job gave every response: of each head, those of the first model first."""
+    found: dict[proposing.Key, dict[int, list[float]]] = {}
     for row in map(json.loads, _lines(directory / SCORES)):
         found.setdefault((row["prompt"], row["response"]), {})[row["model"]] = row["raw"]
-    return {key: [raw[place] for place in sorted(raw)] for key, raw in found.items()}
+    return {key: [number for place in sorted(raw) for number in raw[place]] for key, raw in found.items()}
 
 
 def _nothing(workspace: Workspace, job: Job, directory: Path) -> Apply:

@@ -6,9 +6,11 @@ fills in the recipe. Paths in recipes are relative to the workspace, where jobs 
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -39,6 +41,9 @@ DATA: Mapping[str, Kind] = {
 }
 """What each command learns from or answers; prompts are sampled for a batch, not for their own sake."""
 
+HEADS_FILE = "heads.json"
+"""Beside the weights of a reward model of several heads."""
+
 REWARDED = frozenset({"ppo", "reinforce", "best-of-n", "eval"})
 """Commands that need a reward model."""
 
@@ -52,8 +57,10 @@ class Choice:
 
     Attributes:
         model_id: trained from, sampled from, or in question.
-        reward_ids: reward models; of several the mean counts.
+        reward_ids: reward models.
         baseline_id: what a win rate is against.
+        heads: of a reward model to be; None leaves what the recipe says.
+        aggregation: one reward from several models, or from the heads of one.
     """
 
     recipe: str
@@ -61,6 +68,8 @@ class Choice:
     reward_ids: tuple[str, ...] = ()
     baseline_id: str | None = None
     seed: int = 0
+    heads: int | None = None
+    aggregation: str = "mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +118,7 @@ def plan(workspace: Workspace, choice: Choice) -> Plan:
     recipe = recipebook.named(workspace.recipes, choice.recipe)
     with workspace.store.read() as session:
         collected = datasets.collect(session, DATA[recipe.command])
-        values = _values(session, recipe, choice)
+        values = _values(workspace, session, recipe, choice)
     with workspace.store.write() as session:
         number = rounds.current_or_first(session, workspace.settings.model).number
     dataset = datasets.write(workspace.directory, collected)
@@ -218,26 +227,51 @@ def newest_reward_models(session: Session) -> list[Model]:
     return [model for model in models if model.round_number == models[0].round_number]
 
 
+def ensemble_size(workspace: Workspace, models: Sequence[Model]) -> int:
+    """How many members these reward models have together: the heads of each that give its first objective."""
+    return sum(_heads_of_order(workspace.directory / model.path) for model in models)
+
+
+def _heads_of_order(directory: Path) -> int:
+    """Of one reward model: all that are called as the first that is no flag."""
+    files = (directory / "model" / HEADS_FILE, directory / HEADS_FILE)
+    said = (json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file())
+    heads: list[dict[str, Any]] = next(said, [])
+    names = [head["objective"] for head in heads if not head["flag"]]
+    return names.count(names[0]) if names else max(1, len(heads))
+
+
 def _reward_models(session: Session) -> list[Model]:
     return list(session.scalars(select(Model).where(Model.kind == "reward").order_by(Model.created_at.desc())))
 
 
-def _values(session: Session, recipe: NamedRecipe, choice: Choice) -> dict[str, Any]:
-    """Models and weights for the recipe."""
+def _values(workspace: Workspace, session: Session, recipe: NamedRecipe, choice: Choice) -> dict[str, Any]:
+    """Models, weights and heads for the recipe."""
     values: dict[str, Any] = {"seed": choice.seed, "model": model_of(session, choice.model_id, "policy").path}
     if recipe.command == "reward":
         values["labeler_weights"] = datasets.labeler_weights(session)
+    if choice.heads is not None:
+        if recipe.command != "reward":
+            raise ConflictError("heads are for reward models: this recipe trains none")
+        values["heads"] = choice.heads
     if recipe.command not in REWARDED:
         return values
     if not choice.reward_ids:
         raise ConflictError("choose a reward model; if there is none yet, train one first")
-    rewards = [model_of(session, reward_id, "reward").path for reward_id in choice.reward_ids]
+    chosen = [model_of(session, reward_id, "reward") for reward_id in choice.reward_ids]
+    rewards = [model.path for model in chosen]
     if recipe.command == "eval":
         if choice.baseline_id is None or choice.baseline_id == choice.model_id:
             raise ConflictError("choose another model to compare with")
         baseline = model_of(session, choice.baseline_id, "policy").path
         return values | {"baseline": baseline, "judge": {"model": rewards[0]}}
-    terms = [{"model": path, "weight": 1 / len(rewards)} for path in rewards]
+    terms: list[dict[str, Any]] = [{"model": path, "weight": 1 / len(rewards)} for path in rewards]
+    if choice.aggregation != "mean":
+        if ensemble_size(workspace, chosen) == 1:
+            raise ConflictError(
+                "one reward model with one head cannot disagree with itself: choose several, or the mean"
+            )
+        terms = [{"ensemble": rewards, "aggregation": choice.aggregation}]
     return values | {"rewards": [*terms, *recipebook.extra_rewards(recipe)]}
 
 

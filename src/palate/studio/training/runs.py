@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
@@ -32,6 +32,7 @@ REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src
 """A report brings its own styles; nothing in it may run, load or be framed."""
 
 MOST_RUNS = 200
+MOST_HEADS = 16
 
 BADGES = {"queued": "", "running": "busy", "done": "good", "failed": "bad", "cancelled": "warn"}
 
@@ -46,6 +47,8 @@ class RunIn(BaseModel):
     reward_ids: Annotated[tuple[str, ...], Field(max_length=10)] = ()
     baseline_id: str | None = None
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    heads: Annotated[int, Field(ge=1, le=MOST_HEADS)] | None = None
+    aggregation: Literal["mean", "min", "mean_minus_std"] = "mean"
 
 
 class RunOut(BaseModel):
@@ -131,6 +134,9 @@ def new_page(request: Request, store: Db, home: Home, recipe: str | None = None)
         policy_id=likely,
         baseline_id=round_.policy_id,
         needs_reward=chosen.command in plans.REWARDED,
+        heads=recipebook.tree_of(chosen).get("heads", 1),
+        most_heads=MOST_HEADS,
+        members=plans.ensemble_size(home, rewards),
     )
 
 

@@ -1,7 +1,8 @@
 """Score responses with reward models, in a process of its own: for what to label next, and for accuracy by labeler.
 
 ``scores.jsonl`` holds a line for each response and model: the prompt's id, a hash of the text, the model's place in the
-recipe, its raw score (whose differences are log-odds) and the normalised one.
+recipe, the raw score of each of its heads (differences of which are log-odds), and of the normalised ones the mean and
+the spread. Of a model of several objectives the heads of the first one are asked.
 
 Left out: sharing a trunk between the models of an ensemble.
 """
@@ -16,8 +17,10 @@ from palate import disk
 from palate.corpus.reading import iterate
 from palate.corpus.rows.rejections import Rejections
 from palate.feedback.tasks.proposing import key_of
+from palate.objectives.aggregation import ensemble_mean, spread
 from palate.recipe import load_recipe
 from palate.records import Candidates
+from palate.rewards.heads import of_order
 from palate.rewards.learned import LearnedReward
 from palate.run.directory import Run
 from palate.studio.training.outcomes import SCORES
@@ -57,12 +60,22 @@ def score(recipe: ScoreRecipe, run: Run) -> None:
 def _scores(reward: LearnedReward, place: int, items: Sequence[Candidates]) -> list[dict[str, object]]:
     prompts = [item.prompt for item in items for _ in item.responses]
     texts = [response.text for item in items for response in item.responses]
-    normalised = reward(prompts, texts).tolist()
-    unit = reward.normalization
+    asked = of_order(reward.heads)
+    units = [reward.heads[head].normalization for head in asked]
+    scores = reward.by_head(prompts, texts)[:, asked]
     keys = (key_of(prompt.id, text) for prompt, text in zip(prompts, texts, strict=True))
     return [
-        {"prompt": key[0], "response": key[1], "model": place, "raw": value * unit.scale + unit.mean, "score": value}
-        for key, value in zip(keys, normalised, strict=True)
+        {
+            "prompt": key[0],
+            "response": key[1],
+            "model": place,
+            "raw": [value * unit.scale + unit.mean for value, unit in zip(by_head, units, strict=True)],
+            "score": mean,
+            "spread": apart,
+        }
+        for key, by_head, mean, apart in zip(
+            keys, scores.tolist(), ensemble_mean(scores).tolist(), spread(scores).tolist(), strict=True
+        )
     ]
 
 
