@@ -443,3 +443,25 @@ def test_killed_in_the_middle_of_its_work(world: World, url: str) -> None:
     again.submit(task, now=LATER * 1e6)
     again.check_places()
     reopened.close()
+
+
+@pytest.mark.parametrize(
+    ("offered", "given", "flags", "noted"),
+    [
+        (["opinion", "violent"], ((), ()), ((), ()), ("violent", "opinion")),
+        (["opinion"], None, None, None),
+        ([], ((), ()), None, None),
+    ],
+)
+def test_that_no_flag_was_set_is_said_where_somebody_was_asked(
+    world: World, offered: list[str], given: Any, flags: Any, noted: Any
+) -> None:
+    """A reward model learns from it: it is not the same as not having been asked."""
+    ann, batch, prompt = world.user("ann"), world.batch(settings={"flags": offered}), world.prompt("why?")
+    with world.store.write() as session:
+        rows = [batches.add_response(session, prompt.id, Response(text=text)) for text in "pq"]
+        batches.add_item(session, batch, prompt.id, [row.id for row in rows])
+    world.submit(world.claimed(ann), (1, 2), NOW + 7, flags=given)
+    with world.store.read() as session:
+        (ranking,) = judgements.rankings(session, judgements.current())
+    assert (ranking.flags, ranking.flags_offered) == (flags, noted)

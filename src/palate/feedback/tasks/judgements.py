@@ -391,7 +391,7 @@ def _ranking(session: Session, user: User, task: Task, item: Item, form: Ranking
         ranks=by_response(order, dense(form.ranks)),
         ratings=by_response(order, form.ratings) if form.ratings is not None and rated else None,
         flags=by_response(order, form.flags) if form.flags is not None and asked else None,
-        flags_offered=offered if form.flags is not None and asked else None,
+        flags_offered=offered if form.flags is not None and offered else None,
         strength=float(form.strength) if form.strength else None,
         labeler=user.name,
         shown_order=tuple(order),
