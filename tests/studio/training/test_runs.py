@@ -7,6 +7,7 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 from tests.studio.conftest import PASSWORD, Client, ClientOf, Studio
@@ -249,6 +250,70 @@ def test_several_reward_models_share_the_reward(desk: Desk) -> None:
     kept = card["left_out"]["kept for evaluation"]
     assert card["count"] + kept == 30
     assert kept > 0
+
+
+def heads_of(directory: Path, *names: str) -> None:
+    """A reward model's directory, as far as anybody here looks into it."""
+    (directory / "model").mkdir(parents=True)
+    heads = [{"objective": name, "flag": name if name == "made_up" else ""} for name in names]
+    (directory / "model" / "heads.json").write_text(json.dumps(heads), encoding="utf-8")
+
+
+def test_where_reward_models_disagree_the_reward_may_be_cautious(desk: Desk) -> None:
+    desk.client.post("/api/prompts", json={"lines": "\n".join(f"Q{n}?" for n in range(30))})
+    with desk.studio.store.write() as session:
+        names = ("one", "other", "four")
+        session.add_all(models := [Model(name=n, path=f"runs/{n}", kind="reward", created_at=1.0) for n in names])
+        session.flush()
+        one, other, four = (model.id for model in models)
+    heads_of(desk.studio.workspace.directory / "runs" / "four", "made_up", "good", "good", "kind")
+
+    def rewards(*ids: str) -> object:
+        run = {"recipe": "ppo", "model_id": desk.tiny, "reward_ids": ids, "aggregation": "min"}
+        got = desk.client.post("/api/runs", json=run)
+        if got.status_code != 201:
+            return got.json()["error"]
+        with desk.studio.store.read() as session:
+            return tomllib.loads(jobs.job_of(session, got.json()["id"]).recipe)["rewards"]
+
+    assert rewards(one, other) == [{"ensemble": ["runs/one", "runs/other"], "aggregation": "min"}]
+    assert rewards(four) == [{"ensemble": ["runs/four"], "aggregation": "min"}]
+    assert rewards(one) == "one reward model with one head cannot disagree with itself: choose several, or the mean"
+    page = desk.client.get("/runs/new?recipe=ppo", headers={"accept": "text/html"}).text
+    assert "the mean minus one standard deviation" in page
+    assert "aggregation" not in desk.client.get("/runs/new?recipe=win_rate", headers={"accept": "text/html"}).text
+
+
+def test_heads_are_chosen_where_a_reward_model_is_trained_and_order_what_to_label_next(desk: Desk) -> None:
+    """For real: three heads, which then say of every item nobody has judged how far they contradict each other."""
+    desk.judge("ann", 12)
+    page = desk.client.get("/runs/new?recipe=reward", headers={"accept": "text/html"}).text
+    assert 'name="heads" type="number" value="1"' in page
+    run = {"recipe": "reward", "model_id": desk.tiny, "heads": 3}
+    refused = desk.client.post("/api/runs", json=run | {"recipe": "sft"})
+    assert (refused.status_code, refused.json()["error"][:27]) == (409, "heads are for reward models")
+    assert desk.client.post("/api/runs", json=run | {"heads": 0}).status_code == 422
+    made = desk.client.post("/api/runs", json=run).json()
+    with desk.studio.store.write() as session:
+        assert tomllib.loads(jobs.job_of(session, made["id"]).recipe)["heads"] == 3
+        assert desk.batch is not None
+        for number in (40, 41):
+            desk._item(session, number)
+    desk.run_all()
+    got = desk.client.get(f"/batches/{desk.batch.id}", headers={"accept": "text/html"}).text
+    assert "It has 3 heads: items on which they contradict each other come first." in got
+    ordered = desk.client.post(f"/api/batches/{desk.batch.id}/order").json()
+    desk.run_all()
+    with desk.studio.store.read() as session:
+        directory = jobs.directory_of(desk.studio.workspace, jobs.job_of(session, ordered["id"]))
+        items = {item.prompt_id: item.priority for item in session.scalars(select(Item))}
+    rows = [json.loads(line) for line in (directory / outcomes.SCORES).read_text().splitlines()]
+    assert {len(row["raw"]) for row in rows} == {3}
+    assert all(row["spread"] > 0 for row in rows)
+    for prompt in (Prompt.from_text(f"Question {number}?") for number in (40, 41)):
+        raw = np.array([row["raw"] for row in rows if row["prompt"] == prompt.id]).T  # heads, responses
+        claims = [1 / (1 + np.exp(raw[:, b] - raw[:, a])) for a, b in ((0, 1), (0, 2), (1, 2))]
+        assert items[prompt.id] == pytest.approx(4 * np.mean([claim.var() for claim in claims]), rel=1e-6)
 
 
 def thumbs(desk: Desk, count: int) -> None:
