@@ -108,9 +108,9 @@ def _recipes() -> str:
         "A recipe is a TOML file. `--set a.b=value` replaces one key; an unknown key is refused. Sections such as "
         "`[optimizer]` are described once, below the stages.\n",
     ]
-    for stage in STAGES:
-        kind = getattr(recipe, stage.recipe)
-        parts.append(f"## `palate {stage.name}`\n\n{inspect.getdoc(kind)}\n\n" + _table(kind))
+    kinds = {stage.name: getattr(recipe, stage.recipe) for stage in STAGES} | {"compare": recipe.CompareRecipe}
+    for name, kind in kinds.items():
+        parts.append(f"## `palate {name}`\n\n{inspect.getdoc(kind)}\n\n" + _table(kind))
     parts.append("## Sections\n")
     parts.extend(
         f"### {name}\n\n{inspect.getdoc(kind)}\n\n" + _table(kind) for name, kind in sorted(_sections().items())

@@ -34,7 +34,9 @@ COMMANDS = (
     "kto",
     "best-of-n",
     "eval",
+    "compare",
     "frontier",
+    "overoptimize",
     "runs",
 )
 

@@ -48,7 +48,7 @@ PLAN = {
     "stages/estimate": "corpus lm lm/sources recipe rollout run",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
     "stages stages/reinforcement",
-    "experiments": "demo evals lm/sources objectives recipe rewards rollout stages stages/reinforcement",
+    "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/estimate",
     # people
     "feedback": "",
     "feedback/store": "feedback/store/tables",

@@ -65,8 +65,22 @@ _DEMOS = {
     "people": ("palate.demo.real_people", "demo_people", "runs/people"),
 }
 
+_COMPARE = """\
+Runs every recipe with every seed, measures all of them alike and says which is best at equal KL and at equal cost, with
+best of n on the same axes, in one report. Recipes of any stage that ends in a policy will do, and of best-of-n. The
+recipe of --eval is one of `palate eval`; each policy takes the place of its model.
+
+NAME=FILE gives a recipe a name, so that one file can be there twice; --set KEY=VALUE changes all of them,
+--set NAME:KEY=VALUE one, --set eval:KEY=VALUE what they are measured by. {seed} in a text of a recipe is the run's."""
+
 _FRONTIER = """\
-How much reward for how much divergence from the reference, over several seeds and with best-of-n on the same axes."""
+PPO, REINFORCE and DPO over several seeds, each with a demonstration of its own: demonstrations, labelers, reward model.
+Then as `palate compare`."""
+
+_OVEROPTIMIZE = """\
+What becomes of the true reward while a learned one is optimised: a reward model learns a hidden taste from few labels,
+a quarter of them wrong; best of n and REINFORCE, with and without a KL penalty, then go as far as they can. The report
+has the true reward against the root of the KL, the forms of Gao et al. 2022 fitted to it, and where it is highest."""
 
 _INIT = """\
 Makes a workspace: the directory in which a team's prompts, judgements, models and runs live, with a database (SQLite,
@@ -138,7 +152,9 @@ def build_parsers() -> dict[str, Parser]:
     _data(commands)
     for stage in STAGES:
         _stage(commands, stage)
+    _compare(commands)
     _frontier(commands)
+    _overoptimize(commands)
     _runs(commands)
     _init(commands)
     _studio(commands)
@@ -303,13 +319,77 @@ def _stage(commands: Group, stage: Stage) -> None:
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
 
 
+def _compare(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        methods, evaluation = _import("palate.experiments.methods", "read_comparison")(
+            args.recipes, args.eval, args.set, allow_different=args.allow_different
+        )
+        comparison = _import("palate.experiments.compare", "Comparison")(
+            methods, evaluation, args.out, seeds=args.seeds, at_kl=args.at_kl
+        )
+        if args.estimate:
+            print(comparison.estimate())
+        else:
+            comparison.run()
+
+    example = "palate compare recipes/ppo.toml recipes/reinforce.toml --eval recipes/win_rate.toml --seeds 3"
+    parser = commands.add("compare", call, "several methods over several seeds", _COMPARE, example)
+    parser.add_argument("recipes", nargs="+", metavar="[NAME=]RECIPE.toml", help="what is compared")
+    parser.add_argument("--eval", type=Path, required=True, metavar="RECIPE.toml", help="what all are measured by")
+    parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="0 to N - 1; default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="[NAME:]KEY=VALUE", help="replace keys of recipes"
+    )
+    parser.add_argument(
+        "--allow-different",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=("model", "prompts", "rewards", "temperature"),
+        metavar="WHAT",
+        help="model, prompts, rewards or temperature: compare although recipes differ in it",
+    )
+    parser.add_argument(
+        "--at-kl", type=float, metavar="NATS", help="compare at this KL; default: the largest that every run reaches"
+    )
+    parser.add_argument("--estimate", action="store_true", help="say what training will take; nothing stays")
+    parser.set_defaults(again="; the same command goes on from there")
+
+
 def _frontier(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         _import("palate.experiments.frontier", "frontier")(args.out, seeds=args.seeds)
 
-    parser = commands.add("frontier", call, "reward against KL, with best-of-n", _FRONTIER, "palate frontier --seeds 3")
+    parser = commands.add(
+        "frontier", call, "the demonstration's methods over several seeds", _FRONTIER, "palate frontier --seeds 3"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each method; default: %(default)s")
+    parser.add_argument(
+        "--seeds", type=_count, default=3, metavar="N", help="runs of each method; default: %(default)s"
+    )
+    parser.set_defaults(again="; the same command goes on from there")
+
+
+def _overoptimize(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        module = "palate.experiments.overoptimization"
+        scale = _import(module, "SCALES")[args.scale]
+        _import(module, "overoptimize")(args.out, seeds=args.seeds, scale=scale)
+
+    parser = commands.add(
+        "overoptimize", call, "true reward against learned reward", _OVEROPTIMIZE, "palate overoptimize --seeds 1"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/overoptimize"), metavar="DIR", help="default: %(default)s"
+    )
+    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="whole experiments; default: %(default)s")
+    parser.add_argument(
+        "--scale",
+        choices=("full", "tiny"),
+        default="full",
+        help="tiny: a random model, in seconds, to see that it works; default: %(default)s",
+    )
     parser.set_defaults(again="; the same command goes on from there")
 
 
@@ -359,6 +439,12 @@ def _import_extra(module: str, name: str, *, extra: str) -> Any:
         if error.name is None or error.name.startswith("palate"):
             raise
         raise MissingExtraError(error.name, extra) from None
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seeds, 1 or more")
+    return int(text)
 
 
 def _pair(text: str) -> tuple[str, str]:

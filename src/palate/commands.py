@@ -13,6 +13,7 @@ class Stage:
         module, function: what it calls, with the recipe and the run.
         recipe: the class of its recipe.
         estimated: what it will take can be told before.
+        makes_policy: what comes out is a language model that answers, so that it can be compared with others.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Stage:
     example: str
     function: str = "train"
     estimated: bool = True
+    makes_policy: bool = True
 
 
 STAGES = (
@@ -42,6 +44,7 @@ STAGES = (
         "SampleRecipe",
         "sample",
         function="write_candidates",
+        makes_policy=False,
     ),
     Stage(
         "reward",
@@ -51,6 +54,7 @@ STAGES = (
         "palate.stages.reward",
         "RewardRecipe",
         "reward",
+        makes_policy=False,
     ),
     Stage(
         "ppo",
@@ -95,6 +99,7 @@ STAGES = (
         "best_of_n",
         function="choose",
         estimated=False,
+        makes_policy=False,
     ),
     Stage(
         "eval",
@@ -105,6 +110,7 @@ STAGES = (
         "win_rate",
         function="evaluate",
         estimated=False,
+        makes_policy=False,
     ),
 )
 

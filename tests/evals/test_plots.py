@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from palate.evals import plots
 from palate.evals.calibration import Bin, Calibration
+from palate.evals.plots import Line
 from palate.evals.theme import SERIES
 from palate.intervals import Estimate
 
@@ -140,31 +141,35 @@ class TestPath:
             assert line.get_ydata() == pytest.approx(plots._running_mean(y, 3))
 
 
-def test_frontier_has_every_run_with_its_interval_and_the_bound(drawn: Drawn) -> None:
-    series = {"PPO": [(1.0, 0.6, 0.5, 0.75, 0), (2.0, 0.7, None, None, 1)], "x" * 30: [(3.0, 0.4, 0.3, 0.5, 0)]}
-    figure = drawn(plots.frontier, series, [(0.0, 0.5), (1.0, 0.8)])
-    (axes,) = figure.axes
-    assert dots(axes) == [[[1.0, 0.6], [2.0, 0.7]], [[3.0, 0.4]]]
-    assert whiskers(axes) == [
-        pytest.approx(np.array([[1.0, 0.5], [1.0, 0.75]])),
-        pytest.approx(np.array([[2.0, 0.7], [2.0, 0.7]])),
-        pytest.approx(np.array([[3.0, 0.3], [3.0, 0.5]])),
+def test_paths_have_every_run_their_mean_and_the_peak(drawn: Drawn) -> None:
+    runs = [[(0.0, 0.5), (1.0, 0.7)], [(0.0, 0.5), (3.0, 0.8)]]
+    lines_drawn = [
+        Line(label="ppo", runs=runs, mean=[(0.0, 0.5), (2.0, 0.75)], colour=0, peak=(1.5, 0.76)),
+        Line(label="x" * 50, runs=runs[:1], mean=runs[0], colour=1, dashed=True),
     ]
-    even, bound = axes.lines
+    figure = drawn(
+        plots.paths, lines_drawn, x_label="KL", y_label="win rate", level=(0.5, "even"), at=1.0, percent=True
+    )
+    (axes,) = figure.axes
+    even, place, first, second, mean, other = axes.lines
     assert np.asarray(even.get_ydata()).tolist() == [0.5, 0.5]
-    assert np.asarray(bound.get_xydata()).tolist() == [[0.0, 0.5], [1.0, 0.8]]
-    assert legend(figure) == ["no better than the baseline", "best of n, at most", "PPO", "x" * 23 + "…"]
-    assert "KL to the reference" in axes.get_xlabel()
-    assert axes.get_ylabel() == "win rate"
-    assert axes.get_xlim()[0] == 0
-    assert axes.yaxis.get_major_formatter()(0.5) == "50%"
-    colours = [tuple(each.get_facecolor()[0]) for each in axes.collections if isinstance(each, PathCollection)]
-    assert len(set(colours)) == 2, "methods are told apart"
+    assert np.asarray(place.get_xdata()).tolist() == [1.0, 1.0]
+    assert [np.asarray(line.get_xydata()).tolist() for line in (first, second)] == [
+        [list(p) for p in run] for run in runs
+    ]
+    assert np.asarray(mean.get_xydata()).tolist() == [[0.0, 0.5], [2.0, 0.75]]
+    assert first.get_linewidth() < mean.get_linewidth(), "a run is thin, the mean is strong"
+    assert mean.get_color() == first.get_color() != other.get_color()
+    assert (mean.get_linestyle(), other.get_linestyle()) == ("-", "--")
+    assert dots(axes) == [[[1.5, 0.76]]]
+    assert legend(figure) == ["even", "ppo", "x" * 39 + "…"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("KL", "win rate")
+    assert axes.yaxis.get_major_formatter()(0.5) == "50.0%"
 
 
-def test_frontier_without_a_bound(drawn: Drawn) -> None:
-    (axes,) = drawn(plots.frontier, {}).axes
-    assert len(axes.lines) == 1
+def test_paths_of_nothing(drawn: Drawn) -> None:
+    (axes,) = drawn(plots.paths, [], x_label="KL", y_label="reward").axes
+    assert not axes.lines
 
 
 def test_calibration_has_every_bin_with_its_count_and_interval(drawn: Drawn) -> None:

@@ -61,7 +61,12 @@ def drawings(label: str = "PPO") -> dict[str, str]:
     return {
         "curves": plots.learning_curves(rows, {label: ["objective/score", "objective/kl"], "absent": ["no/metric"]}),
         "path": plots.reward_against_kl([0, 1, 2], [0, 1, 1.5], [label, "", "end"]),
-        "frontier": plots.frontier({label: [(1.0, 0.6, 0.5, 0.7, 0), (2.0, 0.7, None, None, 1)]}, [(0, 0.5), (1, 0.8)]),
+        "paths": plots.paths(
+            [plots.Line(label=label, runs=[[(0, 0.5), (1, 0.6)]], mean=[(0, 0.5), (1, 0.6)], colour=0)],
+            x_label="KL",
+            y_label="win rate",
+            level=(0.5, "even"),
+        ),
         "calibration": plots.calibration(calibration(rng.normal(1, 1, 100), [str(n) for n in range(100)], seed=0)),
         "matrix": plots.agreement_matrix(["a", label], [[None, 0.7], [0.7, None]]),
         "histogram": plots.before_after(rng.normal(size=50), rng.normal(size=40)),
@@ -150,7 +155,7 @@ def test_pictures_follow_the_palette_and_keep_text_as_text() -> None:
         assert not re.findall(r"#[0-9a-f]{6}\b(?!\d)", re.sub(r"(?:url\(#|href=\"#|id=\")[^\")]*", "", bare)), name
         assert "<text" in svg
         assert 'role="img"' in svg
-    assert "PPO" in drawings()["frontier"]
+    assert "PPO" in drawings()["paths"]
 
 
 def test_equal_data_give_equal_bytes() -> None:

@@ -8,10 +8,14 @@ from statistics import mean
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from palate.objectives.divergence import (
+    best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_score,
+    best_of_n_weights,
     best_of_n_win_rate_bound,
     k1,
     k2,
@@ -179,6 +183,57 @@ class TestBestOfN:
         samples = [0.3, -1.0, 2.0, 2.0, 0.7, -0.2]
         expected = mean(max(subset) for subset in itertools.combinations(samples, n))
         assert best_of_n_score(torch.tensor(samples), n).item() == pytest.approx(expected)
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 6])
+    def test_weights_are_shares_of_all_subsets_and_equals_share(self, n: int) -> None:
+        samples = [0.3, -1.0, 2.0, 2.0, 0.7, -1.0]
+        share = [0.0] * 6
+        subsets = list(itertools.combinations(range(6), n))
+        for subset in subsets:
+            best = [i for i in subset if samples[i] == max(samples[j] for j in subset)]
+            for i in best:
+                share[i] += 1 / len(best) / len(subsets)
+        assert best_of_n_weights(torch.tensor(samples), n).tolist() == pytest.approx(share)
+
+    @given(st.lists(st.integers(-3, 3), min_size=1, max_size=9), st.data())
+    def test_weights_do_not_know_the_order_or_the_unit(self, samples: list[int], data: st.DataObject) -> None:
+        n = data.draw(st.integers(1, len(samples)))
+        scores, order = (
+            torch.tensor(samples, dtype=torch.float64),
+            torch.tensor(data.draw(st.permutations(range(len(samples))))),
+        )
+        weights = best_of_n_weights(scores, n)
+        assert float(weights.sum()) == pytest.approx(1)
+        assert torch.allclose(best_of_n_weights(3 * scores[order] - 1, n), weights[order])
+        assert bool((weights[scores.argsort()].diff() >= -1e-12).all()), "a higher score is never less likely"
+
+    @pytest.mark.parametrize("n", [1, 2, 3])
+    def test_what_goes_with_the_best_is_unbiased(self, n: int) -> None:
+        """Another score of the response that the first score chooses: the sum over every pool of four."""
+        other = torch.tensor((2.0, -1.0, 0.5, 1.5), dtype=torch.float64)
+        draws = torch.tensor(list(itertools.product(range(4), repeat=4)))
+        chances = torch.tensor(self.probabilities, dtype=torch.float64)[draws].prod(1)
+        weights = best_of_n_weights(torch.tensor(self.scores)[draws], n)
+        estimate = (chances * (weights * other[draws]).sum(1)).sum()
+        expected = sum(b * float(value) for b, value in zip(self.distribution(n), other, strict=True))
+        assert estimate.item() == pytest.approx(expected)
+
+    @pytest.mark.parametrize("n", [1, 2, 5, 40])
+    def test_estimated_kl_is_exact_of_a_best_one_beside_many(self, n: int) -> None:
+        """One response of probability 0.3 that is the best, 20,000 of the same small probability below it."""
+        rest = torch.full((20_000,), 0.7 / 20_000, dtype=torch.float64)
+        probabilities = torch.cat([rest, torch.tensor([0.3], dtype=torch.float64)])
+        chosen = (probabilities.cumsum(0).clamp(max=1.0) ** n).diff(prepend=torch.zeros(1, dtype=torch.float64))
+        exact = torch.special.xlogy(chosen, chosen / probabilities).sum()
+        estimate = best_of_n_kl(n, torch.tensor(0.3))
+        assert estimate.item() == pytest.approx(exact.item(), rel=1e-3, abs=1e-6)
+
+    @given(st.integers(1, 300), st.floats(0, 1))
+    def test_estimated_kl_lies_between_zero_and_the_bound(self, n: int, probability: float) -> None:
+        kl = best_of_n_kl(n, torch.tensor(probability, dtype=torch.float64)).item()
+        assert -1e-9 <= kl <= best_of_n_kl_bound(n) + 1e-9
+        at_the_ends = best_of_n_kl(n, torch.tensor([0.0, 1.0])).tolist()
+        assert at_the_ends == pytest.approx([best_of_n_kl_bound(n), 0.0])
 
     @pytest.mark.parametrize("n", [1, 2, 3])
     def test_score_is_unbiased_over_all_samples_of_four(self, n: int) -> None:

@@ -10,6 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -26,7 +27,26 @@ from palate.evals.theme import LIGHT, SERIES
 from palate.evals.winrate import LengthBin
 from palate.intervals import Estimate
 
-Point = tuple[float, float, float | None, float | None, int]  # KL, win rate, its low and high, seed
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A method in a picture of paths; a place is (x, y).
+
+    Attributes:
+        runs: the places of each run.
+        mean: of all runs.
+        colour: a number; what belongs together has the same one.
+        dashed: without marks: of something that is known everywhere.
+        peak: where it is highest, marked by a star.
+    """
+
+    label: str
+    runs: Sequence[Sequence[tuple[float, float]]]
+    mean: Sequence[tuple[float, float]]
+    colour: int
+    dashed: bool = False
+    peak: tuple[float, float] | None = None
+
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -108,29 +128,48 @@ def reward_against_kl(kl: ArrayLike, reward: ArrayLike, labels: Sequence[str] = 
     return _render(draw, _NARROW, "Reward against KL")
 
 
-def frontier(series: Mapping[str, Sequence[Point]], bound: Sequence[tuple[float, float]] = ()) -> str:
-    """Win rate against KL, one mark per run and seed with its interval; dashed the bound of best-of-n, (KL, rate)."""
+def paths(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    level: tuple[float, str] | None = None,
+    at: float | None = None,
+    percent: bool = False,
+) -> str:
+    """What each method gained on its way: every run a thin line, their mean a strong one with its stops.
+
+    Args:
+        level: a height to compare with, dotted, and what it is.
+        at: a place at which all are compared, a thin upright line.
+        percent: y is a share.
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.axhline(0.5, color=LIGHT["muted"], linewidth=1.2, linestyle=":", label="no better than the baseline")
-        if bound:
-            axes.plot(*zip(*bound, strict=True), "--", color=LIGHT["muted"], linewidth=1.5, label="best of n, at most")
-        for index, (method, points) in enumerate(series.items()):
-            colour, marker = SERIES[index % len(SERIES)], _MARKERS[index % len(_MARKERS)]
-            x, y = [point[0] for point in points], [point[1] for point in points]
-            errors = _errors([Estimate(rate, low, high) for _, rate, low, high, _ in points])
-            axes.errorbar(x, y, errors, fmt="none", color=colour, elinewidth=1.4, alpha=0.45)
-            axes.scatter(
-                x, y, s=56, marker=marker, color=colour, edgecolor=LIGHT["paper"], zorder=3, label=_shorten(method)
-            )
-        axes.set_xlabel("KL to the reference policy (nats per response)")
-        axes.set_ylabel("win rate")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_xlim(left=0)
-        figure.legend(loc="outside right upper", handletextpad=0.4)
+        if level is not None:
+            axes.axhline(level[0], color=LIGHT["muted"], linewidth=1.2, linestyle=":", label=level[1])
+        if at is not None:
+            axes.axvline(at, color=LIGHT["muted"], linewidth=0.8)
+        for index, line in enumerate(lines):
+            colour, marker = SERIES[line.colour % len(SERIES)], _MARKERS[index % len(_MARKERS)]
+            for run in line.runs if len(line.runs) > 1 else ():
+                axes.plot(*zip(*run, strict=True), color=colour, linewidth=0.9, alpha=0.4)
+            style: dict[str, Any] = {"linestyle": "--" if line.dashed else "-"}
+            if not line.dashed:
+                style |= {"marker": marker, "markersize": 6, "markeredgecolor": LIGHT["paper"]}
+            axes.plot(*zip(*line.mean, strict=True), color=colour, label=_shorten(line.label, 40), **style)
+            if line.peak is not None:
+                axes.scatter(*line.peak, s=110, marker="*", color=colour, edgecolor=LIGHT["ink"], zorder=4)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.margins(0.05)
+        if lines:
+            figure.legend(loc="outside right upper", handletextpad=0.6)
 
-    return _render(draw, _WIDE, "Win rate against KL")
+    return _render(draw, _WIDE, f"{y_label} against {x_label}")
 
 
 def calibration(result: Calibration) -> str:

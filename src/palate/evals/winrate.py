@@ -100,7 +100,19 @@ def win_rate(scores_model: ArrayLike, scores_baseline: ArrayLike, *, seed: int, 
     Raises:
         DataError: no prompts, different prompts, or a score that is not finite.
     """
-    return win_rate_of_outcomes(_outcomes(scores_model, scores_baseline, tie_margin), seed=seed)
+    return win_rate_of_outcomes(compare_each(scores_model, scores_baseline, tie_margin), seed=seed)
+
+
+def compare_each(scores_model: ArrayLike, scores_baseline: ArrayLike, tie_margin: float = 0.0) -> Floats:
+    """[P, M, N] every response of the model against every one of the baseline: 1 won, 0 lost, one half tied.
+
+    Raises:
+        DataError: as of `win_rate`.
+    """
+    differences = _against_each(scores_model, scores_baseline)
+    if not np.isfinite(differences).all():
+        raise DataError("the judge returned a score that is not finite")
+    return np.where(np.abs(differences) <= tie_margin, 0.5, (differences > 0).astype(np.float64))
 
 
 def win_rate_of_outcomes(outcomes: ArrayLike, *, seed: int) -> WinRate:
@@ -134,7 +146,7 @@ def win_rate_by_length(
 
     Each bin is about twice as wide as its neighbour nearer to zero; empty ones are left out.
     """
-    outcomes = _outcomes(scores_model, scores_baseline, 0.0)
+    outcomes = compare_each(scores_model, scores_baseline, 0.0)
     differences = _against_each(words_model, words_baseline)
     if differences.shape != outcomes.shape:
         raise DataError("there must be one number of words for each score")
@@ -164,7 +176,7 @@ def length_controlled(
 
     See `length_controlled_of_outcomes`.
     """
-    outcomes = _outcomes(scores_model, scores_baseline, tie_margin)
+    outcomes = compare_each(scores_model, scores_baseline, tie_margin)
     differences = _against_each(words_model, words_baseline)
     return length_controlled_of_outcomes(outcomes, differences, seed=seed, resamples=resamples)
 
@@ -206,14 +218,6 @@ def both_orders(judge: PairJudge, prompts: Sequence[Prompt], a: Sequence[str], b
         num_disagreements=int((~steady).sum()),
         first_share=float((decided > 0).mean()) if len(decided) else None,
     )
-
-
-def _outcomes(scores_model: ArrayLike, scores_baseline: ArrayLike, tie_margin: float) -> Floats:
-    """[P, M, N] of 1, one half or 0."""
-    differences = _against_each(scores_model, scores_baseline)
-    if not np.isfinite(differences).all():
-        raise DataError("the judge returned a score that is not finite")
-    return np.where(np.abs(differences) <= tie_margin, 0.5, (differences > 0).astype(np.float64))
 
 
 def _against_each(model: ArrayLike, baseline: ArrayLike) -> Floats:

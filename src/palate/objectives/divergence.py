@@ -89,13 +89,62 @@ def best_of_n_win_rate_bound(n: int) -> float:
     return n / (n + 1)
 
 
+def best_of_n_kl(n: int, probability: Tensor) -> Tensor:
+    """KL(best of n || the policy that it samples) if the chosen response had this probability; an estimate, in nats.
+
+    A response of probability p that is the best one, beside many of which none is likely, comes out with probability
+    q = 1 - (1 - p)^n. Then, exactly,
+
+        KL = q log(q / p) + (1 - p)^n (log n + (n - 1) log(1 - p) - (n - 1) / n)
+
+    which is the bound for p = 0 and 0 for p = 1. Averaged over responses that best of n chose it estimates the
+    divergence where the bound is far off: a few responses that are likely (Beirami et al. 2024, arXiv:2401.01879).
+
+    Args:
+        n: how many are sampled for the best to be taken.
+        probability: [...] under the sampled policy, floating point.
+    """
+    _check_n(n)
+    p = probability.double()
+    missed = torch.exp(n * torch.log1p(-p))  # no draw of n is this one
+    drawn = -torch.expm1(n * torch.log1p(-p))
+    taken = torch.where(p > 0, torch.xlogy(drawn, drawn / p), 0.0)
+    rest = best_of_n_kl_bound(n) + (n - 1) * torch.log1p(-p)
+    return taken + torch.where(missed > 0, missed * rest, 0.0)
+
+
+def best_of_n_weights(scores: Tensor, n: int) -> Tensor:
+    """How likely each of N samples is to be the best of n drawn from them without replacement; equals share.
+
+    With b samples below a score and e that have it, those e are the best in C(b + e, n) - C(b, n) of C(N, n) subsets.
+    Weighted so, whatever is known of the N samples (another reward, a win, a length) has the expectation that it has
+    under best of n, without bias (Nakano et al. 2021, arXiv:2112.09332, for the score itself).
+
+    Args:
+        scores: [..., N].
+        n: how many are sampled for the best to be taken.
+
+    Returns:
+        [..., N] fp64, with sum 1.
+
+    Raises:
+        ValueError: n is below 1 or above N.
+    """
+    _check_n(n)
+    num_samples = scores.shape[-1]
+    if n > num_samples:
+        raise ValueError(f"best of {n} cannot be estimated from {num_samples} samples: sample more, or lower n")
+    subsets = [math.comb(k, n) / math.comb(num_samples, n) for k in range(num_samples + 1)]
+    share = torch.tensor(subsets, dtype=torch.float64, device=scores.device)
+    below = (scores[..., None, :] < scores[..., :, None]).sum(-1)
+    equal = (scores[..., None, :] == scores[..., :, None]).sum(-1)
+    return (share[below + equal] - share[below]) / equal
+
+
 def best_of_n_score(scores: Tensor, n: int) -> Tensor:
     """The expected score of best of n, from N >= n samples of the same policy, without bias.
 
-    The mean of the maximum over all C(N, n) subsets (Nakano et al. 2021, arXiv:2112.09332), by order statistics: with
-    the scores in ascending order, s_1 <= ... <= s_N, the i-th is the best of C(i-1, n-1) subsets,
-
-        sum_{i=n..N} s_i * C(i-1, n-1) / C(N, n)
+    The mean of the maximum over all C(N, n) subsets: see `best_of_n_weights`.
 
     Args:
         scores: [..., N], floating point.
@@ -107,12 +156,7 @@ def best_of_n_score(scores: Tensor, n: int) -> Tensor:
     Raises:
         ValueError: n is below 1 or above N.
     """
-    _check_n(n)
-    num_samples = scores.shape[-1]
-    if n > num_samples:
-        raise ValueError(f"best of {n} cannot be estimated from {num_samples} samples: sample more, or lower n")
-    shares = [math.comb(i, n - 1) / math.comb(num_samples, n) for i in range(num_samples)]
-    return (scores.sort(-1).values * scores.new_tensor(shares)).sum(-1)
+    return (best_of_n_weights(scores, n) * scores).sum(-1).to(scores.dtype)
 
 
 def _check_n(n: int) -> None:

@@ -8,8 +8,8 @@ description is its documentation: the reference page is generated from it. A fil
 Relative paths in a recipe are relative to the directory the command runs in.
 """
 
-from palate.recipe.evaluation import Taste, WinRateRecipe
-from palate.recipe.loading import RecipeT, load_recipe, parse_recipe
+from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
+from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, read_tree
 from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe
 from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
@@ -41,6 +41,7 @@ __all__ = [
     "Adapter",
     "BestOfNRecipe",
     "ChatTemplate",
+    "CompareRecipe",
     "DPORecipe",
     "Data",
     "Decay",
@@ -71,4 +72,5 @@ __all__ = [
     "WinRateRecipe",
     "load_recipe",
     "parse_recipe",
+    "read_tree",
 ]

@@ -46,3 +46,22 @@ class WinRateRecipe(Section):
     max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling, the same for both.")
     responses_per_prompt: PositiveInt = Field(2, description="Responses of each model to each prompt.")
+
+
+class CompareRecipe(Section):
+    """What several methods are measured by: the same prompts, judge, baseline and random numbers for all of them."""
+
+    stage: Literal["compare"] = "compare"
+    seed: int = Field(0, ge=0, description="Of the responses that are measured; the same for every method and seed.")
+    baseline: str = Field(description="What win rates are against and KL is to; `{seed}` stands for the run's seed.")
+    baseline_chat_template: str = Field("", description="How its conversations are laid out; empty: its own.")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
+    prompts: Data = Field(description="Held-out prompts.")
+    judge: Reward = Field(description="Scores a response; the higher score wins. No method may have learned from it.")
+    max_left_out: PromptsLeftOut = 0.0
+    sampling: Sampling = Field(Sampling(), description="Sampling, the same for all.")
+    responses_per_prompt: PositiveInt = Field(4, description="Responses of each policy to each prompt.")
+    points: PositiveInt = Field(
+        4, description="Policies of each run that are measured, evenly spaced; the last is one."
+    )
+    best_of: int = Field(16, ge=0, description="Responses a prompt to draw best of n from, n up to all; 0: none.")

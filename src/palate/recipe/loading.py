@@ -22,6 +22,15 @@ def load_recipe(kind: type[RecipeT], path: Path | str, overrides: Sequence[str] 
     Raises:
         RecipeError: a missing file, broken TOML, an unknown key (with the nearest one) or a bad value.
     """
+    return parse_recipe(kind, read_tree(path, overrides), where=str(path))
+
+
+def read_tree(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a recipe's file says, with ``a.b=value`` overrides; not validated yet.
+
+    Raises:
+        RecipeError: a missing file, broken TOML, or an override that does not fit.
+    """
     path = Path(path)
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -33,7 +42,7 @@ def load_recipe(kind: type[RecipeT], path: Path | str, overrides: Sequence[str] 
         raise RecipeError(f"{path}: not valid TOML: {error}") from None
     for override in overrides:
         _apply(tree, override)
-    return parse_recipe(kind, tree, where=str(path))
+    return tree
 
 
 def parse_recipe(kind: type[RecipeT], tree: Mapping[str, Any], *, where: str = "recipe") -> RecipeT:

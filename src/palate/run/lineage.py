@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from palate import disk
+
 FILE = "lineage.json"
 _PACKAGES = ("palate", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -48,6 +50,13 @@ def read(directory: Path) -> dict[str, Any] | None:
     if not isinstance(lineage, dict) or "ended" not in lineage:
         raise ValueError(f"{directory / FILE} is not a run's lineage")
     return lineage
+
+
+def reopen(directory: Path) -> None:
+    """More is asked of what was finished, so it goes on."""
+    lineage = read(directory)
+    if lineage is not None and lineage["ended"] is not None:
+        disk.write_text(directory / FILE, disk.json_text(lineage | {"ended": None}, indent=2) + "\n")
 
 
 def now() -> str:

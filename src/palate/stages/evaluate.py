@@ -174,10 +174,11 @@ def answers(
     *,
     num_responses: int,
     seed: int,
+    purpose: str = "evaluation",
 ) -> Answers:
-    """Sampled and judged."""
+    """Sampled and judged; for another purpose the random numbers are others."""
     engine = LocalEngine(loaded.model, loaded.chat)
-    key = (seed, "evaluation")
+    key = (seed, purpose)
     with showing(f"responses of {loaded.name}") as show:
         rollout = engine.generate(prompts, sampling, num_responses=num_responses, key=key, show=show)
     scores = judge(rollout.prompts, rollout.texts, rollout.sampled_tokens())
@@ -190,19 +191,25 @@ def answers(
     )
 
 
-@torch.no_grad()
 def divergence(rollout: Rollout, reference: LanguageModel, *, num_prompts: int, seed: int) -> Estimate:
     """KL(sampled policy || reference) per response in nats, by k1 on the responses themselves; its interval by prompt.
 
     The responses of a prompt stand side by side.
     """
+    by_prompt = divergence_by_prompt(rollout, reference, num_prompts=num_prompts)
+    return ratio_estimate(by_prompt, np.ones(num_prompts), seed=seed)
+
+
+@torch.no_grad()
+def divergence_by_prompt(rollout: Rollout, reference: LanguageModel, *, num_prompts: int) -> NDArray[np.float64]:
+    """[P] the same for each prompt."""
     ref_logprobs = per_token(
         rollout.sequences,
         MICROBATCH_TOKENS,
         lambda part: reference.logprobs(part, temperature=rollout.temperature),
     )
     by_prompt = k1(rollout.logprobs, ref_logprobs).sum(1).double().reshape(num_prompts, -1).mean(1)
-    return ratio_estimate(by_prompt.numpy(), np.ones(num_prompts), seed=seed)
+    return np.asarray(by_prompt.cpu().numpy(), dtype=np.float64)
 
 
 def describe(report: Report, found: Comparison) -> None:

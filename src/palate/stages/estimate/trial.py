@@ -86,6 +86,14 @@ def some(run: Run, records: Sequence[T], count: int) -> list[T]:
     return list(records[:count] if isinstance(run, Trial) and run.timed else records)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """What a stage will take: for people, and its seconds, None where they cannot be told."""
+
+    lines: list[str]
+    seconds: float | None = None
+
+
 def estimate(train: Callable[[Any, Run], None], recipe: Any) -> str:
     """What a stage will take, for people.
 
@@ -93,17 +101,34 @@ def estimate(train: Callable[[Any, Run], None], recipe: Any) -> str:
         train: of the stage.
         recipe: of the run.
     """
+    return "\n".join(foresee(train, recipe).lines)
+
+
+def foresee(train: Callable[[Any, Run], None], recipe: Any) -> Foreseen:
+    """The same, with its seconds."""
     with TemporaryDirectory(prefix="palate-estimate-") as directory:
-        told = _try(train, recipe, Path(directory) / "told", timed=False).told
-        assert told is not None, "a stage that says what it will take says so before it ends"
+        told = tell(train, recipe, Path(directory) / "told")
         lines = describe(told)
         if told.short:
-            return "\n".join([*lines, f"it does not fit: {told.short}"])
+            return Foreseen(lines=[*lines, f"it does not fit: {told.short}"])
         if not told.work.steps:
-            return "\n".join([*lines, "time: not measured; this command has no steps"])
+            return Foreseen(lines=[*lines, "time: not measured; this command has no steps"])
         trial = _try(train, told.recipe, Path(directory) / "timed", timed=True)
         assert trial.told is not None
-        return "\n".join([*lines, times(told.work, trial.told.work, trial.seconds_a_step)])
+        step, whole = times(told.work, trial.told.work, trial.seconds_a_step)
+        line = f"time, from two steps here: {step:.1f} s a step, {duration(whole)} in all"
+        return Foreseen(lines=[*lines, line], seconds=whole)
+
+
+def tell(train: Callable[[Any, Run], None], recipe: Any, directory: Path) -> Told:
+    """What a stage says before it reads any weights; its mistakes come to light here too.
+
+    Args:
+        directory: of a run that is nothing afterwards.
+    """
+    told = _try(train, recipe, directory, timed=False).told
+    assert told is not None, "a stage that says what it will take says so before it ends"
+    return told
 
 
 def _try(train: Callable[[Any, Run], None], recipe: Any, directory: Path, *, timed: bool) -> Trial:
@@ -135,9 +160,9 @@ def describe(told: Told) -> list[str]:
     return [*lines, *told.work.notes]
 
 
-def times(work: Workload, tried: Workload, seconds: float) -> str:
-    """The time of the run, by tokens, from that of one step; a pass without gradients counts a third."""
+def times(work: Workload, tried: Workload, seconds: float) -> tuple[float, float]:
+    """Seconds of a step and of the run, by tokens, from those of one step; a pass without gradients counts a third."""
     second = tried.steps[min(STEPS, len(tried.steps)) - 1]
     whole = seconds / max(1, second) * (sum(work.steps) + work.beside / 3)
     step = seconds / max(1, second) * sum(work.steps) / len(work.steps)
-    return f"time, from two steps here: {step:.1f} s a step, {duration(whole)} in all"
+    return step, whole

@@ -1,0 +1,93 @@
+"""What is measured of a policy, key by key of what it is measured by, and what of a run's cost is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.experiments.conftest import HELD_OUT
+
+from palate.experiments.followed import TokenCount
+from palate.experiments.measuring import Measure, Point
+from palate.lm.batch import Sequences
+from palate.lm.sources.zoo import load_chat, load_language_model
+from palate.recipe import CompareRecipe, parse_recipe
+from palate.run.directory import Run
+
+
+def measured(tree: dict[str, Any], directory: Path, **changes: Any) -> tuple[Point, Measure]:
+    """The tiny model with one weight changed, so that it is another policy than the baseline."""
+    recipe = parse_recipe(CompareRecipe, {**tree, **changes})
+    measure = Measure(recipe, Run.open(directory, recipe), directory / "scores.json")
+    policy = load_language_model("tiny", precision=recipe.precision)
+    with torch.no_grad():
+        policy.model.model.upper(0)[-1].mlp.down_proj.weight.mul_(3)
+    return measure.point(policy, None), measure
+
+
+@pytest.fixture
+def point(evaluation: dict[str, Any], tmp_path: Path) -> Point:
+    return measured(evaluation, tmp_path / "run")[0]
+
+
+def test_a_point_by_hand(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    found, measure = measured(evaluation, tmp_path / "run", judge={"function": "palate.simulated.tastes:short"})
+    assert {len(values) for values in (found.kl, found.judge, found.won, found.words, found.truncated)} == {HELD_OUT}
+    assert found.reward == ()
+    assert np.mean(found.kl) > 0.01
+    assert found.judge == pytest.approx([-words / 10 for words in found.words])  # the judge's whole taste
+    itself = measure.point(load_language_model("tiny", precision="fp32"), (measure.recipe.judge,))
+    assert itself.kl == pytest.approx([0] * HELD_OUT, abs=1e-5)
+    assert itself.won == pytest.approx([0.5] * HELD_OUT)
+    assert itself.reward == pytest.approx(itself.judge)
+
+
+KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "seed": ({"seed": 1}, ("kl", "words")),
+    "responses_per_prompt": ({"responses_per_prompt": 3}, ("kl", "words")),
+    "judge": ({"judge": {"length": 1.0}}, ("judge",)),
+    "sampling": ({"sampling": {"max_new_tokens": 3}}, ("words", "kl")),
+    "precision": ({"precision": "bf16"}, ("kl",)),
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_key_of_the_evaluation_is_used(
+    key: str, point: Point, evaluation: dict[str, Any], tmp_path: Path
+) -> None:
+    changes, differ = KEYS[key]
+    other, _ = measured(evaluation, tmp_path / "other", **changes)
+    for name in differ:
+        assert getattr(other, name) != getattr(point, name), f"{key} does not reach {name}"
+
+
+def test_the_baseline_is_laid_out_as_it_says(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    _, measure = measured(evaluation, tmp_path / "run", baseline_chat_template="plain")
+    assert measure.baseline.chat.fingerprint == load_chat("tiny", chat_template="plain").fingerprint
+    assert measure.baseline.chat.fingerprint != load_chat("tiny").fingerprint
+
+
+def test_tokens_are_counted_by_layers_and_thrice_with_gradients() -> None:
+    loaded = load_language_model("tiny", precision="fp32")
+    model, layers = loaded.model, len(loaded.model.model.upper(0))
+    sequences = Sequences.pack([[1, 2, 3], [1, 2, 3], [4]], [[5, 6], [7], [8, 9]], group_ids=[0, 0, 1])
+    computed = 3 + 2 + 1 + 1 + 2  # a prompt that is shared once
+    rows = [computed] * (layers - 1)
+    with TokenCount() as count, torch.no_grad():
+        model.logprobs(sequences, temperature=1.0)
+        whole = count.tokens
+    assert whole * layers == pytest.approx(sum(rows) + computed)
+    model.freeze(1)
+    with TokenCount() as count:
+        model.logprobs(sequences, temperature=1.0)
+    assert count.tokens == pytest.approx(whole * (1 + 3 * (layers - 1)) / layers)
+    trunk = model.trunk(sequences)
+    with TokenCount() as count:
+        model.logprobs(sequences, temperature=1.0, trunk=trunk)
+    assert count.tokens == pytest.approx(whole * 3 * (layers - 1) / layers)
+    after = count.tokens
+    model.logprobs(sequences, temperature=1.0)
+    assert count.tokens == after, "outside nothing is counted"
