@@ -43,8 +43,14 @@ def test_over_optimisation_through_the_command(tmp_path: Path) -> None:
     assert main(["overoptimize", "--out", str(out), "--scale", "tiny"]) == 0
     report = report_of(out)
     names = [method["name"] for method in report["methods"]]
-    assert names[:3] == ["one-proxy", "one-proxy-penalty", "mean-of-proxies"]
-    assert names[3:] == ["best of n by one-proxy's reward", "best of n by mean-of-proxies's reward"]
+    ensembles = ["mean-of-proxies", "least-of-proxies", "mean-minus-spread"]
+    assert names[:5] == ["one-proxy", "one-proxy-penalty", *ensembles]
+    assert names[5:] == [f"best of n by {name}'s reward" for name in ("one-proxy", *ensembles)]
+    means = {method["name"]: np.array(method["runs"][0]["reward"]) for method in report["methods"][5:]}
+    one, mean, least, cautious = means.values()
+    assert (least < mean).all(), "no mean is below the least"
+    assert (cautious < mean).all()
+    assert not np.allclose(one, mean)
     assert {found["form"] for found in report["fits"].values()} == {"best of n", "rl"}
     for name, found in report["fits"].items():
         assert found["form"] == ("best of n" if name.startswith("best") else "rl")

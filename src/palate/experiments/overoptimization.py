@@ -3,8 +3,9 @@
     gold       the hidden taste itself, which no training sees
     labels     it says which of two answers of the SFT model is better; a quarter of what it says is turned round
     proxies    reward models that learned from those labels, alike but for their seed
-    best of n  by each proxy, every n up to a pool's size, without bias
-    RL         REINFORCE on each proxy, as far as it goes; with a KL penalty as well
+    best of n  by each of these rewards, every n up to a pool's size, without bias
+    RL         REINFORCE on one of them, on that with a KL penalty, and on ensembles of all: their mean, the least, the
+               mean minus the spread
 
 Against d, the root of the KL to the SFT model, a proxy goes on rising where gold has long been falling: Gao et al. 2022
 (arXiv 2210.10760), whose forms are fitted (`forms.py`). Coste et al. 2023 (arXiv 2310.02743) for ensembles and 25% of
@@ -15,7 +16,7 @@ Run it: `palate overoptimize`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ from palate.simulated.labelers import rank_candidates
 from palate.stages import reward
 
 WRONG_LABELS = 0.25
-ONE, PENALTY, MEAN = "one-proxy", "one-proxy-penalty", "mean-of-proxies"
+ENSEMBLES = {"mean-of-proxies": "mean", "least-of-proxies": "min", "mean-minus-spread": "mean_minus_std"}
+"""What one score is made of those of all proxies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Size:
 
 
 SCALES = {
-    "full": Size(scale=EVERYDAY, members=4, steps=24, points=8, best_of=64, responses=4),
+    "full": Size(scale=EVERYDAY, members=4, steps=20, points=5, best_of=64, responses=4),
     "tiny": Size(scale=SMALL, members=2, steps=3, points=3, best_of=4, responses=2, learning_rate=3e-3),
 }
 
@@ -128,18 +130,19 @@ def overoptimize(out: Path, *, seeds: int = 1, scale: Size = SCALES["full"]) -> 
 
 def variations(loop: Labelled) -> list[Method]:
     """REINFORCE on every proxy; best of n follows by each of their rewards."""
-    members = [{"model": str(loop.out / f"reward-{number}")} for number in range(loop.size.members)]
-    mean = [member | {"weight": 1 / len(members)} for member in members]
+    proxies = [str(loop.out / f"reward-{number}") for number in range(loop.size.members)]
     settings: dict[str, Any] = loop.rl() | {
         "model": str(loop.out / "sft"),
-        "rewards": members[:1],
+        "rewards": [{"model": proxies[0]}],
         "steps": loop.size.steps,
         "kl_coef": 0.0,
         "min_entropy": 0.0,
         "truncation_score": None,
         "optimizer": {"learning_rate": loop.size.learning_rate, "schedule": "constant"},
     }
-    given: Mapping[str, dict[str, Any]] = {ONE: {}, PENALTY: {"kl_coef": 0.1}, MEAN: {"rewards": mean}}
+    given: dict[str, dict[str, Any]] = {"one-proxy": {}, "one-proxy-penalty": {"kl_coef": 0.1}}
+    for name, aggregation in ENSEMBLES.items():
+        given[name] = {"rewards": [{"ensemble": proxies, "aggregation": aggregation}]}
     return [method("reinforce", loop, settings | changes, name=name) for name, changes in given.items()]
 
 
