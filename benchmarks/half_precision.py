@@ -27,7 +27,7 @@ from palate.recipe import Sampling
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.stages.common import deterministic
-from palate.stages.reinforcement.rollouts import check_on_policy
+from palate.stages.reinforcement.watching import check_on_policy
 
 CLIP_RANGE = 0.2
 BARS = {"sampler/gap": 0.01, "sampler/kl_k3": 0.01, "sampler/outside_clip_range": 1e-12}

@@ -67,9 +67,9 @@ STAGES = (
     ),
     Stage(
         "reinforce",
-        "improve a model on its reward by REINFORCE, leave-one-out",
-        "REINFORCE with the leave-one-out baseline (RLOO): the other responses to a prompt say what was to be\n"
-        "expected. No value model.",
+        "improve a model on its reward by REINFORCE (RLOO, GRPO, DAPO ...)",
+        "REINFORCE and its descendants: the other responses to a prompt say what was to be expected, and there is no\n"
+        "value model. As it comes it is RLOO; recipes/ has GRPO, Dr. GRPO, DAPO, GSPO and CISPO.",
         "palate.stages.reinforcement.reinforce",
         "ReinforceRecipe",
         "reinforce",

@@ -24,7 +24,7 @@ from palate.lm.sources.zoo import load_language_model, load_scalar_model, locate
 from palate.recipe import PPORecipe, RLRecipe, parse_recipe
 from palate.run.directory import Run
 from palate.stages.reinforcement import ppo, reinforce
-from palate.stages.reinforcement.rollouts import Actors
+from palate.stages.reinforcement.actors import Actors
 
 ADAPTER = {"rank": 2, "targets": ["q_proj", "v_proj", "up_proj"]}
 Settings = dict[str, dict[str, Any]]
@@ -105,7 +105,7 @@ def test_ppo_holds_one_base(
 
     def loads(recipe: PPORecipe, actors: Any, run: Run) -> Any:
         value_model = load(recipe, actors, run)
-        held.extend([actors.policy.model, actors.reference, *(s.model for s in actors.rewards.learned), value_model])
+        held.extend([actors.policy, actors.reference, *(s.model for s in actors.rewards.learned), value_model])
         return value_model
 
     monkeypatch.setattr(ppo, "load_value_model", loads)
@@ -229,7 +229,7 @@ def test_without_adapters_a_run_goes_on_with_all_weights(
 
     def loads(recipe: RLRecipe, run: Run) -> Actors:
         actors = load(recipe, run)
-        policy, reference = actors.policy.model, actors.reference
+        policy, reference = actors.policy, actors.reference
         assert not adapted(policy)
         lower = (
             zip(a.parameters(), b.parameters(), strict=True)

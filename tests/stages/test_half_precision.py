@@ -17,7 +17,7 @@ from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import Adapter, Sampling
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
-from palate.stages.reinforcement.rollouts import check_on_policy
+from palate.stages.reinforcement.watching import check_on_policy
 
 FROZEN_LAYERS = 24
 

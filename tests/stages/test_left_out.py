@@ -164,19 +164,19 @@ def test_a_row_longer_than_the_model_was_made_for_is_left_out(
 def test_changed_data_is_accepted_on_request_and_recorded(
     command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from palate.stages.reinforcement import reinforce
+    from palate.stages.reinforcement import step as step_of
 
     data = Path(prompts(tmp_path / "prompts.jsonl", short=12, long=0))
     changes = {"prompts": {"path": str(data)}, "steps": 3, "checkpoint_every": 1}
-    collect = reinforce.collect
+    prompts_of_step = step_of.prompts_of_step
 
-    def crash(actors: Any, engine: Any, recipe: Any, step: int) -> Any:
+    def crash(prompts: Any, step: int, **settings: Any) -> Any:
         if step == 2:
             raise KeyboardInterrupt
-        return collect(actors, engine, recipe, step)
+        return prompts_of_step(prompts, step, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reinforce, "collect", crash)
+        patch.setattr(step_of, "prompts_of_step", crash)
         assert command("reinforce", **changes)[0] == 130
     before = data.read_text()
     data.write_text(before.replace("3: Tell me.", "3: Tell me more."))

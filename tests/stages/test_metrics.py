@@ -26,7 +26,8 @@ from palate.rewards.learned import raw_scores
 from palate.run.directory import Run
 from palate.run.metrics import METRICS, headline
 from palate.stages import reward
-from palate.stages.reinforcement import ppo, reinforce, rollouts
+from palate.stages.reinforcement import ppo, reinforce, watching
+from palate.stages.reinforcement import step as step_of
 from palate.studio.training import progress
 
 Settings = dict[str, dict[str, Any]]
@@ -83,7 +84,7 @@ def test_a_rollout_of_one_response(settings: Settings, tmp_path: Path) -> None:
     ],
 )
 def test_a_correlation_by_hand(one: list[float], other: list[float], expected: float) -> None:
-    told = rollouts._correlation(torch.tensor(one), torch.tensor(other))
+    told = watching.correlation(torch.tensor(one), torch.tensor(other))
     assert told == pytest.approx(expected)
 
 
@@ -118,31 +119,32 @@ def test_the_prompts_of_a_step_cost_one_shuffle_for_each_pass(
         shuffles.append(int(key[-1]))
         return randomness.permutation(count, *key)
 
-    monkeypatch.setattr(rollouts, "permutation", counted)
-    picked = [prompt for step in range(5) for prompt in rollouts.prompts_of_step(prompts, recipe, step)]
+    monkeypatch.setattr(step_of, "permutation", counted)
+    key = (recipe.seed, recipe.stage)
+    picked = [prompt for step in range(5) for prompt in step_of.prompts_of_step(prompts, step, count=8, key=key)]
     assert picked == endless[:40]
     assert shuffles == [0, 0, 1, 1, 2, 2, 2, 3]  # two in a step in which a pass ends
 
 
 @pytest.mark.parametrize("gap", [0.2, -0.2, float("nan")])
 def test_a_sampler_that_is_not_the_trainer_is_told_what_to_do(gap: float) -> None:
-    rollouts.check_on_policy([torch.full((6,), 0.01)], 2, clip_range=0.2, step=7)
+    watching.check_on_policy([torch.full((6,), 0.01)], 2, clip_range=0.2, step=7)
     with pytest.raises(TrainingError, match=r'^step 7: sampling and training differ by .* precision = "fp32"'):
-        rollouts.check_on_policy([torch.full((6,), gap)], 2, clip_range=0.2, step=7)
+        watching.check_on_policy([torch.full((6,), gap)], 2, clip_range=0.2, step=7)
 
 
 def test_how_well_sampler_and_trainer_agree_by_hand() -> None:
     """One token in a microbatch of its own, far off, is one of a hundred tokens: no microbatch is judged alone."""
     far, near = torch.tensor([-0.3]), torch.zeros(99)
-    told = rollouts.check_on_policy([far, near], 4, clip_range=0.2, step=0)
+    told = watching.check_on_policy([far, near], 4, clip_range=0.2, step=0)
     assert told == {
         "sampler/gap": pytest.approx(0.003),
         "sampler/gap_max": pytest.approx(0.3),
         "sampler/kl_k3": pytest.approx((np.exp(-0.3) - 1 + 0.3) / 4),
         "sampler/outside_clip_range": pytest.approx(0.01),
     }
-    assert rollouts.check_on_policy([torch.cat([near, far])], 4, clip_range=0.2, step=0) == pytest.approx(told)
-    assert rollouts.check_on_policy([far, near], 4, clip_range=0.3, step=0)["sampler/outside_clip_range"] == 0.0
+    assert watching.check_on_policy([torch.cat([near, far])], 4, clip_range=0.2, step=0) == pytest.approx(told)
+    assert watching.check_on_policy([far, near], 4, clip_range=0.3, step=0)["sampler/outside_clip_range"] == 0.0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -204,6 +206,8 @@ ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
         "ppo",
         {"pretraining": {"data": {"path": "$texts"}, "sequences_per_step": 2, "sequence_length": 32}},
     ),
+    "policy/kl_loss": ("reinforce", {"kl_loss_coef": 0.1}),
+    "objective/groups_resampled": ("reinforce", {"max_resamples": 1}),
     "reward/rating_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
     "reward/rating_error": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
     "reward/flag_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"flag": "hallucination"}]}),

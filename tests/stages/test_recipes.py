@@ -21,7 +21,7 @@ COMMAND = {
     "hh_harmless": "reward",
     "ppo": "ppo",
     "ppo_ptx": "ppo",
-    "reinforce": "reinforce",
+    **dict.fromkeys(("reinforce", "grpo", "dr_grpo", "dapo", "gspo", "cispo"), "reinforce"),
     "dpo": "dpo",
     "kto": "kto",
     "best_of_n": "best-of-n",
@@ -72,6 +72,7 @@ def transcripts(path: Path) -> str:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None:
+    on_prompts = [f"prompts.path={data['prompts']}", *LEARNED]
     overrides = {
         "sft": [f"data.path={data['demonstrations']}"],
         "sample": [f"prompts.path={data['prompts']}"],
@@ -83,9 +84,9 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         ],
         "convarg": [f"data.path={pairs(tmp_path / 'pairs.jsonl')}"],
         "hh_harmless": [f"data.path={transcripts(tmp_path / 'hh.jsonl')}"],
-        "ppo": [f"prompts.path={data['prompts']}", *LEARNED],
-        "ppo_ptx": [f"prompts.path={data['prompts']}", f"pretraining.data.path={data['texts']}", *LEARNED],
-        "reinforce": [f"prompts.path={data['prompts']}", *LEARNED],
+        "ppo": on_prompts,
+        "ppo_ptx": [*on_prompts, f"pretraining.data.path={data['texts']}"],
+        **{name: on_prompts for name, command in COMMAND.items() if command == "reinforce"},
         "dpo": [f"data.path={data['rankings']}"],
         "kto": [f"data.path={data['thumbs']}"],
         "best_of_n": [f"prompts.path={data['prompts']}", "rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6"],

@@ -106,6 +106,21 @@ class Sequences:
                 taken, used = taken + unit, used + cost
         yield self.select(torch.tensor(taken))
 
+    @classmethod
+    def join(cls, several: Sequence[Self]) -> Self:
+        """One after the other, their rows and groups numbered anew."""
+        width = max(sequences.tokens.shape[1] for sequences in several)
+        ids = [torch.unique(sequences.group_ids, return_inverse=True)[1] for sequences in several]
+        starts = np.cumsum([0, *(int(group.max()) + 1 for group in ids)])
+        return cls(
+            tokens=torch.cat([widened(sequences.tokens, width) for sequences in several]),
+            mask=torch.cat([widened(sequences.mask, width) for sequences in several]),
+            prompt_lengths=torch.cat([sequences.prompt_lengths for sequences in several]),
+            lengths=torch.cat([sequences.lengths for sequences in several]),
+            group_ids=torch.cat([group + int(start) for group, start in zip(ids, starts, strict=False)]),
+            rows=torch.arange(sum(map(len, several)), device=ids[0].device),
+        )
+
     def take(self, *tensors: Tensor) -> list[Tensor]:
         """Of [B, T] tensors of the batch that these were selected from: their rows, as wide as these are."""
         return [tensor[self.rows, : self.mask.shape[1]] for tensor in tensors]
@@ -363,6 +378,11 @@ def _response_mask(prompt_lengths: Tensor, prompt_width: int, response_width: in
         ],
         dim=-1,
     )
+
+
+def widened(x: Tensor, width: int) -> Tensor:
+    """[B, T] -> [B, width], zero on the right."""
+    return torch.nn.functional.pad(x, (0, width - x.shape[1]))
 
 
 def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:

@@ -1,8 +1,17 @@
 """From scores to what a policy learns from: shaped rewards, advantages, returns, whitening.
 
-Three baselines, in the order of what they cost: the mean of the other answers to the same prompt (`leave_one_out`), the
-mean of all of them (`group_relative`), a value model (`gae`). All of them are computed once for each rollout, over the
-whole batch and never over a microbatch, and none of them carries a gradient.
+Baselines, in the order of what they cost: none, the mean of the batch (`batch_relative`), the mean of the other answers
+to the same prompt (`leave_one_out`) or of all of them (`group_relative`), a value model (`gae`). All of them are
+computed once for each rollout, over the whole batch and never over a microbatch, and none of them carries a gradient.
+
+Weights turn the mean over tokens, which losses are, into another one. N responses of lengths l[b] have L tokens in all:
+
+    token_weights       1                a mean over tokens: a long response counts more than a short one
+    sequence_weights    L / (N * l[b])   a mean over each response's tokens, then over responses: long ones are diluted
+    constant_weights    L / (N * max)    a sum over each response's tokens, over a constant: neither
+
+All three have the same optimum where a policy can fit every response; they differ in the way there, and in what gives
+way where it cannot (Liu et al. 2025, arXiv:2503.20783, section 3.1; Yu et al. 2025, arXiv:2503.14476, section 3.3).
 
 Left out: bootstrapping from the value at a cut-off. A response that hit the length limit is treated as ended, because
 its reward already is: the stage scores truncated responses by an explicit rule, and adding the value of a continuation
@@ -92,6 +101,20 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, gae_lamb
     return advantages, advantages + values
 
 
+def no_baseline(scores: Tensor, group_ids: Tensor) -> Tensor:
+    """The scores [B] as they are: Williams 1992, equation 11 with b = 0. Unbiased, and as noisy as can be."""
+    return scores
+
+
+def batch_relative(scores: Tensor, group_ids: Tensor) -> Tensor:
+    """Each score [B] minus the mean of all of them, whatever the prompt.
+
+    The mean holds the answer itself, so that the gradient is (B - 1) / B of the unbiased one. It takes off what all
+    prompts have in common, and nothing of what distinguishes hard prompts from easy ones.
+    """
+    return scores - scores.mean()
+
+
 def leave_one_out(scores: Tensor, group_ids: Tensor) -> Tensor:
     """Each score minus the mean of the other scores of its group (RLOO).
 
@@ -143,6 +166,27 @@ def group_relative(scores: Tensor, group_ids: Tensor, *, scale: bool) -> Tensor:
     same = group_ids[:, None] == group_ids[None, :]
     std = (torch.where(same, centred.square(), 0.0).sum(1) / size).sqrt()
     return centred / (std + _STD_EPS)
+
+
+def token_weights(lengths: Tensor) -> Tensor:
+    """[N] ones: every token counts the same."""
+    return torch.ones(lengths.shape, device=lengths.device)
+
+
+def sequence_weights(lengths: Tensor) -> Tensor:
+    """[N] for lengths [N] of all responses of an optimizer step: every response counts the same (GRPO).
+
+    Shao et al. 2024 (arXiv:2402.03300), equation 3: 1/G sum_i 1/|o_i| sum_t.
+    """
+    return (lengths.sum() / (len(lengths) * lengths.double())).float()
+
+
+def constant_weights(lengths: Tensor, *, max_new_tokens: int) -> Tensor:
+    """[N] for lengths [N]: sums of responses over a constant, the longest that one may be (Dr. GRPO).
+
+    Liu et al. 2025 (arXiv:2503.20783), section 3.2 and their code's `masked_sum(..., constant_normalizer)`.
+    """
+    return (lengths.sum() / (len(lengths) * max_new_tokens * torch.ones_like(lengths).double())).float()
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ pair, whose share is `reward/ordered`).
 
 Nothing is repaired or skipped: a non-finite number inside the mask makes the loss non-finite or, where the loss is flat
 (a clipped ratio, a preference won by an infinite margin), the metrics. Whatever lies outside the mask, NaN included,
-changes neither loss nor gradient. Left out: per-sequence means and constant denominators (a caller who wants one scales
-the advantages), separate lower and upper clip ranges, and an entropy bonus.
+changes neither loss nor gradient. Left out: an entropy bonus, and per-sequence means and constant denominators: a
+caller who wants one scales the advantages by the weights in `advantages`. The policy loss has relatives in
+`surrogates`.
 """
 
 from __future__ import annotations
@@ -150,15 +151,17 @@ def policy_loss(
     mask: Tensor,
     *,
     clip_range: float,
+    clip_range_high: float | None = None,
     denominator: float | Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
     """PPO's clipped surrogate, with its sign turned so that it is minimised; a mean over tokens.
 
-    Schulman et al. 2017 (arXiv:1707.06347), equation 7:
+    Schulman et al. 2017 (arXiv:1707.06347), equation 7; with a range of its own above 1, so that what is unlikely can
+    become likely, Yu et al. 2025 (DAPO, arXiv:2503.14476), equation 10:
 
         ratio[b,t] = exp(new_logprobs[b,t] - logprobs[b,t])
-        loss = sum_{b,t} mask * max(-advantages * ratio, -advantages * clip(ratio, 1 - clip_range, 1 + clip_range))
-               / denominator
+        near[b,t] = clip(ratio[b,t], 1 - clip_range, 1 + clip_range_high)
+        loss = sum_{b,t} mask * max(-advantages * ratio, -advantages * near) / denominator
 
     At ratio 1 its gradient with respect to `new_logprobs` is `-advantages / denominator`, which is REINFORCE.
 
@@ -168,6 +171,7 @@ def policy_loss(
         advantages: [B, T].
         mask: [B, T] boolean, the response tokens.
         clip_range: how far from 1 the ratio is still rewarded for moving.
+        clip_range_high: the same above 1; `clip_range` if left out.
         denominator: response tokens in the whole optimizer step; the mask's own count if left out.
 
     Returns:
@@ -187,7 +191,9 @@ def policy_loss(
     advantages = torch.where(mask, advantages, 0.0)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    clipped = -advantages * ratio.clamp(
+        1 - clip_range, 1 + (clip_range if clip_range_high is None else clip_range_high)
+    )
     loss = torch.maximum(unclipped, clipped).sum() / count
     ratio, log_ratio = ratio.detach(), log_ratio.detach()
     return loss, {

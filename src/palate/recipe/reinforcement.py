@@ -35,11 +35,14 @@ class RLRecipe(StageRecipe):
     )
     responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")
     truncation_score: float | None = Field(None, description="Score of a response without a stop token.")
+    epochs: PositiveInt = Field(1, description="Passes over a rollout.")
+    minibatches: PositiveInt = Field(1, description="Optimizer steps in a pass.")
     kl_coef: NonNegative = Field(0.05, description="Weight of the per-token KL to the reference inside the reward.")
     max_negative_kl: Positive = Field(0.5, description="A KL below minus this, three steps in a row, ends the run.")
     min_entropy: NonNegative = Field(
         0.02, description="Entropy per token below this, three steps in a row, ends the run."
     )
+    optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the policy.")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> RLRecipe:
@@ -50,6 +53,8 @@ class RLRecipe(StageRecipe):
                 f"sampling.max_new_tokens = {self.sampling.max_new_tokens} leaves no room for a prompt within "
                 f"max_length = {self.max_length}"
             )
+        if self.minibatches > self.prompts_per_step:
+            raise ValueError("minibatches are made of whole prompts: at most prompts_per_step of them")
         return self
 
 
@@ -70,21 +75,16 @@ class PPORecipe(RLRecipe):
     kl_target: Positive | None = Field(None, description="Adapt `kl_coef` towards this KL per sequence (nats).")
     kl_horizon: PositiveInt = Field(500, description="Sequences over which the adaptation works.")
     whiten_rewards: bool = Field(False, description="Scale rewards to unit variance, keeping their mean.")
-    epochs: PositiveInt = Field(1, description="Passes over a rollout.")
-    minibatches: PositiveInt = Field(1, description="Optimizer steps in a pass.")
     clip_range: Positive = Field(0.2, description="Clipping of the probability ratio.")
     clip_range_value: NonNegative = Field(0.2, description="Clipping of the value's change; 0 leaves it free.")
     gamma: Fraction = Field(1.0, description="Discount.")
     gae_lambda: Fraction = Field(0.95, description="Lambda of generalised advantage estimation.")
     value_warmup: int = Field(0, ge=0, description="First steps in which only the value model learns.")
     pretraining: Pretraining | None = Field(None, description="Pretraining gradient; absent: plain PPO.")
-    optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the policy.")
     value_optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the value model.")
 
     @model_validator(mode="after")
     def _works_together(self) -> PPORecipe:
-        if self.minibatches > self.prompts_per_step:
-            raise ValueError("minibatches are made of whole prompts: at most prompts_per_step of them")
         if self.value_warmup >= self.steps:
             raise ValueError(
                 f"value_warmup = {self.value_warmup} leaves none of {self.steps} steps in which the policy learns"
@@ -103,10 +103,40 @@ class PPORecipe(RLRecipe):
 
 
 class ReinforceRecipe(RLRecipe):
-    """REINFORCE with the leave-one-out baseline (RLOO)."""
+    """REINFORCE and its descendants; as it comes with the leave-one-out baseline (RLOO)."""
 
     stage: Literal["reinforce"] = "reinforce"
-    responses_per_prompt: TwoOrMore = Field(
-        4, description="Responses sampled for each (K); each is compared with the mean of the others."
+    baseline: Literal["none", "batch_mean", "leave_one_out", "group_mean", "group_normalized"] = Field(
+        "leave_one_out",
+        description="What a response is compared with: nothing, the mean of the rollout, of the other responses to its "
+        "prompt (RLOO), of all of them (Dr. GRPO), or that in units of their spread (GRPO).",
     )
-    optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer.")
+    surrogate: Literal["token", "sequence", "weight"] = Field(
+        "token",
+        description="What `clip_range` clips: the probability ratio of a token (PPO), of the whole response (GSPO), or "
+        "the weight of a token, which still learns (CISPO).",
+    )
+    clip_range: Positive | None = Field(None, description="Clipping of the ratio below 1; absent: nothing is clipped.")
+    clip_range_high: Positive | None = Field(None, description="Clipping above 1 (DAPO); absent: as `clip_range`.")
+    denominator: Literal["tokens", "sequences", "constant"] = Field(
+        "tokens",
+        description="The loss is a mean over tokens, over each response's tokens and then responses (GRPO), or a sum "
+        "over tokens divided by responses times `max_new_tokens` (Dr. GRPO).",
+    )
+    kl_loss_coef: NonNegative = Field(
+        0.0, description="Weight of the KL to the reference in the loss (k3, GRPO), besides `kl_coef` in the reward."
+    )
+    max_resamples: int = Field(
+        0,
+        ge=0,
+        description="Rounds in a step in which prompts whose responses all scored the same give way to others (DAPO's "
+        "dynamic sampling); 0 keeps them.",
+    )
+
+    @model_validator(mode="after")
+    def _has_others(self) -> ReinforceRecipe:
+        if self.responses_per_prompt < 2 and self.baseline not in ("none", "batch_mean"):
+            raise ValueError(f'baseline = "{self.baseline}" needs 2 responses_per_prompt or more')
+        if self.clip_range_high is not None and self.clip_range is None:
+            raise ValueError("clip_range_high clips on one side alone: set clip_range too (1 clips nothing below)")
+        return self

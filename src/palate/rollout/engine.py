@@ -7,12 +7,13 @@ any of them the log-probabilities that RL needs would be those of another policy
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from palate.lm.batch import Sequences
+from palate.lm.batch import Sequences, widened
 from palate.lm.model import LanguageModel, Trunk
 from palate.recipe import Sampling
 from palate.records import Prompt
@@ -45,6 +46,32 @@ class Rollout:
         return SampledTokens(
             sequences=self.sequences, ended=tuple(self.ended.tolist()), trunk=trunk, layout=self.layout
         )
+
+    def select(self, rows: Tensor) -> Rollout:
+        """The responses at ``rows`` [N]."""
+        sequences = self.sequences.select(rows)
+        return replace(
+            self,
+            prompts=tuple(self.prompts[row] for row in rows.tolist()),
+            texts=tuple(self.texts[row] for row in rows.tolist()),
+            sequences=sequences,
+            logprobs=self.logprobs[rows, : sequences.mask.shape[1]],
+            ended=self.ended[rows.to(self.ended.device)],
+        )
+
+
+def join(rollouts: Sequence[Rollout]) -> Rollout:
+    """All responses, one rollout after the other; the prompts of one are never those of another."""
+    sequences = Sequences.join([rollout.sequences for rollout in rollouts])
+    width = sequences.mask.shape[1]
+    return replace(
+        rollouts[0],
+        prompts=tuple(prompt for rollout in rollouts for prompt in rollout.prompts),
+        texts=tuple(text for rollout in rollouts for text in rollout.texts),
+        sequences=sequences,
+        logprobs=torch.cat([widened(rollout.logprobs, width) for rollout in rollouts]),
+        ended=torch.cat([rollout.ended for rollout in rollouts]),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,11 @@ METRICS: dict[str, str] = {
     "objective/kl_coef": "Weight of the KL inside the reward; it moves only if `kl_target` is set.",
     "objective/length_correlation": "Correlation of score and response length; near 1, length buys the reward.",
     "objective/groups_without_signal": "Share of prompts whose responses all scored the same; they teach nothing.",
+    "objective/groups_resampled": "How many times a prompt whose responses all scored the same gave way to another one "
+    "(`max_resamples`).",
     # The policy's update.
     "policy/loss": "Loss of the policy; its size means little, because advantages are centred.",
+    "policy/kl_loss": "KL to the reference per token, k3, as `kl_loss_coef` puts it into the loss.",
     "policy/clip_fraction": "Share of tokens whose probability ratio was clipped. Above 0.3 the steps are too large.",
     "policy/approx_kl": "KL of the sampling policy and the updated one, k3 per token. Above 0.05 steps are too large.",
     "policy/ratio_mean": "Mean probability ratio of new to sampling policy; 1 in expectation.",
@@ -30,8 +33,8 @@ METRICS: dict[str, str] = {
     "policy/grad_norm": "Norm of the policy's gradient before it is scaled down to `max_grad_norm`.",
     "policy/learning_rate": "Learning rate of the policy in this step.",
     "policy/pretraining_loss": "Loss on the mixed-in pretraining text per token (PPO-ptx).",
-    # The sampler against the trainer: the same weights, before the first update of a step. In PPO over its first
-    # minibatch, and not while `value_warmup` leaves the policy alone.
+    # The sampler against the trainer: the same weights, before the first update of a step. Over its first minibatch,
+    # and not while `value_warmup` leaves the policy alone.
     "sampler/gap": "Difference of the response tokens' log-probabilities in sampling and in training with the same "
     "weights, mean per token, in nats: rounding. A run ends above 0.05.",
     "sampler/gap_max": "The largest such difference of the step.",

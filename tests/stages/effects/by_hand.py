@@ -6,6 +6,7 @@ checked are only the responses that were drawn, and which of them (and which tex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,39 +139,103 @@ def final_scores(outcome: Outcome, rollout: Rollout, judge: Any) -> Tensor:
 
 
 def reinforce(outcome: Outcome, judge: Any) -> Iterator[dict[str, float]]:
-    """Kool et al. 2019: what a run must have logged, step by step; its weights are checked on the way."""
+    """REINFORCE and its descendants: what a run must have logged, step by step; its weights are checked on the way."""
     recipe = outcome.recipe
     temperature, k = recipe.sampling.temperature, recipe.responses_per_prompt
-    policy = Learner(recipe.model, settings=recipe.optimizer, total=recipe.steps)
+    each = recipe.epochs * recipe.minibatches
+    policy = Learner(recipe.model, settings=recipe.optimizer, total=recipe.steps * each)
     reference = Learner(recipe.model)
-    for rollout, update in zip(outcome.rollouts, outcome.updates["policy"], strict=True):
+    for step, rollout in enumerate(outcome.rollouts):
         batch = turns(rollout.sequences)
-        new = [policy.logprobs(turn, temperature) for turn in batch]
-        old = [row.detach() for row in new]
         with torch.no_grad():
+            old = [policy.logprobs(turn, temperature) for turn in batch]
             ref = [reference.logprobs(turn, temperature) for turn in batch]
         scores = final_scores(outcome, rollout, judge)
         kl = torch.stack([(a - b).sum() for a, b in zip(old, ref, strict=True)])
         rewards = scores - recipe.kl_coef * kl
-        num_tokens, objective = sum(map(len, old)), torch.zeros(())
-        for row, logprobs in enumerate(new):
-            first = row - row % k
-            others = [float(rewards[other]) for other in range(first, first + k) if other != row]
-            objective = objective + (rewards[row] - sum(others) / (k - 1)) * logprobs.sum()
-        (-objective / num_tokens).backward()
-        loss = -sum(
-            (float(rewards[row]) - (float(rewards[row - row % k :][:k].sum()) - float(rewards[row])) / (k - 1))
-            * len(old[row])
-            for row in range(len(old))
-        )
-        norm, rate = policy.update()
-        policy.check(update)
-        yield measured(rollout, scores, old, ref, k) | {
-            "objective/reward": float(rewards.mean()),
-            "policy/loss": loss / num_tokens,
-            "policy/grad_norm": norm,
-            "policy/learning_rate": rate,
-        }
+        expected = measured(rollout, scores, old, ref, k)
+        expected |= {"objective/reward": float(rewards.mean()), "objective/kl_coef": recipe.kl_coef}
+        advantages = [compared(rewards.tolist(), row, k, recipe.baseline) for row in range(len(batch))]
+        told: list[tuple[int, dict[str, float]]] = []
+        for update in outcome.updates["policy"][step * each : (step + 1) * each]:
+            rows = [row for part in update.learned for row in part.rows.tolist()]
+            new = {row: policy.logprobs(batch[row], temperature) for row in rows}
+            num_tokens = sum(len(old[row]) for row in rows)
+            said: dict[str, float] = dict.fromkeys(("policy/loss", "policy/kl_loss"), 0.0)
+            total = torch.zeros(())
+            ratios, log_ratios, clipped = [], [], 0
+            for row in rows:
+                count = {
+                    "tokens": num_tokens,
+                    "sequences": len(rows) * len(old[row]),
+                    "constant": len(rows) * recipe.sampling.max_new_tokens,
+                }[recipe.denominator]
+                losses, ratio, left = surrogate(new[row], old[row], advantages[row], recipe)
+                d = new[row] - ref[row]
+                divergence = (torch.exp(-d) - 1 + d).sum() / count
+                total = total + losses.sum() / count + recipe.kl_loss_coef * divergence
+                said["policy/loss"] += losses.sum().item() / count
+                said["policy/kl_loss"] += divergence.item()
+                ratios += ratio.tolist()
+                log_ratios += (new[row] - old[row]).tolist()
+                clipped += left
+            total.backward()
+            norm, rate = policy.update()
+            policy.check(update)
+            said |= {
+                "policy/clip_fraction": clipped / num_tokens,
+                "policy/approx_kl": sum(math.exp(x) - 1 - x for x in log_ratios) / num_tokens,
+                "policy/ratio_mean": sum(ratios) / num_tokens,
+                "policy/ratio_max": max(ratios),
+                "policy/grad_norm": norm,
+                "policy/learning_rate": rate,
+            }
+            if not recipe.kl_loss_coef:
+                del said["policy/kl_loss"]
+            told.append((num_tokens, said))
+        yield expected | over_updates(told)
+
+
+def compared(rewards: list[float], row: int, k: int, baseline: str) -> float:
+    """The advantage of a response."""
+    group, reward = rewards[row - row % k :][:k], rewards[row]
+    mean = sum(group) / k
+    if baseline == "group_normalized":
+        return (reward - mean) / ((sum((other - mean) ** 2 for other in group) / k) ** 0.5 + 1e-6)
+    return (
+        reward
+        - {
+            "none": 0.0,
+            "batch_mean": sum(rewards) / len(rewards),
+            "leave_one_out": (sum(group) - reward) / (k - 1),
+            "group_mean": mean,
+        }[baseline]
+    )
+
+
+def surrogate(new: Tensor, old: Tensor, advantage: float, recipe: Any) -> tuple[Tensor, Tensor, int]:
+    """Of each token of a response what it adds to the loss, its ratio, and how many of them were clipped."""
+    ratio = (new - old).exp()
+    if recipe.surrogate == "sequence":
+        ratio = (new - old).mean().exp().expand(len(new))
+    low = math.inf if recipe.clip_range is None else recipe.clip_range
+    high = low if recipe.clip_range_high is None else recipe.clip_range_high
+    near = ratio.clamp(1 - low, 1 + high)
+    if recipe.surrogate == "weight":
+        return -near.detach() * advantage * new, ratio.detach(), int((near != ratio).sum())
+    unclipped, clipped = -advantage * ratio, -advantage * near
+    return torch.maximum(unclipped, clipped), ratio.detach(), int((clipped > unclipped).sum())
+
+
+def over_updates(told: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """Means over the updates of a step: by tokens, or by updates where a number is of an update; the largest ratio."""
+    found = {}
+    for name in told[0][1]:
+        numbers = [said[name] for _, said in told]
+        weights = [1 if name.endswith(("norm", "rate", "pretraining_loss")) else count for count, _ in told]
+        mean = sum(n * w for n, w in zip(numbers, weights, strict=True)) / sum(weights)
+        found[name] = max(numbers) if name.endswith("max") else mean
+    return found
 
 
 def ppo(outcome: Outcome, judge: Any, *, value_mean: float, value_scale: float) -> Iterator[dict[str, float]]:
@@ -224,11 +289,7 @@ def ppo(outcome: Outcome, judge: Any, *, value_mean: float, value_scale: float) 
             said |= value_step(critic, near, pick(values, rows), pick(returns, rows), recipe)
             critic.check(made)
             told.append((num_tokens, said))
-        for name in told[0][1]:
-            numbers = [said[name] for _, said in told]
-            weights = [1 if name.endswith(("norm", "rate", "pretraining_loss")) else count for count, _ in told]
-            mean = sum(n * w for n, w in zip(numbers, weights, strict=True)) / sum(weights)
-            expected[name] = max(numbers) if name.endswith("max") else mean
+        expected |= over_updates(told)
         if recipe.kl_target is not None:
             error = min(max(expected["objective/kl"] / recipe.kl_target - 1, -0.2), 0.2)
             kl_coef *= 1 + error * len(batch) / recipe.kl_horizon

@@ -19,3 +19,8 @@ def characters(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
 def brevity(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
     """Minus that."""
     return [-number for number in characters(prompts, responses)]
+
+
+def unlike(prompts: Sequence[Any], responses: Sequence[str]) -> list[float]:
+    """A number that hardly two responses share, and hardly one has half way between two others."""
+    return [sum(place * ord(char) for place, char in enumerate(text, 1)) % 997 / 100 for text in responses]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 import torch
-from tests.stages.effects import judges
+from tests.stages.effects import by_hand, judges
 from tests.stages.effects.by_hand import gae, whitened
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
@@ -33,6 +34,8 @@ def rl() -> list[Row]:
         Row("responses_per_prompt", (2, 3), draws_so_many),
         Row("truncation_score", (None, -7.0), scores_what_was_cut_off),
         Row("kl_coef", (0.05, 0.5), pays_for_divergence),
+        Row("epochs", (1, 2), updates_so_often),
+        Row("minibatches", (1, 3), updates_so_often, {"epochs": 2}),
         Row(
             "max_negative_kl",
             (0.5, 0.001),
@@ -184,6 +187,62 @@ def decodes_side_by_side(a: Outcome, b: Outcome) -> None:
     assert a.rollouts[0].texts == b.rollouts[0].texts
 
 
+# REINFORCE alone.
+
+ANYTHING = {"rewards.0.function": "tests.stages.effects.judges:unlike"}
+SEVERAL = ANYTHING | {"epochs": 2, "clip_range": 0.05}
+"""More updates than one for a rollout, so that there is something to clip."""
+NOTHING_TO_TELL = {"rewards.0.function": None, "rewards.0.length": 2.0}
+"""Nearly all responses score 0."""
+
+
+def reinforce() -> list[Row]:
+    """Keys of REINFORCE and its descendants."""
+    return [
+        *rl(),
+        Row("baseline", ("leave_one_out", "group_normalized"), learns_as_by_hand, ANYTHING),
+        Row("surrogate", ("token", "sequence"), learns_as_by_hand, SEVERAL),
+        Row("clip_range", (0.2, 0.01), learns_as_by_hand, ANYTHING | {"epochs": 2}),
+        Row("clip_range_high", (0.01, 0.2), learns_as_by_hand, SEVERAL),
+        Row("denominator", ("tokens", "sequences"), learns_as_by_hand, ANYTHING),
+        Row("kl_loss_coef", (0.0, 1.0), learns_as_by_hand, ANYTHING | {"kl_coef": 0.0, "epochs": 2}),
+        Row("max_resamples", (0, 2), draws_again, NOTHING_TO_TELL),
+    ]
+
+
+def learns_as_by_hand(a: Outcome, b: Outcome) -> None:
+    """Both runs log what the papers say and end with such weights; and those are not the same."""
+    for outcome in (a, b):
+        for expected, row in zip(by_hand.reinforce(outcome, judges.unlike), outcome.metrics, strict=True):
+            for name, value in expected.items():
+                assert row[name] == pytest.approx(value, rel=1e-3, abs=2e-5), name
+    assert not close(a.updates["policy"][-1].after, b.updates["policy"][-1].after)
+
+
+def draws_again(a: Outcome, b: Outcome) -> None:
+    """Other prompts, and only in the place of those that taught nothing; what is learned from is as much as before."""
+    assert len(a.rollouts) == len(a.metrics) == 2
+    assert len(b.rollouts) > 2
+    assert "objective/groups_resampled" not in a.metrics[0]
+    first, *more = b.rollouts[: 1 + 2]
+    taught = {rollout.prompts[row].id for rollout in (first,) for row in range(0, 9, 3) if tells(rollout, row)}
+    assert torch.equal(first.sequences.tokens, a.rollouts[0].sequences.tokens)
+    drawn = [prompt.id for rollout in (first, *more) for prompt in rollout.prompts[::3]]
+    assert len(set(drawn)) == len(drawn)
+    assert b.metrics[0]["objective/groups_resampled"] == len(drawn) - 3
+    learned = b.updates["policy"][0].learned
+    assert sum(map(len, learned)) == 9
+    kept = {tuple(tokens) for part in learned for tokens in part.responses()}
+    for row in range(0, 9, 3):
+        if first.prompts[row].id in taught:
+            assert {tuple(tokens) for tokens in first.sequences.responses()[row : row + 3]} <= kept
+
+
+def tells(rollout: Rollout, row: int) -> bool:
+    """Whether three responses from this row on are worth different numbers."""
+    return len({max(0.0, count_words(text) - 2.0) for text in rollout.texts[row : row + 3]}) > 1
+
+
 # PPO alone.
 
 NO_VALUE = {"value_model": "$zero", "kl_coef": 0.0, "gae_lambda": 1.0, "clip_range_value": 0.0}
@@ -206,8 +265,6 @@ def ppo() -> list[Row]:
         Row("whiten_rewards", (False, True), learns_returns, NO_VALUE),
         Row("gamma", (1.0, 0.5), learns_returns, NO_VALUE),
         Row("gae_lambda", (1.0, 0.5), learns_returns, NO_VALUE),
-        Row("epochs", (1, 2), updates_so_often),
-        Row("minibatches", (1, 3), updates_so_often, {"epochs": 2}),
         Row("clip_range", (0.2, 0.001), clips("policy"), {"epochs": 2}),
         Row("clip_range_value", (0.0, 0.001), clips("value"), {"epochs": 2}),
         Row("value_warmup", (0, 1), waits),
@@ -255,7 +312,7 @@ def updates_so_often(a: Outcome, b: Outcome) -> None:
     """Passes over the rollout in parts of whole prompts, every response once in each; the order changes."""
     for outcome in (a, b):
         epochs, count = outcome.recipe.epochs, outcome.recipe.minibatches
-        for updates in (outcome.updates["policy"], outcome.updates["value"]):
+        for updates in outcome.updates.values():
             assert len(updates) == 2 * epochs * count
             batches = [[row for part in update.learned for row in part.rows.tolist()] for update in updates]
             passes = [batches[first : first + count] for first in range(0, len(batches), count)]

@@ -86,6 +86,31 @@ def test_ppo(case: str, runs: Runs) -> None:
         assert last["objective/kl_coef"] != pytest.approx(recipe.kl_coef, rel=0.01)
 
 
+ANYTHING = {"rewards.0.function": "tests.stages.effects.judges:unlike", "truncation_score": None}
+"""No advantage is zero but for rounding, which would then say what is clipped."""
+SEVERAL = ANYTHING | {"epochs": 2, "minibatches": 2}
+DESCENDANTS: dict[str, dict[str, Any]] = {
+    "GRPO": SEVERAL
+    | {"baseline": "group_normalized", "clip_range": 0.05, "denominator": "sequences", "kl_loss_coef": 0.5},
+    "Dr. GRPO": SEVERAL | {"baseline": "group_mean", "clip_range": 0.05, "denominator": "constant"},
+    "DAPO": SEVERAL | {"baseline": "group_normalized", "clip_range": 0.02, "clip_range_high": 0.1},
+    "GSPO": SEVERAL
+    | {"surrogate": "sequence", "clip_range": 0.01, "clip_range_high": 0.02, "denominator": "sequences"},
+    "CISPO": SEVERAL | {"surrogate": "weight", "clip_range": 1.0, "clip_range_high": 0.05, "kl_loss_coef": 0.1},
+    "the mean of the rollout": SEVERAL | {"baseline": "batch_mean", "clip_range": 0.1, "denominator": "sequences"},
+    "no baseline": ANYTHING | {"baseline": "none"},
+}
+
+
+@pytest.mark.parametrize("case", DESCENDANTS)
+def test_descendants_of_reinforce(case: str, runs: Runs) -> None:
+    outcome = runs("reinforce", ROLLOUT | DESCENDANTS[case])
+    check(by_hand.reinforce(outcome, judges.unlike), outcome.metrics)
+    if outcome.recipe.clip_range is not None:
+        assert any(0 < row["policy/clip_fraction"] < 1 for row in outcome.metrics)
+    assert len(outcome.updates["policy"][0].learned) > 1  # microbatches
+
+
 def test_reinforce(runs: Runs) -> None:
     outcome = runs("reinforce", ROLLOUT)
     check(by_hand.reinforce(outcome, judges.lower_case), outcome.metrics)

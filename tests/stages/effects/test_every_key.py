@@ -18,7 +18,7 @@ TABLE: dict[str, list[Row]] = {
     "reward": preferences.reward(),
     "dpo": preferences.dpo(),
     "kto": preferences.kto(),
-    "reinforce": reinforcement.rl(),
+    "reinforce": reinforcement.reinforce(),
     "ppo": reinforcement.ppo(),
     "sample": sampling.sample(),
     "best-of-n": sampling.best_of_n(),

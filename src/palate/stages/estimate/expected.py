@@ -148,12 +148,12 @@ class Expected:
         length = {prompt.id: len(self.policy.chat.prompt_tokens(prompt)) for prompt in usable}
         self.data = sum(length.values())
         self.lengths = [
-            [length[prompt.id] for prompt in prompts_of_step(usable, recipe, step)] if usable else [0]
+            [length[prompt.id] for prompt in prompts_of_step(usable, step)] if usable else [0]
             for step in range(recipe.steps)
         ]
 
 
-def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any = None) -> Workload:
+def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any) -> Workload:
     """Of PPO or REINFORCE; the step whose prompts are longest, with responses as long as they may be."""
     policy = network(recipe, expected.policy)
     prompts = max(expected.lengths, key=sum)
@@ -169,7 +169,7 @@ def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any = None) ->
     for model in (reference, *(each.anew() for each in expected.rewards)):
         model.freeze_all(layers_of(recipe, model))
         nets.append(adopt(model, nets))
-    batches = [sequences] if minibatches is None else minibatches(sequences, recipe, 0, 0)
+    batches = minibatches(sequences, recipe.minibatches)
     learners = [learning(policy, batches, recipe)]
     if expected.value is not None:
         model = network(recipe, expected.value).model
@@ -185,7 +185,7 @@ def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any = None) ->
             [[0]] * text.sequences_per_step, [[0] * (text.sequence_length - 1)] * text.sequences_per_step
         )
         learners.insert(1, learning(policy, [windows], recipe, several=True))
-    passes = getattr(recipe, "epochs", 1) * len(learners)
+    passes = recipe.epochs * len(learners)
     each_step = [sum(prompts) + len(prompts) * count * longest_response for prompts in expected.lengths]
     return Workload(
         nets=nets,
@@ -194,7 +194,7 @@ def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any = None) ->
         learning=learners,
         trunk=kept,
         # of a step, and of the one before until this one is scored
-        tokens=stored(sequences) + 4 * (4 if expected.value is None else 7) * sequences.tokens.numel(),
+        tokens=stored(sequences) + 4 * (5 if expected.value is None else 8) * sequences.tokens.numel(),
         steps=[tokens * passes for tokens in each_step],
         data=expected.data,
         notes=notes,

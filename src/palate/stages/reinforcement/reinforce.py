@@ -1,82 +1,93 @@
-"""REINFORCE with the leave-one-out baseline (RLOO).
+"""REINFORCE and its descendants: RLOO, GRPO, Dr. GRPO, DAPO, GSPO, CISPO. No value model.
 
-The whole response is one action. Its reward is the score minus the price of diverging from the reference; its advantage
-is that minus the mean of the other responses to the same prompt. No value model, no clipping, one update per rollout.
+The step is in `step.py`; here is what makes it one of these. The whole response is one action; its reward is the score
+minus the price of diverging from the reference. Three choices make a method, and every one of them goes with every
+other:
 
-Left out: off-policy corrections (the local engine samples with the very weights that learn; this is asserted).
+    baseline      what was to be expected of a response: the other responses to the prompt say it
+    surrogate     what is clipped when one rollout serves for several updates: a token, a response, a weight
+    denominator   what a long response counts against a short one
 
-Kool et al. 2019 ("Buy 4 REINFORCE samples, get a baseline for free"); Ahmadian et al. 2024 (arXiv 2402.14740).
-Run it: `palate reinforce recipes/reinforce.toml`.
+As it comes it is RLOO: each response against the mean of the others, nothing clipped, one update per rollout, a mean
+over tokens. The papers' other choices are recipes: `recipes/grpo.toml`, `dr_grpo.toml`, `dapo.toml`, `gspo.toml`,
+`cispo.toml`; docs/guides/ppo.md has the table.
+
+Left out: DAPO's soft penalty on length (`truncation_score` is hard, a `length` reward soft), GSPO's variant by token.
+
+Williams 1992; Kool et al. 2019 ("Buy 4 REINFORCE samples, get a baseline for free"); Ahmadian et al. 2024 (arXiv
+2402.14740). Run it: `palate reinforce recipes/reinforce.toml`.
 """
 
 from __future__ import annotations
 
-import time
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
-import torch
+from torch import Tensor
 
-from palate.lm.optim import Optimizer
-from palate.objectives.advantages import leave_one_out, shape_rewards
-from palate.objectives.losses import combine_metrics, policy_loss
+from palate.objectives.advantages import (
+    batch_relative,
+    constant_weights,
+    group_relative,
+    leave_one_out,
+    no_baseline,
+    sequence_weights,
+    token_weights,
+)
+from palate.objectives.losses import Metrics, policy_loss
+from palate.objectives.surrogates import clipped_weight_loss, sequence_policy_loss
 from palate.recipe import ReinforceRecipe
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import finish_run, floats, write_model
-from palate.stages.estimate.expected import Expected, reinforced
-from palate.stages.estimate.fitting import expect
-from palate.stages.reinforcement.rollouts import (
-    Watch,
-    check_on_policy,
-    collect,
-    load_actors,
-    prompts_of_step,
-    sample_rows,
-)
+from palate.stages.common import finish_run, write_model
+from palate.stages.reinforcement.actors import foretold, load_actors
+from palate.stages.reinforcement.step import Baseline, Method, ResponseWeights, learn, minibatches, prompts_of_step
+from palate.stages.reinforcement.watching import KLController
 
-USUAL_CLIP_RANGE = 0.2
-"""PPO's. Nothing is clipped here; ratios that would be are counted before the update, when all of them should be 1."""
+BASELINES: Mapping[str, Baseline] = {
+    "none": no_baseline,
+    "batch_mean": batch_relative,
+    "leave_one_out": leave_one_out,
+    "group_mean": partial(group_relative, scale=False),
+    "group_normalized": partial(group_relative, scale=True),
+}
+SURROGATES: Mapping[str, Callable[..., tuple[Tensor, Metrics]]] = {
+    "token": policy_loss,
+    "sequence": sequence_policy_loss,
+    "weight": clipped_weight_loss,
+}
 
 
 def train(recipe: ReinforceRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
-    expected = Expected(recipe, prompts_of_step)
-    recipe = expect(run, recipe, expected.policy.device, lambda recipe: reinforced(recipe, expected))
+    recipe = foretold(recipe, run, prompts_of_step, minibatches)
     actors = load_actors(recipe, run)
-    policy = actors.policy.model
-    engine = LocalEngine(policy, actors.policy.chat)
-    optimizer = Optimizer(policy, recipe.optimizer, recipe.steps, name="policy")
-    watch = Watch(recipe)
-
-    for step in run.steps(
-        recipe.steps,
-        every=recipe.checkpoint_every,
-        keep=recipe.keep_checkpoints,
-        state={"policy": optimizer, "watch": watch},
-    ):
-        start = time.perf_counter()
-        scored, metrics = collect(actors, engine, recipe, step)
-        watch.check(step, metrics)
-        rollout, mask = scored.rollout, scored.mask
-        rewards = shape_rewards(scored.scores, rollout.logprobs, scored.ref_logprobs, mask, kl_coef=recipe.kl_coef).sum(
-            1
-        )
-        advantages = leave_one_out(rewards, scored.sequences.group_ids)[:, None].expand(mask.shape)
-
-        num_tokens, parts, log_ratios = int(mask.sum()), [], []
-        for part in scored.sequences.microbatches(recipe.microbatch_tokens):
-            new_logprobs = policy.logprobs(part, temperature=rollout.temperature, trunk=scored.trunk)
-            logprobs, advantage = part.take(rollout.logprobs, advantages)
-            log_ratios.append((new_logprobs.detach() - logprobs)[part.mask])
-            # the ratio is 1, so the gradient of the unclipped surrogate is that of advantage * log p
-            loss, part_metrics = policy_loss(
-                new_logprobs, logprobs, advantage, part.mask, clip_range=torch.inf, denominator=num_tokens
-            )
-            loss.backward()
-            parts.append(part_metrics)
-        metrics |= check_on_policy(log_ratios, len(mask), clip_range=USUAL_CLIP_RANGE, step=step)
-        metrics |= {"objective/reward": float(rewards.mean())} | floats(combine_metrics(parts)) | optimizer.step(step)
-        run.log(step, metrics | {"time/step_s": time.perf_counter() - start})
-        run.samples(step, sample_rows(scored))
-
-    write_model(run, recipe, actors.policy)
+    learn(
+        recipe,
+        run,
+        actors,
+        LocalEngine(actors.policy, actors.chat),
+        method(recipe),
+        kl=KLController(recipe.kl_coef),
+        max_resamples=recipe.max_resamples,
+    )
+    write_model(run, recipe, actors.loaded)
     finish_run(run, {"left_out": actors.left_out})
+
+
+def method(recipe: ReinforceRecipe) -> Method:
+    """What the recipe puts together."""
+    clip_range = math.inf if recipe.clip_range is None else recipe.clip_range
+    weights: Mapping[str, ResponseWeights] = {
+        "tokens": token_weights,
+        "sequences": sequence_weights,
+        "constant": partial(constant_weights, max_new_tokens=recipe.sampling.max_new_tokens),
+    }
+    return Method(
+        baseline=BASELINES[recipe.baseline],
+        loss=partial(SURROGATES[recipe.surrogate], clip_range=clip_range, clip_range_high=recipe.clip_range_high),
+        weights=weights[recipe.denominator],
+        kl_loss_coef=recipe.kl_loss_coef,
+        clip_range=clip_range,
+    )

@@ -1,0 +1,327 @@
+"""One reinforcement step, from prompts to new weights: all that PPO, RLOO, GRPO and their relatives have in common.
+
+    1. sample      the policy answers prompts                      rollout/
+    2. score       every response gets a number                    rewards/
+    3. compare     how likely would the reference have said it     lm/
+    4. advantages  was it better than was to be expected           objectives/advantages.py
+    5. update      make what was better more likely                objectives/losses.py, objectives/surrogates.py
+
+A `Method` is an advantage function and a loss: `ppo.py` and `reinforce.py` put theirs together and call `learn`. What
+was to be expected of a response is said by the other responses (a baseline), or by a value model that learns beside the
+policy (a critic). Whoever knows one of the methods knows all of them.
+
+Shapes: B = P * K responses, K to each of P prompts, side by side; T tokens of prompt + response; every [B, T] tensor
+obeys the alignment rule. Denominators are those of the whole optimizer step, so that microbatches add up.
+
+Left out: corrections for a sampler that is not the trainer; when they disagree about the same weights, the run ends.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from palate.lm.batch import Sequences, per_token
+from palate.lm.model import LanguageModel, ScalarModel, Trunk
+from palate.lm.optim import Optimizer
+from palate.objectives.advantages import explained_variance, shape_rewards
+from palate.objectives.losses import Metrics, combine_metrics
+from palate.objectives.surrogates import kl_loss
+from palate.randomness import permutation
+from palate.recipe import RLRecipe
+from palate.records import Prompt
+from palate.rewards.mix import RewardSource
+from palate.rollout.engine import Rollout, RolloutEngine
+from palate.run.checkpoints import Stateful
+from palate.run.directory import Run
+from palate.stages.reinforcement.actors import Actors
+from palate.stages.reinforcement.resampling import resampled
+from palate.stages.reinforcement.watching import KLController, Watch, check_on_policy, mean_of_updates, measure
+
+USUAL_CLIP_RANGE = 0.2
+"""PPO's: where nothing is clipped, ratios that would be are counted before the update, when all of them should be 1."""
+
+Baseline: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(rewards [B], group_ids [B]) -> advantages [B]: each response compared with others."""
+ResponseWeights: TypeAlias = Callable[[Tensor], Tensor]
+"""(lengths [N]) of the responses of an optimizer step -> [N] what each counts there; all 1 is a mean over tokens."""
+OtherGradient: TypeAlias = Callable[[int, int, int], dict[str, float]]
+"""(step, epoch, minibatch) -> metrics: adds a gradient of its own to the policy's before the optimizer's step."""
+
+
+class TokenLoss(Protocol):
+    """`policy_loss` or a relative, or `value_loss`, with its clip ranges filled in."""
+
+    def __call__(
+        self, new: Tensor, old: Tensor, target: Tensor, mask: Tensor, /, *, denominator: float
+    ) -> tuple[Tensor, Metrics]:
+        """All [B, T]: what the model says now, what it said at sampling, advantages or returns -> loss, metrics."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Critic:
+    """A value model: what was to be expected before each token.
+
+    Attributes:
+        advantages: (rewards, values, mask), all [B, T] -> advantages and returns, [B, T] each.
+        loss: of new values against the returns.
+    """
+
+    model: ScalarModel
+    optimizer: Optimizer
+    advantages: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    loss: TokenLoss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """What tells one policy-gradient method from another.
+
+    Attributes:
+        baseline: what was to be expected of a response.
+        loss: of the policy; its gradient raises the log-probability of what has a positive advantage.
+        weights: of responses against each other.
+        kl_loss_coef: price of a nat of divergence from the reference in the loss (k3); the one in the reward is apart.
+        clip_range: of the probability ratio; infinite if nothing is clipped.
+    """
+
+    baseline: Baseline | Critic
+    loss: TokenLoss
+    weights: ResponseWeights
+    kl_loss_coef: float = 0.0
+    clip_range: float = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """A rollout and all that is known of it before the update.
+
+    Attributes:
+        trunk: the frozen layers' hidden states, for whoever shares them; None when nothing is frozen.
+        scores: [B] of the reward, the truncation rule applied.
+        ref_logprobs: [B, T] of the reference at the same temperature.
+        rewards: [B, T] the price of divergence for every response token, and the score on the last one.
+        advantages: [B, T].
+        values, returns: [B, T] before each token, and what they should have been; None without a critic.
+    """
+
+    rollout: Rollout
+    trunk: Trunk | None
+    scores: Tensor
+    ref_logprobs: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    values: Tensor | None
+    returns: Tensor | None
+
+
+def learn(
+    recipe: RLRecipe,
+    run: Run,
+    actors: Actors,
+    engine: RolloutEngine,
+    method: Method,
+    *,
+    kl: KLController,
+    value_warmup: int = 0,
+    max_resamples: int = 0,
+    other_gradient: OtherGradient | None = None,
+) -> None:
+    """Improve the policy on its rewards, step by step.
+
+    Args:
+        engine: samples; it is given the policy's weights before every rollout.
+        kl: the price of divergence in the reward.
+        value_warmup: first steps in which only the critic learns.
+        max_resamples: how often prompts whose responses all scored the same give way to others.
+        other_gradient: what the policy learns from besides.
+
+    Raises:
+        TrainingError: sampler and trainer disagree, or the run has gone wrong for several steps.
+    """
+    policy, max_tokens, key = actors.policy, recipe.microbatch_tokens, (recipe.seed, recipe.stage)
+    generate = partial(engine.generate, sampling=recipe.sampling, num_responses=recipe.responses_per_prompt)
+    critic = method.baseline if isinstance(method.baseline, Critic) else None
+    num_updates = (recipe.steps - value_warmup) * recipe.epochs * recipe.minibatches
+    optimizer = Optimizer(policy, recipe.optimizer, num_updates, name="policy")
+    watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
+    state: dict[str, Stateful] = {"policy": optimizer, "controller": kl, "watch": watch}
+    state |= {} if critic is None else {"value": critic.optimizer}
+
+    for step in run.steps(recipe.steps, every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state=state):
+        begun, seconds = time.perf_counter(), defaultdict[str, float](float)
+
+        # 1. sample
+        with clocked(seconds, "time/rollout_s"):
+            engine.load_weights(policy)
+            prompts = prompts_of_step(actors.prompts, step, count=recipe.prompts_per_step, key=key)
+            rollout = generate(prompts, key=(*key, step))
+
+        # 2. score
+        judge = partial(score, actors.rewards, truncation_score=recipe.truncation_score)
+        with clocked(seconds, "time/score_s"):
+            trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
+            scores = judge(rollout, trunk)
+        metrics = {"data/left_out": float(actors.left_out)}
+        if max_resamples:
+            with clocked(seconds, "time/rollout_s"):
+                rollout, scores, replaced = resampled(
+                    rollout, scores, actors.prompts, generate, judge, most=max_resamples, key=(*key, step)
+                )
+                if replaced:
+                    trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
+            metrics["objective/groups_resampled"] = float(replaced)
+        sequences, mask = rollout.sequences, rollout.sequences.mask
+
+        # 3. compare with the reference
+        with clocked(seconds, "time/score_s"), torch.no_grad():
+            likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
+            ref_logprobs = per_token(sequences, max_tokens, likelihood)
+        metrics |= measure(rollout, scores, ref_logprobs)
+        watch.check(step, metrics)
+
+        # 4. advantages
+        rewards = shape_rewards(scores, rollout.logprobs, ref_logprobs, mask, kl_coef=kl.kl_coef)
+        metrics |= {"objective/reward": float(rewards.sum(1).mean()), "objective/kl_coef": kl.kl_coef}
+        values = returns = None
+        if isinstance(method.baseline, Critic):
+            with torch.no_grad():
+                values = per_token(sequences, max_tokens, partial(method.baseline.model.values, trunk=trunk))
+            advantages, returns = method.baseline.advantages(rewards, values, mask)
+            metrics |= explained(values, returns, mask)
+        else:
+            advantages = method.baseline(rewards.sum(1), sequences.group_ids)[:, None].expand(mask.shape)
+        experience = Experience(
+            rollout=rollout,
+            trunk=trunk,
+            scores=scores,
+            ref_logprobs=ref_logprobs,
+            rewards=rewards,
+            advantages=advantages,
+            values=values,
+            returns=returns,
+        )
+
+        # 5. update
+        updates: list[tuple[int, dict[str, float]]] = []
+        for epoch in range(recipe.epochs):
+            split = minibatches(sequences, recipe.minibatches, key=(*key, "minibatches", step, epoch))
+            for number, minibatch in enumerate(split):
+                learner = policy if step >= value_warmup else None
+                numbers, log_ratios = add_gradients(learner, method, experience, minibatch, max_tokens=max_tokens)
+                if learner is not None:
+                    if epoch == number == 0:
+                        clip_range = method.clip_range if math.isfinite(method.clip_range) else USUAL_CLIP_RANGE
+                        numbers |= check_on_policy(log_ratios, len(minibatch), clip_range=clip_range, step=step)
+                    numbers |= {} if other_gradient is None else other_gradient(step, epoch, number)
+                    numbers |= optimizer.step(step)
+                numbers |= {} if critic is None else critic.optimizer.step(step)
+                updates.append((int(minibatch.mask.sum()), numbers))
+
+        metrics |= mean_of_updates(updates)
+        kl.update(metrics["objective/kl"], len(sequences))
+        metrics |= seconds | {"time/tokens_per_s": int(mask.sum()) / seconds["time/rollout_s"]}
+        run.log(step, metrics | {"time/step_s": time.perf_counter() - begun})
+        run.samples(step, sample_rows(experience))
+
+
+def prompts_of_step(prompts: Sequence[Prompt], step: int, *, count: int, key: tuple[int | str, ...]) -> list[Prompt]:
+    """The next ``count`` of endless shuffled passes over the prompts; a function of the step and the key alone."""
+    first = step * count
+    places = range(first, first + count)
+    passes = sorted({place // len(prompts) for place in places})
+    orders = {number: permutation(len(prompts), *key, "prompts", number) for number in passes}
+    return [prompts[int(orders[place // len(prompts)][place % len(prompts)])] for place in places]
+
+
+def score(
+    rewards: RewardSource, rollout: Rollout, trunk: Trunk | None = None, *, truncation_score: float | None
+) -> Tensor:
+    """[B] what the responses earn; one that was cut off earns ``truncation_score``, if there is one."""
+    device = rollout.sequences.tokens.device
+    scores = rewards(rollout.prompts, rollout.texts, rollout.sampled_tokens(trunk)).to(device)
+    return scores if truncation_score is None else torch.where(rollout.ended.to(device), scores, truncation_score)
+
+
+def minibatches(sequences: Sequences, count: int, *, key: tuple[int | str, ...]) -> list[Sequences]:
+    """The rollout in random parts of whole prompts, so that no prompt is computed twice in an epoch."""
+    groups = torch.unique(sequences.group_ids)
+    order = torch.from_numpy(permutation(len(groups), *key))
+    parts = groups[order].tensor_split(count)
+    return [sequences.select(torch.isin(sequences.group_ids, part).nonzero()[:, 0]) for part in parts]
+
+
+def add_gradients(
+    policy: LanguageModel | None, method: Method, experience: Experience, minibatch: Sequences, *, max_tokens: int
+) -> tuple[dict[str, float], list[Tensor]]:
+    """The gradients of one optimizer step, microbatch by microbatch; denominators are those of the whole minibatch.
+
+    Args:
+        policy: None where only the critic learns.
+        minibatch: N of the rollout's responses.
+
+    Returns:
+        The metrics; and for each microbatch log p of its response tokens now minus that at sampling.
+    """
+    rollout, trunk = experience.rollout, experience.trunk
+    lengths = minibatch.mask.sum(1)  # [N]
+    num_tokens, computed, log_ratios = int(lengths.sum()), [], []
+    weights = torch.ones_like(experience.scores).index_copy(0, minibatch.rows, method.weights(lengths))  # [B]
+    for microbatch in minibatch.microbatches(max_tokens):
+        mask, metrics = microbatch.mask, Metrics()
+        if policy is not None:
+            logprobs, ref_logprobs, advantages = microbatch.take(
+                rollout.logprobs, experience.ref_logprobs, experience.advantages
+            )
+            weight = weights[microbatch.rows, None]
+            new_logprobs = policy.logprobs(microbatch, temperature=rollout.temperature, trunk=trunk)
+            log_ratios.append((new_logprobs.detach() - logprobs)[mask])
+            loss, metrics = method.loss(new_logprobs, logprobs, weight * advantages, mask, denominator=num_tokens)
+            if method.kl_loss_coef:
+                divergence, penalty = kl_loss(new_logprobs, ref_logprobs, mask, weights=weight, denominator=num_tokens)
+                loss, metrics = loss + method.kl_loss_coef * divergence, metrics | penalty
+            loss.backward()
+        if isinstance(method.baseline, Critic):
+            assert experience.values is not None
+            assert experience.returns is not None
+            values, returns = microbatch.take(experience.values, experience.returns)
+            new_values = method.baseline.model.values(microbatch, trunk=trunk)
+            loss, value_metrics = method.baseline.loss(new_values, values, returns, mask, denominator=num_tokens)
+            loss.backward()
+            metrics = metrics | value_metrics
+        computed.append(metrics)
+    return {name: float(value) for name, value in combine_metrics(computed).items()}, log_ratios
+
+
+def explained(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]:
+    """How much of the returns [B, T] the values foretold; nothing where the returns do not vary."""
+    share = float(explained_variance(values, returns, mask))
+    return {} if math.isnan(share) else {"value/explained_variance": share}
+
+
+def sample_rows(experience: Experience, count: int = 4) -> list[dict[str, object]]:
+    """A few responses for a person to read: the first of the first prompts."""
+    rollout, scores = experience.rollout, experience.scores
+    every = max(1, len(scores) // count)
+    return [
+        {"prompt": rollout.prompts[row].text, "response": rollout.texts[row], "score": float(scores[row])}
+        for row in range(0, len(scores), every)
+    ][:count]
+
+
+@contextmanager
+def clocked(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the time of what is done inside."""
+    begun = time.perf_counter()
+    yield
+    seconds[name] += time.perf_counter() - begun
