@@ -92,6 +92,10 @@ class Learner:
         torch.testing.assert_close(update.after, ours, rtol=1e-3, atol=5e-6)
 
 
+Told = tuple[dict[str, float], dict[str, list[Tensor]]]
+"""Of a step: its metrics; and by name what is said of the tokens of each response."""
+
+
 def whitened(rows: Sequence[Tensor], *, keep_mean: bool) -> list[Tensor]:
     """All numbers of all rows with variance 1, and mean 0 unless it is kept."""
     together = torch.cat(list(rows))
@@ -138,8 +142,16 @@ def final_scores(outcome: Outcome, rollout: Rollout, judge: Any) -> Tensor:
     return scores if truncation_score is None else torch.where(rollout.ended, scores, truncation_score)
 
 
-def reinforce(outcome: Outcome, judge: Any) -> Iterator[dict[str, float]]:
-    """REINFORCE and its descendants: what a run must have logged, step by step; its weights are checked on the way."""
+def paid(scores: Tensor, old: list[Tensor], ref: list[Tensor], kl_coef: float) -> list[Tensor]:
+    """Ziegler et al. 2019: every token of a response pays for its divergence, and the last one gets the score."""
+    rewards = [-kl_coef * (a - b) for a, b in zip(old, ref, strict=True)]
+    for row, score in zip(rewards, scores, strict=True):
+        row[-1] += score
+    return rewards
+
+
+def reinforce(outcome: Outcome, judge: Any) -> Iterator[Told]:
+    """REINFORCE and its descendants: what a run must have told, step by step; its weights are checked on the way."""
     recipe = outcome.recipe
     temperature, k = recipe.sampling.temperature, recipe.responses_per_prompt
     each = recipe.epochs * recipe.minibatches
@@ -193,7 +205,12 @@ def reinforce(outcome: Outcome, judge: Any) -> Iterator[dict[str, float]]:
             if not recipe.kl_loss_coef:
                 del said["policy/kl_loss"]
             told.append((num_tokens, said))
-        yield expected | over_updates(told)
+        credit = {
+            "kl": [a - b for a, b in zip(old, ref, strict=True)],
+            "reward": paid(scores, old, ref, recipe.kl_coef),
+            "advantage": [torch.full((len(row),), one) for row, one in zip(old, advantages, strict=True)],
+        }
+        yield expected | over_updates(told), credit
 
 
 def compared(rewards: list[float], row: int, k: int, baseline: str) -> float:
@@ -238,8 +255,8 @@ def over_updates(told: list[tuple[int, dict[str, float]]]) -> dict[str, float]:
     return found
 
 
-def ppo(outcome: Outcome, judge: Any, *, value_mean: float, value_scale: float) -> Iterator[dict[str, float]]:
-    """Schulman et al. 2017 with the pretraining gradient of Ouyang et al. 2022: what a run must have logged.
+def ppo(outcome: Outcome, judge: Any, *, value_mean: float, value_scale: float) -> Iterator[Told]:
+    """Schulman et al. 2017 with the pretraining gradient of Ouyang et al. 2022: what a run must have told.
 
     Args:
         value_mean, value_scale: units of the reward model that the value model starts from.
@@ -261,15 +278,15 @@ def ppo(outcome: Outcome, judge: Any, *, value_mean: float, value_scale: float) 
         scores = final_scores(outcome, rollout, judge)
         expected = measured(rollout, scores, old, ref, k) | {"objective/kl_coef": kl_coef}
 
-        rewards = [-kl_coef * (a - b) for a, b in zip(old, ref, strict=True)]
-        for row, score in zip(rewards, scores, strict=True):
-            row[-1] += score
+        rewards = paid(scores, old, ref, kl_coef)
+        credit = {"kl": [a - b for a, b in zip(old, ref, strict=True)], "reward": rewards, "value": values}
         expected["objective/reward"] = float(sum(row.sum() for row in rewards)) / len(rewards)
         if recipe.whiten_rewards:
             rewards = whitened(rewards, keep_mean=True)
         advantages = [gae(r, v, recipe.gamma, recipe.gae_lambda) for r, v in zip(rewards, values, strict=True)]
         returns = [a + v for a, v in zip(advantages, values, strict=True)]
         advantages = whitened(advantages, keep_mean=False)
+        credit |= {"return": returns, "advantage": advantages}
         residual = torch.cat(returns) - torch.cat(values)
         expected["value/explained_variance"] = float(1 - residual.var() / torch.cat(returns).var())
 
@@ -293,7 +310,7 @@ def ppo(outcome: Outcome, judge: Any, *, value_mean: float, value_scale: float) 
         if recipe.kl_target is not None:
             error = min(max(expected["objective/kl"] / recipe.kl_target - 1, -0.2), 0.2)
             kl_coef *= 1 + error * len(batch) / recipe.kl_horizon
-        yield expected
+        yield expected, credit
 
 
 def pick(numbers: list[Tensor], rows: list[int]) -> Tensor:

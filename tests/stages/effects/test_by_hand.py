@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.stages.effects import by_hand, judges
-from tests.stages.effects.runs import Runs
+from tests.stages.effects.runs import Outcome, Runs
 
 from palate.rollout.engine import Rollout
 
@@ -60,13 +61,35 @@ PPO: dict[str, dict[str, Any]] = {
 }
 
 
-def check(rows: Iterable[dict[str, float]], logged: list[dict[str, float]]) -> None:
-    """Everything that is expected was logged, and nothing but times beside it."""
-    for step, (expected, row) in enumerate(zip(rows, logged, strict=True)):
+def check(told: Iterable[by_hand.Told], outcome: Outcome) -> None:
+    """Everything that is expected was logged, and nothing but times beside it; and so with the credit of tokens."""
+    for step, ((expected, credit), row) in enumerate(zip(told, outcome.metrics, strict=True)):
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, rel=1e-3, abs=2e-5), f"step {step}: {name}"
         beside = set(row) - set(expected) - {"step", "data/left_out"}
         assert all(name.startswith(("time/", "policy/", "sampler/")) for name in beside), beside
+        check_samples([line for line in outcome.lines("samples.jsonl") if line["step"] == step], credit, outcome, step)
+
+
+def check_samples(
+    shown: list[dict[str, Any]], credit: dict[str, list[torch.Tensor]], outcome: Outcome, step: int
+) -> None:
+    """A few responses were shown, and of each of their tokens what the losses saw."""
+    rollout = outcome.rollouts[step]
+    places = range(0, len(rollout.texts), len(rollout.texts) // 4)
+    for place, row in zip(places, shown, strict=True):
+        said = row["credit"]
+        assert said.keys() == {"tokens", *credit}
+        assert (row["prompt"], row["response"]) == (rollout.prompts[place].text, rollout.texts[place])
+        assert said["tokens"][-1].endswith("<|im_end|>") == bool(rollout.ended[place])
+        assert said_by(said["tokens"]) == said_by([row["response"]])
+        for name, rows in credit.items():
+            assert said[name] == pytest.approx(rows[place].tolist(), rel=2e-3, abs=1e-4), f"step {step}: {name}"
+
+
+def said_by(pieces: list[str]) -> str:
+    """All that they say, without special tokens and broken characters."""
+    return re.sub(r"<\|\w+\|>|\ufffd", "", "".join(pieces)).strip()
 
 
 @pytest.mark.parametrize("case", PPO)
@@ -74,7 +97,7 @@ def test_ppo(case: str, runs: Runs) -> None:
     outcome = runs("ppo", ROLLOUT | PPO[case])
     recipe = outcome.recipe
     mean, scale = (0.3, 0.5) if case == "everything at once" else (0.0, 1.0)
-    check(by_hand.ppo(outcome, judges.lower_case, value_mean=mean, value_scale=scale), outcome.metrics)
+    check(by_hand.ppo(outcome, judges.lower_case, value_mean=mean, value_scale=scale), outcome)
     # what is checked did happen
     assert all(0 < float(rollout.ended.double().mean()) < 1 for rollout in outcome.rollouts)
     last = outcome.metrics[-1]
@@ -105,7 +128,7 @@ DESCENDANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", DESCENDANTS)
 def test_descendants_of_reinforce(case: str, runs: Runs) -> None:
     outcome = runs("reinforce", ROLLOUT | DESCENDANTS[case])
-    check(by_hand.reinforce(outcome, judges.unlike), outcome.metrics)
+    check(by_hand.reinforce(outcome, judges.unlike), outcome)
     if outcome.recipe.clip_range is not None:
         assert any(0 < row["policy/clip_fraction"] < 1 for row in outcome.metrics)
     assert len(outcome.updates["policy"][0].learned) > 1  # microbatches
@@ -113,7 +136,7 @@ def test_descendants_of_reinforce(case: str, runs: Runs) -> None:
 
 def test_reinforce(runs: Runs) -> None:
     outcome = runs("reinforce", ROLLOUT)
-    check(by_hand.reinforce(outcome, judges.lower_case), outcome.metrics)
+    check(by_hand.reinforce(outcome, judges.lower_case), outcome)
     assert abs(outcome.metrics[-1]["objective/kl"]) > 0.005
     assert any(row["policy/grad_norm"] > outcome.recipe.optimizer.max_grad_norm for row in outcome.metrics)
     assert len(outcome.updates["policy"][0].learned) > 1

@@ -34,6 +34,7 @@ from palate.lm.batch import Sequences, per_token
 from palate.lm.model import LanguageModel, ScalarModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.objectives.advantages import explained_variance, shape_rewards
+from palate.objectives.divergence import k1
 from palate.objectives.losses import Metrics, combine_metrics
 from palate.objectives.surrogates import kl_loss
 from palate.randomness import permutation
@@ -45,7 +46,14 @@ from palate.run.checkpoints import Stateful
 from palate.run.directory import Run
 from palate.stages.reinforcement.actors import Actors
 from palate.stages.reinforcement.resampling import resampled
-from palate.stages.reinforcement.watching import KLController, Watch, check_on_policy, mean_of_updates, measure
+from palate.stages.reinforcement.watching import (
+    KLController,
+    Watch,
+    check_on_policy,
+    mean_of_updates,
+    measure,
+    sample_rows,
+)
 
 USUAL_CLIP_RANGE = 0.2
 """PPO's: where nothing is clipped, ratios that would be are counted before the update, when all of them should be 1."""
@@ -123,6 +131,18 @@ class Experience:
     advantages: Tensor
     values: Tensor | None
     returns: Tensor | None
+
+    @property
+    def credit(self) -> dict[str, Tensor]:
+        """[B, T] each: from the divergence of a token to what it is blamed or praised for, for a person to read."""
+        found = {
+            "kl": k1(self.rollout.logprobs, self.ref_logprobs),
+            "reward": self.rewards,
+            "value": self.values,
+            "return": self.returns,
+            "advantage": self.advantages,
+        }
+        return {name: numbers for name, numbers in found.items() if numbers is not None}
 
 
 def learn(
@@ -232,7 +252,7 @@ def learn(
         kl.update(metrics["objective/kl"], len(sequences))
         metrics |= seconds | {"time/tokens_per_s": int(mask.sum()) / seconds["time/rollout_s"]}
         run.log(step, metrics | {"time/step_s": time.perf_counter() - begun})
-        run.samples(step, sample_rows(experience))
+        run.samples(step, sample_rows(rollout, scores, actors.chat, experience.credit))
 
 
 def prompts_of_step(prompts: Sequence[Prompt], step: int, *, count: int, key: tuple[int | str, ...]) -> list[Prompt]:
@@ -307,16 +327,6 @@ def explained(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]
     """How much of the returns [B, T] the values foretold; nothing where the returns do not vary."""
     share = float(explained_variance(values, returns, mask))
     return {} if math.isnan(share) else {"value/explained_variance": share}
-
-
-def sample_rows(experience: Experience, count: int = 4) -> list[dict[str, object]]:
-    """A few responses for a person to read: the first of the first prompts."""
-    rollout, scores = experience.rollout, experience.scores
-    every = max(1, len(scores) // count)
-    return [
-        {"prompt": rollout.prompts[row].text, "response": rollout.texts[row], "score": float(scores[row])}
-        for row in range(0, len(scores), every)
-    ][:count]
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from palate.errors import TrainingError
+from palate.lm.batch import Sequences
+from palate.lm.chat import Chat
 from palate.objectives.divergence import k1, k3, updated_kl_coef
 from palate.rollout.engine import Rollout
 
@@ -92,6 +94,46 @@ def check_on_policy(
         "sampler/kl_k3": float(k3(-log_ratio, torch.zeros_like(log_ratio)).sum() / num_responses),
         "sampler/outside_clip_range": float(((log_ratio.exp() - 1).abs() > clip_range).double().mean()),
     }
+
+
+def sample_rows(
+    rollout: Rollout, scores: Tensor, chat: Chat, credit: Mapping[str, Tensor], *, count: int = 4
+) -> list[dict[str, object]]:
+    """A few responses for a person to read, the first of the first prompts, with what their tokens are credited with.
+
+    Args:
+        scores: [B].
+        chat: which the responses were drawn in.
+        credit: by name, what is said of every response token, each [B, T].
+        count: how many at most.
+    """
+    every = max(1, len(scores) // count)
+    return [
+        {
+            "prompt": rollout.prompts[row].text,
+            "response": rollout.texts[row],
+            "score": float(scores[row]),
+            "credit": token_credit(rollout.sequences, row, chat, credit),
+        }
+        for row in range(0, len(scores), every)
+    ][:count]
+
+
+def token_credit(
+    sequences: Sequences, row: int, chat: Chat, credit: Mapping[str, Tensor]
+) -> dict[str, Sequence[str] | Sequence[float]]:
+    """The text of each response token of one row, under ``tokens``, and by name what it is credited with.
+
+    Args:
+        credit: by name, each [B, T].
+
+    Returns:
+        Lists of one length; the numbers are those of the tensors, to the last digit of fp32.
+    """
+    chosen = sequences.mask[row]
+    # the shortest decimals that give the same fp32: half the digits of the double they would be written as
+    numbers = {name: [float(str(x)) for x in of[row][chosen].float().cpu().numpy()] for name, of in credit.items()}
+    return {"tokens": chat.pieces(sequences.tokens[row][chosen].tolist()), **numbers}
 
 
 def mean_of_updates(updates: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
