@@ -248,6 +248,7 @@ def train(stage: Stage, ada: Any) -> None:
         ada.wait_for_url(re.compile("/runs/(?!new)"))
         ada.wait_for_selector(".badge:text('done'), .badge:text('failed')", timeout=240_000)
         assert ada.locator(".badge", has_text="failed").count() == 0, ada.locator("main").inner_text()
+        assert (ada.locator(".credit li").count() > 0) == (recipe == "ppo"), "what was sampled, token by token"
         stage.look(ada, f"run-{recipe}")
     ada.goto("/runs")
     stage.look(ada, "runs")

@@ -39,9 +39,7 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity(
-        key="advantage", name="advantage", letter="a", about="what the loss saw: above zero, likelier from now on"
-    ),
+    Quantity(key="advantage", name="advantage", letter="a", about="above zero made likelier, below less likely"),
     Quantity(key="reward", name="reward", letter="r", about="the price of its KL; on the last token the score too"),
     Quantity(
         key="kl", name="KL", letter="k", about="how much likelier than under the reference", unit=" nats", least=0.05
@@ -251,7 +249,7 @@ font-variant-numeric:tabular-nums}}
 .credit .ramp{{height:.9rem;border:1px solid var(--grid);border-radius:.2rem;\
 background:linear-gradient(to right,var(--n{LEVELS}),var(--paper),var(--p{LEVELS}))}}
 .credit summary{{cursor:pointer;font-weight:600;padding:.4rem 0}}
-.credit figure{{position:relative;margin:.4rem 0 1.4rem;max-width:none;break-inside:avoid}}
+.credit figure{{position:relative;margin:.4rem 0 .6rem;max-width:none;break-inside:avoid}}
 .credit .asked{{color:var(--muted);white-space:pre-wrap;overflow-wrap:anywhere;margin:.2rem 0;max-width:46rem}}
 .credit ol{{list-style:none;margin:.3rem 0;padding:0;line-height:2;overflow-wrap:anywhere}}
 .credit li{{display:inline;white-space:pre-wrap;unicode-bidi:isolate;color:var(--ink);padding:.18em .06em;margin:0 1px;\
