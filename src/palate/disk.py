@@ -11,7 +11,9 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,36 @@ def write_text(path: Path, text: str) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         flush(path.parent)
+
+
+def write_directory(directory: Path, write: Callable[[Path], None], *, replace: bool = True) -> None:
+    """Under a temporary name first, so that a directory is complete or not there.
+
+    Args:
+        directory: in the end.
+        write: given an empty directory.
+        replace: a directory that is there by then; otherwise it stays, as another process has just made it.
+    """
+    with disk_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        outer = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+        try:
+            temporary = outer / "new"
+            temporary.mkdir()  # unlike the outer one, with everybody's usual permissions
+            write(temporary)
+            for path in temporary.iterdir():  # safetensors makes files that nobody else may read
+                path.chmod(temporary.stat().st_mode & 0o666)
+            flush_tree(temporary)
+            if replace and directory.exists():
+                directory.rename(outer / "old")
+            try:
+                temporary.rename(directory)
+            except OSError:
+                if replace or not directory.exists():
+                    raise
+            flush(directory.parent)
+        finally:
+            shutil.rmtree(outer, ignore_errors=True)
 
 
 def append_text(path: Path, text: str) -> None:

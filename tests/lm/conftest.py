@@ -1,4 +1,4 @@
-"""The tiny model, as it came and as copies to change."""
+"""The tiny model, as it came and as copies to change; one projection, and rows to multiply."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import copy
 from collections.abc import Callable
 
 import pytest
+import torch
+from torch import Tensor
 
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
+from palate.lm.projection import Projection
 from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model
 
 
@@ -40,3 +43,18 @@ def sequences() -> Sequences:
     masks = [[True] * len(response) for response in responses]
     masks[2][1] = masks[2][4] = False
     return Sequences.pack(prompts, responses, group_ids=[4, 9, 1, 4, 1], masks=masks)
+
+
+@pytest.fixture
+def rows() -> Tensor:
+    """[7, 96]"""
+    return torch.randn(7, 96, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def linear() -> Projection:
+    """From 96 to 40 numbers, in half precision."""
+    linear = Projection(96, 40, torch.bfloat16)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(40, 96, generator=torch.Generator().manual_seed(2)))
+    return linear

@@ -17,19 +17,6 @@ ULP = 2.0**-7
 """Of bf16: at most so much lies between two neighbours, relative to either."""
 
 
-@pytest.fixture
-def rows() -> Tensor:
-    return torch.randn(7, 96, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def linear() -> Projection:
-    linear = Projection(96, 40, HALF)
-    with torch.no_grad():
-        linear.weight.copy_(torch.randn(40, 96, generator=torch.Generator().manual_seed(2)))
-    return linear
-
-
 def exact(rows: Tensor, weight: Tensor) -> Tensor:
     """The product of the rounded operands in fp64."""
     return rows.to(HALF).double() @ weight.detach().to(HALF).double().T

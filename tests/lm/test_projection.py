@@ -22,19 +22,6 @@ from palate.rollout.local import LocalEngine
 HALF = torch.bfloat16
 
 
-@pytest.fixture
-def rows() -> Tensor:
-    return torch.randn(7, 96, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def linear() -> Projection:
-    linear = Projection(96, 40, HALF)
-    with torch.no_grad():
-        linear.weight.copy_(torch.randn(40, 96, generator=torch.Generator().manual_seed(2)))
-    return linear
-
-
 def test_a_frozen_weight_hands_gradients_down(rows: Tensor, linear: Projection) -> None:
     """As the base below an adapter must, in fp32 too, where few rows go by a packed copy that has no gradient."""
     linear.requires_grad_(False)

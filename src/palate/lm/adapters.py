@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +25,9 @@ from torch import Tensor, nn
 from palate import recipe
 from palate.errors import RecipeError
 from palate.lm.decoder import attention_dtype
-from palate.lm.model import Model, ScalarModel
+from palate.lm.model import Model, ModelT, ScalarModel
 from palate.lm.projection import Projection
 from palate.randomness import uniforms
-
-ModelT = TypeVar("ModelT", bound=Model)
 
 
 class LoRA(nn.Module):
@@ -59,6 +57,8 @@ class LoRA(nn.Module):
     @torch.no_grad()
     def draw(self, *key: int | str) -> None:
         """A between -1 / sqrt(inputs) and that, as transformers and PEFT draw it; a function of the key alone."""
+        if self.lora_A.is_meta:  # there is nothing to draw them into
+            return
         numbers = torch.from_numpy(uniforms(self.lora_A.numel(), *key)).view_as(self.lora_A)
         self.lora_A.copy_((2 * numbers - 1) / math.sqrt(self.lora_A.shape[1]))
 

@@ -29,7 +29,7 @@ from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
-from palate.lm.projection import Projecting, Projection
+from palate.lm.projection import Projecting, Projection, asks_gradient
 
 Attend = Callable[[int, Rule, Tensor, Tensor, Tensor], Tensor]
 """(layer index, its rule, queries [N, H, D], keys [N, G, D], values [N, G, D]) -> [N, H, D]."""
@@ -161,7 +161,7 @@ class TokenHead(Projection, Unembedding):
             return self._logits(rows, temperature)
         if self.adapter is not None:
             return logprobs_by_rows(self._logits, rows, tokens, temperature=temperature)
-        if self.learns:
+        if self.learns or asks_gradient(rows):
             self.kept.forget()
         return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature, cap=self.cap)
 
@@ -184,7 +184,9 @@ class Decoder(Backbone):
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(shape, index, dtype) for index in range(shape.num_layers))
         self.norm = RMSNorm(shape.hidden_size, shape)
-        self.register_buffer("inv_freq", torch.tensor([rope.frequencies for rope in shape.ropes]), persistent=False)
+        # in no file, so it has to be there where weights have no memory yet
+        frequencies = torch.tensor([rope.frequencies for rope in shape.ropes], device="cpu")
+        self.register_buffer("inv_freq", frequencies, persistent=False)
 
     def forward(
         self,

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,7 @@ from palate.errors import ModelError
 from palate.lm.backbone import Backbone, Size, Unembedding, draw_scalar_heads
 from palate.lm.batch import Layout, Sequences
 from palate.lm.logprobs import logprobs_by_rows
-from palate.lm.model import Model, ScalarModel
-
-ModelT = TypeVar("ModelT", bound=Model)
+from palate.lm.model import Model, ModelT, ScalarModel
 
 
 def read(

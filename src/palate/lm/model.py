@@ -195,8 +195,11 @@ def _rows(sequences: Sequences) -> int:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """The same numbers, however they are stored."""
-    return (a.shape, a.device) == (b.shape, b.device) and torch.equal(a.float(), b.float())
+    """The same numbers, however and wherever they are stored."""
+    if a.shape != b.shape:
+        return False
+    a, b = (a, b.to(a.device)) if a.dtype == b.dtype else (a.float(), b.to(a.device).float())
+    return torch.equal(a, b)
 
 
 def _chosen(sequences: Sequences) -> tuple[Tensor, Tensor]:
@@ -323,3 +326,6 @@ class ScalarModel(Model):
     def _numbers(self, hidden: Tensor) -> Tensor:
         numbers: Tensor = self.score(hidden)
         return numbers + self.offset
+
+
+ModelT = TypeVar("ModelT", bound=Model)

@@ -159,15 +159,20 @@ def multiply(x: Tensor, projections: Sequence[Projection], kept: Kept) -> tuple[
         weight = _whole([projection.operand() for projection in projections])
         whole = _ByPacked.apply(rows, weight, kept.product(projections))  # type: ignore[no-untyped-call]
     else:
-        if any(projection.learns for projection in projections):
-            kept.forget()
+        if asks_gradient(rows) or any(projection.learns for projection in projections):
+            kept.forget()  # while a gradient is computed nothing is made with it, and activations need the memory
         return _completed(x, projections, [projection.multiply(rows) for projection in projections])
     return _completed(x, projections, whole.split([projection.out_features for projection in projections], dim=-1))
 
 
+def asks_gradient(rows: Tensor) -> bool:
+    """Whether a gradient will be handed down to the rows of a product made now."""
+    return torch.is_grad_enabled() and rows.requires_grad
+
+
 def _is_kept(rows: Tensor, projections: Sequence[Projection]) -> bool:
     """Whether a copy of the weights that stays is worth having, and enough: no gradient is asked for."""
-    if torch.is_grad_enabled() and (rows.requires_grad or any(projection.learns for projection in projections)):
+    if asks_gradient(rows) or any(projection.learns for projection in projections):
         return False
     if rows.device.type == "cpu":
         return _is_rounded_on_cpu(rows) or len(rows) <= PACKED_ROWS

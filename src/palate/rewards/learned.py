@@ -18,7 +18,7 @@ from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.lm.encode import encode_responses
 from palate.lm.model import ScalarModel, Trunk
-from palate.lm.sources.zoo import Loaded, Precision, load_scalar_model, locate
+from palate.lm.sources.zoo import Loaded, Precision, Settle, load_scalar_model, locate
 from palate.records import Prompt
 from palate.rewards.heads import places_of, read_heads, stacked
 from palate.rollout.engine import SampledTokens
@@ -33,12 +33,19 @@ class LearnedReward:
         precision: of matrix products.
         max_tokens: computed tokens in one pass.
         max_length: longest prompt + response in tokens.
+        settle: what is done with the model before it is put on its device.
     """
 
     def __init__(
-        self, name: str, *, precision: Precision = "auto", max_tokens: int = 4096, max_length: int = 4096
+        self,
+        name: str,
+        *,
+        precision: Precision = "auto",
+        max_tokens: int = 4096,
+        max_length: int = 4096,
+        settle: Settle | None = None,
     ) -> None:
-        self.loaded: Loaded[ScalarModel] = load_scalar_model(name, precision=precision)
+        self.loaded: Loaded[ScalarModel] = load_scalar_model(name, precision=precision, settle=settle)
         self.model = self.loaded.model
         self.model.freeze_all()
         self.heads = read_heads(locate(name), self.model.num_heads)

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from palate.lm.sources.zoo import Precision
+from palate.lm.sources.zoo import Precision, Settle
 from palate.objectives.aggregation import spread
 from palate.recipe import Reward
 from palate.records import Prompt
@@ -33,11 +33,11 @@ class RewardSource(Protocol):
 
 
 def models_of(
-    terms: Sequence[Reward], *, precision: Precision = "auto", max_tokens: int = 4096
+    terms: Sequence[Reward], *, precision: Precision = "auto", max_tokens: int = 4096, settle: Settle | None = None
 ) -> dict[str, LearnedReward]:
     """Every model that the terms name, once."""
     names = dict.fromkeys(name for term in terms for name in term.models)
-    return {name: LearnedReward(name, precision=precision, max_tokens=max_tokens) for name in names}
+    return {name: LearnedReward(name, precision=precision, max_tokens=max_tokens, settle=settle) for name in names}
 
 
 def reward_source(term: Reward, *, precision: Precision = "auto", max_tokens: int = 4096) -> RewardSource:
@@ -69,14 +69,24 @@ class MixedScores:
 class Mix:
     """A weighted sum of rewards. A model that several terms name is computed once.
 
+    Args:
+        settle: what is done with each model before it is put on its device.
+
     Attributes:
         sources: in the recipe's order.
         names: of the terms, all different: an objective, or else a model, a function, or "length".
         learned: the models in it.
     """
 
-    def __init__(self, terms: Sequence[Reward], *, precision: Precision = "auto", max_tokens: int = 4096) -> None:
-        models = models_of(terms, precision=precision, max_tokens=max_tokens)
+    def __init__(
+        self,
+        terms: Sequence[Reward],
+        *,
+        precision: Precision = "auto",
+        max_tokens: int = 4096,
+        settle: Settle | None = None,
+    ) -> None:
+        models = models_of(terms, precision=precision, max_tokens=max_tokens, settle=settle)
         self.weights = [term.weight for term in terms]
         self.sources = [_source(term, models) for term in terms]
         self.names = _names(terms)

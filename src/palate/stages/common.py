@@ -18,8 +18,8 @@ from palate.lm.adapters import arrange
 from palate.lm.batch import Sequences, per_token
 from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
-from palate.lm.model import LanguageModel, Model, Trunk
-from palate.lm.sources.zoo import Loaded, ModelT, save
+from palate.lm.model import LanguageModel, Model, ModelT, Trunk
+from palate.lm.sources.zoo import Loaded, Settle, save
 from palate.randomness import permutation
 from palate.recipe import StageRecipe
 from palate.records import Demonstration, Prompt, Ranking, content_id
@@ -54,6 +54,23 @@ def write_model(
 def longest(recipe: StageRecipe, *models: Model) -> tuple[float, str]:
     """The longest prompt + response in tokens, and what sets it: the recipe, or what the models were made for."""
     return min((recipe.max_length, "max_length"), *((model.context, "the model's context") for model in models))
+
+
+def sharing(models: list[Model], *, frozen_layers: int = 0) -> Settle:
+    """Of models that learn nothing, loaded one after the other: what is the same in several is in memory once.
+
+    Args:
+        models: those that are there; every one that is loaded joins them.
+        frozen_layers: below them the trunk ends; a smaller model has fewer.
+    """
+
+    def settle(model: Model) -> None:
+        model.freeze_all(min(frozen_layers, model.model.shape.num_layers))
+        for other in models:
+            model.adopt(other)
+        models.append(model)
+
+    return settle
 
 
 def deterministic() -> None:

@@ -16,8 +16,8 @@ from tests.lm import small_families
 from palate import disk
 from palate.errors import ModelError
 from palate.lm.batch import Sequences
-from palate.lm.model import LanguageModel, ScalarModel
-from palate.lm.sources import zoo
+from palate.lm.model import LanguageModel, Model, ScalarModel
+from palate.lm.sources import opening, whereabouts
 from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, locate, product_dtype, save
 
 
@@ -192,7 +192,7 @@ def test_what_another_process_has_just_cached_stays(tmp_path: Path, monkeypatch:
         (tmp_path / "name").mkdir()
         (tmp_path / "name" / "config.json").write_text("theirs", encoding="utf-8")
 
-    assert (zoo._cached("name", make) / "config.json").read_text(encoding="utf-8") == "theirs"
+    assert (whereabouts.cached("name", make) / "config.json").read_text(encoding="utf-8") == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["name"]
 
 
@@ -209,7 +209,7 @@ def test_without_a_home_the_cache_must_be_named(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(Path, "home", home)
     monkeypatch.setenv("PALATE_CACHE", str(tmp_path))
-    assert zoo.builtin_directory("tiny").parent == tmp_path
+    assert whereabouts.builtin_directory("tiny").parent == tmp_path
     monkeypatch.delenv("PALATE_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert "name one with PALATE_CACHE" in refusal("tiny")
@@ -219,10 +219,10 @@ def test_product_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     assert product_dtype("bf16") == torch.bfloat16
     assert product_dtype("fp32", "cuda") == torch.float32
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(zoo, "multiplies_bf16", lambda _, has=has: has)
+        monkeypatch.setattr(opening, "multiplies_bf16", lambda _, has=has: has)
         assert product_dtype("auto", "cpu") == product_dtype("auto", "cuda:1") == expected
-    monkeypatch.setattr(zoo, "multiplies_bf16", lambda _: True)
-    monkeypatch.setattr(zoo, "is_row_invariant", lambda: False)
+    monkeypatch.setattr(opening, "multiplies_bf16", lambda _: True)
+    monkeypatch.setattr(opening, "is_row_invariant", lambda: False)
     assert product_dtype("auto", "cpu") == torch.float32
     assert product_dtype("auto", "cuda") == torch.bfloat16
 
@@ -335,3 +335,20 @@ def test_every_family_computes_the_same_from_a_bf16_file(
     assert {p.dtype for p in wide.parameters()} == {torch.float32}
     got, expected = (model.logprobs(sequences, temperature=1.0) for model in (narrow, wide))
     assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("load", [load_language_model, load_scalar_model])
+def test_a_model_is_settled_before_it_is_put_on_its_device(
+    load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where what others have as well would be there twice."""
+    done: list[object] = []
+    put = Model.to
+
+    def puts(self: Model, device: str) -> Model:
+        done.append(device)
+        return put(self, device)
+
+    monkeypatch.setattr(Model, "to", puts)
+    load("tiny", device="cpu", settle=lambda model: done.append(type(model)))
+    assert done == [LanguageModel if load is load_language_model else ScalarModel, "cpu"]
