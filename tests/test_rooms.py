@@ -45,7 +45,7 @@ PLAN = {
     "evals": "run",
     "stages": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards rollout run stages/estimate",
     "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rollout run stages stages/estimate",
-    "stages/estimate": "corpus lm lm/sources recipe rollout run",
+    "stages/estimate": "lm lm/sources recipe rollout run",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
     "stages stages/reinforcement",
     "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/estimate",

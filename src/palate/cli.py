@@ -21,6 +21,7 @@ from palate.arguments import Group, Parser
 from palate.commands import DATA, DATA_CHECK, DATA_EXPORT, DATA_GET, DATA_IMPORT, STAGES, Stage
 from palate.disk import is_full
 from palate.errors import MissingExtraError, PalateError
+from palate.machine import bytes_meant
 
 _INTRODUCTION = """\
 Teach a language model a group of people's taste.
@@ -287,8 +288,11 @@ def _said_of_files(args: argparse.Namespace) -> dict[str, Any]:
 def _stage(commands: Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
         recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", stage.recipe), args.recipe, args.set)
-        if stage.estimated and args.estimate:
-            print(_import("palate.stages.estimate.trial", "estimate")(_import(stage.module, stage.function), recipe))
+        if (args.memory is not None or args.gpu) and not args.estimate:
+            parser.error("--memory and --gpu go with --estimate")
+        if args.estimate:
+            estimate, train = _import("palate.stages.estimate.trial", "estimate"), _import(stage.module, stage.function)
+            print(estimate(train, recipe, memory=args.memory, on_gpu=args.gpu))
             return
         out = args.out or Path("runs") / args.recipe.stem
         trackers = [_import("palate.run.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
@@ -311,10 +315,13 @@ def _stage(commands: Group, stage: Stage) -> None:
     parser.add_argument(
         "--accept-changed-data", action="store_true", help="with --resume: data files that have changed since then"
     )
-    if stage.estimated:
-        parser.add_argument(
-            "--estimate", action="store_true", help="say what it will take: memory by part, tokens, time; nothing stays"
-        )
+    parser.add_argument(
+        "--estimate", action="store_true", help="say what it will take: memory by part, tokens, time; nothing stays"
+    )
+    parser.add_argument(
+        "--memory", type=_size, metavar="SIZE", help="with --estimate: as if so much were left, such as 24GB"
+    )
+    parser.add_argument("--gpu", action="store_true", help="with --estimate: as on a GPU")
     parser.set_defaults(again="; go on with --resume")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
 
@@ -452,6 +459,13 @@ def _pair(text: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=COLUMN, for example prompt=question")
     return name, value
+
+
+def _size(text: str) -> int:
+    try:
+        return bytes_meant(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _meaning(text: str) -> tuple[str, str]:

@@ -12,7 +12,6 @@ class Stage:
     Attributes:
         module, function: what it calls, with the recipe and the run.
         recipe: the class of its recipe.
-        estimated: what it will take can be told before.
         makes_policy: what comes out is a language model that answers, so that it can be compared with others.
     """
 
@@ -23,7 +22,6 @@ class Stage:
     recipe: str
     example: str
     function: str = "train"
-    estimated: bool = True
     makes_policy: bool = True
 
 
@@ -98,7 +96,6 @@ STAGES = (
         "BestOfNRecipe",
         "best_of_n",
         function="choose",
-        estimated=False,
         makes_policy=False,
     ),
     Stage(
@@ -109,7 +106,6 @@ STAGES = (
         "WinRateRecipe",
         "win_rate",
         function="evaluate",
-        estimated=False,
         makes_policy=False,
     ),
 )

@@ -6,6 +6,7 @@ What a system does not say (where there is no `/proc`) is not guessed. A GPU's m
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -62,6 +63,19 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+def bytes_meant(text: str) -> int:
+    """Bytes that a person means by ``24GB``, ``24 GiB`` or ``800MB``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    units = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+    found = re.fullmatch(r"([0-9.]+) ?(\w+)", text.strip())
+    if found is None or found[2] not in units:
+        raise ValueError(f"{text!r} is no size; write it as 24GB")
+    return int(float(found[1]) * units[found[2]])
 
 
 def gb(size: int) -> str:

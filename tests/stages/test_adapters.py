@@ -24,7 +24,7 @@ from palate.lm.sources.zoo import load_language_model, load_scalar_model, locate
 from palate.recipe import PPORecipe, RLRecipe, parse_recipe
 from palate.run.directory import Run
 from palate.stages.reinforcement import ppo, reinforce
-from palate.stages.reinforcement.actors import Actors
+from palate.stages.reinforcement.actors import Actors, Asked
 
 ADAPTER = {"rank": 2, "targets": ["q_proj", "v_proj", "up_proj"]}
 Settings = dict[str, dict[str, Any]]
@@ -227,8 +227,8 @@ def test_without_adapters_a_run_goes_on_with_all_weights(
     """What was learned beside them is inside them from the first step on, in the reference as well."""
     begun, load = made("sft", frozen_layers=0), reinforce.load_actors  # it has adapters in what is now frozen
 
-    def loads(recipe: RLRecipe, run: Run) -> Actors:
-        actors = load(recipe, run)
+    def loads(recipe: RLRecipe, asked: Asked, run: Run) -> Actors:
+        actors = load(recipe, asked, run)
         policy, reference = actors.policy, actors.reference
         assert not adapted(policy)
         lower = (

@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 
 from palate.cli import main
+from palate.corpus import reading
+from palate.recipe import ReinforceRecipe, parse_recipe
+from palate.records import Prompt
+from palate.run.directory import Run
+from palate.stages.reinforcement import reinforce
 
 Toml = Callable[[dict[str, Any]], Path]
 Settings = dict[str, dict[str, Any]]
@@ -222,3 +227,15 @@ def test_columns_that_are_not_used_are_named(command: Callable[..., Any], tmp_pa
     assert status == 0
     assert "data.jsonl: columns not used: mood (12 rows)" in said
     assert "columns not used: mood (12 rows)" in unescape((tmp_path / "run" / "report.html").read_text())
+
+
+def test_prompts_are_read_once(
+    settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the estimate and for the run."""
+    found: list[type] = []
+    read = reading._read
+    monkeypatch.setattr(reading, "_read", lambda data, kind: found.append(kind) or read(data, kind))
+    recipe = parse_recipe(ReinforceRecipe, settings["reinforce"] | {"steps": 1})
+    reinforce.train(recipe, Run.open(tmp_path / "run", recipe))
+    assert found == [Prompt]

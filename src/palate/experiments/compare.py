@@ -36,7 +36,7 @@ from palate.records import content_id
 from palate.run import lineage
 from palate.run.directory import Run
 from palate.run.trackers import duration
-from palate.stages.estimate.trial import Foreseen, foresee, tell
+from palate.stages.estimate.trial import foresee, tell
 
 Describe: TypeAlias = Callable[[Sequence[Entry], Report], None] | None
 
@@ -119,7 +119,7 @@ class Comparison:
         for method in self.methods:
             for seed in range(self.seeds):
                 recipe = method.recipe(seed)
-                if method.trains and method.stage.estimated and not self._begun(method, seed):
+                if method.trains and not self._begun(method, seed):
                     with TemporaryDirectory(prefix="palate-compare-") as directory:
                         told = tell(method.train, recipe, Path(directory))
                     if told.short:
@@ -129,7 +129,7 @@ class Comparison:
         """What it will take, from two steps of each method that says so before it runs."""
         lines, whole = [], 0.0
         for method in self.trained:
-            found = foresee(method.train, method.recipe(0)) if method.stage.estimated else Foreseen(lines=[])
+            found = foresee(method.train, method.recipe(0))
             lines += [f"{method.name}: {line}" for line in found.lines[-1:]]
             whole += self.seeds * (found.seconds or 0.0)
         stops = self.evaluation.points * len(self.trained) + 1

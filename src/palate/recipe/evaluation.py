@@ -9,6 +9,7 @@ from pydantic import Field
 from palate.recipe.sections import (
     ChatTemplate,
     Data,
+    MicrobatchTokens,
     NonNegative,
     PositiveInt,
     PromptsLeftOut,
@@ -46,6 +47,7 @@ class WinRateRecipe(Section):
     max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling, the same for both.")
     responses_per_prompt: PositiveInt = Field(2, description="Responses of each model to each prompt.")
+    microbatch_tokens: MicrobatchTokens = 4096
 
 
 class CompareRecipe(Section):

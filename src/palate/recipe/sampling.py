@@ -6,7 +6,16 @@ from typing import Literal
 
 from pydantic import Field
 
-from palate.recipe.sections import ChatTemplate, Data, PositiveInt, PromptsLeftOut, Reward, Sampling, Section
+from palate.recipe.sections import (
+    ChatTemplate,
+    Data,
+    MicrobatchTokens,
+    PositiveInt,
+    PromptsLeftOut,
+    Reward,
+    Sampling,
+    Section,
+)
 
 
 class BestOfNRecipe(Section):
@@ -22,6 +31,7 @@ class BestOfNRecipe(Section):
     max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     n: PositiveInt = Field(8, description="Responses to choose from.")
+    microbatch_tokens: MicrobatchTokens = 4096
 
 
 class SampleRecipe(Section):

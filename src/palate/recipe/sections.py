@@ -39,6 +39,13 @@ NumberOrAuto = Annotated[
     PlainSerializer(lambda value: "auto" if value == AUTO else value, return_type=int | str),
     WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"enum": ["auto"]}]}),
 ]
+MicrobatchTokens = Annotated[
+    NumberOrAuto,
+    Field(
+        description="Tokens in one pass, forward and, where something learns, backward; `auto`: as many as there is "
+        "memory for. Results do not depend on it."
+    ),
+]
 ChatTemplate = Annotated[
     str,
     Field(
@@ -103,6 +110,10 @@ class Optimizer(Section):
     beta2: Decay = Field(0.99, description="Adam's second decay rate.")
     epsilon: Positive = Field(1e-8, description="Adam's epsilon.")
     max_grad_norm: NonNegative = Field(1.0, description="Gradients are scaled down to this norm; 0 leaves them.")
+    state_bits: Literal[32, 8] = Field(
+        32,
+        description="Bits of a number in Adam's moments; 8 need `palate[bitsandbytes]`, and a quarter of the memory.",
+    )
 
 
 class RLOptimizer(Optimizer):
@@ -158,11 +169,7 @@ class StageRecipe(Section):
     max_left_out: Fraction = Field(
         0.5, description="Largest share of the rows that may be left out; more end the run before its first step."
     )
-    microbatch_tokens: NumberOrAuto = Field(
-        4096,
-        description="Tokens in one forward and backward pass; `auto`: as many as there is memory for. Results do not "
-        "depend on it.",
-    )
+    microbatch_tokens: MicrobatchTokens = 4096
     recompute_activations: bool = Field(
         False, description="Keep only what is between layers for the gradient and compute the rest again: less memory."
     )

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from palate.corpus import read_prompts
-from palate.lm.sources.zoo import load_language_model
+from palate.lm.model import LanguageModel
+from palate.lm.sources.zoo import load_language_model, sketch_model
 from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
 from palate.recipe import BestOfNRecipe
 from palate.records import Demonstration, Prompt, Response
@@ -23,26 +24,49 @@ from palate.rewards.mix import Mix
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, prompts_with_room
+from palate.stages.common import finish_run, prompts_with_room, sharing
+from palate.stages.estimate.expected import judged, sketch_rewards
+from palate.stages.estimate.fitting import expect
 
 
 def choose(recipe: BestOfNRecipe, run: Run) -> None:
     """Write the best response to each prompt to ``responses.jsonl``."""
-    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
-    rewards = Mix(recipe.rewards, precision=recipe.precision)
-    for source in rewards.learned:
-        if not source.reads_like(loaded.chat):
-            run.note(f"chat template: that of {source.loaded.name} is another one; it is given what the responses say")
+    sketch = sketch_model(recipe.model, LanguageModel, chat_template=recipe.chat_template, precision=recipe.precision)
     data = read_prompts(recipe.prompts)
-    run.add_inputs({"prompts": data.files, "model": loaded.weights, "rewards": rewards.hashes})
+    run.add_inputs({"prompts": data.files})
     prompts = prompts_with_room(
         run,
         data,
-        [loaded.chat],
-        (loaded.model.context, "the model's context"),
+        [sketch.chat],
+        (sketch.model.context, "the model's context"),
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
+    judges = sketch_rewards(recipe.rewards, recipe.precision)
+    lengths = [len(sketch.chat.prompt_tokens(prompt)) for prompt in prompts]
+    recipe = expect(
+        run,
+        recipe,
+        sketch.device,
+        lambda recipe: judged(
+            [sketch],
+            judges,
+            [lengths],
+            recipe.sampling,
+            num_responses=recipe.n,
+            max_tokens=recipe.microbatch_tokens,
+        ),
+    )
+
+    settle = sharing([])
+    loaded = load_language_model(
+        recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, settle=settle
+    )
+    rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens, settle=settle)
+    run.add_inputs({"model": loaded.weights, "rewards": rewards.hashes})
+    for source in rewards.learned:
+        if not source.reads_like(loaded.chat):
+            run.note(f"chat template: that of {source.loaded.name} is another one; it is given what the responses say")
 
     engine = LocalEngine(loaded.model, loaded.chat)
     key = (recipe.seed, "best_of_n")

@@ -28,7 +28,7 @@ from palate.intervals import Estimate, ratio_estimate
 from palate.lm.batch import per_token
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
-from palate.lm.sources.zoo import Loaded, load_language_model
+from palate.lm.sources.zoo import Loaded, load_language_model, sketch_model
 from palate.objectives.divergence import k1
 from palate.randomness import permutation
 from palate.recipe import Sampling, WinRateRecipe
@@ -39,10 +39,11 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import prompts_with_room
+from palate.stages.common import prompts_with_room, sharing
+from palate.stages.estimate.expected import judged, sketch_rewards
+from palate.stages.estimate.fitting import expect
 from palate.words import count_words
 
-MICROBATCH_TOKENS = 4096
 NUM_SHOWN, NUM_WORST = 10, 5
 """Prompts whose responses are shown side by side, chosen at random; and of the greatest losses."""
 
@@ -90,22 +91,46 @@ class Comparison:
 
 def evaluate(recipe: WinRateRecipe, run: Run) -> None:
     """Sample, judge, and write report and texts."""
+    names = ((recipe.model, recipe.chat_template), (recipe.baseline, recipe.baseline_chat_template))
+    sketches = [
+        sketch_model(name, LanguageModel, chat_template=template, precision=recipe.precision)
+        for name, template in names
+    ]
     data = read_prompts(recipe.prompts)
-    model = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
-    baseline = load_language_model(
-        recipe.baseline, chat_template=recipe.baseline_chat_template, precision=recipe.precision
-    )
-    judge = Mix((recipe.judge,), precision=recipe.precision)
-    run.add_inputs({"prompts": data.files, "model": model.weights, "baseline": baseline.weights})
-    run.add_inputs({"judge": judge.hashes})
+    run.add_inputs({"prompts": data.files})
     prompts = prompts_with_room(
         run,
         data,
-        [model.chat, baseline.chat],
-        min((each.model.context, f"the context of {each.name}") for each in (model, baseline)),
+        [sketch.chat for sketch in sketches],
+        min(
+            (sketch.model.context, f"the context of {name}") for sketch, (name, _) in zip(sketches, names, strict=True)
+        ),
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
+    judges = sketch_rewards((recipe.judge,), recipe.precision)
+    lengths = [[len(sketch.chat.prompt_tokens(prompt)) for prompt in prompts] for sketch in sketches]
+    recipe = expect(
+        run,
+        recipe,
+        sketches[0].device,
+        lambda recipe: judged(
+            sketches,
+            judges,
+            lengths,
+            recipe.sampling,
+            num_responses=recipe.responses_per_prompt,
+            max_tokens=recipe.microbatch_tokens,
+        ),
+    )
+
+    settle = sharing([])
+    model, baseline = (
+        load_language_model(name, chat_template=template, precision=recipe.precision, settle=settle)
+        for name, template in names
+    )
+    judge = Mix((recipe.judge,), precision=recipe.precision, max_tokens=recipe.microbatch_tokens, settle=settle)
+    run.add_inputs({"model": model.weights, "baseline": baseline.weights, "judge": judge.hashes})
     say_layouts(run, model.chat, baseline.chat, judge)
     found = compare(
         model,
@@ -115,6 +140,7 @@ def evaluate(recipe: WinRateRecipe, run: Run) -> None:
         recipe.sampling,
         num_responses=recipe.responses_per_prompt,
         seed=recipe.seed,
+        max_tokens=recipe.microbatch_tokens,
     )
     figures = {
         "win_rate": found.win_rate.rate,
@@ -148,20 +174,23 @@ def compare(
     *,
     num_responses: int,
     seed: int,
+    max_tokens: int = 4096,
 ) -> Comparison:
-    """Sample from both and let the judge decide."""
+    """Sample from both and let the judge decide; ``max_tokens`` are in one pass of the baseline, for the KL."""
     ours = answers(model, prompts, judge, sampling, num_responses=num_responses, seed=seed)
     theirs = answers(baseline, prompts, judge, sampling, num_responses=num_responses, seed=seed)
-    return contrast(ours, theirs, baseline.model, seed=seed)
+    return contrast(ours, theirs, baseline.model, seed=seed, max_tokens=max_tokens)
 
 
-def contrast(ours: Answers, theirs: Answers, reference: LanguageModel, *, seed: int) -> Comparison:
+def contrast(
+    ours: Answers, theirs: Answers, reference: LanguageModel, *, seed: int, max_tokens: int = 4096
+) -> Comparison:
     """Win rate and KL of answers that are there already."""
     return Comparison(
         model=ours,
         baseline=theirs,
         win_rate=win_rate(ours.scores, theirs.scores, seed=seed),
-        kl=divergence(ours.rollout, reference, num_prompts=len(ours.scores), seed=seed),
+        kl=divergence(ours.rollout, reference, num_prompts=len(ours.scores), seed=seed, max_tokens=max_tokens),
         seed=seed,
     )
 
@@ -191,21 +220,25 @@ def answers(
     )
 
 
-def divergence(rollout: Rollout, reference: LanguageModel, *, num_prompts: int, seed: int) -> Estimate:
+def divergence(
+    rollout: Rollout, reference: LanguageModel, *, num_prompts: int, seed: int, max_tokens: int = 4096
+) -> Estimate:
     """KL(sampled policy || reference) per response in nats, by k1 on the responses themselves; its interval by prompt.
 
-    The responses of a prompt stand side by side.
+    The responses of a prompt stand side by side; ``max_tokens`` are computed in one pass.
     """
-    by_prompt = divergence_by_prompt(rollout, reference, num_prompts=num_prompts)
+    by_prompt = divergence_by_prompt(rollout, reference, num_prompts=num_prompts, max_tokens=max_tokens)
     return ratio_estimate(by_prompt, np.ones(num_prompts), seed=seed)
 
 
 @torch.no_grad()
-def divergence_by_prompt(rollout: Rollout, reference: LanguageModel, *, num_prompts: int) -> NDArray[np.float64]:
+def divergence_by_prompt(
+    rollout: Rollout, reference: LanguageModel, *, num_prompts: int, max_tokens: int = 4096
+) -> NDArray[np.float64]:
     """[P] the same for each prompt."""
     ref_logprobs = per_token(
         rollout.sequences,
-        MICROBATCH_TOKENS,
+        max_tokens,
         lambda part: reference.logprobs(part, temperature=rollout.temperature),
     )
     by_prompt = k1(rollout.logprobs, ref_logprobs).sum(1).double().reshape(num_prompts, -1).mean(1)

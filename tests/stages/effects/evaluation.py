@@ -12,6 +12,7 @@ from tests.stages.effects.sampling import (
     draws_from,
     draws_so_many,
     lays_out,
+    scores_in_parts,
 )
 from tests.stages.effects.scoring import learned_terms, scores_of
 from tests.stages.effects.shared import close
@@ -33,6 +34,7 @@ def win_rate() -> list[Row]:
         Row("baseline_chat_template", ("", "plain"), lays_out(1)),
         *under("judge", judge),
         Row("responses_per_prompt", (2, 3), draws_so_many),
+        Row("microbatch_tokens", (4096, 160), scores_in_parts, {"judge.model": "$scorer"} | no_function),
     ]
 
 

@@ -43,6 +43,7 @@ def best_of_n() -> list[Row]:
         *drawing({"rewards.0.model": "$scorer", "rewards.0.function": None}),
         *under("rewards.0", rewards),
         Row("n", (2, 3), draws_so_many),
+        Row("microbatch_tokens", (4096, 160), scores_in_parts, {"rewards.0.model": "$scorer"} | no_function),
     ]
 
 
@@ -136,6 +137,16 @@ def draws_so_many(a: Outcome, b: Outcome) -> None:
         for rollout in outcome.rollouts:
             sizes = torch.unique(rollout.sequences.group_ids, return_counts=True)[1]
             assert set(sizes.tolist()) == {count}
+
+
+def scores_in_parts(a: Outcome, b: Outcome) -> None:
+    """Smaller forward passes, and the same numbers."""
+    for outcome in (a, b):
+        limit = outcome.recipe.microbatch_tokens
+        assert all(tokens <= limit or count == 1 for tokens, count in outcome.passes)
+    assert len(b.passes) > len(a.passes)
+    for name in {"score", "win_rate", "kl"} & a.report.keys():
+        assert close(a.report[name], b.report[name])
 
 
 def picks_the_best(a: Outcome, b: Outcome) -> None:

@@ -15,9 +15,11 @@ from palate.records import Demonstration, Prompt, Ranking, Record, Response
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Paths: a model, prompts, demonstrations, rankings and thumbs."""
+    """Paths: models, prompts, demonstrations, rankings and thumbs."""
     directory = tmp_path_factory.mktemp("estimate")
     write_model(directory / "model")
+    write_model(directory / "other", seed=1)
+    write_model(directory / "capped", "Gemma2", head_dim=16, query_pre_attn_scalar=16)
     prompts = [Prompt.from_text("What of " + "it, " * (3 + number % 4) + f"{number}?") for number in range(40)]
     answers = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "What of it?")
     records: dict[str, list[Record]] = {
@@ -48,15 +50,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, rows in records.items():
         path = directory / f"{name}.jsonl"
         path.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")
-    return {name: str(directory / f"{name}.jsonl") for name in records} | {"model": str(directory / "model")}
+    models = {name: str(directory / name) for name in ("model", "other", "capped")}
+    return {name: str(directory / f"{name}.jsonl") for name in records} | models
 
 
-def write_model(directory: Path) -> None:
+def write_model(directory: Path, family: str = "Llama", *, seed: int = 0, **sizes: Any) -> None:
     """Four layers of width 64 and 3,000 tokens: embeddings, layers and a few hundred rows weigh about the same."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    import transformers
 
     tokenizer: Any = byte_tokenizer()
-    config = LlamaConfig(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=3000,
         hidden_size=64,
         intermediate_size=176,
@@ -68,10 +71,11 @@ def write_model(directory: Path) -> None:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **sizes,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        state = LlamaForCausalLM(config).state_dict()
+        torch.manual_seed(seed)
+        state = getattr(transformers, f"{family}ForCausalLM")(config).state_dict()
     directory.mkdir()
     decoder.write(directory, config, state, "ForCausalLM")
     tokenizer.save_pretrained(directory)

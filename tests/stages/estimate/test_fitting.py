@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from palate import recipe as recipes
 from palate.cli import main
 from palate.errors import MachineError, RecipeError
 from palate.lm import model as lm_model
+from palate.lm.model import LanguageModel
+from palate.lm.sources.zoo import sketch_model
 from palate.machine import gb
 from palate.recipe import SFTRecipe, load_recipe, parse_recipe
 from palate.run.directory import Run
@@ -44,7 +48,7 @@ def short_of(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "left", lambda device: room)
 
 
-@pytest.mark.parametrize("stage", ["sft", "reward", "reinforce"])
+@pytest.mark.parametrize("stage", ["sft", "reward", "reinforce", "best-of-n", "eval"])
 def test_an_estimate_alone_leaves_nothing_behind(
     stage: str,
     files: dict[str, str],
@@ -54,7 +58,11 @@ def test_an_estimate_alone_leaves_nothing_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tree: dict[str, Any] = {"model": "tiny", "precision": "fp32", "frozen_layers": 1}
-    if stage == "reinforce":
+    if stage in ("best-of-n", "eval"):
+        tree = {"model": "tiny", "precision": "fp32", "prompts": {"path": files["prompts"]}}
+        tree |= {"sampling": {"max_new_tokens": 4}, "microbatch_tokens": "auto"}
+        tree |= {"baseline": "tiny", "judge": {"length": 3.0}} if stage == "eval" else {"rewards": [{"length": 3.0}]}
+    elif stage == "reinforce":
         tree |= {"prompts": {"path": files["prompts"]}, "rewards": [{"length": 3.0}], "steps": 9}
         tree |= {"sampling": {"max_new_tokens": 4}, "prompts_per_step": 2}
     else:
@@ -65,6 +73,11 @@ def test_an_estimate_alone_leaves_nothing_behind(
     said = capsys.readouterr()
     assert sorted(tmp_path.rglob("*")) == before
     assert "finished" not in said.err
+    if stage in ("best-of-n", "eval"):
+        assert re.search(r"^  weights +\d+\.\d MB$", said.out, flags=re.M)
+        assert re.search(r"^microbatch_tokens = 16384$", said.out, flags=re.M)
+        assert re.search(r"^tokens drawn and scored, at most: [\d,]+$", said.out, flags=re.M)
+        return
     for part in ("weights", "gradients", "optimizer", "trunk", "activations"):
         assert re.search(rf"^  {part} +\d+\.\d MB$", said.out, flags=re.M) or part == "gradients"
     assert re.search(r"^tokens in \d+ steps: [\d,]+$", said.out, flags=re.M)
@@ -177,6 +190,17 @@ def test_a_chosen_microbatch_is_the_largest_that_fits_and_stays(
     assert json.loads((tmp_path / "roomy" / "lineage.json").read_text())["settled"] != settled
 
 
+def test_a_microbatch_is_as_large_as_what_needs_more_anyway_allows() -> None:
+    """Sampling, say: with smaller ones than that nothing would be won."""
+    recipe = parse_recipe(SFTRecipe, {"data": {"path": "nowhere"}})
+
+    def workload(recipe: SFTRecipe) -> Any:
+        return SimpleNamespace(peak=SimpleNamespace(total=max(90, recipe.microbatch_tokens // 16)))
+
+    for room, expected in ((100, 1024), (120, 1024), (10**4, 16384), (1300, 16384), (1000, 8192)):
+        assert fitting.largest_microbatch(recipe, room, workload) == expected
+
+
 def test_a_microbatch_is_a_number_or_auto(sft_recipe: Callable[..., SFTRecipe]) -> None:
     assert sft_recipe(microbatch_tokens="auto").model_dump()["microbatch_tokens"] == "auto"
     for wrong in (0, -1, "many"):
@@ -193,3 +217,93 @@ def test_a_trunk_that_is_too_large_is_not_kept_and_it_is_said(
     run = Run.open(tmp_path / "run", recipe)
     sft.train(recipe, run)
     assert any("is not kept" in note for note in run.notes)
+
+
+@pytest.fixture
+def written(files: dict[str, str], tmp_path: Path) -> Callable[..., str]:
+    def write(**changes: Any) -> str:
+        tree = {"model": files["model"], "precision": "bf16"} | changes
+        tree |= {} if "prompts" in changes else {"data": {"path": files["demonstrations"]}}
+        (tmp_path / "recipe.toml").write_text(tomli_w.dumps(tree), encoding="utf-8")
+        return str(tmp_path / "recipe.toml")
+
+    return write
+
+
+def test_another_machine_is_asked_about(written: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its memory alone decides, and a GPU's is counted by a GPU's rules: attention in bf16, no copies."""
+
+    def said(*options: str) -> str:
+        assert main(["sft", written(microbatch_tokens="auto"), "--estimate", *options]) == 0
+        return capsys.readouterr().out
+
+    small, large, gpu = said("--memory", "16MB"), said("--memory", "1 GB"), said("--memory", "1GiB", "--gpu")
+    assert "asked about: 16.0 MB" in small
+    assert int(re.findall(r"microbatch_tokens = (\d+)", small)[0]) < 4096
+    assert "microbatch_tokens = 16384" in large
+    assert "asked about: 1.0 GB" in large
+    assert "asked about: 1.1 GB" in gpu
+    assert "packed copies" in large
+    assert "packed copies" not in gpu
+    activations = [float(re.findall(r"activations +([\d.]+) MB", text)[0]) for text in (large, gpu)]
+    assert activations[0] > 1.3 * activations[1]
+    assert all("time: not measured; it was asked about another machine" in text for text in (small, large, gpu))
+    assert "it does not fit: " in said("--memory", "1MB")
+
+
+@pytest.mark.parametrize("options", [["--memory", "much"], ["--memory", "24 apples"]])
+def test_a_size_is_a_number_and_a_unit(
+    options: list[str], written: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["sft", written(), "--estimate", *options])
+    assert ended.value.code == 2
+    assert "is no size; write it as 24GB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--memory", "24GB"], ["--gpu"]])
+def test_another_machine_is_asked_about_in_estimates_alone(
+    option: list[str], written: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["sft", written(), *option])
+    assert ended.value.code == 2
+    assert "go with --estimate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo"])
+def test_a_config_and_a_tokenizer_are_enough(
+    stage: str,
+    files: dict[str, str],
+    written: Callable[..., str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same numbers as with the weights; only the time has to be left open."""
+    alone = Path(shutil.copytree(files["model"], tmp_path / "alone"))
+    (alone / "model.safetensors").unlink()
+    told = []
+    for model in (files["model"], str(alone)):
+        changes: dict[str, Any] = {"model": model, "adapter": {"rank": 4}}
+        if stage == "ppo":
+            changes |= {"prompts": {"path": files["prompts"]}, "rewards": [{"model": model}], "steps": 2}
+            changes |= {"sampling": {"max_new_tokens": 8}, "prompts_per_step": 4}
+        assert main([stage, written(**changes), "--estimate"]) == 0
+        told.append(capsys.readouterr().out.splitlines())
+    whole, config = told
+    assert [line for line in config if "memory" in line or line.startswith("  ")] == [
+        line for line in whole if "memory" in line or line.startswith("  ")
+    ]
+    assert whole[-1].startswith("time, from two steps here")
+    assert config[-1].startswith("time: not measured; ")
+    assert "no .safetensors file" in config[-1]
+
+
+def test_a_config_says_how_precise_weights_are(files: dict[str, str], tmp_path: Path) -> None:
+    alone = Path(shutil.copytree(files["model"], tmp_path / "alone"))
+    (alone / "model.safetensors").unlink()
+    config = json.loads((alone / "config.json").read_text())
+    for dtype in ("bfloat16", "float32"):
+        (alone / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
+        sketch = sketch_model(str(alone), LanguageModel)
+        assert {str(weight.dtype) for weight in sketch.model.parameters()} == {f"torch.{dtype}"}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.stages.estimate import allocated
 from torch import Tensor
 
@@ -152,9 +155,25 @@ def test_trunk_cache_and_prompts(files: dict[str, str], precision: str) -> None:
     assert footprint.prefilling(net, 240) == pytest.approx(took, rel=0.15)
 
 
+@pytest.mark.parametrize("load", [load_language_model, load_scalar_model])
+def test_weights_are_read_once(files: dict[str, str], load: Any, tmp_path: Path) -> None:
+    """While a model is loaded it is there once, as precise as in its file, beside the file as the system maps it."""
+    load(files["model"])  # libraries set themselves up
+    directory = Path(shutil.copytree(files["model"], tmp_path / "half"))
+    file = directory / "model.safetensors"
+    state = {key: tensor.bfloat16() for key, tensor in load_file(file).items()}
+    save_file(state, file)
+    kept: list[Any] = []
+    took = allocated.peak(lambda: kept.append(load(str(directory))))
+    assert footprint.weights([kept[0].model]) + file.stat().st_size == pytest.approx(took, rel=0.1)
+    body = [weight for name, weight in kept[0].model.named_parameters() if name != "score.weight"]
+    assert {weight.dtype for weight in body} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("rows", [50, 3000])
-def test_logits(files: dict[str, str], rows: int) -> None:
-    model, net = pair(files)
+@pytest.mark.parametrize("name", ["model", "capped"])
+def test_logits(files: dict[str, str], rows: int, name: str) -> None:
+    model, net = pair(files | {"model": files[name]})
     hidden, tokens = torch.zeros(rows, 64), torch.zeros(rows, dtype=torch.long)
     with torch.no_grad():
         took = allocated.peak(lambda: model.lm_head(hidden, tokens, temperature=1.0))
@@ -164,10 +183,10 @@ def test_logits(files: dict[str, str], rows: int) -> None:
     assert footprint.drawing(net, 50) == pytest.approx(drawn, rel=0.1)
 
 
-@pytest.mark.parametrize("family", ["Qwen3", "Olmo2"])
+@pytest.mark.parametrize("family", ["Qwen3", "Olmo2", "Gemma2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_norms_of_other_families(family: str, dtype: torch.dtype) -> None:
-    """Norms of queries and keys, head by head or whole, and norms after instead of before."""
+def test_what_other_families_keep(family: str, dtype: torch.dtype) -> None:
+    """Norms of queries and keys, head by head or whole, norms after instead of before, and capped scores."""
     import transformers
 
     sizes = {"hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4}

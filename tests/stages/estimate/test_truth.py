@@ -30,7 +30,11 @@ def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any
         tree |= {"prompts": {"path": files["prompts"]}, "sampling": {"max_new_tokens": 24, "num_slots": 16}}
     if stage in ("ppo", "reinforce"):
         tree |= {"rewards": [{"model": files["model"]}], "steps": 2, "prompts_per_step": 4}
-    return tree | changes
+    if stage == "best-of-n":
+        tree |= {"rewards": [{"model": files["other"]}], "n": 3}
+    if stage == "eval":
+        tree |= {"baseline": files["other"], "judge": {"model": files["model"]}}
+    return tree | changes | ({"model": files[changes["model"]]} if "model" in changes else {})
 
 
 def run(stage: str, tree: dict[str, Any], directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workload, int]:
@@ -38,7 +42,7 @@ def run(stage: str, tree: dict[str, Any], directory: Path, monkeypatch: pytest.M
     told: list[Workload] = []
     monkeypatch.setattr(fitting, "say", lambda run, work, peak, room: told.append(work))
     monkeypatch.setattr(Report, "figure", lambda *_: None)
-    for name in ("calibration", "agreement_matrix"):
+    for name in ("calibration", "agreement_matrix", "before_after", "win_rate_by_length"):
         monkeypatch.setattr(plots, name, lambda *_: None)
     command = next(each for each in STAGES if each.name == stage)
     recipe = parse_recipe(getattr(recipes, command.recipe), tree)
@@ -50,7 +54,7 @@ def run(stage: str, tree: dict[str, Any], directory: Path, monkeypatch: pytest.M
 
 WHOLE, PARTS = {"microbatch_tokens": 4096}, {"microbatch_tokens": 400}
 FROZEN, HALF = {"frozen_layers": 2}, {"precision": "bf16"}
-ADAPTED = {"adapter": {"rank": 8}}
+ADAPTED, CAPPED = {"adapter": {"rank": 8}}, {"model": "capped"}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft, whole": ("sft", WHOLE),
     "sft, frozen, in parts": ("sft", FROZEN | PARTS),
@@ -67,6 +71,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce, bf16, whole": ("reinforce", HALF | WHOLE),
     "ppo, adapted, whole": ("ppo", ADAPTED | WHOLE),
     "ppo, bf16, frozen, in parts": ("ppo", HALF | FROZEN | PARTS),
+    "best of n, whole": ("best-of-n", WHOLE),
+    "best of n, bf16, in parts": ("best-of-n", HALF | PARTS),
+    "evaluation, whole": ("eval", WHOLE),
+    "evaluation, bf16, in parts": ("eval", HALF | PARTS),
+    "sft, capped, whole": ("sft", CAPPED | WHOLE),
+    "sft, capped, bf16, adapted, in parts": ("sft", CAPPED | HALF | ADAPTED | PARTS),
+    "evaluation, capped": ("eval", CAPPED | WHOLE),
     "sample": ("sample", {}),
     "sample, bf16": ("sample", HALF),
 }

@@ -6,29 +6,36 @@ as long as they may. Passes are laid out for real, but without numbers: models a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from palate.corpus import read_prompts
-from palate.lm.adapters import arrange, base
+from palate.lm.adapters import base
 from palate.lm.batch import Sequences
-from palate.lm.encode import usable_prompts
-from palate.lm.model import LanguageModel, Model, ScalarModel
-from palate.lm.sources.zoo import Sketch, sketch_model, stored_alike
-from palate.machine import gb
-from palate.recipe import PPORecipe, RLRecipe, Sampling, SFTRecipe, StageRecipe
-from palate.rollout.slots import PREFILL_TOKENS
-from palate.stages.estimate import footprint
-from palate.stages.estimate.footprint import Network, Pass, Small
-from palate.stages.estimate.workload import Decoding, Learning, Scoring, Workload
-
-LOOKED_AT = 2000
-"""Of a pass over all data the longest sequences, this many, are laid out to find its largest part."""
-HEAVIEST = 8
-"""Of all batches those with the most tokens, this many, are laid out to find the largest microbatch."""
+from palate.lm.model import LanguageModel, ScalarModel
+from palate.lm.sources.zoo import Precision, Sketch, sketch_model
+from palate.recipe import PPORecipe, Reward, RLRecipe, Sampling, SFTRecipe, StageRecipe
+from palate.records import Prompt
+from palate.stages.estimate.footprint import Network
+from palate.stages.estimate.passes import (
+    adopt,
+    computed,
+    computing_trunk,
+    decoding,
+    first_above_trunk,
+    frozen,
+    heaviest,
+    kept_rows,
+    layers_of,
+    learning,
+    network,
+    optimizer_of,
+    responses_to,
+    scoring,
+    stored,
+)
+from palate.stages.estimate.workload import Scoring, Workload
 
 
 def supervised(
@@ -40,21 +47,8 @@ def supervised(
 ) -> Workload:
     """Of fine-tuning on these sequences, in these batches; ``held_out`` is looked at before and after."""
     net = network(recipe, sketch)
-    kept, notes = kept_rows(net, sequences)
-    return Workload(
-        nets=[net],
-        scoring=[
-            *computing_trunk(net, sequences, recipe, at_first=True),
-            scoring(net, held_out, recipe.microbatch_tokens),
-        ],
-        learning=[learning(net, [sequences.select(rows) for rows in heaviest(sequences, batches)], recipe)],
-        trunk=kept,
-        tokens=stored(sequences, held_out),
-        steps=[computed(sequences, rows) for rows in batches],
-        beside=kept + 2 * computed(held_out),
-        data=computed(sequences) + computed(held_out),
-        notes=notes,
-    )
+    looked_at = [scoring(net, held_out, recipe.microbatch_tokens)]
+    return from_data(net, recipe, sequences, batches, held_out, looked_at, forward=2 * computed(held_out))
 
 
 def comparing(
@@ -66,23 +60,61 @@ def comparing(
 ) -> Workload:
     """Of a reward model, or of DPO, on these responses; in DPO all are looked at before the first step."""
     net = network(recipe, sketch)
-    kept, notes = kept_rows(net, sequences)
-    first = net.model.frozen_layers if kept else 0
-    looked_at = [scoring(net, held_out, recipe.microbatch_tokens, first=first)]
     is_dpo = isinstance(net.model, LanguageModel)
+    first = net.model.frozen_layers if kept_rows(net, sequences)[0] else 0
+    looked_at = [scoring(net, held_out, recipe.microbatch_tokens, first=first)]
+    forward = 2 * computed(held_out)
     if is_dpo or getattr(recipe, "normalize_on", "") == "train":
         looked_at.append(scoring(net, sequences, recipe.microbatch_tokens, first=first, at_first=is_dpo))
-    of_held_out = kept_rows(net, held_out)[0] if is_dpo else 0
+        forward += computed(sequences)
+    return from_data(
+        net,
+        recipe,
+        sequences,
+        batches,
+        held_out,
+        looked_at,
+        forward=forward,
+        whole_groups=True,
+        also_kept=kept_rows(net, held_out)[0] if is_dpo else 0,
+    )
+
+
+def from_data(
+    net: Network,
+    recipe: StageRecipe,
+    sequences: Sequences,
+    batches: Sequence[Tensor],
+    held_out: Sequences,
+    looked_at: Sequence[Scoring],
+    *,
+    forward: int,
+    whole_groups: bool = False,
+    also_kept: int = 0,
+    also_stored: Sequence[Sequences] = (),
+) -> Workload:
+    """Of learning from sequences that are all there.
+
+    Args:
+        net: the model that learns.
+        batches: rows of the sequences, those of each step.
+        held_out: sequences to validate on.
+        looked_at: passes without gradients before and after.
+        forward: tokens computed in these.
+        whole_groups: sequences of one prompt are never in two microbatches.
+        also_kept: rows of the frozen layers' output beside those of the sequences.
+        also_stored: sequences beside these and those held out.
+    """
+    kept, notes = kept_rows(net, sequences)
+    selected = [sequences.select(rows) for rows in heaviest(sequences, batches)]
     return Workload(
         nets=[net],
         scoring=[*computing_trunk(net, sequences, recipe, at_first=True), *looked_at],
-        learning=[
-            learning(net, [sequences.select(rows) for rows in heaviest(sequences, batches)], recipe, whole_groups=True)
-        ],
-        trunk=kept + of_held_out,
-        tokens=stored(sequences, held_out),
+        learning=[learning(net, selected, recipe, optimizer_of(recipe), whole_groups=whole_groups)],
+        trunk=kept + also_kept,
+        tokens=stored(sequences, held_out, *also_stored),
         steps=[computed(sequences, rows) for rows in batches],
-        beside=kept + 2 * computed(held_out) + (computed(sequences) if len(looked_at) > 1 else 0),
+        beside=kept + forward,
         data=computed(sequences) + computed(held_out),
         notes=notes,
     )
@@ -101,56 +133,53 @@ def thumbed(
         data: the thumbs, and each one's prompt with a response to another.
         held_out: the same, before and after.
     """
-    net = network(recipe, sketch)
-    (sequences, mismatched), tokens = data, recipe.microbatch_tokens
-    (kept, notes), (of_mismatched, _) = (kept_rows(net, each) for each in data)
+    net, (sequences, mismatched), tokens = network(recipe, sketch), data, recipe.microbatch_tokens
+    kept, of_mismatched = (kept_rows(net, each)[0] for each in data)
     first = net.model.frozen_layers
-    passes = [
-        *(each for part in data for each in computing_trunk(net, part, recipe, at_first=True)),
+    looked_at = [
+        *computing_trunk(net, mismatched, recipe, at_first=True),
         *(scoring(net, part, tokens, at_first=True) for part in held_out),
         scoring(net, sequences, tokens, first=first if kept else 0, at_first=True),
         scoring(net, mismatched, tokens, first=first if of_mismatched else 0),
     ]
     epochs = sum(len(rows) for rows in batches) // max(1, len(sequences))
-    return Workload(
-        nets=[net],
-        scoring=passes,
-        learning=[learning(net, [sequences.select(rows) for rows in heaviest(sequences, batches)], recipe)],
-        trunk=kept + of_mismatched,
-        tokens=stored(*data, *held_out),
-        steps=[computed(sequences, rows) for rows in batches],
-        beside=kept
-        + of_mismatched
-        + computed(sequences)
-        + (1 + epochs) * computed(mismatched)
-        + 2 * sum(computed(part) for part in held_out),
-        data=computed(sequences) + computed(held_out[0]),
-        notes=notes,
+    forward = of_mismatched + computed(sequences) + (1 + epochs) * computed(mismatched)
+    return from_data(
+        net,
+        recipe,
+        sequences,
+        batches,
+        held_out[0],
+        looked_at,
+        forward=forward + 2 * sum(computed(part) for part in held_out),
+        also_kept=of_mismatched,
+        also_stored=(mismatched, held_out[1]),
     )
 
 
 class Expected:
-    """Sketches of the models of a reinforcement stage, and the lengths of its prompts, by step."""
+    """Sketches of the models of a reinforcement stage, and the lengths of its prompts.
 
-    def __init__(self, recipe: RLRecipe, prompts_of_step: Any) -> None:
+    Attributes:
+        lengths: in tokens, of the prompts of every step; the stage fills them in.
+    """
+
+    def __init__(self, recipe: RLRecipe) -> None:
         def sketch(name: str, kind: Any, template: str = "") -> Sketch[Any]:
             return sketch_model(name, kind, chat_template=template, precision=recipe.precision)
 
-        self.policy = sketch(recipe.model, LanguageModel, recipe.chat_template)
-        named = list(dict.fromkeys(name for term in recipe.rewards for name in term.models))
-        self.rewards = [sketch(name, ScalarModel) for name in named]
+        self.policy: Sketch[LanguageModel] = sketch(recipe.model, LanguageModel, recipe.chat_template)
+        self.rewards = sketch_rewards(recipe.rewards, recipe.precision)
+        named = [name for term in recipe.rewards for name in term.models]
         value = (recipe.value_model or named[0]) if isinstance(recipe, PPORecipe) else ""
-        self.value = sketch(value, ScalarModel) if value else None
-        data, most = read_prompts(recipe.prompts), min(recipe.max_length, self.policy.model.context)
-        usable = usable_prompts(
-            self.policy.chat, data.records, max_length=most - recipe.sampling.max_new_tokens
-        ).prompts
-        length = {prompt.id: len(self.policy.chat.prompt_tokens(prompt)) for prompt in usable}
-        self.data = sum(length.values())
-        self.lengths = [
-            [length[prompt.id] for prompt in prompts_of_step(usable, step)] if usable else [0]
-            for step in range(recipe.steps)
-        ]
+        self.value: Sketch[ScalarModel] | None = sketch(value, ScalarModel) if value else None
+        self.lengths: list[list[int]] = []
+        self.data = 0
+
+    def fill_in(self, prompts: Sequence[Prompt], steps: Sequence[Sequence[Prompt]]) -> None:
+        """All prompts, and those of every step."""
+        length = {prompt.id: len(self.policy.chat.prompt_tokens(prompt)) for prompt in prompts}
+        self.data, self.lengths = sum(length.values()), [[length[prompt.id] for prompt in step] for step in steps]
 
 
 def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any) -> Workload:
@@ -158,23 +187,19 @@ def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any) -> Worklo
     policy = network(recipe, expected.policy)
     prompts = max(expected.lengths, key=sum)
     count, longest_response = recipe.responses_per_prompt, recipe.sampling.max_new_tokens
-    sequences = Sequences.pack(
-        [[0] * length for length in prompts for _ in range(count)],
-        [[0] * longest_response for _ in range(len(prompts) * count)],
-        group_ids=[number for number in range(len(prompts)) for _ in range(count)],
-    )
+    sequences = responses_to(prompts, count, longest_response)
     kept, notes = kept_rows(policy, sequences)
-    nets = [policy]
+    nets, device = [policy], expected.policy.counted_on
     reference = base(policy.model) if recipe.adapter else expected.policy.anew()
     for model in (reference, *(each.anew() for each in expected.rewards)):
         model.freeze_all(layers_of(recipe, model))
-        nets.append(adopt(model, nets))
+        nets.append(adopt(model, nets, device, is_read=model is not reference or not recipe.adapter))
     batches = minibatches(sequences, recipe.minibatches)
-    learners = [learning(policy, batches, recipe)]
+    learners = [learning(policy, batches, recipe, recipe.optimizer)]
     if expected.value is not None:
         model = network(recipe, expected.value).model
-        nets.append(adopt(model, nets))
-        learners.append(learning(nets[-1], batches, recipe))
+        nets.append(adopt(model, nets, device))
+        learners.append(learning(nets[-1], batches, recipe, optimizer_of(recipe, "value_optimizer")))
     scorers = [
         scoring(net, sequences, recipe.microbatch_tokens, first=first_above_trunk(net, policy, kept))
         for net in nets[1:]
@@ -184,12 +209,12 @@ def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any) -> Worklo
         windows = Sequences.pack(
             [[0]] * text.sequences_per_step, [[0] * (text.sequence_length - 1)] * text.sequences_per_step
         )
-        learners.insert(1, learning(policy, [windows], recipe, several=True))
+        learners.insert(1, learning(policy, [windows], recipe, recipe.optimizer, several=True))
     passes = recipe.epochs * len(learners)
     each_step = [sum(prompts) + len(prompts) * count * longest_response for prompts in expected.lengths]
     return Workload(
         nets=nets,
-        decoding=decoding(policy, prompts, recipe.sampling, count),
+        decoding=[decoding(policy, prompts, recipe.sampling, count)],
         scoring=[*computing_trunk(policy, sequences, recipe), *scorers],
         learning=learners,
         trunk=kept,
@@ -205,154 +230,50 @@ def sampled(
     sketches: Sequence[Sketch[Any]], lengths: Sequence[int], sampling: Sampling, *, num_responses: int, at_once: int
 ) -> Workload:
     """Of drawing responses to prompts of these lengths, ``at_once`` in a step; other models are beside the first."""
-    nets = [Network(frozen(each.model), each.device) for each in sketches]
+    nets = [Network(frozen(each.model), each.counted_on) for each in sketches]
     steps = [list(lengths[start : start + at_once]) for start in range(0, len(lengths), at_once)]
     responses = at_once * num_responses * (max(lengths) + sampling.max_new_tokens)
     return Workload(
         nets=nets,
-        decoding=decoding(nets[0], max(steps, key=sum), sampling, num_responses),
+        decoding=[decoding(nets[0], max(steps, key=sum), sampling, num_responses)],
         tokens=13 * responses,
         steps=[sum(step) + len(step) * num_responses * sampling.max_new_tokens for step in steps],
         data=sum(lengths),
     )
 
 
-def frozen(model: Model) -> Model:
-    """Nothing of it learns."""
-    model.freeze_all()
-    return model
-
-
-def network(recipe: StageRecipe, sketch: Sketch[Any]) -> Network:
-    """A model that learns as the recipe says."""
-    model = sketch.anew()
-    arrange(model, recipe.model_copy(update={"frozen_layers": layers_of(recipe, model)}))
-    return Network(model, sketch.device)
-
-
-def layers_of(recipe: StageRecipe, model: Model) -> int:
-    """Frozen layers; a smaller model has fewer."""
-    return min(recipe.frozen_layers, model.model.shape.num_layers)
-
-
-def adopt(model: Model, others: Sequence[Network]) -> Network:
-    """The model beside these, with the weights that stay and are the same in memory once."""
-    for other in others:
-        model.adopt(other.model, equal=stored_alike)
-    return Network(model, others[0].device.type)
-
-
-def first_above_trunk(net: Network, policy: Network, kept: int) -> int:
-    """The layer that a pass starts at: above the policy's trunk, if there is one and it is this model's as well."""
-    layers = policy.model.trunk_layers
-    if not kept or layers != net.model.trunk_layers:
-        return 0
-    pairs = zip(net.model.model.lower(layers), policy.model.model.lower(layers), strict=True)
-    shares = all(a is b for ours, theirs in pairs for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
-    return layers if shares else 0
-
-
-def kept_rows(net: Network, sequences: Sequences) -> tuple[int, list[str]]:
-    """Rows of frozen layers that are kept of the sequences, each prompt once; and a line, if they are too many."""
-    if not net.model.trunk_layers:
-        return 0, []
-    rows = computed(sequences)
-    if net.model.keeps_trunk(rows):
-        return rows, []
-    size = gb(footprint.trunk(net, rows))
-    return 0, [f"frozen layers: what they make of the data would take {size} and is not kept; they run in every pass"]
-
-
-def computing_trunk(
-    net: Network, sequences: Sequences, recipe: StageRecipe, *, at_first: bool = False
-) -> list[Scoring]:
-    """The pass through frozen layers, if what comes of it is kept."""
-    if not kept_rows(net, sequences)[0]:
-        return []
-    return [scoring(net, sequences, recipe.microbatch_tokens, last=net.model.trunk_layers, at_first=at_first)]
-
-
-def scoring(
-    net: Network,
-    sequences: Sequences,
+def judged(
+    drawing: Sequence[Sketch[LanguageModel]],
+    judges: Sequence[Sketch[ScalarModel]],
+    lengths: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    num_responses: int,
     max_tokens: int,
-    *,
-    first: int = 0,
-    last: int | None = None,
-    at_first: bool = False,
-) -> Scoring:
-    """A pass over all of the sequences without gradients, through some of the layers."""
-    longest = sequences.lengths.argsort(descending=True)[:LOOKED_AT].sort().values
-    passes = [
-        Pass.of(net.model, microbatch, 0 if last else wanted(net.model, microbatch))
-        for microbatch in sequences.select(longest).microbatches(max_tokens)
-    ]
-    return Scoring(
-        net=net,
-        largest=max(passes, key=lambda each: each.rows + each.wanted),
-        smallest=Small(
-            rows=min(each.rows for each in passes),
-            wanted=min(each.wanted or each.rows for each in passes),
-            first=first,
-            last=net.L if last is None else last,
-        ),
-        at_first=at_first,
+) -> Workload:
+    """Of drawing responses to prompts of these lengths from one model after the other, and judging all of them.
+
+    Where there are two models, the last is asked about the responses of the first as well.
+    """
+    nets: list[Network] = []
+    sketches: list[Sketch[Any]] = [*drawing, *judges]
+    for sketch in sketches:
+        nets.append(adopt(frozen(sketch.anew()), nets, sketch.counted_on))
+    models, scorers = nets[: len(drawing)], nets[len(drawing) :]
+    drawn = [responses_to(each, num_responses, sampling.max_new_tokens) for each in lengths]
+    asked = [(net, sequences) for net in scorers for sequences in drawn]
+    asked += [(models[-1], sequences) for sequences in drawn[:-1]]
+    return Workload(
+        nets=nets,
+        decoding=[decoding(net, each, sampling, num_responses) for net, each in zip(models, lengths, strict=True)],
+        scoring=[scoring(net, sequences, max_tokens) for net, sequences in asked],
+        tokens=sum(13 * sequences.tokens.numel() for sequences in drawn),
+        beside=sum(computed(sequences) for sequences in drawn) + sum(computed(sequences) for _, sequences in asked),
+        data=sum(lengths[0]),
     )
 
 
-def learning(
-    net: Network,
-    batches: Iterable[Sequences],
-    recipe: StageRecipe,
-    *,
-    whole_groups: bool = False,
-    several: bool = False,
-) -> Learning:
-    """Of the heaviest batches the microbatch that needs most."""
-    parts = [list(batch.microbatches(recipe.microbatch_tokens, whole_groups=whole_groups)) for batch in batches]
-    passes = [Pass.of(net.model, part, wanted(net.model, part)) for each in parts for part in each]
-
-    def size(part: Pass) -> int:
-        kept = sum(footprint.kept_by_layer(net, index, part) for index in range(net.first, net.L))
-        return kept + footprint.logits(net, part.wanted)
-
-    return Learning(net=net, largest=max(passes, key=size), several=several or any(len(each) > 1 for each in parts))
-
-
-def wanted(model: Model, part: Sequences) -> int:
-    """Rows that the head is given: of the tokens that count; of a reward model, which has one number, the last ones."""
-    return len(part) if isinstance(model, ScalarModel) else int(part.mask.sum())
-
-
-def decoding(net: Network, prompts: Sequence[int], sampling: Sampling, num_responses: int) -> Decoding:
-    """Responses to prompts of these lengths, ``num_slots`` at a time."""
-    slots = min(sampling.num_slots, len(prompts) * num_responses)
-    first = sum(sorted(prompts, reverse=True)[: -(-slots // num_responses)])
-    return Decoding(
-        net=net,
-        slots=slots,
-        width=max(prompts) + sampling.max_new_tokens,
-        prefill=min(first, max(PREFILL_TOKENS, max(prompts))),
-        waiting=first if slots < len(prompts) * num_responses else 0,
-    )
-
-
-def computed(sequences: Sequences, rows: Tensor | None = None) -> int:
-    """Tokens of these rows of the sequences, or of all of them, a prompt that is shared once."""
-    index = torch.arange(len(sequences)) if rows is None else rows
-    lengths, prompts, groups = (
-        x.cpu()[index] for x in (sequences.lengths, sequences.prompt_lengths, sequences.group_ids)
-    )
-    _, first = torch.unique(groups, return_inverse=True)
-    once = torch.zeros(int(first.max()) + 1, dtype=torch.long).scatter_(0, first, prompts)
-    return int((lengths - prompts).sum() + once.sum())
-
-
-def heaviest(sequences: Sequences, batches: Sequence[Tensor]) -> list[Tensor]:
-    """The batches with the most tokens."""
-    return sorted(batches, key=lambda rows: -computed(sequences, rows))[:HEAVIEST]
-
-
-def stored(*data: Sequences) -> int:
-    """9 bytes for each place of the data, padding included: its token, and whether it counts."""
-    return sum(9 * sequences.tokens.numel() for sequences in data)
+def sketch_rewards(terms: Sequence[Reward], precision: Precision) -> list[Sketch[ScalarModel]]:
+    """The models that the terms of a reward name, each once."""
+    names = dict.fromkeys(name for term in terms for name in term.models)
+    return [sketch_model(name, ScalarModel, precision=precision) for name in names]

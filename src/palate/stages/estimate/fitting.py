@@ -51,7 +51,7 @@ def expect(run: Run, recipe: RecipeT, device: str, workload: Callable[[RecipeT],
     Raises:
         MachineError: there is too little memory; names the settings that would make it fit.
     """
-    room = left(device)
+    room = run.memory if isinstance(run, Trial) and run.elsewhere else left(device)
     if getattr(recipe, "microbatch_tokens", None) == AUTO:
         number = run.settle("microbatch_tokens", lambda: largest_microbatch(recipe, room, workload))
         recipe = with_changes(recipe, {"microbatch_tokens": number})
@@ -85,13 +85,18 @@ def tokens(work: Workload) -> str:
 
 
 def largest_microbatch(recipe: RecipeT, room: int | None, workload: Callable[[RecipeT], Workload]) -> int:
-    """The largest that fits, halving from `MOST_TOKENS`; the smallest if none does, or 4,096 if nobody knows."""
+    """The largest that fits, halving from `MOST_TOKENS`, or 4,096 if nobody knows.
+
+    Where something else needs more than its share, such as sampling, the largest that does not need more than that.
+    """
     if room is None:
         return 4096
+    peaks = {}
     for number in halves(MOST_TOKENS):
-        if workload(with_changes(recipe, {"microbatch_tokens": number})).peak.total <= SHARE * room:
+        peaks[number] = workload(with_changes(recipe, {"microbatch_tokens": number})).peak.total
+        if peaks[number] <= SHARE * room:
             return number
-    return FEWEST_TOKENS
+    return max(number for number, peak in peaks.items() if peak <= peaks[FEWEST_TOKENS])
 
 
 def too_large(recipe: RecipeT, peak: Moment, room: int, workload: Callable[[RecipeT], Workload]) -> str:

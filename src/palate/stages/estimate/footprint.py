@@ -27,6 +27,9 @@ from palate.lm.model import LanguageModel, Model
 from palate.lm.products import PACKED_ROWS, multiplies_bf16
 from palate.lm.projection import Projection
 
+BLOCK, LEAST_IN_8_BITS = 256, 4096
+"""Of optimizer states in 8 bits: numbers that share a scale, and the smallest weight whose states are not in fp32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
@@ -83,10 +86,11 @@ class Network:
     Args:
         model: its weights have shapes and no memory; what is frozen is frozen.
         device: where it will run.
+        is_read: it is read from its file; otherwise it is another network on weights that are there already.
     """
 
-    def __init__(self, model: Model, device: str) -> None:
-        self.model, self.device = model, torch.device(device)
+    def __init__(self, model: Model, device: str, *, is_read: bool = True) -> None:
+        self.model, self.device, self.is_read = model, torch.device(device), is_read
         dtype = model.model.dtype
         self.p, self.a = dtype.itemsize, attention_dtype(dtype, self.device).itemsize
         self.c = min(self.a, 4)
@@ -152,20 +156,26 @@ def gradients(model: nn.Module) -> int:
     return distinct(learned(model))
 
 
-def optimizer(model: nn.Module) -> int:
-    """AdamW's two moments: twice the weights that learn."""
-    return 2 * distinct(learned(model))
+def optimizer(model: nn.Module, state_bits: int = 32) -> int:
+    """AdamW's two moments: twice the weights that learn.
+
+    In 8 bits: 2 bytes a number, and 8 for each `BLOCK` of them, for weights of `LEAST_IN_8_BITS` numbers or more.
+    """
+    sizes = {id(weight): weight.numel() for weight in learned(model)}.values()
+    in_bytes = [size for size in sizes if state_bits == 8 and size >= LEAST_IN_8_BITS]
+    return 8 * (sum(sizes) - sum(in_bytes)) + sum(2 * size + 8 * -(-size // BLOCK) for size in in_bytes)
 
 
 def packed(net: Network, *, sampled: bool, learning: bool, passes: Iterable[Small]) -> dict[int, int]:
     """Copies of weights that products are made with: p, or 4 for each number, by the identity of the weight.
 
-    In fp32 on a processor they are kept for at most `PACKED_ROWS` rows, so by sampling and by the odd small pass, until
-    the weight learns; in bf16 always. On a GPU wherever a weight is cast and no gradient is asked for.
+    In fp32 on a processor they are kept for at most `PACKED_ROWS` rows, so by sampling and by the odd small pass; in
+    bf16 always. On a GPU wherever a weight is cast and no gradient is asked for. Which are given back while something
+    learns says `given_back`.
 
     Args:
         sampled: the model has drawn responses.
-        learning: it is being trained at this moment, which gives the copies of fp32 weights back.
+        learning: it is being trained at this moment.
         passes: the smallest ones that were made without gradients.
     """
     layer_of = {id(weight): number for number, layer in enumerate(net.layers) for weight in layer.parameters()}
@@ -174,7 +184,7 @@ def packed(net: Network, *, sampled: bool, learning: bool, passes: Iterable[Smal
         if not isinstance(module, Projection):
             continue
         weight, number = module.weight, layer_of.get(id(module.weight), net.L)
-        rounded = net.p < 4 and not (isinstance(module, TokenHead) and net.on_cpu)
+        rounded = _is_rounded(net, module)
         if not net.on_cpu and weight.element_size() == net.p:
             continue
         is_narrow = number == net.L - 1 and name.endswith(("o_proj", "gate_proj", "up_proj", "down_proj"))
@@ -182,11 +192,28 @@ def packed(net: Network, *, sampled: bool, learning: bool, passes: Iterable[Smal
         used = sampled or (learning and number < net.L) or bool(rows) if rounded else False
         if net.on_cpu and not rounded:
             used = sampled or any(count <= PACKED_ROWS for count in rows)
-        if learning and weight.requires_grad and not (rounded and net.on_cpu):
-            used = False
         if used:
             found[id(weight)] = weight.numel() * (net.p if rounded and net.quick else 4)
     return found
+
+
+def given_back(net: Network) -> set[int]:
+    """The weights, by identity, whose copies are given back while the model learns.
+
+    All that a gradient is handed through; but in bf16 on a processor only the unembedding is not multiplied by copies.
+    """
+    layer_of = {id(weight): number for number, layer in enumerate(net.layers) for weight in layer.parameters()}
+    products = (module for module in net.model.modules() if isinstance(module, Projection))
+    return {
+        id(module.weight)
+        for module in products
+        if layer_of.get(id(module.weight), net.L) >= net.first and not (net.on_cpu and _is_rounded(net, module))
+    }
+
+
+def _is_rounded(net: Network, module: Projection) -> bool:
+    """Whether it multiplies in bf16: all do but, on a processor, the unembedding."""
+    return net.p < 4 and not (isinstance(module, TokenHead) and net.on_cpu)
 
 
 def trunk(net: Network, rows: int) -> int:
@@ -213,7 +240,8 @@ def prefilling(net: Network, rows: int) -> int:
 def logits(net: Network, wanted: int) -> int:
     """4 M times the part of the vocabulary that is computed at a time; none for a scalar head.
 
-    And the unembedding once more, V D, where it is stored less or more precisely than it is multiplied.
+    Three times that where logits are capped, for the slopes. And the unembedding once more, V D, where it is stored
+    less or more precisely than it is multiplied.
     """
     if not isinstance(net.model, LanguageModel):
         return 0
@@ -223,12 +251,17 @@ def logits(net: Network, wanted: int) -> int:
     head: Any = net.model.lm_head
     stored = head.weight.element_size() if isinstance(head, TokenHead) else operand
     cast = operand * net.V * net.D if stored != operand else 0
-    return cast + wanted * width * (4 if operand == 4 else 4 + operand)
+    capped = getattr(net.model.model.shape, "logit_cap", None) is not None
+    return cast + wanted * width * (12 if capped else 4 if operand == 4 else 4 + operand)
 
 
 def drawing(net: Network, slots: int) -> int:
-    """4 V for each slot: the logits that tokens are drawn from, in place; another 4 V where V is no multiple of 128."""
-    return 4 * slots * net.V * (2 if net.V % 128 else 1)
+    """4 V for each slot: the logits that tokens are drawn from, in place.
+
+    Another 4 V where V is no multiple of 128, and three times 4 V where logits are capped.
+    """
+    capped = getattr(net.model.model.shape, "logit_cap", None) is not None
+    return 4 * slots * net.V * (3 if capped else 2 if net.V % 128 else 1)
 
 
 def kept_by_attention(net: Network, part: Pass) -> int:
@@ -237,6 +270,8 @@ def kept_by_attention(net: Network, part: Pass) -> int:
     d a (H + 2 G) a row; where lengths differ, a padded copy as well. A response reads its prompt's keys and values
     beside its own: 2 G d a for each place of the longest prompt and response. d a H comes out, and a sum for each head.
     """
+    if scores(net, part):
+        return kept_by_capped_attention(net, part)
     per_row, found = net.d * net.a * (net.H + 2 * net.G), 0
     whole = net.a > 4 or any(even for _, _, even in part.prompts) or any(even for _, _, even, _ in part.responses)
     found += part.rows * per_row if whole and any(even for *_, even in part.prompts) else 0
@@ -249,6 +284,29 @@ def kept_by_attention(net: Network, part: Pass) -> int:
         found += 2 * count * (before + width) * net.G * net.d * net.a
         found += count * width * (before + width) * net.a if net.a != 4 else 0
     return found
+
+
+def kept_by_capped_attention(net: Network, part: Pass) -> int:
+    """Where scores are capped they are all there, each kept twice: bent, and as a weight.
+
+    Queries, keys and values as they are multiplied, d a (H + 2 G) a row of a prompt; d a H of a response, and 2 G d a
+    for each place of prompt and response. Where lengths differ, d a H comes out once more.
+    """
+    heads, keys, found = net.d * net.a * net.H, 2 * net.d * net.a * net.G, 2 * scores(net, part)
+    for count, width, even in part.prompts:
+        found += count * width * (heads + keys + (0 if even else heads))
+    for count, width, even, before in part.responses:
+        found += count * width * (heads + (0 if even else heads)) + count * (before + width) * keys
+    return found
+
+
+def scores(net: Network, part: Pass) -> int:
+    """H times 4, or a, for every query and key that meet, where attention is capped; else they are never all there."""
+    if not any(layer.rule.cap for layer in getattr(net.model.model.shape, "layers", ())):
+        return 0
+    pairs = sum(count * width * width for count, width, _ in part.prompts)
+    pairs += sum(count * width * (before + width) for count, width, _, before in part.responses)
+    return pairs * net.H * max(4, net.a)
 
 
 def kept_by_layer(net: Network, index: int, part: Pass) -> int:
@@ -314,15 +372,19 @@ def within_layer(net: Network, rows: int) -> int:
 
 
 def within_attention(net: Network, part: Pass) -> int:
-    """The same in attention: 8 D + d a (2 H + 2 G) a row, beside what a backward pass would need."""
-    return part.rows * (8 * net.D + net.d * net.a * 2 * (net.H + net.G)) + kept_by_attention(net, part)
+    """The same in attention: 8 D + d a (2 H + 2 G) a row, beside what a backward pass would need, and capped scores."""
+    per_row = 8 * net.D + net.d * net.a * 2 * (net.H + net.G)
+    return part.rows * per_row + kept_by_attention(net, part) + scores(net, part)
 
 
 def within_backward(net: Network, part: Pass, *, wanted: bool) -> int:
-    """Gradients inside one layer: 4 (2 D + 3 F) a row that leaves it, or d (a + 4) (H + 2 G) a row in attention."""
+    """Gradients inside one layer: 4 (2 D + 3 F) a row that leaves it, or d (a + 4) (H + 2 G) a row in attention.
+
+    There those of capped scores as well, twice.
+    """
     out = part.wanted if wanted and net.own else part.rows
     inner, attention = 4 * (2 * net.D + 3 * net.F), net.d * (net.a + 4) * (net.H + 2 * net.G)
-    return max(out * inner, part.rows * attention)
+    return max(out * inner, part.rows * attention + 2 * scores(net, part))
 
 
 def head_gradients(net: Network) -> int:

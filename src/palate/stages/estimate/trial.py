@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+from palate.errors import ModelError
+from palate.lm.sources.sketches import asked_about
 from palate.machine import gb
 from palate.run.checkpoints import Stateful
 from palate.run.directory import Run
@@ -46,11 +48,15 @@ class Trial(Run):
 
     Attributes:
         timed: whether two steps are to be made; else it ends before the weights are read.
+        elsewhere: it is asked about another machine.
+        memory: of that machine, in bytes, if that is known.
         told: what the stage said.
         seconds_a_step: of the last step.
     """
 
     timed = False
+    elsewhere = False
+    memory: int | None = None
     told: Told | None = None
     seconds_a_step = 0.0
 
@@ -94,52 +100,74 @@ class Foreseen:
     seconds: float | None = None
 
 
-def estimate(train: Callable[[Any, Run], None], recipe: Any) -> str:
+def estimate(train: Callable[[Any, Run], None], recipe: Any, *, memory: int | None = None, on_gpu: bool = False) -> str:
     """What a stage will take, for people.
 
     Args:
         train: of the stage.
         recipe: of the run.
+        memory: bytes that are left on another machine, which it is asked about; its time is then not measured.
+        on_gpu: that machine's is a GPU's.
     """
-    return "\n".join(foresee(train, recipe).lines)
+    return "\n".join(foresee(train, recipe, memory=memory, on_gpu=on_gpu).lines)
 
 
-def foresee(train: Callable[[Any, Run], None], recipe: Any) -> Foreseen:
+def foresee(
+    train: Callable[[Any, Run], None], recipe: Any, *, memory: int | None = None, on_gpu: bool = False
+) -> Foreseen:
     """The same, with its seconds."""
+    elsewhere = on_gpu or memory is not None
     with TemporaryDirectory(prefix="palate-estimate-") as directory:
-        told = tell(train, recipe, Path(directory) / "told")
-        lines = describe(told)
+        told = tell(train, recipe, Path(directory) / "told", memory=memory, on_gpu=on_gpu)
+        lines = describe(told, elsewhere=elsewhere)
         if told.short:
             return Foreseen(lines=[*lines, f"it does not fit: {told.short}"])
+        if elsewhere:
+            return Foreseen(lines=[*lines, "time: not measured; it was asked about another machine"])
         if not told.work.steps:
             return Foreseen(lines=[*lines, "time: not measured; this command has no steps"])
-        trial = _try(train, told.recipe, Path(directory) / "timed", timed=True)
-        assert trial.told is not None
-        step, whole = times(told.work, trial.told.work, trial.seconds_a_step)
+        trial = Trial.open(Path(directory) / "timed", told.recipe)
+        trial.timed = True
+        try:
+            tried = _tried(train, told.recipe, trial)
+        except ModelError as error:  # its config alone is here
+            return Foreseen(lines=[*lines, f"time: not measured; {error}"])
+        step, whole = times(told.work, tried.work, trial.seconds_a_step)
         line = f"time, from two steps here: {step:.1f} s a step, {duration(whole)} in all"
         return Foreseen(lines=[*lines, line], seconds=whole)
 
 
-def tell(train: Callable[[Any, Run], None], recipe: Any, directory: Path) -> Told:
+def tell(
+    train: Callable[[Any, Run], None],
+    recipe: Any,
+    directory: Path,
+    *,
+    memory: int | None = None,
+    on_gpu: bool = False,
+) -> Told:
     """What a stage says before it reads any weights; its mistakes come to light here too.
 
     Args:
         directory: of a run that is nothing afterwards.
+        memory, on_gpu: of another machine, as in `estimate`.
     """
-    told = _try(train, recipe, directory, timed=False).told
-    assert told is not None, "a stage that says what it will take says so before it ends"
-    return told
-
-
-def _try(train: Callable[[Any, Run], None], recipe: Any, directory: Path, *, timed: bool) -> Trial:
     trial = Trial.open(directory, recipe)
-    trial.timed = timed
+    trial.elsewhere, trial.memory = on_gpu or memory is not None, memory
+    token = asked_about.set("cuda" if on_gpu else "")
+    try:
+        return _tried(train, recipe, trial)
+    finally:
+        asked_about.reset(token)
+
+
+def _tried(train: Callable[[Any, Run], None], recipe: Any, trial: Trial) -> Told:
     with suppress(Enough):
         train(recipe, trial)
-    return trial
+    assert trial.told is not None, "a stage that says what it will take says so before it ends"
+    return trial.told
 
 
-def describe(told: Told) -> list[str]:
+def describe(told: Told, *, elsewhere: bool) -> list[str]:
     """Memory by part at the moment that needs most, the other moments, and tokens."""
     peak = told.work.peak
     lines = [f"memory at the peak, {peak.name}: {gb(peak.total)}"]
@@ -149,11 +177,14 @@ def describe(told: Told) -> list[str]:
         if moment.name in others:
             others[moment.name] = max(others[moment.name], moment.total)
     lines += [f"memory while {name}: {gb(size)}" for name, size in others.items()]
-    lines += [] if told.room is None else [f"left on this machine: {gb(told.room)}"]
+    where = "asked about" if elsewhere else "left on this machine"
+    lines += [] if told.room is None else [f"{where}: {gb(told.room)}"]
     tokens = getattr(told.recipe, "microbatch_tokens", None)
     lines += [] if tokens is None else [f"microbatch_tokens = {tokens}"]
     steps = told.work.steps
     lines.append(f"tokens in the data: {told.work.data:,}")
+    if not steps:
+        lines.append(f"tokens drawn and scored, at most: {told.work.beside:,}")
     if steps:
         lines.append(f"tokens a step: {sum(steps) // len(steps):,}, at most {max(steps):,}")
         lines.append(f"tokens in {len(steps):,} steps: {sum(steps):,}")

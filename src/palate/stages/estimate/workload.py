@@ -69,11 +69,12 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learning:
-    """A model that learns: its largest microbatch, and whether a step has more of them than one."""
+    """A model that learns: its largest microbatch, whether a step has more than one, and bits of Adam's moments."""
 
     net: Network
     largest: Pass
     several: bool
+    state_bits: int = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ class Workload:
     """
 
     nets: Sequence[Network]
-    decoding: Decoding | None = None
+    decoding: Sequence[Decoding] = ()
     scoring: Sequence[Scoring] = ()
     learning: Sequence[Learning] = ()
     trunk: int = 0
@@ -108,9 +109,10 @@ class Workload:
         return max(self.moments(), key=lambda moment: moment.total)
 
     def moments(self) -> Iterator[Moment]:
-        """From sampling to the update."""
-        if self.decoding is not None:
-            yield from self._sampling(self.decoding)
+        """From the first weight to the update."""
+        yield from self._loading()
+        for decoding in self.decoding:
+            yield from self._sampling(decoding)
         for scoring in self.scoring:
             yield from self._scored(scoring)
         for number in range(len(self.learning)):
@@ -119,16 +121,27 @@ class Workload:
             grads = sum(footprint.gradients(net.model) for net in self._learners())
             yield self._moment("update", {"gradients": grads}, learning=True)
 
+    def _loading(self) -> Iterator[Moment]:
+        """A model is read as a whole before what others have as well is given back; on a GPU only the rest is put."""
+        for number, net in enumerate(self.nets):
+            if net.is_read and net.on_cpu:
+                before = footprint.weights(each.model for each in self.nets[:number])
+                yield Moment(name="loading", parts={"weights": before + footprint.weights([net.model])})
+
     def _moment(self, name: str, parts: Parts, *, learning: bool = False, at_first: bool = False) -> Moment:
         """The given parts, and those that are there all the time."""
         always = {
             "weights": footprint.weights(net.model for net in self.nets),
-            "optimizer": 0 if at_first else sum(footprint.optimizer(net.model) for net in self._learners()),
+            "optimizer": 0 if at_first else self._optimizer(),
             "packed copies": self._packed(learning=learning),
             "trunk": footprint.trunk(self.nets[0], self.trunk),
             "tokens": self.tokens,
         }
         return Moment(name=name, parts=Counter(always) + Counter(parts))
+
+    def _optimizer(self) -> int:
+        bits = {id(each.net): each.state_bits for each in self.learning}
+        return sum(footprint.optimizer(net.model, bits[id(net)]) for net in self._learners())
 
     def _learners(self) -> list[Network]:
         """Each once, whatever it learns from."""
@@ -139,11 +152,12 @@ class Workload:
         for net in self.nets:
             found |= footprint.packed(
                 net,
-                sampled=self.decoding is not None and self.decoding.net is net,
+                sampled=any(each.net is net for each in self.decoding),
                 learning=learning and any(each.net is net for each in self.learning),
                 passes=[each.smallest for each in self.scoring if each.net is net],
             )
-        return sum(found.values())
+        gone = set().union(*map(footprint.given_back, self._learners())) if learning else set()
+        return sum(size for weight, size in found.items() if weight not in gone)
 
     def _sampling(self, decoding: Decoding) -> Iterator[Moment]:
         net, slots = decoding.net, decoding.slots

@@ -5,8 +5,9 @@ What stays the same in several models is in memory once. What all that will take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from palate.corpus import read_prompts
@@ -14,17 +15,25 @@ from palate.errors import ModelError
 from palate.lm.adapters import base, merge
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
-from palate.lm.model import LanguageModel
-from palate.lm.sources.zoo import Loaded, load_language_model
+from palate.lm.model import LanguageModel, Model
+from palate.lm.sources.zoo import Loaded, Settle, load_language_model
 from palate.recipe import RLRecipe
 from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.run.directory import Run
-from palate.stages.common import longest, prepare, prompts_with_room
+from palate.stages.common import longest, prepare, prompts_with_room, sharing
 from palate.stages.estimate.expected import Expected, reinforced
 from palate.stages.estimate.fitting import expect
 
 RecipeT = TypeVar("RecipeT", bound=RLRecipe)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is responded to: prompts that leave room for it, and how many rows of their file are not used."""
+
+    prompts: tuple[Prompt, ...]
+    left_out: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,19 +43,27 @@ class Actors:
     Attributes:
         loaded: the policy with its chat.
         reference: the policy as it was at first.
-        left_out: rows of the prompts' file that are not used.
     """
 
     loaded: Loaded[LanguageModel]
     reference: LanguageModel
     rewards: Mix
-    prompts: tuple[Prompt, ...]
-    left_out: int
+    asked: Asked
 
     @property
     def policy(self) -> LanguageModel:
         """The model that learns."""
         return self.loaded.model
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """What it responds to."""
+        return self.asked.prompts
+
+    @property
+    def left_out(self) -> int:
+        """Rows of the prompts' file that are not used."""
+        return self.asked.left_out
 
     @property
     def chat(self) -> Chat:
@@ -59,8 +76,8 @@ def foretold(
     run: Run,
     prompts_of_step: Callable[..., list[Prompt]],
     minibatches: Callable[..., list[Sequences]],
-) -> RecipeT:
-    """The recipe with nothing left open; what the run will take is said.
+) -> tuple[RecipeT, Asked]:
+    """The recipe with nothing left open, and the prompts; what the run will take is said.
 
     Args:
         prompts_of_step, minibatches: of `step`, to find the largest.
@@ -68,30 +85,43 @@ def foretold(
     Raises:
         MachineError: there is too little memory.
     """
-
-    def prompts(usable: Sequence[Prompt], step: int) -> list[Prompt]:
-        return prompts_of_step(usable, step, count=recipe.prompts_per_step, key=(recipe.seed, recipe.stage))
+    expected = Expected(recipe)
+    data = read_prompts(recipe.prompts)
+    run.add_inputs({"prompts": data.files})
+    prompts = prompts_with_room(
+        run,
+        data,
+        [expected.policy.chat],
+        longest(recipe, expected.policy.model, *(each.model for each in expected.rewards)),
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        max_left_out=recipe.max_left_out,
+    )
+    of_step = partial(prompts_of_step, prompts, count=recipe.prompts_per_step, key=(recipe.seed, recipe.stage))
+    expected.fill_in(prompts, [of_step(step) for step in range(recipe.steps)])
 
     def split(sequences: Sequences, count: int) -> list[Sequences]:
         return minibatches(sequences, count, key=(recipe.seed, recipe.stage, "minibatches", 0, 0))
 
-    expected = Expected(recipe, prompts)
-    return expect(run, recipe, expected.policy.device, lambda changed: reinforced(changed, expected, split))
+    recipe = expect(run, recipe, expected.policy.device, lambda changed: reinforced(changed, expected, split))
+    return recipe, Asked(prompts=prompts, left_out=data.rejected.total)
 
 
-def load_actors(recipe: RLRecipe, run: Run) -> Actors:
+def load_actors(recipe: RLRecipe, asked: Asked, run: Run) -> Actors:
     """All of them; what they were made from is noted in the run."""
     loaded = load_policy(recipe)
     policy, chat = loaded.model, loaded.chat
     prepare(policy, recipe)
-    reference = base(policy) if recipe.adapter else load_policy(recipe).model
-    merge(reference)
-    rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens)
-    models = [policy, reference, *(source.model for source in rewards.learned)]
-    for number, model in enumerate(models[1:], start=1):
-        model.freeze_all(min(recipe.frozen_layers, model.model.shape.num_layers))
-        for other in models[:number]:
-            model.adopt(other)
+    share = sharing([policy], frozen_layers=recipe.frozen_layers)
+
+    def merge_and_share(model: Model) -> None:
+        merge(model)
+        share(model)
+
+    if recipe.adapter:
+        share(reference := base(policy))
+    else:
+        reference = load_policy(recipe, settle=merge_and_share).model
+    rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens, settle=share)
     if any(source.loaded.chat.tokenizer.get_vocab() != chat.tokenizer.get_vocab() for source in rewards.learned):
         raise ModelError("the reward model has another vocabulary than the policy: train it from the same base model")
     if strangers := [source.loaded.name for source in rewards.learned if not source.reads_like(chat)]:
@@ -99,19 +129,12 @@ def load_actors(recipe: RLRecipe, run: Run) -> Actors:
             f"the reward model {strangers[0]} was trained with another chat template than the policy's, whose "
             "tokens it is to score: give both the same chat_template, and train the reward model again"
         )
-    data = read_prompts(recipe.prompts)
-    run.add_inputs({"prompts": data.files, "model": loaded.weights, "rewards": rewards.hashes})
-    prompts = prompts_with_room(
-        run,
-        data,
-        [chat],
-        longest(recipe, policy, *(source.model for source in rewards.learned)),
-        max_new_tokens=recipe.sampling.max_new_tokens,
-        max_left_out=recipe.max_left_out,
-    )
-    return Actors(loaded=loaded, reference=reference, rewards=rewards, prompts=prompts, left_out=data.rejected.total)
+    run.add_inputs({"model": loaded.weights, "rewards": rewards.hashes})
+    return Actors(loaded=loaded, reference=reference, rewards=rewards, asked=asked)
 
 
-def load_policy(recipe: RLRecipe) -> Loaded[LanguageModel]:
+def load_policy(recipe: RLRecipe, *, settle: Settle | None = None) -> Loaded[LanguageModel]:
     """The model that the recipe starts from."""
-    return load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    return load_language_model(
+        recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, settle=settle
+    )

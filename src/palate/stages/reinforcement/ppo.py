@@ -19,7 +19,7 @@ from torch import Tensor
 
 from palate.lm.adapters import adapt, adapted, merge
 from palate.lm.adapters import learn as learn_adapter
-from palate.lm.model import ScalarModel
+from palate.lm.model import Model, ScalarModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_scalar_model, locate
 from palate.objectives.advantages import gae, token_weights, whiten
@@ -37,8 +37,8 @@ from palate.stages.reinforcement.watching import KLController
 
 def train(recipe: PPORecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
-    recipe = foretold(recipe, run, prompts_of_step, minibatches)
-    actors = load_actors(recipe, run)
+    recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
+    actors = load_actors(recipe, asked, run)
     value_model = load_value_model(recipe, actors, run)
     method = Method(
         baseline=Critic(
@@ -88,27 +88,35 @@ def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel
     Of several heads it has one: the mean of those that give scores.
     """
     name = recipe.value_model or actors.rewards.learned[0].loaded.name
-    loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed)
+
+    def settle(model: Model) -> None:
+        arrange_value_model(model, recipe)
+        for other in (actors.policy, *(source.model for source in actors.rewards.learned)):
+            model.adopt(other)
+
+    loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed, settle=settle)
     run.add_inputs({"value_model": loaded.weights})
     if loaded.chat.fingerprint != actors.chat.fingerprint:
         run.note(f"value model: {name} has another chat template than the policy; it learns the policy's")
     value_model = loaded.model
     value_model.average_heads(value_units(read_heads(locate(name), value_model.num_heads)))
-    if recipe.recompute_activations:
-        value_model.model.recompute()
-    frozen_layers = min(recipe.frozen_layers, value_model.model.shape.num_layers)
-    if recipe.adapter is None:
-        merge(value_model)
-        value_model.freeze(frozen_layers)
-    else:
-        value_model.freeze_all(frozen_layers)
-        if adapted(value_model):  # its weights are then the others'; merged they would be its own
-            learn_adapter(value_model)
-        else:
-            adapt(value_model, recipe.adapter, seed=recipe.seed)
-    for other in (actors.policy, *(source.model for source in actors.rewards.learned)):
-        value_model.adopt(other)
     return value_model
+
+
+def arrange_value_model(model: Model, recipe: PPORecipe) -> None:
+    """What of it learns: its upper layers, the adapter that it has, or a new one."""
+    if recipe.recompute_activations:
+        model.model.recompute()
+    frozen_layers = min(recipe.frozen_layers, model.model.shape.num_layers)
+    if recipe.adapter is None:
+        merge(model)
+        model.freeze(frozen_layers)
+        return
+    model.freeze_all(frozen_layers)
+    if adapted(model):  # its weights are then the others'; merged they would be its own
+        learn_adapter(model)
+    else:
+        adapt(model, recipe.adapter, seed=recipe.seed)
 
 
 def pretraining_gradient(recipe: PPORecipe, actors: Actors, run: Run) -> PretrainingGradient | None:

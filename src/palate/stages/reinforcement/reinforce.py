@@ -61,8 +61,8 @@ SURROGATES: Mapping[str, Callable[..., tuple[Tensor, Metrics]]] = {
 
 def train(recipe: ReinforceRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
-    recipe = foretold(recipe, run, prompts_of_step, minibatches)
-    actors = load_actors(recipe, run)
+    recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
+    actors = load_actors(recipe, asked, run)
     learn(
         recipe,
         run,
