@@ -29,6 +29,7 @@ EXTRAS = {
     "studio": "studio",
     "corpus/containers/tables.py": "parquet",
     "run/trackers.py": "tensorboard",
+    "lm/optim.py": "bitsandbytes",
 }
 """Where an extra's packages may be imported. PostgreSQL's driver is named in a URL and never imported."""
 
@@ -92,6 +93,16 @@ HELPERS = """if True:
         except MissingExtraError as error:
             return str(error)
         return "nothing is missing"
+
+    def in_eight_bits():
+        import torch
+        from palate.lm.optim import Optimizer
+        from palate.recipe import Optimizer as Settings
+        module = torch.nn.Linear(64, 64)
+        optimizer = Optimizer(module, Settings(state_bits=8), 1, name="policy")
+        module(torch.ones(1, 64)).sum().backward()
+        optimizer.step(0)
+        return optimizer.state_dict()
 """
 
 WITH = {
@@ -102,9 +113,14 @@ WITH = {
             import_module(name)
         assert "palate[parquet]" in missing(lambda: list(parquet_rows(None, Path("a.parquet"))))
         assert "palate[tensorboard]" in missing(lambda: TensorBoard(Path("board")))
+        assert "palate[bitsandbytes]" in missing(in_eight_bits)
         for command in (["init", "taste"], ["studio"]):
             assert cli.main(command) == 2
         assert not list(Path().iterdir())
+    """,
+    "bitsandbytes": """if True:
+        import torch
+        assert in_eight_bits()["state1/weight"].dtype == torch.uint8
     """,
     "parquet": """if True:
         import pyarrow, pyarrow.parquet

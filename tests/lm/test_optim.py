@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from palate import recipe
-from palate.errors import TrainingError
+from palate.errors import MissingExtraError, TrainingError
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
+from palate.run import checkpoints
+from palate.stages.estimate import footprint
 
 Fresh = Callable[[], LanguageModel]
 
@@ -153,3 +157,74 @@ def test_a_restored_state_is_a_copy() -> None:
     other(torch.ones(1, 1)).sum().backward()
     optimizers[1].step(1)
     assert all(torch.equal(kept[name], value) for name, value in state.items() if isinstance(value, torch.Tensor))
+
+
+def eight_bits(model: LanguageModel, total: int = 6) -> Optimizer:
+    pytest.importorskip("bitsandbytes")
+    return Optimizer(model, recipe.Optimizer(learning_rate=3e-3, state_bits=8), total, name="policy")
+
+
+def test_larger_weights_have_states_in_eight_bits(fresh: Fresh, sequences: Sequences) -> None:
+    model = fresh()
+    optimizer = eight_bits(model)
+    train(model, optimizer, sequences, range(1))
+    kept = {name: tensor for name, tensor in optimizer.state_dict().items() if name.startswith(("state1", "state2"))}
+    for name, tensor in kept.items():
+        assert isinstance(tensor, torch.Tensor)
+        assert tensor.dtype == (torch.uint8 if tensor.numel() >= 4096 else torch.float32), name
+    assert {name for name, tensor in kept.items() if torch.is_tensor(tensor) and tensor.dtype == torch.uint8} == {
+        "state1/model.embed_tokens.weight",
+        "state2/model.embed_tokens.weight",
+    }
+    moments = [x for name, x in optimizer.state_dict().items() if name.startswith(("state", "absmax"))]
+    size = sum(x.numel() * x.element_size() for x in moments if torch.is_tensor(x))
+    assert footprint.optimizer(model, 8) == size < 0.9 * footprint.optimizer(model)
+
+
+def test_states_in_eight_bits_learn_as_much(fresh: Fresh, sequences: Sequences) -> None:
+    """What a model has learned after a while is nearly the same."""
+    pytest.importorskip("bitsandbytes")
+    losses = []
+    for bits in (32, 8):
+        model = fresh()
+        settings = recipe.Optimizer(learning_rate=3e-3, state_bits=bits)
+        train(model, Optimizer(model, settings, 40, name="policy"), sequences, range(40))
+        losses.append(float(-model.logprobs(sequences, temperature=1.0).sum().detach()))
+    before = float(-fresh().logprobs(sequences, temperature=1.0).sum().detach())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[1] < before / 3
+
+
+def test_states_in_eight_bits_are_resumed_to_the_bit(fresh: Fresh, sequences: Sequences, tmp_path: Path) -> None:
+    straight = fresh()
+    train(straight, eight_bits(straight), sequences, range(6))
+    before, after = fresh(), fresh()
+    optimizer, resumed = eight_bits(before), eight_bits(after)
+    train(before, optimizer, sequences, range(3))
+    checkpoints.save(tmp_path, 3, {"policy": optimizer}, seconds=0.0, keep=1)
+    found = checkpoints.load_newest(tmp_path, {"policy": resumed}, pytest.fail)
+    assert found is not None
+    resumed.load_state_dict(found.states["policy"])
+    train(after, resumed, sequences, range(3, 6))
+    for name, weight in straight.state_dict().items():
+        assert torch.equal(after.state_dict()[name], weight), name
+
+
+def test_without_the_library_there_is_one_line(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(MissingExtraError, match=r"^bitsandbytes is not installed: run `pip install 'palate\[bitsand"):
+        Optimizer(fresh(), recipe.Optimizer(state_bits=8), 6, name="policy")
+
+
+def test_several_weights_in_eight_bits_are_saved(tmp_path: Path) -> None:
+    """What their numbers stand for is one table in memory, which a file may not have twice."""
+    pytest.importorskip("bitsandbytes")
+    module = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    optimizer = Optimizer(module, recipe.Optimizer(state_bits=8), 1, name="policy")
+    module(torch.ones(1, 64)).sum().backward()
+    optimizer.step(0)
+    checkpoints.save(tmp_path, 1, {"policy": optimizer}, seconds=0.0, keep=1)
+    found = checkpoints.load_newest(tmp_path, {"policy": optimizer}, pytest.fail)
+    assert found is not None
+    assert {"qmap1/0.weight", "qmap1/1.weight", "state2/1.weight"} <= found.states["policy"].keys()

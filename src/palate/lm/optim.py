@@ -3,20 +3,20 @@
 The learning rate is a function of the step number alone, so there is no scheduler state. The denominator of every loss
 is global, so gradients of microbatches simply add up before `step`.
 
-Loshchilov and Hutter 2019 (arXiv 1711.05101).
+Loshchilov and Hutter 2019 (arXiv 1711.05101); in 8 bits: Dettmers et al. 2022 (arXiv 2110.02861).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import assert_never
+from collections.abc import Iterable, Mapping
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
 
 from palate import recipe
-from palate.errors import TrainingError
+from palate.errors import MissingExtraError, TrainingError
 
 State = dict[str, Tensor | int | float | str]
 
@@ -29,6 +29,9 @@ class Optimizer:
         settings: from the recipe.
         total_steps: calls of `step` in the whole run, for the schedule.
         name: prefix of the metrics, such as ``policy``.
+
+    Raises:
+        MissingExtraError: moments in 8 bits need a library that is not there.
     """
 
     def __init__(self, model: nn.Module, settings: recipe.Optimizer, total_steps: int, *, name: str) -> None:
@@ -36,14 +39,7 @@ class Optimizer:
         assert all(p.dtype.itemsize >= 4 for p in self.parameters.values()), "steps are smaller than bf16 can tell"
         self.settings, self.total_steps, self.name = settings, total_steps, name
         self.updates = 0
-        self.adamw = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.adamw = _adamw(self.parameters.values(), settings)
 
     def step(self, step: int) -> dict[str, float]:
         """Apply and clear the accumulated gradients.
@@ -94,7 +90,7 @@ class Optimizer:
         for key, parameter in self.parameters.items():
             state[f"weight/{key}"] = parameter.detach()
             # a parameter that has never had a gradient has no such state yet
-            state |= {f"{slot}/{key}": tensor for slot, tensor in self.adamw.state[parameter].items()}
+            state |= {f"{slot}/{key}": known for slot, known in self.adamw.state[parameter].items()}
         return state
 
     @torch.no_grad()
@@ -106,9 +102,28 @@ class Optimizer:
                 assert isinstance(value, int)
                 self.updates = value
                 continue
-            assert isinstance(value, Tensor)
             parameter = self.parameters[key]
             if slot == "weight":
+                assert isinstance(value, Tensor)
                 parameter.copy_(value)
             else:
-                self.adamw.state[parameter][slot] = value.to(parameter.device, copy=True)
+                known = value.to(parameter.device, copy=True) if isinstance(value, Tensor) else value
+                self.adamw.state[parameter][slot] = known
+
+
+def _adamw(parameters: Iterable[nn.Parameter], settings: recipe.Optimizer) -> torch.optim.Optimizer:
+    """torch's, or the one that keeps both moments of larger weights in 8 bits."""
+    values: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.epsilon,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.state_bits == 32:
+        return torch.optim.AdamW(parameters, **values, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise MissingExtraError("bitsandbytes", "bitsandbytes") from None
+    eight: torch.optim.Optimizer = AdamW8bit(parameters, **values)
+    return eight

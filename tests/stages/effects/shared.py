@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -307,6 +308,7 @@ def optimizer(section: str, name: str, two_updates: dict[str, Any]) -> list[Row]
         changes = [outcome.updates[name][1].after - outcome.updates[name][0].before for outcome in (a, b)]
         assert not torch.allclose(*changes, rtol=1e-2, atol=0)
 
+    without_frozen = two_updates | {"frozen_layers": 0, f"{section}.learning_rate": 1e-2}
     values: dict[str, tuple[Any, Any]] = {
         "learning_rate": (1e-2, 2e-2),
         "schedule": ("constant", "cosine"),
@@ -318,7 +320,24 @@ def optimizer(section: str, name: str, two_updates: dict[str, Any]) -> list[Row]
         "max_grad_norm": (0.0, 1e-3),
     }
     given = two_updates | {f"{section}.{key}": pair[0] for key, pair in values.items()}
-    return under(section, [Row(key, pair, follows, given) for key, pair in values.items()])
+    there = importlib.util.find_spec("bitsandbytes") is not None
+    rows = [
+        *(Row(key, pair, follows, given) for key, pair in values.items()),
+        Row("state_bits", (32, 8), rounds_states(name) if there else refused("palate[bitsandbytes]"), without_frozen),
+    ]
+    return under(section, rows)
+
+
+def rounds_states(name: str) -> Effect:
+    """The same way, but for rounding: of the embeddings, since smaller weights keep theirs in fp32."""
+
+    def effect(a: Outcome, b: Outcome) -> None:
+        assert len(a.updates[name]) == len(b.updates[name]) == 2
+        changes = [outcome.updates[name][1].after - outcome.updates[name][0].before for outcome in (a, b)]
+        assert not torch.allclose(*changes, rtol=1e-3, atol=0)
+        assert torch.cosine_similarity(*changes, dim=0) > 0.98
+
+    return effect
 
 
 def check_adamw(updates: list[Update], settings: Any) -> None:
