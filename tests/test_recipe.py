@@ -198,7 +198,7 @@ RLOO = '[prompts]\npath = "p.jsonl"\n[[rewards]]\nlength = 20\n'
 @pytest.mark.parametrize(
     ("kind", "text", "overrides", "message"),
     [
-        (ReinforceRecipe, RLOO, ["responses_per_prompt=1"], "'responses_per_prompt': Input should be greater than or"),
+        (ReinforceRecipe, RLOO, ["responses_per_prompt=1"], 'baseline = "leave_one_out" needs 2 responses_per_prompt'),
         (ReinforceRecipe, RLOO, ["rewards.0.weight=0"], "every reward has weight 0"),
         (ReinforceRecipe, RLOO, ["max_length=48"], "sampling.max_new_tokens = 48 leaves no room for a prompt within"),
         (ReinforceRecipe, RLOO, ["truncation_score=nan"], "'truncation_score': Input should be a finite number"),
