@@ -19,10 +19,13 @@ from palate.commands import STAGES as STAGE_COMMANDS
 from palate.errors import DataError, TrainingError
 from palate.evals import report
 from palate.lm.optim import Optimizer
+from palate.lm.sources.zoo import load_scalar_model, save
 from palate.recipe import PPORecipe, ReinforceRecipe, parse_recipe
 from palate.records import Prompt, Ranking, Response
 from palate.rewards import learned
+from palate.rewards.heads import Head, files_of
 from palate.rewards.learned import raw_scores
+from palate.rewards.mix import MixedScores
 from palate.run.directory import Run
 from palate.run.metrics import METRICS, headline
 from palate.stages import reward
@@ -206,6 +209,7 @@ ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
         "ppo",
         {"pretraining": {"data": {"path": "$texts"}, "sequences_per_step": 2, "sequence_length": 32}},
     ),
+    "objective/spread": ("reinforce", {"rewards": [{"model": "$two_heads"}]}),
     "policy/kl_loss": ("reinforce", {"kl_loss_coef": 0.1}),
     "objective/groups_resampled": ("reinforce", {"max_resamples": 1}),
     "reward/rating_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
@@ -235,12 +239,30 @@ def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
     logged_by_every_stage: dict[str, set[str]], settings: Settings, data: dict[str, str], tmp_path: Path
 ) -> None:
     usual = set().union(*logged_by_every_stage.values())
+    usual = {name if name in METRICS else f"{name.rpartition('/')[0]}/NAME" for name in usual}
+    made = {"told": written_told(tmp_path / "told.jsonl"), "two_heads": str(tmp_path / "two_heads")}
+    two_heads = load_scalar_model("tiny", precision="fp32", heads=2)
+    save(two_heads.model, two_heads.chat, Path(made["two_heads"]), extra_files=files_of([Head(), Head()]))
     assert usual == set(METRICS) - set(ONLY_WITH)
-    made = {"told": written_told(tmp_path / "told.jsonl")}
     for number, (name, (stage, setting)) in enumerate(ONLY_WITH.items()):
         tree = settings[stage] | filled_in(setting, data | made) | ({"steps": 1} if stage in STAGES else {})
         kind, train = STAGES.get(stage, (recipes.RewardRecipe, reward.train))
         assert name in names_logged(kind, train, tree, tmp_path / str(number))
+
+
+def test_terms_and_spread_are_means_over_all_that_was_scored() -> None:
+    """Responses that gave way to others are among them."""
+    told = [
+        MixedScores(
+            total=torch.tensor(sums), terms={"a": torch.tensor(a), "b": torch.tensor(b)}, spread=torch.tensor(apart)
+        )
+        for sums, a, b, apart in (([3.0, 0.0], [2.0, 1.0], [1.0, -1.0], [0.5, 0.1]), ([9.0], [6.0], [3.0], [0.0]))
+    ]
+    assert watching.measure_terms(told) == pytest.approx(
+        {"objective/terms/a": 3.0, "objective/terms/b": 1.0, "objective/spread": 0.2}
+    )
+    alone = [MixedScores(total=torch.ones(2), terms={"a": torch.ones(2)}, spread=None)]
+    assert watching.measure_terms(alone) == {}
 
 
 def test_what_is_plotted_is_logged(logged_by_every_stage: dict[str, set[str]]) -> None:

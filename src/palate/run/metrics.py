@@ -14,6 +14,10 @@ METRICS: dict[str, str] = {
     # The objective of reinforcement learning, over the responses of one rollout.
     "objective/score": "Reward before the KL penalty, mean per response: what the terms of the reward gave.",
     "objective/score_std": "Spread of the score over the responses of the step.",
+    "objective/spread": "Spread of the score over the members of ensembles, mean per response that was scored. If it "
+    "grows, the policy goes where the reward models disagree. Absent without an ensemble.",
+    "objective/terms/NAME": "What one term of the reward added to the score, its weight applied, mean per response "
+    "that was scored; only if there are several.",
     "objective/reward": "Score minus `kl_coef` times the KL, mean per response: what is maximised.",
     "objective/kl": "KL to the reference policy per response, k1 (the mean log-ratio). Not below zero, up to noise.",
     "objective/kl_k3": "The same by the k3 estimator, `exp(-x) - 1 + x` of the log-ratio: never negative, less noisy.",

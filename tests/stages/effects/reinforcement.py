@@ -11,7 +11,7 @@ from tests.stages.effects import by_hand, judges
 from tests.stages.effects.by_hand import gae, whitened
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
-from tests.stages.effects.scoring import learned_terms, scores_of
+from tests.stages.effects.scoring import learned_terms, members_of, scores_of
 from tests.stages.effects.shared import close, data, every, optimizer, refused, training
 
 from palate.lm.sources.zoo import load_chat, load_language_model, load_scalar_model
@@ -101,6 +101,7 @@ def scores_by_it(a: Outcome, b: Outcome) -> None:
     for outcome in (a, b):
         for row, rollout in zip(outcome.metrics, outcome.rollouts, strict=True):
             assert close(row["objective/score"], scores_of(outcome.recipe.rewards[0], rollout).mean())
+            assert close(row["objective/spread"], members_of(outcome.recipe.rewards[0], rollout).std(0).mean())
     assert not close(a.metrics[0]["objective/score"], b.metrics[0]["objective/score"])
 
 
@@ -260,6 +261,7 @@ def ppo() -> list[Row]:
     return [
         *rl(),
         Row("value_model", ("$scorer", "$calibrated"), values_in_its_units),
+        Row("value_model", ("$two_heads", "$several"), begins_with_the_mean_of_heads),
         Row("kl_target", (None, 0.5), steers, {"kl_horizon": 20, "kl_coef": 0.2}),
         Row("kl_horizon", (20, 40), steers, target),
         Row("whiten_rewards", (False, True), learns_returns, NO_VALUE),
@@ -279,6 +281,14 @@ def values_in_its_units(a: Outcome, b: Outcome) -> None:
         named = load_scalar_model(outcome.recipe.value_model, precision="fp32")
         head = named.model.score.weight[0] / units.scale
         assert torch.equal(outcome.updates["value"][0].before[-len(head) :], head)
+
+
+def begins_with_the_mean_of_heads(a: Outcome, b: Outcome) -> None:
+    """Of those that give scores, each in its units."""
+    for outcome, scales in ((a, (1.0, 1.0)), (b, (0.1, 0.3))):
+        weight = load_scalar_model(outcome.recipe.value_model, precision="fp32").model.score.weight.detach()
+        head = (weight[0] / scales[0] + weight[1] / scales[1]) / 2
+        torch.testing.assert_close(outcome.updates["value"][0].before[-len(head) :], head)
 
 
 def steers(a: Outcome, b: Outcome) -> None:

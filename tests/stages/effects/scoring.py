@@ -29,18 +29,20 @@ def scores_of(term: Reward, rollout: Rollout) -> Tensor:
     return term.weight * scores
 
 
-def of_an_ensemble(term: Reward, rollout: Rollout) -> Tensor:
-    """[B] Coste et al. 2023: from the heads of the objective that is named, of every model."""
+def members_of(term: Reward, rollout: Rollout) -> Any:
+    """[M, B] what the heads of the objective that is named say, of every model."""
     members = []
     for name in term.models:
         model = LearnedReward(name, precision="fp32")
         said = model.by_head(rollout.prompts, rollout.texts, rollout.sampled_tokens()).numpy()
-        members += [
-            column
-            for column, head in zip(said.T, model.heads, strict=True)
-            if head.objective == (term.objective or model.heads[0].objective)
-        ]
-    of_members = np.stack(members)
+        named = term.objective or model.heads[0].objective
+        members += [column for column, head in zip(said.T, model.heads, strict=True) if head.objective == named]
+    return np.stack(members)
+
+
+def of_an_ensemble(term: Reward, rollout: Rollout) -> Tensor:
+    """[B] Coste et al. 2023, from its members."""
+    of_members = members_of(term, rollout)
     return torch.from_numpy(
         {
             "mean": of_members.mean(0),

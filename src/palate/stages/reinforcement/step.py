@@ -40,7 +40,7 @@ from palate.objectives.surrogates import kl_loss
 from palate.randomness import permutation
 from palate.recipe import RLRecipe
 from palate.records import Prompt
-from palate.rewards.mix import RewardSource
+from palate.rewards.mix import Mix, MixedScores
 from palate.rollout.engine import Rollout, RolloutEngine
 from palate.run.checkpoints import Stateful
 from palate.run.directory import Run
@@ -52,6 +52,7 @@ from palate.stages.reinforcement.watching import (
     check_on_policy,
     mean_of_updates,
     measure,
+    measure_terms,
     sample_rows,
 )
 
@@ -188,7 +189,8 @@ def learn(
             rollout = generate(prompts, key=(*key, step))
 
         # 2. score
-        judge = partial(score, actors.rewards, truncation_score=recipe.truncation_score)
+        told: list[MixedScores] = []
+        judge = partial(score, actors.rewards, truncation_score=recipe.truncation_score, told=told)
         with clocked(seconds, "time/score_s"):
             trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
             scores = judge(rollout, trunk)
@@ -207,7 +209,7 @@ def learn(
         with clocked(seconds, "time/score_s"), torch.no_grad():
             likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
             ref_logprobs = per_token(sequences, max_tokens, likelihood)
-        metrics |= measure(rollout, scores, ref_logprobs)
+        metrics |= measure(rollout, scores, ref_logprobs) | measure_terms(told)
         watch.check(step, metrics)
 
         # 4. advantages
@@ -265,11 +267,20 @@ def prompts_of_step(prompts: Sequence[Prompt], step: int, *, count: int, key: tu
 
 
 def score(
-    rewards: RewardSource, rollout: Rollout, trunk: Trunk | None = None, *, truncation_score: float | None
+    rewards: Mix,
+    rollout: Rollout,
+    trunk: Trunk | None = None,
+    *,
+    truncation_score: float | None,
+    told: list[MixedScores],
 ) -> Tensor:
-    """[B] what the responses earn; one that was cut off earns ``truncation_score``, if there is one."""
+    """[B] what the responses earn; one that was cut off earns ``truncation_score``, if there is one.
+
+    ``told`` is given what the rewards said of them.
+    """
     device = rollout.sequences.tokens.device
-    scores = rewards(rollout.prompts, rollout.texts, rollout.sampled_tokens(trunk)).to(device)
+    told.append(rewards.scored(rollout.prompts, rollout.texts, rollout.sampled_tokens(trunk)))
+    scores = told[-1].total.to(device)
     return scores if truncation_score is None else torch.where(rollout.ended.to(device), scores, truncation_score)
 
 

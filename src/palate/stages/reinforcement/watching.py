@@ -15,6 +15,7 @@ from palate.errors import TrainingError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.objectives.divergence import k1, k3, updated_kl_coef
+from palate.rewards.mix import MixedScores
 from palate.rollout.engine import Rollout
 
 ON_POLICY_TOLERANCE = 0.05
@@ -45,6 +46,15 @@ def measure(rollout: Rollout, scores: Tensor, ref_logprobs: Tensor) -> dict[str,
         "tokens/response_length": float(lengths.mean()),
         "tokens/truncated": float(1.0 - rollout.ended.double().mean()),
     }
+
+
+def measure_terms(told: Sequence[MixedScores]) -> dict[str, float]:
+    """What each of several terms gave, and how far ensembles were apart: means over all responses that were scored."""
+    names = list(told[0].terms)
+    columns = {f"objective/terms/{name}": [each.terms[name] for each in told] for name in names if len(names) > 1}
+    spreads = [each.spread for each in told if each.spread is not None]
+    columns |= {"objective/spread": spreads} if spreads else {}
+    return {name: float(torch.cat(parts).mean()) for name, parts in columns.items()}
 
 
 def with_signal(rollout: Rollout, scores: Tensor) -> Tensor:
