@@ -8,14 +8,23 @@ with a leave-one-out baseline, PPO and DPO can be asked to arrive there, not "ab
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 
-from palate.objectives.advantages import gae, leave_one_out, shape_rewards
+from palate.objectives.advantages import (
+    batch_relative,
+    gae,
+    group_relative,
+    leave_one_out,
+    no_baseline,
+    shape_rewards,
+)
 from palate.objectives.direct import dpo_loss, ipo_loss
 from palate.objectives.divergence import k1
 from palate.objectives.losses import distillation_loss, policy_loss, sft_loss, value_loss
+from palate.objectives.surrogates import clipped_weight_loss, kl_loss, sequence_policy_loss
 
 VOCABULARY, LENGTH, BETA = 3, 2, 0.5
 SEQUENCES = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))  # [S = 9, T = 2]
@@ -93,6 +102,64 @@ def test_reinforce_with_a_leave_one_out_baseline() -> None:
         yield loss
 
     assert distance(train(step, num_steps=150, learning_rate=0.05)) < 0.01
+
+
+@pytest.mark.parametrize("baseline", [no_baseline, batch_relative, partial(group_relative, scale=False)])
+@pytest.mark.parametrize("loss_of", [policy_loss, sequence_policy_loss, clipped_weight_loss])
+def test_descendants_of_reinforce(baseline, loss_of) -> None:  # type: ignore[no-untyped-def]
+    """Two updates on each "rollout" of all sequences, clipped; what every response is compared with does not matter."""
+
+    def step(policy: TabularLanguageModel):  # type: ignore[no-untyped-def]
+        logprobs = policy.logprobs().detach()
+        probabilities, rewards = logprobs.sum(1).exp(), shaped(logprobs).sum(1)
+        if baseline is no_baseline:
+            advantages = baseline(rewards, torch.zeros(9))
+        else:  # the mean is that of samples
+            advantages = rewards - (probabilities * rewards).sum()
+            assert torch.allclose(baseline(rewards, torch.zeros(9)).diff(), advantages.diff())
+        for _ in range(2):
+            weighted = (probabilities * advantages)[:, None].expand(-1, LENGTH)
+            yield loss_of(policy.logprobs(), logprobs, weighted, MASK, clip_range=0.2, denominator=1)[0]
+
+    assert distance(train(step, num_steps=200, learning_rate=0.05)) < 0.01
+
+
+def tilted(ref: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """Where the gradients of E[r] and of BETA * KL(ref || policy) cancel: BETA * ref / (BETA + mean - r), all [V].
+
+    The mean is that under the result, which is the number for which the probabilities add up to 1.
+    """
+    low, high = rewards.max() - BETA, rewards.max()
+    for _ in range(100):
+        mean = (low + high) / 2
+        too_much = (BETA * ref / (BETA + mean - rewards)).sum() > 1
+        low, high = (mean, high) if too_much else (low, mean)
+    return BETA * ref / (BETA + high - rewards)
+
+
+def test_k3_in_the_loss_has_an_optimum_of_its_own() -> None:
+    """GRPO's: token by token the forward divergence, so that no token of the reference is given up."""
+
+    def step(policy: TabularLanguageModel):  # type: ignore[no-untyped-def]
+        new_logprobs = policy.logprobs()
+        logprobs = new_logprobs.detach()
+        probabilities = logprobs.sum(1).exp()
+        advantages = REWARDS - (probabilities * REWARDS).sum()
+        weighted = (probabilities * advantages)[:, None].expand(-1, LENGTH)
+        loss, _ = policy_loss(new_logprobs, logprobs, weighted, MASK, clip_range=0.2, denominator=1)
+        weights = probabilities[:, None]
+        yield loss + BETA * kl_loss(new_logprobs, REF_LOGPROBS, MASK, weights=weights, denominator=1)[0]
+
+    policy = train(step, num_steps=400, learning_rate=0.05)
+    ref = REF_LOGPROBS.exp().view(VOCABULARY, VOCABULARY, LENGTH)
+    rewards = REWARDS.view(VOCABULARY, VOCABULARY)
+    second = torch.stack([tilted(ref[token, :, 1], rewards[token]) for token in range(VOCABULARY)])
+    first = tilted(ref[:, 0, 0], (second * rewards).sum(1))
+    expected = (first[:, None] * second).flatten().log()
+    logprobs = policy.logprobs().detach().sum(1)
+    assert expected.exp().sum().item() == pytest.approx(1)
+    assert (logprobs.exp() * k1(logprobs, expected)).sum().item() < 1e-4
+    assert distance(policy) > 0.01  # it is not that of the price in the reward
 
 
 @pytest.mark.parametrize("gae_lambda", [0.95, 1.0])
