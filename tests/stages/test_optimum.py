@@ -178,6 +178,74 @@ def test_reinforce(language: Language, tmp_path: Path) -> None:
     check_arrival(language, trained("reinforce", rl(language, tmp_path) | {"steps": 80}, tmp_path))
 
 
+CLIPPED = {"epochs": 2, "steps": 60}
+DESCENDANTS: dict[str, dict[str, Any]] = {
+    "group mean, over a constant": {"baseline": "group_mean", "denominator": "constant", "clip_range": 0.2, **CLIPPED},
+    "group normalized, by responses": {
+        "baseline": "group_normalized",
+        "denominator": "sequences",
+        "clip_range": 0.2,
+        "clip_range_high": 0.28,
+        **CLIPPED,
+    },
+    "the mean of the rollout, a ratio for the response": {
+        "baseline": "batch_mean",
+        "surrogate": "sequence",
+        "denominator": "sequences",
+        "clip_range": 0.2,
+        **CLIPPED,
+    },
+    "clipped weights": {"surrogate": "weight", "clip_range": 1.0, "clip_range_high": 0.2, "epochs": 2, "steps": 150},
+}
+
+
+@pytest.mark.parametrize("case", DESCENDANTS)
+def test_descendants_of_reinforce(case: str, language: Language, tmp_path: Path) -> None:
+    """With the price in the reward all of them arrive at its optimum.
+
+    There every response has one reward, so that no factor that is positive matters: not the spread of a group, and not
+    the weight of a length, for advantages that were proportional to a length could not have mean 0. A policy that can
+    be fitted to every response therefore ends in one place; the tolerance is that of every other method.
+    """
+    check_arrival(language, trained("reinforce", rl(language, tmp_path) | DESCENDANTS[case], tmp_path))
+
+
+def test_the_price_in_the_loss_has_an_optimum_of_its_own(language: Language, tmp_path: Path) -> None:
+    """GRPO's k3: token by token the policy is ref * beta / (beta + mean reward - reward), from the last one on."""
+    tree = {"baseline": "group_mean", "kl_coef": 0.0, "kl_loss_coef": KL_COEF, "steps": 120}
+    run = trained("reinforce", rl(language, tmp_path) | tree, tmp_path)
+    groups: dict[int, list[int]] = {}
+    for place, response in enumerate(language.responses):
+        groups.setdefault(response[0], []).append(place)
+    probabilities, first_rewards, first_ref = language.ref_logprobs.exp(), [], []
+    within = []
+    for places in groups.values():
+        ref = probabilities[places]
+        second = tilted(ref / ref.sum(), language.rewards[places])
+        within.append(second)
+        first_rewards.append((second * language.rewards[places]).sum())
+        first_ref.append(ref.sum())
+    first = tilted(torch.stack(first_ref), torch.stack(first_rewards))
+    expected = torch.zeros(len(language.responses), dtype=torch.float64)
+    for probability, places, second in zip(first, groups.values(), within, strict=True):
+        expected[places] = probability * second
+    logprobs = response_logprobs(run, language.responses)
+    optimum = (language.ref_logprobs + language.rewards / KL_COEF).log_softmax(0)
+    assert expected.sum().item() == pytest.approx(1, abs=1e-5)
+    assert divergence(logprobs, expected.log()) < 0.01
+    assert divergence(logprobs, optimum) > 0.02
+
+
+def tilted(ref: Tensor, rewards: Tensor) -> Tensor:
+    """KL_COEF * ref / (KL_COEF + mean - r) [V], the mean being the number for which that adds up to 1."""
+    low, high = rewards.max() - KL_COEF, rewards.max()
+    for _ in range(100):
+        mean = (low + high) / 2
+        too_much = (KL_COEF * ref / (KL_COEF + mean - rewards)).sum() > 1
+        low, high = (mean, high) if too_much else (low, mean)
+    return KL_COEF * ref / (KL_COEF + high - rewards)
+
+
 @pytest.mark.parametrize(("gae_lambda", "epochs", "steps"), [(1.0, 1, 80), (0.95, 2, 60)])
 def test_ppo(gae_lambda: float, epochs: int, steps: int, language: Language, tmp_path: Path) -> None:
     """Whitened advantages, as always: a positive factor and a constant do not move the optimum."""
