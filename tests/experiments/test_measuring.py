@@ -70,6 +70,17 @@ def test_the_baseline_is_laid_out_as_it_says(evaluation: dict[str, Any], tmp_pat
     assert measure.baseline.chat.fingerprint != load_chat("tiny").fingerprint
 
 
+def test_a_pool_is_drawn_apart_from_what_it_is_compared_with(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    """The very responses of the baseline among the chosen would win half of their comparisons with themselves."""
+    _, measure = measured(evaluation, tmp_path / "run")
+    pools = [measure.pool(seed, {"judge": (measure.recipe.judge,)}, 2) for seed in (0, 1)]
+    assert not np.array_equal(pools[0].judge, measure.scores)
+    assert not np.array_equal(pools[0].judge, pools[1].judge)
+    assert np.array_equal(pools[0].rewards["judge"], pools[0].judge)
+    by_hand = np.sign(pools[0].judge[:, :, None] - measure.scores[:, None, :]).mean(2) / 2 + 0.5
+    assert pools[0].won == pytest.approx(by_hand)
+
+
 def test_tokens_are_counted_by_layers_and_thrice_with_gradients() -> None:
     loaded = load_language_model("tiny", precision="fp32")
     model, layers = loaded.model, len(loaded.model.model.upper(0))
