@@ -16,7 +16,7 @@ from palate.lm.adapters import adapt
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
 from palate.lm.sources.builtin import byte_tokenizer
-from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, save
+from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, save, sketch_model
 from palate.recipe import Adapter, Sampling
 from palate.records import Prompt
 from palate.rollout.local import LocalEngine
@@ -140,6 +140,17 @@ def test_several_heads_are_several_labels_in_transformers(sequences: Sequences, 
         assert torch.equal(again.model.scores(sequences), loaded.model.scores(sequences))
     with pytest.raises(ModelError, match="is a reward model of 3 heads, not 2: start from a language model"):
         load_scalar_model(str(tmp_path / "model"), heads=2)
+
+
+def test_a_sketch_has_as_many_heads_as_the_model_will_have(tmp_path: Path) -> None:
+    """What a run will take is told from it."""
+    loaded = load_scalar_model("tiny", precision="fp32", heads=3)
+    save(loaded.model, loaded.chat, tmp_path / "model")
+    for name, wanted, expected in (("tiny", None, 1), ("tiny", 5, 5), (str(tmp_path / "model"), None, 3)):
+        sketch = sketch_model(name, ScalarModel, heads=wanted)
+        assert sketch.model.score.weight.shape == sketch.anew().score.weight.shape == (expected, 32)
+    with pytest.raises(ModelError, match="of 3 heads, not 5"):
+        sketch_model(str(tmp_path / "model"), ScalarModel, heads=5)
 
 
 def test_a_new_head_is_small_seeded_and_has_no_bias(sequences: Sequences) -> None:
