@@ -36,6 +36,8 @@ _GROUPS = {
     "reward": "The reward model's training",
     "dpo": "Direct preference optimisation",
     "kto": "Kahneman-Tversky optimisation",
+    "raft": "Reward-ranked fine-tuning",
+    "distill": "Distillation",
     "data": "Data",
     "tokens": "Tokens",
     "time": "Time",

@@ -179,7 +179,7 @@ def test_source_files_named_in_prose_exist(page: str) -> None:
         assert span in names, f"{page} names {span}, which is not there"
 
 
-OPEN_ROOMS = ("objectives", "stages", "stages/reinforcement", "rewards", "rollout")
+OPEN_ROOMS = ("objectives", "stages", "stages/own_samples", "stages/reinforcement", "rewards", "rollout")
 """The rooms a newcomer reads first: README names every file of theirs, and of the others the room alone."""
 
 

@@ -46,6 +46,7 @@ PLAN = {
     "stages": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards rollout run stages/estimate",
     "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rollout run stages stages/estimate",
     "stages/estimate": "lm lm/sources recipe rollout run",
+    "stages/own_samples": "lm lm/sources objectives recipe rewards rollout run stages stages/reinforcement",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
     "stages stages/reinforcement",
     "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/estimate",

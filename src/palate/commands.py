@@ -89,6 +89,32 @@ STAGES = (
         "kto",
     ),
     Stage(
+        "online-dpo",
+        "train on preferences between the policy's own responses, round by round",
+        "On-policy DPO: the policy answers, a reward says which of its responses is better, and it learns from these\n"
+        "pairs by the loss of DPO or IPO, round after round.",
+        "palate.stages.own_samples.online_dpo",
+        "OnlineDPORecipe",
+        "online_dpo",
+    ),
+    Stage(
+        "raft",
+        "fine-tune on the best of the policy's own responses, round by round",
+        "Reward-ranked fine-tuning: of K responses to each prompt the best is kept, and the policy learns to say it.",
+        "palate.stages.own_samples.raft",
+        "RAFTRecipe",
+        "raft",
+    ),
+    Stage(
+        "distill",
+        "learn from a teacher, token by token, on the policy's own responses",
+        "On-policy distillation: after every token of its own responses the policy is told what a teacher would have\n"
+        "said next; of several teachers a reward chooses one for each prompt.",
+        "palate.stages.own_samples.distill",
+        "DistillRecipe",
+        "distill",
+    ),
+    Stage(
         "best-of-n",
         "choose the best of n responses; nothing is trained",
         "Samples n responses to each prompt and keeps the one with the highest reward: what any training must beat.",

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from palate.demo.prompts import demo_prompts
+from palate.lm.sources.zoo import load_language_model, save
 from palate.records import Demonstration, Ranking, Record, Response
 
 ANSWERS = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "What?")
@@ -68,7 +70,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def settings(data: dict[str, str]) -> dict[str, dict[str, Any]]:
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model like the tiny one that would say other things."""
+    directory = tmp_path_factory.mktemp("teacher") / "model"
+    loaded, generator = load_language_model("tiny", precision="fp32"), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter += 0.3 * parameter.std() * torch.randn(parameter.shape, generator=generator)
+    save(loaded.model, loaded.chat, directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def settings(data: dict[str, str], teacher: str) -> dict[str, dict[str, Any]]:
     """Recipe trees by stage, small enough for a test."""
     base: dict[str, Any] = {"model": "tiny", "precision": "fp32", "frozen_layers": 1}
     rl = base | {
@@ -84,6 +98,9 @@ def settings(data: dict[str, str]) -> dict[str, dict[str, Any]]:
         "dpo": base | {"data": {"path": data["rankings"]}},
         "kto": base | {"data": {"path": data["thumbs"]}, "batch_size": 18},
         "reinforce": rl,
+        "online-dpo": rl,
+        "raft": rl,
+        "distill": rl | {"teachers": [teacher, "tiny"]},
         "ppo": rl | {"value_model": "tiny", "epochs": 2, "minibatches": 2},
     }
 

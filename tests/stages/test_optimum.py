@@ -22,16 +22,29 @@ from torch import Tensor
 from palate.lm.batch import Sequences
 from palate.lm.sources.zoo import load_language_model
 from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_bound
-from palate.recipe import BestOfNRecipe, DPORecipe, PPORecipe, ReinforceRecipe, parse_recipe
+from palate.recipe import (
+    BestOfNRecipe,
+    DistillRecipe,
+    DPORecipe,
+    OnlineDPORecipe,
+    PPORecipe,
+    RAFTRecipe,
+    ReinforceRecipe,
+    parse_recipe,
+)
 from palate.records import Demonstration, Prompt, Ranking, Record, Response
 from palate.run.directory import Run
 from palate.stages import best_of_n, dpo
+from palate.stages.own_samples import distill, online_dpo, raft
 from palate.stages.reinforcement import ppo, reinforce
 
 STAGES: dict[str, tuple[Any, Any]] = {
     "reinforce": (ReinforceRecipe, reinforce.train),
     "ppo": (PPORecipe, ppo.train),
     "dpo": (DPORecipe, dpo.train),
+    "online_dpo": (OnlineDPORecipe, online_dpo.train),
+    "raft": (RAFTRecipe, raft.train),
+    "distill": (DistillRecipe, distill.train),
     "best_of_n": (BestOfNRecipe, best_of_n.choose),
 }
 PROMPT = Prompt.from_text("cab")
@@ -50,7 +63,7 @@ def reward(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
     return [sum(LETTERS[letter] for letter in text) - len(text) + len(set(text)) for text in responses]
 
 
-def write_model(directory: Path) -> None:
+def write_model(directory: Path, seed: int = 10) -> None:
     """Seven tokens: padding, the beginning and the end of a turn, four letters. Other characters are not seen."""
     from tokenizers import Tokenizer, decoders, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -79,7 +92,7 @@ def write_model(directory: Path) -> None:
         initializer_range=0.3,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(10)
+        torch.manual_seed(seed)
         LlamaForCausalLM(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
@@ -330,6 +343,73 @@ def test_ipo(language: Language, tmp_path: Path) -> None:
     assert divergence(response_logprobs(run, compared).log_softmax(0), optimum) < 0.001
 
 
+def by_level(language: Language, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Distinct rewards, which of them each response has, and the chances of each: of one response, of one that earns at
+    most as much, and of the best of n."""
+    levels, level_of = language.rewards.unique(return_inverse=True)
+    once = torch.zeros_like(levels).index_add_(0, level_of, language.ref_logprobs.exp())
+    at_most = once.cumsum(0).clamp(max=1)
+    return levels, level_of, once, at_most, at_most**n - (at_most - once).clamp(min=0) ** n
+
+
+def test_raft(language: Language, tmp_path: Path) -> None:
+    """A round on many prompts, which to this model are all the same, ends at the best of K, ties as likely as before.
+
+    As many prompts as this are as far from it as chance has it: (responses - 1) / (2 prompts) nats, 0.02.
+    """
+    prompts = [Prompt.from_text(f"{PROMPT.text} {number}") for number in range(1000)]
+    tree = rl(language, tmp_path) | {
+        "prompts": written(tmp_path / "many.jsonl", prompts),
+        "prompts_per_step": len(prompts),
+        "responses_per_prompt": 2,
+        "steps": 1,
+        "epochs": 60,
+        "optimizer": OPTIMIZER,
+    }
+    del tree["kl_coef"]
+    _, level_of, once, _, best = by_level(language, 2)
+    target = language.ref_logprobs + (best / once).log()[level_of]
+    logprobs = response_logprobs(trained("raft", tree, tmp_path), language.responses)
+    assert divergence(language.ref_logprobs, target) > 0.1
+    assert divergence(logprobs, target) < 0.04
+
+
+def test_distill(language: Language, tmp_path: Path) -> None:
+    """The policy arrives at the teacher, and what it logs is the divergence that is left."""
+    write_model(tmp_path / "teacher", seed=11)
+    target = response_logprobs(tmp_path / "teacher", language.responses)
+    assert divergence(language.ref_logprobs, target) > 0.3
+    tree = rl(language, tmp_path) | {"teachers": [str(tmp_path / "teacher")], "steps": 60, "rewards": []}
+    del tree["kl_coef"]
+    run = trained("distill", tree, tmp_path)
+    assert divergence(response_logprobs(run, language.responses), target) < 0.005
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[-1]["distill/loss"] < 0.005 < 0.1 < rows[0]["distill/loss"]
+
+
+@pytest.mark.parametrize("loss", ["dpo", "ipo"])
+def test_online_dpo(loss: str, language: Language, tmp_path: Path) -> None:
+    """It earns more, at the price of divergence from the policy it began as, and a larger beta holds it back.
+
+    A judge that never errs has no strengths behind it, so that there is no optimum to compare with.
+    """
+    sizes = {"steps": 20, "responses_per_prompt": 32, "prompts_per_step": 1, "pairs": "all"}
+    tree = rl(language, tmp_path) | sizes | {"loss": loss, "optimizer": {"learning_rate": 0.005}}
+    del tree["kl_coef"]
+    found = []
+    for beta in (0.5, 5.0):
+        (tmp_path / f"{beta}").mkdir()
+        run = trained("online_dpo", tree | {"beta": beta}, tmp_path / f"{beta}")
+        logprobs = response_logprobs(run, language.responses)
+        score = float((logprobs.exp() * language.rewards).sum())
+        found.append((score, divergence(logprobs, language.ref_logprobs)))
+    before = float((language.ref_logprobs.exp() * language.rewards).sum())
+    (score, kl), (held_score, held_kl) = found
+    assert score > before + 0.2
+    assert score > held_score + 0.2
+    assert kl > 1.5 * held_kl > 0
+
+
 @pytest.mark.parametrize("n", [2, 8])
 def test_best_of_n(n: int, language: Language, tmp_path: Path) -> None:
     """The best of n earns at most v with probability P(reward <= v) ** n; among equals it is as likely as before."""
@@ -345,10 +425,7 @@ def test_best_of_n(n: int, language: Language, tmp_path: Path) -> None:
     lines = (run / "responses.jsonl").read_text(encoding="utf-8").splitlines()
     picked = torch.tensor(reward([], [Demonstration.model_validate_json(line).response.text for line in lines]))
 
-    levels, level_of = language.rewards.unique(return_inverse=True)
-    once = torch.zeros_like(levels).index_add_(0, level_of, language.ref_logprobs.exp())
-    at_most = once.cumsum(0).clamp(max=1)
-    best = at_most**n - (at_most - once).clamp(min=0) ** n
+    levels, level_of, once, at_most, best = by_level(language, n)
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     assert len(picked) == len(prompts)
     assert report["score"] == pytest.approx(picked.mean().item())

@@ -24,6 +24,9 @@ COMMAND = {
     **dict.fromkeys(("reinforce", "grpo", "dr_grpo", "dapo", "gspo", "cispo"), "reinforce"),
     "dpo": "dpo",
     "kto": "kto",
+    "online_dpo": "online-dpo",
+    "raft": "raft",
+    "distill": "distill",
     "best_of_n": "best-of-n",
     "win_rate": "eval",
 }
@@ -89,6 +92,9 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         **{name: on_prompts for name, command in COMMAND.items() if command == "reinforce"},
         "dpo": [f"data.path={data['rankings']}"],
         "kto": [f"data.path={data['thumbs']}"],
+        "online_dpo": [f"prompts.path={data['prompts']}", *LEARNED],
+        "raft": [f"prompts.path={data['prompts']}", *LEARNED],
+        "distill": [f"prompts.path={data['prompts']}", "teachers=['tiny']", *LEARNED[1:]],
         "best_of_n": [f"prompts.path={data['prompts']}", "rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6"],
         "win_rate": [f"prompts.path={data['prompts']}", "baseline=tiny", "sampling.max_new_tokens=6"],
     }[recipe.stem] + ["model=tiny", "precision=fp32"]
@@ -99,7 +105,7 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
     assert main([COMMAND[recipe.stem], str(recipe), "--out", str(out), *changes]) == 0
     assert (out / "report.json").exists()
     assert (out / "report.html").exists()
-    if COMMAND[recipe.stem] in ("sft", "reward", "ppo", "reinforce", "dpo", "kto"):
+    if COMMAND[recipe.stem] in ("sft", "reward", "ppo", "reinforce", "dpo", "kto", "online-dpo", "raft", "distill"):
         assert (out / "metrics.jsonl").read_text().count("\n") >= 2
         assert (out / "model" / "model.safetensors").exists()
 

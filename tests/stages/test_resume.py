@@ -20,6 +20,9 @@ LONGER = {
     "sft": {"epochs": 12, "batch_size": 4, "checkpoint_every": 3},
     "reward": {"epochs": 8, "checkpoint_every": 3},
     "ppo": {"steps": 24, "checkpoint_every": 3},
+    "online-dpo": {"steps": 24, "checkpoint_every": 3},
+    "raft": {"steps": 24, "checkpoint_every": 3},
+    "distill": {"steps": 24, "checkpoint_every": 3},
     "kto": {"epochs": 12, "batch_size": 8, "checkpoint_every": 3},
 }
 
@@ -30,7 +33,17 @@ def rows(directory: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("stage", "precision"), [("sft", "fp32"), ("reward", "bf16"), ("ppo", "fp32"), ("ppo", "bf16"), ("kto", "fp32")]
+    ("stage", "precision"),
+    [
+        ("sft", "fp32"),
+        ("reward", "bf16"),
+        ("ppo", "fp32"),
+        ("ppo", "bf16"),
+        ("kto", "fp32"),
+        ("online-dpo", "fp32"),
+        ("raft", "fp32"),
+        ("distill", "bf16"),
+    ],
 )
 def test_killed_and_resumed_ends_with_the_same_bits(
     stage: str,

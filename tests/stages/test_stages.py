@@ -13,9 +13,21 @@ from torch import Tensor
 
 from palate.errors import TrainingError
 from palate.lm import model as lm_model
-from palate.recipe import DPORecipe, KTORecipe, PPORecipe, ReinforceRecipe, RewardRecipe, SFTRecipe, parse_recipe
+from palate.recipe import (
+    DistillRecipe,
+    DPORecipe,
+    KTORecipe,
+    OnlineDPORecipe,
+    PPORecipe,
+    RAFTRecipe,
+    ReinforceRecipe,
+    RewardRecipe,
+    SFTRecipe,
+    parse_recipe,
+)
 from palate.run.directory import Run
 from palate.stages import dpo, kto, reward, sft
+from palate.stages.own_samples import distill, online_dpo, raft
 from palate.stages.reinforcement import ppo, reinforce
 from palate.stages.reinforcement.watching import Watch
 
@@ -26,6 +38,9 @@ STAGES: dict[str, tuple[Any, Any]] = {
     "kto": (KTORecipe, kto.train),
     "reinforce": (ReinforceRecipe, reinforce.train),
     "ppo": (PPORecipe, ppo.train),
+    "online-dpo": (OnlineDPORecipe, online_dpo.train),
+    "raft": (RAFTRecipe, raft.train),
+    "distill": (DistillRecipe, distill.train),
 }
 
 

@@ -10,8 +10,9 @@ Relative paths in a recipe are relative to the directory the command runs in.
 
 from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, read_tree
+from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
 from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe
-from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe
+from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe, RolloutRecipe, ScoredRecipe
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
 from palate.recipe.sections import (
     AUTO,
@@ -45,26 +46,31 @@ __all__ = [
     "DPORecipe",
     "Data",
     "Decay",
+    "DistillRecipe",
     "Fraction",
     "Holdout",
     "KTORecipe",
     "NonNegative",
     "Objective",
+    "OnlineDPORecipe",
     "Optimizer",
     "PPORecipe",
     "Positive",
     "PositiveInt",
     "Pretraining",
     "PromptsLeftOut",
+    "RAFTRecipe",
     "RLOptimizer",
     "RLRecipe",
     "RecipeT",
     "ReinforceRecipe",
     "Reward",
     "RewardRecipe",
+    "RolloutRecipe",
     "SFTRecipe",
     "SampleRecipe",
     "Sampling",
+    "ScoredRecipe",
     "Section",
     "StageRecipe",
     "Taste",

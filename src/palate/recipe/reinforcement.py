@@ -22,11 +22,11 @@ from palate.recipe.sections import (
 )
 
 
-class RLRecipe(StageRecipe):
-    """What every sampling stage has."""
+class RolloutRecipe(StageRecipe):
+    """What every stage has that learns from what the policy says itself."""
 
     prompts: Data = Field(description="Prompts to sample responses for.")
-    rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
+    rewards: tuple[Reward, ...] = Field((), description="Summed with their weights.")
     max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
     steps: PositiveInt = Field(20, description="Rollouts, each followed by its updates.")
@@ -34,20 +34,11 @@ class RLRecipe(StageRecipe):
         16, description="Prompts in a rollout; different ones, but where a pass over them ends."
     )
     responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")
-    truncation_score: float | None = Field(None, description="Score of a response without a stop token.")
     epochs: PositiveInt = Field(1, description="Passes over a rollout.")
     minibatches: PositiveInt = Field(1, description="Optimizer steps in a pass.")
-    kl_coef: NonNegative = Field(0.05, description="Weight of the per-token KL to the reference inside the reward.")
-    max_negative_kl: Positive = Field(0.5, description="A KL below minus this, three steps in a row, ends the run.")
-    min_entropy: NonNegative = Field(
-        0.02, description="Entropy per token below this, three steps in a row, ends the run."
-    )
-    optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the policy.")
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> RLRecipe:
-        if not any(reward.weight for reward in self.rewards):
-            raise ValueError("every reward has weight 0: there is nothing to learn")
+    def _fits_together(self) -> RolloutRecipe:
         if self.sampling.max_new_tokens >= self.max_length:
             raise ValueError(
                 f"sampling.max_new_tokens = {self.sampling.max_new_tokens} leaves no room for a prompt within "
@@ -56,6 +47,30 @@ class RLRecipe(StageRecipe):
         if self.minibatches > self.prompts_per_step:
             raise ValueError("minibatches are made of whole prompts: at most prompts_per_step of them")
         return self
+
+
+class ScoredRecipe(RolloutRecipe):
+    """What every stage has in which a reward judges what the policy says."""
+
+    rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
+    truncation_score: float | None = Field(None, description="Score of a response without a stop token.")
+    max_negative_kl: Positive = Field(0.5, description="A KL below minus this, three steps in a row, ends the run.")
+    min_entropy: NonNegative = Field(
+        0.02, description="Entropy per token below this, three steps in a row, ends the run."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> ScoredRecipe:
+        if not any(reward.weight for reward in self.rewards):
+            raise ValueError("every reward has weight 0: there is nothing to learn")
+        return self
+
+
+class RLRecipe(ScoredRecipe):
+    """What every policy gradient has."""
+
+    kl_coef: NonNegative = Field(0.05, description="Weight of the per-token KL to the reference inside the reward.")
+    optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the policy.")
 
 
 class Pretraining(Section):

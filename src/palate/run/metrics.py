@@ -74,6 +74,7 @@ METRICS: dict[str, str] = {
     "dpo/rejected_reward": "The same on rejected responses.",
     "dpo/chosen_logprob": "Log-probability of chosen responses, summed over tokens. It may fall as the margin grows.",
     "dpo/rejected_logprob": "The same of rejected responses. If both fall, probability moves to what is in neither.",
+    "dpo/pairs": "Pairs of a rollout that were learned from (on-policy DPO): to one prompt, with different scores.",
     # Kahneman-Tversky optimisation.
     "kto/loss": "Mean over thumbs of the weight times what is missing to certainty; half the mean weight is the start.",
     "kto/accuracy": "Share of responses on their thumb's side of the reference point.",
@@ -83,6 +84,11 @@ METRICS: dict[str, str] = {
     "kto/undesirable_reward": "The same on responses with a thumb down. Like all four, absent where a step has none.",
     "kto/desirable_logprob": "Log-probability of responses with a thumb up, summed over tokens.",
     "kto/undesirable_logprob": "The same of responses with a thumb down. If both fall, sample and read.",
+    # Learning from the best, and from a teacher.
+    "raft/kept_score": "Score of the responses that were kept, the best of each prompt's.",
+    "distill/loss": "KL of the policy to its teacher per response token, over the whole vocabulary.",
+    "distill/teacher_score": "Score of the chosen teachers' own answers. Like the next, only if there are several.",
+    "distill/first_teacher": "Share of prompts for which the first teacher was chosen.",
     # Data.
     "data/left_out": "Rows of the data that are not used, whatever the reason; the report names the reasons.",
     # Tokens.
@@ -106,6 +112,7 @@ HEADLINES = (
     "dpo/loss",
     "kto/accuracy",
     "kto/loss",
+    "distill/loss",
     "sft/loss",
     "time/tokens_per_s",
 )

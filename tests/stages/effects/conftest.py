@@ -113,18 +113,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, text in found.items():
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
     write_models(directory, list(PROMPTS[:12]))
-    models = ("model", "scorer", "calibrated", "zero", "two_heads", "several")
+    models = ("model", "teacher", "other_teacher", "scorer", "calibrated", "zero", "two_heads", "several")
     return {name: str(directory / f"{name}.jsonl") for name in found} | {name: str(directory / name) for name in models}
 
 
 def write_models(directory: Path, prompts: list[Prompt]) -> None:
     """A tiny model that ends now and then, a reward model, the same in other units, and one that gives 0 to all.
 
-    And two of several heads: an ensemble of two, and two ensembles, of a score and of a flag.
+    And two of several heads: an ensemble of two, and two ensembles, of a score and of a flag; and two models that would
+    say other things, to learn from.
     """
     model = load_language_model("tiny", precision="fp32")
     says_enough(model, prompts)
     save(model.model, model.chat, directory / "model")
+    for seed, name in enumerate(("teacher", "other_teacher")):
+        numbers = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.model.parameters():
+                parameter += 0.2 * parameter.std() * torch.randn(parameter.shape, generator=numbers)
+        save(model.model, model.chat, directory / name)
     scorer = load_scalar_model(str(directory / "model"), precision="fp32", seed=1)
     for name, units in (("scorer", Normalization()), ("calibrated", Normalization(mean=0.3, scale=0.5))):
         save(scorer.model, scorer.chat, directory / name, extra_files={NORMALIZATION_FILE: units.to_json()})
@@ -175,6 +182,9 @@ def runs(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run
         "best-of-n": drawing | {"rewards": rl["rewards"], "n": 2},
         "eval": drawing | {"baseline": "tiny", "judge": rl["rewards"][0]},
         "reinforce": rl,
+        "online-dpo": rl,
+        "raft": rl,
+        "distill": {key: value for key, value in rl.items() if key != "rewards"} | {"teachers": ["$teacher"]},
         "ppo": rl | {"value_model": "$scorer", "value_optimizer": rl["optimizer"]},
     }
     return Runs(bases, files, tmp_path_factory.mktemp("runs"))

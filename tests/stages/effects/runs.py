@@ -145,7 +145,7 @@ class Runs:
         """
         tree = deepcopy(self.bases[stage])
         for key, value in changes.items():
-            put(tree, key.split("."), value)
+            put(tree, key.split("."), deepcopy(value))
         directory = self.directory / f"{len(self._kept)}"
         try:
             recipe = parse_recipe(RECIPES[stage], filled_in(tree, self.files))

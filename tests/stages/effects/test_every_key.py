@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from tests.stages.effects import evaluation, preferences, reinforcement, sampling, supervised
+from tests.stages.effects import evaluation, own_samples, preferences, reinforcement, sampling, supervised
 from tests.stages.effects.rows import Row
 from tests.stages.effects.runs import RECIPES, Runs
 from tests.stages.effects.shared import Ends
@@ -19,6 +19,9 @@ TABLE: dict[str, list[Row]] = {
     "dpo": preferences.dpo(),
     "kto": preferences.kto(),
     "reinforce": reinforcement.reinforce(),
+    "online-dpo": own_samples.online_dpo(),
+    "raft": own_samples.raft(),
+    "distill": own_samples.distill(),
     "ppo": reinforcement.ppo(),
     "sample": sampling.sample(),
     "best-of-n": sampling.best_of_n(),

@@ -23,6 +23,9 @@ READ: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "kto": ({}, {"data": "$records_thumbs"}),
     "reinforce": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
     "ppo": (TEXT, {"prompts": "$records_prompts", "value_model": "$scorer", "pretraining": "$records_texts"}),
+    "online-dpo": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
+    "raft": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
+    "distill": ({}, {"prompts": "$records_prompts", "teachers": "$teacher"}),
     "sample": ({}, {"prompts": "$records_prompts"}),
     "best-of-n": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
     "eval": (
@@ -48,7 +51,7 @@ def test_every_file_and_every_model_is_hashed(stage: str, runs: Runs, files: dic
     lineage = json.loads((runs(stage, given).directory / "lineage.json").read_text(encoding="utf-8"))
     inputs = {key: value for key, value in lineage["inputs"].items() if value}
     expected = {"model": hashed(files["model"], by_name=False)} | {
-        key: hashed(files.get(name.removeprefix("$"), name), by_name=key in ("rewards", "judge"))
+        key: hashed(files.get(name.removeprefix("$"), name), by_name=key in ("rewards", "judge", "teachers"))
         for key, name in read.items()
     }
     templates = [key for key in inputs if key.endswith("chat_template")]

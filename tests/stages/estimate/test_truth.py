@@ -28,8 +28,10 @@ def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any
         tree |= {"data": {"path": files[kind]}, **size}
     else:
         tree |= {"prompts": {"path": files["prompts"]}, "sampling": {"max_new_tokens": 24, "num_slots": 16}}
-    if stage in ("ppo", "reinforce"):
+    if stage not in ("sft", "dpo", "kto", "reward", "sample"):
         tree |= {"rewards": [{"model": files["model"]}], "steps": 2, "prompts_per_step": 4}
+    if stage == "distill":
+        tree |= {"teachers": [files["model"]], "rewards": []}
     if stage == "best-of-n":
         tree |= {"rewards": [{"model": files["other"]}], "n": 3}
     if stage == "eval":
@@ -71,6 +73,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce, bf16, whole": ("reinforce", HALF | WHOLE),
     "ppo, adapted, whole": ("ppo", ADAPTED | WHOLE),
     "ppo, bf16, frozen, in parts": ("ppo", HALF | FROZEN | PARTS),
+    "online-dpo, frozen, whole": ("online-dpo", FROZEN | WHOLE),
+    "raft, bf16, in parts": ("raft", HALF | PARTS),
+    "distill, whole": ("distill", WHOLE),
     "best of n, whole": ("best-of-n", WHOLE),
     "best of n, bf16, in parts": ("best-of-n", HALF | PARTS),
     "evaluation, whole": ("eval", WHOLE),

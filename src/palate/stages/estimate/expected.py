@@ -15,7 +15,7 @@ from palate.lm.adapters import base
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, ScalarModel
 from palate.lm.sources.zoo import Precision, Sketch, sketch_model
-from palate.recipe import PPORecipe, Reward, RLRecipe, Sampling, SFTRecipe, StageRecipe
+from palate.recipe import PPORecipe, Reward, RolloutRecipe, Sampling, SFTRecipe, StageRecipe
 from palate.records import Prompt
 from palate.stages.estimate.footprint import Network
 from palate.stages.estimate.passes import (
@@ -164,11 +164,14 @@ class Expected:
         lengths: in tokens, of the prompts of every step; the stage fills them in.
     """
 
-    def __init__(self, recipe: RLRecipe) -> None:
+    def __init__(self, recipe: RolloutRecipe) -> None:
         def sketch(name: str, kind: Any, template: str = "") -> Sketch[Any]:
             return sketch_model(name, kind, chat_template=template, precision=recipe.precision)
 
         self.policy: Sketch[LanguageModel] = sketch(recipe.model, LanguageModel, recipe.chat_template)
+        self.teachers: list[Sketch[LanguageModel]] = [
+            sketch(name, LanguageModel) for name in getattr(recipe, "teachers", ())
+        ]
         self.rewards = sketch_rewards(recipe.rewards, recipe.precision)
         named = [name for term in recipe.rewards for name in term.models]
         value = (recipe.value_model or named[0]) if isinstance(recipe, PPORecipe) else ""
@@ -182,16 +185,21 @@ class Expected:
         self.data, self.lengths = sum(length.values()), [[length[prompt.id] for prompt in step] for step in steps]
 
 
-def reinforced(recipe: RLRecipe, expected: Expected, minibatches: Any) -> Workload:
-    """Of PPO or REINFORCE; the step whose prompts are longest, with responses as long as they may be."""
+def reinforced(recipe: RolloutRecipe, expected: Expected, minibatches: Any) -> Workload:
+    """Of a stage that samples and learns from it; beside the policy is its reference, or are its teachers.
+
+    The step is that whose prompts are longest, with responses as long as they may be.
+    """
     policy = network(recipe, expected.policy)
     prompts = max(expected.lengths, key=sum)
     count, longest_response = recipe.responses_per_prompt, recipe.sampling.max_new_tokens
     sequences = responses_to(prompts, count, longest_response)
     kept, notes = kept_rows(policy, sequences)
     nets, device = [policy], expected.policy.counted_on
-    reference = base(policy.model) if recipe.adapter else expected.policy.anew()
-    for model in (reference, *(each.anew() for each in expected.rewards)):
+    beside = [each.anew() for each in expected.teachers]
+    reference = None if beside else base(policy.model) if recipe.adapter else expected.policy.anew()
+    beside = [reference] if reference is not None else beside
+    for model in (*beside, *(each.anew() for each in expected.rewards)):
         model.freeze_all(layers_of(recipe, model))
         nets.append(adopt(model, nets, device, is_read=model is not reference or not recipe.adapter))
     batches = minibatches(sequences, recipe.minibatches)

@@ -17,7 +17,7 @@ from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel, Model
 from palate.lm.sources.zoo import Loaded, Settle, load_language_model
-from palate.recipe import RLRecipe
+from palate.recipe import RolloutRecipe, ScoredRecipe
 from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.run.directory import Run
@@ -25,7 +25,7 @@ from palate.stages.common import longest, prepare, prompts_with_room, sharing
 from palate.stages.estimate.expected import Expected, reinforced
 from palate.stages.estimate.fitting import expect
 
-RecipeT = TypeVar("RecipeT", bound=RLRecipe)
+RecipeT = TypeVar("RecipeT", bound=RolloutRecipe)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def foretold(
         run,
         data,
         [expected.policy.chat],
-        longest(recipe, expected.policy.model, *(each.model for each in expected.rewards)),
+        longest(recipe, expected.policy.model, *(each.model for each in (*expected.teachers, *expected.rewards))),
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
@@ -106,7 +106,7 @@ def foretold(
     return recipe, Asked(prompts=prompts, left_out=data.rejected.total)
 
 
-def load_actors(recipe: RLRecipe, asked: Asked, run: Run) -> Actors:
+def load_actors(recipe: ScoredRecipe, asked: Asked, run: Run) -> Actors:
     """All of them; what they were made from is noted in the run."""
     loaded = load_policy(recipe)
     policy, chat = loaded.model, loaded.chat
@@ -133,7 +133,7 @@ def load_actors(recipe: RLRecipe, asked: Asked, run: Run) -> Actors:
     return Actors(loaded=loaded, reference=reference, rewards=rewards, asked=asked)
 
 
-def load_policy(recipe: RLRecipe, *, settle: Settle | None = None) -> Loaded[LanguageModel]:
+def load_policy(recipe: ScoredRecipe, *, settle: Settle | None = None) -> Loaded[LanguageModel]:
     """The model that the recipe starts from."""
     return load_language_model(
         recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, settle=settle

@@ -37,7 +37,7 @@ CURVES = (
     Curve("Response length", ("tokens/response_length",)),
     Curve("Entropy", ("policy/entropy",)),
     Curve("Responses cut off", ("tokens/truncated",), is_share=True),
-    Curve("Loss", ("sft/loss", "reward/loss", "dpo/loss", "kto/loss")),
+    Curve("Loss", ("sft/loss", "reward/loss", "dpo/loss", "kto/loss", "distill/loss")),
     Curve("Pairs ordered as people did", ("reward/accuracy", "dpo/accuracy"), is_share=True, reference=0.5),
     Curve("Margin", ("reward/margin", "dpo/margin")),
     Curve("Implied rewards", ("dpo/chosen_reward", "dpo/rejected_reward")),
