@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from palate.errors import RecipeError
 from palate.recipe import (
+    DistillRecipe,
     DPORecipe,
+    KTORecipe,
     PPORecipe,
+    RAFTRecipe,
     ReinforceRecipe,
     RewardRecipe,
     Section,
@@ -192,6 +195,7 @@ def test_every_key_is_documented_and_every_section_frozen(kind: type[Section]) -
     assert kind.model_config["extra"] == "forbid"
 
 
+DISTILL = 'teachers = ["a"]\n[prompts]\npath = "p.jsonl"\n'
 RLOO = '[prompts]\npath = "p.jsonl"\n[[rewards]]\nlength = 20\n'
 
 
@@ -213,6 +217,11 @@ RLOO = '[prompts]\npath = "p.jsonl"\n[[rewards]]\nlength = 20\n'
         (PPORecipe, PPO, ["pretraining={data={path='t'}, sequence_length=1}"], "'pretraining.sequence_length'"),
         (RewardRecipe, SFT, ["batch_responses=1"], "'batch_responses': Input should be greater than or equal to 2"),
         (DPORecipe, SFT, ["batch_responses=1"], "'batch_responses': Input should be greater than or equal to 2"),
+        (DPORecipe, SFT, ["loss=ipo", "label_smoothing=0.1"], 'label_smoothing belongs to loss = "dpo"; loss = "ipo"'),
+        (KTORecipe, SFT, ["batch_size=1"], "'batch_size': Input should be greater than or equal to 2"),
+        (RAFTRecipe, RLOO, ["responses_per_prompt=1"], "'responses_per_prompt': Input should be greater than or equal"),
+        (DistillRecipe, DISTILL, ["teachers=['a', 'b']"], "several teachers: name rewards, of a weight other than 0"),
+        (DistillRecipe, DISTILL, ["rewards=[{ length = 3 }]"], "one teacher alone teaches every prompt: leave rewards"),
         (SFTRecipe, SFT, ["optimizer.beta1=1"], "'optimizer.beta1': Input should be less than 1"),
         (SFTRecipe, SFT, ["optimizer.learning_rate=inf"], "'optimizer.learning_rate': Input should be a finite number"),
         (SFTRecipe, SFT, ["holdout.fraction=0"], "'holdout': fraction = 0 leaves nothing to train on, or nothing to"),
