@@ -10,6 +10,7 @@ from palate.recipe.sections import (
     Data,
     Fraction,
     NonNegative,
+    Optimizer,
     Positive,
     PositiveInt,
     PromptsLeftOut,
@@ -36,6 +37,7 @@ class RolloutRecipe(StageRecipe):
     responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")
     epochs: PositiveInt = Field(1, description="Passes over a rollout.")
     minibatches: PositiveInt = Field(1, description="Optimizer steps in a pass.")
+    optimizer: Optimizer = Field(Optimizer(), description="Optimizer of the policy.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> RolloutRecipe:

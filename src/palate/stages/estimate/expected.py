@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palate.lm.adapters import base
 from palate.lm.batch import Sequences
-from palate.lm.model import LanguageModel, ScalarModel
+from palate.lm.model import LanguageModel, Model, ScalarModel
 from palate.lm.sources.zoo import Precision, Sketch, sketch_model
 from palate.recipe import PPORecipe, Reward, RolloutRecipe, Sampling, SFTRecipe, StageRecipe
 from palate.records import Prompt
@@ -196,7 +196,7 @@ def reinforced(recipe: RolloutRecipe, expected: Expected, minibatches: Any) -> W
     sequences = responses_to(prompts, count, longest_response)
     kept, notes = kept_rows(policy, sequences)
     nets, device = [policy], expected.policy.counted_on
-    beside = [each.anew() for each in expected.teachers]
+    beside: list[Model] = [each.anew() for each in expected.teachers]
     reference = None if beside else base(policy.model) if recipe.adapter else expected.policy.anew()
     beside = [reference] if reference is not None else beside
     for model in (*beside, *(each.anew() for each in expected.rewards)):

@@ -92,7 +92,12 @@ def foretold(
         run,
         data,
         [expected.policy.chat],
-        longest(recipe, expected.policy.model, *(each.model for each in (*expected.teachers, *expected.rewards))),
+        longest(
+            recipe,
+            expected.policy.model,
+            *(each.model for each in expected.teachers),
+            *(each.model for each in expected.rewards),
+        ),
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
