@@ -25,6 +25,7 @@ from palate.lm.batch import Sequences, per_token
 from palate.lm.optim import Optimizer
 from palate.objectives.losses import combine_metrics
 from palate.recipe import OnlineDPORecipe
+from palate.rewards.mix import MixedScores
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.common import finish_run, floats, write_model
@@ -33,7 +34,7 @@ from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.own_samples.shown import sample_rows
 from palate.stages.reinforcement.actors import foretold, load_actors
 from palate.stages.reinforcement.step import minibatches, prompts_of_step, score
-from palate.stages.reinforcement.watching import Watch, mean_of_updates, measure
+from palate.stages.reinforcement.watching import Watch, mean_of_updates, measure, measure_terms
 
 
 def train(recipe: OnlineDPORecipe, run: Run) -> None:
@@ -58,11 +59,16 @@ def train(recipe: OnlineDPORecipe, run: Run) -> None:
         rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*key, step))
         sampled = time.perf_counter()
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
-        scores = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score)
+        told: list[MixedScores] = []
+        scores = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score, told=told)
         with torch.no_grad():
             likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
             ref_logprobs = per_token(rollout.sequences, max_tokens, likelihood)
-        metrics = measure(rollout, scores, ref_logprobs) | {"time/score_s": time.perf_counter() - sampled}
+        metrics = (
+            measure(rollout, scores, ref_logprobs)
+            | measure_terms(told)
+            | {"time/score_s": time.perf_counter() - sampled}
+        )
         watch.check(step, metrics)
 
         chosen, rejected = pairs_by_score(scores.view(-1, recipe.responses_per_prompt), every=recipe.pairs == "all")

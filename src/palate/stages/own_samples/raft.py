@@ -25,6 +25,7 @@ from palate.lm.batch import per_token
 from palate.lm.optim import Optimizer
 from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import RAFTRecipe
+from palate.rewards.mix import MixedScores
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.best_of_n import best_rows
@@ -33,7 +34,7 @@ from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.own_samples.shown import sample_rows
 from palate.stages.reinforcement.actors import foretold, load_actors
 from palate.stages.reinforcement.step import minibatches, prompts_of_step, score
-from palate.stages.reinforcement.watching import Watch, mean_of_updates, measure
+from palate.stages.reinforcement.watching import Watch, mean_of_updates, measure, measure_terms
 
 
 def train(recipe: RAFTRecipe, run: Run) -> None:
@@ -56,11 +57,16 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
         rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*key, step))
         sampled = time.perf_counter()
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
-        scores = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score)
+        told: list[MixedScores] = []
+        scores = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score, told=told)
         with torch.no_grad():
             likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
             ref_logprobs = per_token(rollout.sequences, max_tokens, likelihood)
-        metrics = measure(rollout, scores, ref_logprobs) | {"time/score_s": time.perf_counter() - sampled}
+        metrics = (
+            measure(rollout, scores, ref_logprobs)
+            | measure_terms(told)
+            | {"time/score_s": time.perf_counter() - sampled}
+        )
         watch.check(step, metrics)
 
         best = torch.tensor(best_rows(scores.view(-1, recipe.responses_per_prompt).cpu()))
