@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from palate.recipe import SFTRecipe
+from palate.run.directory import Run
 from palate.studio.training import progress
 
 
@@ -43,12 +47,24 @@ def test_curves_are_of_what_was_logged_and_nothing_else(tmp_path: Path) -> None:
     assert all(about.endswith(".") and "`" not in about for _, about in found)
 
 
-def test_samples_are_shown_from_the_first_step_to_the_last() -> None:
-    rows = [{"step": step, "response": str(n)} for step in range(0, 100, 2) for n in range(2)]
-    found = progress.samples_over_time(rows, most=4)
+def test_samples_are_shown_from_the_first_step_to_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, run = tmp_path / "samples.jsonl", Run.open(tmp_path, SFTRecipe(data={"path": "none"}))
+    assert progress.read_samples(file) == []
+    for step in range(0, 100, 2):
+        run.samples(step, [{"response": f"é {n}"} for n in range(2)])
+    parsed: list[object] = []
+    monkeypatch.setattr(
+        progress.json, "loads", lambda text: parsed.append(text) or json.JSONDecoder().decode(text.decode())
+    )
+    found = progress.read_samples(file, most=4)
     assert [step for step, _ in found] == [98, 66, 32, 0]
-    assert [row["response"] for row in found[0][1]] == ["0", "1"]
-    assert [step for step, _ in progress.samples_over_time(rows[:4], most=4)] == [2, 0]
+    assert [row["response"] for row in found[0][1]] == ["é 0", "é 1"]
+    assert len(parsed) == 8  # the other lines are looked at, not read
+    with file.open("a") as torn:
+        torn.write('{"step": 100, "resp')
+    assert [step for step, _ in progress.read_samples(file, most=4)] == [98, 66, 32, 0]
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+    assert [step for step, _ in progress.read_samples(file, most=4)] == [2, 0]
 
 
 def test_held_out_labelers_stand_apart() -> None:

@@ -282,7 +282,7 @@ def _learning(home: Workspace, job: Job, *, size: tuple[int, int] = (480, 240)) 
 
 def _first_and_last(directory: Path) -> list[dict[str, str]]:
     """Prompts that a run answered both at its beginning and at its latest samples."""
-    over_time = progress.samples_over_time(progress.read_rows(directory / "samples.jsonl"), most=2)
+    over_time = progress.read_samples(directory / "samples.jsonl", most=2)
     if len(over_time) < 2:
         return []
     (_, last), (_, first) = over_time

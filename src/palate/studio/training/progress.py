@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from palate.studio.web import charts
 from palate.studio.web.charts import Bar, Series, percent
 
 Rows = Sequence[Mapping[str, Any]]
+
+_STEP = re.compile(rb'\{"step": (\d+)')
+"""How a line of samples begins."""
 
 LAST = 1 << 14
 """Bytes at the end of a file of metrics in which its last line surely is."""
@@ -83,11 +87,14 @@ def read_rows(path: Path, *, most: int | None = None) -> list[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             file.seek(0 if most is None else max(0, path.stat().st_size - most))
-            text = file.read().decode("utf-8", errors="replace")
+            return _whole(file.read().split(b"\n")[:-1])
     except FileNotFoundError:
         return []
+
+
+def _whole(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     rows = []
-    for line in text.split("\n")[:-1]:
+    for line in lines:
         try:
             rows.append(dict(json.loads(line)))
         except ValueError:  # torn by a process that was killed, or by where we began
@@ -108,15 +115,23 @@ def pictures(rows: Rows) -> list[tuple[Markup, str]]:
     return [_picture(curve, rows) for curve in CURVES if any(name in row for row in rows for name in curve.metrics)]
 
 
-def samples_over_time(rows: Rows, *, most: int = 6) -> list[tuple[int, Rows]]:
-    """The samples of the first step, the last, and some between; the newest first."""
-    by_step: dict[int, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_step.setdefault(int(row.get("step", 0)), []).append(row)
+def read_samples(path: Path, *, most: int = 6) -> list[tuple[int, Rows]]:
+    """The samples of the first step, the last, and some between; the newest first.
+
+    Other lines are not parsed, for a page asks every few seconds and a token of a sample has a line's worth of numbers.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    by_step: dict[int, list[bytes]] = {}
+    for line in lines:
+        if found := _STEP.match(line):
+            by_step.setdefault(int(found[1]), []).append(line)
     steps = sorted(by_step)
     if len(steps) > most:
         steps = [steps[round(index * (len(steps) - 1) / (most - 1))] for index in range(most)]
-    return [(step, by_step[step]) for step in reversed(steps)]
+    return [(step, _whole(by_step[step])) for step in reversed(steps)]
 
 
 def accuracy_chart(found: Mapping[str, Any]) -> Markup:

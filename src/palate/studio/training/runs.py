@@ -294,12 +294,12 @@ def _shown(home: Workspace, job: Job) -> dict[str, Any]:
     directory = jobs.directory_of(home, job)
     rows = progress.read_rows(directory / "metrics.jsonl")
     accuracy = progress.read_object(directory / outcomes.ACCURACY)
-    samples = progress.read_rows(directory / "samples.jsonl")
+    samples = progress.read_samples(directory / "samples.jsonl")
     return {
         "run": run_out(home, job),
         "pictures": progress.pictures(rows),
         "accuracy": progress.accuracy_chart(accuracy) if accuracy else None,
-        "samples": progress.samples_over_time(samples),
+        "samples": samples,
         "credit": _credit(samples),
         "log": jobs.tail(directory / jobs.LOG),
         "has_report": (directory / "report.html").is_file(),
@@ -307,9 +307,9 @@ def _shown(home: Workspace, job: Job) -> dict[str, Any]:
     }
 
 
-def _credit(samples: progress.Rows) -> Markup:
+def _credit(samples: Sequence[tuple[int, progress.Rows]]) -> Markup:
     """The tokens of the latest responses with their numbers; earlier ones folded below."""
-    steps = credit_of_steps(samples)[::-1]
+    steps = credit_of_steps(row for _, rows in samples for row in rows)[::-1]
     return Markup(credit_html(steps, opened=[steps[0][0]])) if steps else Markup()
 
 
