@@ -52,10 +52,13 @@ def test_samples_are_shown_from_the_first_step_to_the_last(tmp_path: Path, monke
     assert progress.read_samples(file) == []
     for step in range(0, 100, 2):
         run.samples(step, [{"response": f"é {n}"} for n in range(2)])
-    parsed: list[object] = []
-    monkeypatch.setattr(
-        progress.json, "loads", lambda text: parsed.append(text) or json.JSONDecoder().decode(text.decode())
-    )
+    parsed: list[bytes] = []
+
+    def loads(line: bytes) -> object:
+        parsed.append(line)
+        return json.JSONDecoder().decode(line.decode())
+
+    monkeypatch.setattr(json, "loads", loads)
     found = progress.read_samples(file, most=4)
     assert [step for step, _ in found] == [98, 66, 32, 0]
     assert [row["response"] for row in found[0][1]] == ["é 0", "é 1"]
