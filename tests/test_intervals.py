@@ -47,6 +47,8 @@ def test_the_interval_of_few_prompts_by_hand() -> None:
     assert (estimate.low, estimate.high) == pytest.approx((3 - half, 3 + half))
     bounded = bootstrap(lambda counts: float(counts @ [1.0, 2.0, 6.0] / counts.sum()), 3, seed=0, most=4.0)
     assert (bounded.low, bounded.high) == pytest.approx((3 - half, 4.0))
+    bounded = ratio_estimate([1.0, 2.0, 6.0], [1.0, 1.0, 1.0], seed=0, least=0.0)
+    assert (bounded.low, bounded.high) == pytest.approx((0.0, 3 + half))
 
 
 @pytest.mark.parametrize(("won", "n"), [(5, 5), (0, 3), (3, 5), (40, 40), (199, 200), (1, 40)])

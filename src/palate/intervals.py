@@ -59,6 +59,7 @@ def bootstrap(
     seed: int,
     resamples: int = 2000,
     share: bool = False,
+    least: float = -np.inf,
     most: float = np.inf,
 ) -> Estimate:
     """A statistic of prompts that count as often as the weights [n] say, and its interval.
@@ -68,7 +69,7 @@ def bootstrap(
 
     Args:
         share: it lies between 0 and 1, as the mean over prompts of something that does.
-        most: the largest value it can have.
+        least, most: the smallest and the largest value it can have.
     """
     value = statistic(np.ones(n)) if n else None
     if value is None or n < 2:
@@ -76,7 +77,7 @@ def bootstrap(
     if n < FEW:
         without = [statistic(weights) for weights in 1 - np.eye(n)]
         known = np.array([left for left in without if left is not None])
-        return _of_few(value, known, n, n, share=share, most=most)
+        return _of_few(value, known, n, n, share=share, least=least, most=most)
     counts = (np.bincount(row, minlength=n).astype(np.float64) for rows in _draws(n, resamples, seed) for row in rows)
     drawn = [sample for weights in counts if (sample := statistic(weights)) is not None]
     return _of_many(value, np.array(drawn), n, n, resamples, share=share)
@@ -89,11 +90,12 @@ def ratio_estimate(
     seed: int,
     resamples: int = 2000,
     share: bool = False,
+    least: float = -np.inf,
     most: float = np.inf,
 ) -> Estimate:
     """sum(numerators) / sum(denominators) over prompts, [P] each: a mean when the denominators count.
 
-    ``share`` and ``most`` are as in ``bootstrap``.
+    ``share``, ``least`` and ``most`` are as in ``bootstrap``.
     """
     above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     above, below = above[below > 0], below[below > 0]
@@ -105,7 +107,7 @@ def ratio_estimate(
     trials = float(below.sum() ** 2 / (below**2).sum())  # as many prompts of one size (Kish 1965)
     if n < FEW:
         without = (above.sum() - above) / (below.sum() - below)
-        return _of_few(value, without, n, trials, share=share, most=most)
+        return _of_few(value, without, n, trials, share=share, least=least, most=most)
     both = np.stack([above, below])
     upper, lower = np.concatenate([both[:, rows].sum(axis=2) for rows in _draws(n, resamples, seed)], axis=1)
     return _of_many(value, upper / lower, n, trials, resamples, share=share)
@@ -119,7 +121,9 @@ def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
         yield (uniforms(rows * n, seed, "bootstrap", start) * n).astype(np.int64).reshape(rows, n)
 
 
-def _of_few(value: float, without: Floats, n: int, trials: float, *, share: bool, most: float) -> Estimate:
+def _of_few(
+    value: float, without: Floats, n: int, trials: float, *, share: bool, least: float, most: float
+) -> Estimate:
     """From the values without each of the n prompts."""
     if len(without) < n:
         return Estimate(value)
@@ -127,7 +131,7 @@ def _of_few(value: float, without: Floats, n: int, trials: float, *, share: bool
     if share:
         return _exact(value, variance, n, trials)
     half = float(stdtrit(n - 1, 0.975)) * variance**0.5
-    return Estimate(value, value - half, min(value + half, most)) if half > _NOTHING else Estimate(value)
+    return Estimate(value, max(value - half, least), min(value + half, most)) if half > _NOTHING else Estimate(value)
 
 
 def _of_many(value: float, drawn: Floats, n: int, trials: float, resamples: int, *, share: bool) -> Estimate:

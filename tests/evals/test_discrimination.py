@@ -18,6 +18,12 @@ def test_it_is_the_share_of_pairs_in_order(cases: list[tuple[int, bool]]) -> Non
     assert found.value == (pytest.approx(np.mean(pairs)) if pairs else None)
 
 
+def test_the_interval_stays_where_areas_are() -> None:
+    found = area_under_curve([0.1, 0.9, 0.2, 0.8], [0, 1, 1, 0], list("abcd"), seed=0)
+    assert found.low == 0.0
+    assert found.high == 1.0
+
+
 def test_copies_of_a_prompt_are_no_further_evidence() -> None:
     scores, labels = [0.1, 0.7, 0.4, 0.9, 0.2, 0.8], [0, 1, 1, 0, 0, 1]
     prompts = list("abcdef")

@@ -10,6 +10,7 @@ import pytest
 import tomli_w
 from tests.stages.conftest import data as data
 from tests.stages.conftest import settings as settings
+from tests.stages.conftest import teacher as teacher
 
 from palate.demo.prompts import demo_prompts
 

@@ -36,7 +36,7 @@ def area_under_curve(scores: ArrayLike, labels: ArrayLike, prompt_ids: Sequence[
         below = no.cumsum() - no / 2  # of equal ones half
         return float(yes @ below) / pairs if pairs else None
 
-    return bootstrap(statistic, num_prompts, seed=seed, most=1.0)
+    return bootstrap(statistic, num_prompts, seed=seed, least=0.0, most=1.0)
 
 
 def by_quarter(
