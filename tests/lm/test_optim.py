@@ -212,7 +212,7 @@ def test_states_in_eight_bits_are_resumed_to_the_bit(fresh: Fresh, sequences: Se
 
 
 def test_without_the_library_there_is_one_line(fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)
     with pytest.raises(MissingExtraError, match=r"^bitsandbytes is not installed: run `pip install 'palate\[bitsand"):
         Optimizer(fresh(), recipe.Optimizer(state_bits=8), 6, name="policy")
 

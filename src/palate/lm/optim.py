@@ -9,7 +9,7 @@ Loshchilov and Hutter 2019 (arXiv 1711.05101); in 8 bits: Dettmers et al. 2022 (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
 import torch
@@ -122,8 +122,8 @@ def _adamw(parameters: Iterable[nn.Parameter], settings: recipe.Optimizer) -> to
     if settings.state_bits == 32:
         return torch.optim.AdamW(parameters, **values, fused=True)
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError:
         raise MissingExtraError("bitsandbytes", "bitsandbytes") from None
-    eight: torch.optim.Optimizer = AdamW8bit(parameters, **values)
-    return eight
+    in_eight_bits: Callable[..., torch.optim.Optimizer] = AdamW8bit
+    return in_eight_bits(parameters, **values)
