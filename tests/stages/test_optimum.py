@@ -312,7 +312,7 @@ def test_ipo(language: Language, tmp_path: Path) -> None:
 
     Azar et al. 2023 (arXiv 2310.12036), theorem 1. The preferences go in circles, so that no strengths explain them.
     """
-    texts, beta = list(STRENGTHS), 0.5
+    texts, beta = list(STRENGTHS), 0.25
     votes = {(a, b): (3 * i + 2 * j + i * j) % 5 for (i, a), (j, b) in itertools.combinations(enumerate(texts), 2)}
     votes |= {(b, a): 4 - count for (a, b), count in votes.items()}
     judgements = [

@@ -44,7 +44,7 @@ CURVES: dict[str, tuple[str, ...]] = {
     "Accuracy on pairs": ("dpo/accuracy",),
     "Implied rewards": ("dpo/chosen_reward", "dpo/rejected_reward"),
     "Log-probabilities": ("dpo/chosen_logprob", "dpo/rejected_logprob"),
-    "Kept responses": ("raft/kept_score", "objective/score"),
+    "Kept responses": ("raft/kept_score",),
     "Divergence from the teacher": ("distill/loss",),
     "KTO loss": ("kto/loss",),
     "Thumbs on their side": ("kto/accuracy",),

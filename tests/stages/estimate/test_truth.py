@@ -28,7 +28,7 @@ def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any
         tree |= {"data": {"path": files[kind]}, **size}
     else:
         tree |= {"prompts": {"path": files["prompts"]}, "sampling": {"max_new_tokens": 24, "num_slots": 16}}
-    if stage not in ("sft", "dpo", "kto", "reward", "sample"):
+    if stage not in ("sft", "dpo", "kto", "reward", "sample", "best-of-n", "eval"):
         tree |= {"rewards": [{"model": files["model"]}], "steps": 2, "prompts_per_step": 4}
     if stage == "distill":
         tree |= {"teachers": [files["model"]], "rewards": []}
