@@ -416,7 +416,7 @@ def test_the_latest_responses_are_shown_token_by_token(desk: Desk, finished: str
         path = jobs.directory_of(desk.studio.workspace, jobs.job_of(session, finished)) / "samples.jsonl"
     tokens = ["<script>", "alert", "</script>", "<|im_end|>"]
     numbers = {name: [0.5, -1.0, 0.0, 2.0] for name in ("reward", "kl", "advantage")}
-    with path.open("a") as file:
+    with path.open("w") as file:
         for step in range(30, 35):
             row = {"step": step, "prompt": "p", "response": "r", "score": 0.5, "credit": {"tokens": tokens, **numbers}}
             file.write(json.dumps(row) + "\n")
