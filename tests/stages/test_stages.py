@@ -72,6 +72,10 @@ def test_microbatches_and_trunk_change_nothing(
     stage: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = settings[stage] | ({"epochs": 1} if stage in ("sft", "reward", "dpo", "kto") else {})
+    if (stage, tree["precision"]) == ("online-dpo", "bf16"):
+        # its gradients are sums over tokens: what the first step left of rounding is no longer small against epsilon,
+        # once the second has rounded the weights to bf16
+        tree = tree | {"steps": 1}
     tree = tree | {"optimizer": {"epsilon": 1e-3}}  # Adam would blow rounding up to a full step
     whole = trained(stage, tree, tmp_path / "whole")
     assert_close(whole, trained(stage, tree | {"microbatch_tokens": 128}, tmp_path / "parts"))
