@@ -9,6 +9,7 @@ import pytest
 from tests.experiments.conftest import Write
 
 from palate.cli import main
+from palate.commands import STAGES
 from palate.errors import RecipeError
 from palate.experiments.methods import differing_keys, filled, read_comparison, read_methods
 
@@ -29,6 +30,26 @@ def test_a_recipe_is_called_after_its_file_or_as_one_says(settings: dict[str, An
     assert [method.recipe(7).steps for method in methods] == [3, 3, 4]
     assert [method.recipe(7).seed for method in methods] == [7, 7, 7]
     assert [method.recipe(0).kl_coef for method in methods] == [0.05, 0.05, 0.5]
+
+
+def test_every_recipe_for_a_policy_says_its_stage_or_is_called_after_it() -> None:
+    policies = {stage.name for stage in STAGES if stage.makes_policy}
+    shipped = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+    others = {
+        "reward",
+        "reward_ensemble",
+        "reward_objectives",
+        "convarg",
+        "hh_harmless",
+        "sample",
+        "best_of_n",
+        "win_rate",
+    }
+    methods = read_methods([str(path) for path in shipped if path.stem not in others])
+    assert {method.stage.name for method in methods} == policies
+    assert {method.name for method in methods if method.stage.name == "reinforce"} == {
+        "reinforce", "grpo", "dr_grpo", "dapo", "gspo", "cispo",
+    }  # fmt: skip
 
 
 def test_a_resolved_recipe_says_its_stage_and_is_called_after_its_run(
