@@ -20,7 +20,7 @@ from palate.records import Prompt
 from palate.rewards.ensemble import EnsembleReward
 from palate.rewards.heads import NORMALIZATION_FILE, Head, Normalization, files_of, value_units
 from palate.rewards.learned import LearnedReward, raw_scores
-from palate.rewards.mix import Mix, RewardSource, reward_source
+from palate.rewards.mix import Mix, RewardSource, names_of, reward_source
 from palate.rewards.rules import FunctionReward, LengthReward, says_something
 from palate.rollout.engine import SampledTokens
 
@@ -107,6 +107,8 @@ def test_sampled_tokens_are_scored_and_not_their_text(model_directory: Path) -> 
     )
     misleading, tokens = ["other"] * 4, SampledTokens(sequences=sequences, ended=(True,) * 4)
     torch.testing.assert_close(reward(PROMPTS, misleading, tokens), reward(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
+    mix = Mix([Reward(model=str(model_directory))], precision="fp32")
+    torch.testing.assert_close(mix(PROMPTS, misleading, tokens), mix(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
     reward.model.freeze(2)
     with_trunk = replace(tokens, trunk=reward.model.trunk(sequences))
     torch.testing.assert_close(reward(PROMPTS, misleading, with_trunk), reward(PROMPTS, TEXTS), atol=1e-3, rtol=1e-3)
@@ -220,6 +222,17 @@ def test_a_mix_is_the_weighted_sum(model_directory: Path) -> None:
     assert [type(source) for source in mix.sources] == [EnsembleReward, FunctionReward, LengthReward]
     assert isinstance(mix.sources[0], EnsembleReward)
     assert mix.learned == list(mix.sources[0].models.values())
+
+
+def test_terms_are_called_after_what_they_are_and_numbered_where_alike() -> None:
+    terms = [
+        Reward(model="runs/helpful"),
+        Reward(model="elsewhere/helpful/model"),
+        Reward(model="runs/helpful", objective="kind"),
+        Reward(function="checks:mentions_source"),
+        Reward(length=9.0),
+    ]
+    assert names_of(terms) == ["helpful_1", "helpful_2", "kind", "mentions_source", "length"]
 
 
 def test_a_term_names_its_source() -> None:

@@ -89,7 +89,7 @@ class Mix:
         models = models_of(terms, precision=precision, max_tokens=max_tokens, settle=settle)
         self.weights = [term.weight for term in terms]
         self.sources = [_source(term, models) for term in terms]
-        self.names = _names(terms)
+        self.names = names_of(terms)
         self.learned = list(models.values())
 
     def __call__(
@@ -146,7 +146,7 @@ def _name(term: Reward) -> str:
     return path.parent.name if path.name == "model" else path.name
 
 
-def _names(terms: Sequence[Reward]) -> list[str]:
+def names_of(terms: Sequence[Reward]) -> list[str]:
     """What to call each term; those that would be called alike are numbered."""
     names = list(map(_name, terms))
     often, met = Counter(names), Counter[str]()
