@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,7 +56,8 @@ def experience(texts: list[str], *, group: int = 1, seed: int = 0, kl_coef: floa
 
 
 def shown(of: Experience, **options: int) -> list[dict[str, Any]]:
-    return sample_rows(of.rollout, of.scores, CHAT, of.credit, **options)
+    credit = partial(token_credit, of.rollout.sequences, chat=CHAT, credit=of.credit)
+    return sample_rows(of.rollout, of.scores, credit, **options)
 
 
 def alone(tensor: Tensor, of: Experience, row: int) -> list[float]:

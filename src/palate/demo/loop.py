@@ -183,8 +183,12 @@ class Loop(Chain):
 
     def reward(self) -> None:
         """The reward model, from the rankings alone."""
+        self.reward_model("reward")
+
+    def reward_model(self, name: str, **settings: Any) -> None:
+        """One of that name, from the rankings."""
         self.stage(
-            "reward",
+            name,
             RewardRecipe,
             reward.train,
             model=str(self.out / "sft"),
@@ -194,6 +198,7 @@ class Loop(Chain):
             batch_responses=16,
             checkpoint_every=60,
             optimizer={"learning_rate": 2e-4, "warmup": 0.1},
+            **settings,
         )
 
     def favourites(self) -> None:

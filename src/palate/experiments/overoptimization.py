@@ -38,10 +38,9 @@ from palate.experiments.paths import Floats
 from palate.experiments.tracks import Entry
 from palate.intervals import Estimate
 from palate.randomness import derive_seed, uniforms
-from palate.recipe import RewardRecipe, Taste
+from palate.recipe import Taste
 from palate.records import Ranking
 from palate.simulated.labelers import rank_candidates
-from palate.stages import reward
 
 WRONG_LABELS = 0.25
 ENSEMBLES = {"mean-of-proxies": "mean", "least-of-proxies": "min", "mean-minus-spread": "mean_minus_std"}
@@ -94,19 +93,7 @@ class Labelled(Loop):
     def reward(self) -> None:
         """The proxies: each with a head of its own and its own order of the same labels."""
         for number in range(self.size.members):
-            self.stage(
-                f"reward-{number}",
-                RewardRecipe,
-                reward.train,
-                model=str(self.out / "sft"),
-                data=self.data("rankings.jsonl"),
-                holdout=self.holdout("rankings.jsonl", Ranking),
-                epochs=3,
-                batch_responses=16,
-                checkpoint_every=60,
-                optimizer={"learning_rate": 2e-4, "warmup": 0.1},
-                seed=derive_seed(self.seed, "proxy", number) % 2**31,
-            )
+            self.reward_model(f"reward-{number}", seed=derive_seed(self.seed, "proxy", number) % 2**31)
 
 
 def with_wrong_labels(rankings: Sequence[Ranking], share: float, *, seed: int) -> list[Ranking]:

@@ -36,10 +36,9 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.common import finish_run, floats, prepare, write_model
-from palate.stages.own_samples.shown import sample_rows
 from palate.stages.reinforcement.actors import foretold
 from palate.stages.reinforcement.step import minibatches, prompts_of_step
-from palate.stages.reinforcement.watching import mean_of_updates
+from palate.stages.reinforcement.watching import mean_of_updates, sample_rows
 
 
 def train(recipe: DistillRecipe, run: Run) -> None:
@@ -55,6 +54,7 @@ def train(recipe: DistillRecipe, run: Run) -> None:
     ):
         begun = time.perf_counter()
         prompts = prompts_of_step(asked.prompts, step, count=recipe.prompts_per_step, key=key)
+        engine.load_weights(policy)
         rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*key, step))
         sampled = time.perf_counter()
         scores = teacher_scores(school, prompts, recipe, step)

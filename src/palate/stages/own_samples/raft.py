@@ -31,10 +31,9 @@ from palate.run.directory import Run
 from palate.stages.best_of_n import best_rows
 from palate.stages.common import finish_run, floats, write_model
 from palate.stages.own_samples.foretelling import minibatches_of
-from palate.stages.own_samples.shown import sample_rows
 from palate.stages.reinforcement.actors import foretold, load_actors
 from palate.stages.reinforcement.step import minibatches, prompts_of_step, score
-from palate.stages.reinforcement.watching import Watch, mean_of_updates, measure, measure_terms
+from palate.stages.reinforcement.watching import Watch, mean_of_updates, measure, measure_terms, sample_rows
 
 
 def train(recipe: RAFTRecipe, run: Run) -> None:
@@ -54,6 +53,7 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
     ):
         begun = time.perf_counter()
         prompts = prompts_of_step(actors.prompts, step, count=recipe.prompts_per_step, key=key)
+        engine.load_weights(policy)
         rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*key, step))
         sampled = time.perf_counter()
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)

@@ -54,6 +54,7 @@ from palate.stages.reinforcement.watching import (
     measure,
     measure_terms,
     sample_rows,
+    token_credit,
 )
 
 USUAL_CLIP_RANGE = 0.2
@@ -254,7 +255,8 @@ def learn(
         kl.update(metrics["objective/kl"], len(sequences))
         metrics |= seconds | {"time/tokens_per_s": int(mask.sum()) / seconds["time/rollout_s"]}
         run.log(step, metrics | {"time/step_s": time.perf_counter() - begun})
-        run.samples(step, sample_rows(rollout, scores, actors.chat, experience.credit))
+        credit = partial(token_credit, sequences, chat=actors.chat, credit=experience.credit)
+        run.samples(step, sample_rows(rollout, scores, credit))
 
 
 def prompts_of_step(prompts: Sequence[Prompt], step: int, *, count: int, key: tuple[int | str, ...]) -> list[Prompt]:

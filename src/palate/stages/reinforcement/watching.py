@@ -5,7 +5,7 @@ Nothing here decides what is learned, but for the controller, which moves the pr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -107,26 +107,26 @@ def check_on_policy(
 
 
 def sample_rows(
-    rollout: Rollout, scores: Tensor, chat: Chat, credit: Mapping[str, Tensor], *, count: int = 4
+    rollout: Rollout,
+    scores: Tensor | None = None,
+    credit: Callable[[int], Mapping[str, object]] | None = None,
+    *,
+    count: int = 4,
 ) -> list[dict[str, object]]:
-    """A few responses for a person to read, the first of the first prompts, with what their tokens are credited with.
+    """A few responses for a person to read, the first of the first prompts.
 
     Args:
-        scores: [B].
-        chat: which the responses were drawn in.
-        credit: by name, what is said of every response token, each [B, T].
+        scores: [B], if there are scores.
+        credit: of a row, what its tokens are credited with, if that is known.
         count: how many at most.
     """
-    every = max(1, len(scores) // count)
-    return [
-        {
-            "prompt": rollout.prompts[row].text,
-            "response": rollout.texts[row],
-            "score": float(scores[row]),
-            "credit": token_credit(rollout.sequences, row, chat, credit),
-        }
-        for row in range(0, len(scores), every)
-    ][:count]
+    every = max(1, len(rollout.texts) // count)
+    shown: list[dict[str, object]] = []
+    for row in range(0, len(rollout.texts), every)[:count]:
+        said: dict[str, object] = {"prompt": rollout.prompts[row].text, "response": rollout.texts[row]}
+        said |= {} if scores is None else {"score": float(scores[row])}
+        shown.append(said if credit is None else said | {"credit": credit(row)})
+    return shown
 
 
 def token_credit(
