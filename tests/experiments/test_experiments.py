@@ -44,13 +44,16 @@ def test_over_optimisation_through_the_command(tmp_path: Path) -> None:
     report = report_of(out)
     names = [method["name"] for method in report["methods"]]
     ensembles = ["mean-of-proxies", "least-of-proxies", "mean-minus-spread"]
-    assert names[:5] == ["one-proxy", "one-proxy-penalty", *ensembles]
-    assert names[5:] == [f"best of n by {name}'s reward" for name in ("one-proxy", *ensembles)]
-    means = {method["name"]: np.array(method["runs"][0]["reward"]) for method in report["methods"][5:]}
-    one, mean, least, cautious = means.values()
+    assert names[:6] == ["one-proxy", "one-proxy-penalty", "few-labels", *ensembles]
+    assert names[6:] == [f"best of n by {name}'s reward" for name in ("one-proxy", "few-labels", *ensembles)]
+    means = {method["name"]: np.array(method["runs"][0]["reward"]) for method in report["methods"][6:]}
+    one, few, mean, least, cautious = means.values()
     assert (least < mean).all(), "no mean is below the least"
     assert (cautious < mean).all()
     assert not np.allclose(one, mean)
+    assert not np.allclose(one, few)
+    every, some = ((out / "seed-0" / f"{of}rankings.jsonl").read_text("utf-8").splitlines() for of in ("", "few_"))
+    assert some == every[: len(every) // 4]
     assert {found["form"] for found in report["fits"].values()} == {"best of n", "rl"}
     for name, found in report["fits"].items():
         assert found["form"] == ("best of n" if name.startswith("best") else "rl")

@@ -185,15 +185,15 @@ class Loop(Chain):
         """The reward model, from the rankings alone."""
         self.reward_model("reward")
 
-    def reward_model(self, name: str, **settings: Any) -> None:
-        """One of that name, from the rankings."""
+    def reward_model(self, name: str, rankings: str = "rankings.jsonl", **settings: Any) -> None:
+        """One of that name, from a file of rankings."""
         self.stage(
             name,
             RewardRecipe,
             reward.train,
             model=str(self.out / "sft"),
-            data=self.data("rankings.jsonl"),
-            holdout=self.holdout("rankings.jsonl", Ranking),
+            data=self.data(rankings),
+            holdout=self.holdout(rankings, Ranking),
             epochs=3,
             batch_responses=16,
             checkpoint_every=60,

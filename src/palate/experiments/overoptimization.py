@@ -1,11 +1,11 @@
-"""What becomes of the true reward while a learned one is optimised, and what an ensemble or a KL penalty changes.
+"""What becomes of the true reward while a learned one is optimised, and what ensembles, data or a KL penalty change.
 
     gold       the hidden taste itself, which no training sees
     labels     it says which of two answers of the SFT model is better; a quarter of what it says is turned round
-    proxies    reward models that learned from those labels, alike but for their seed
+    proxies    reward models that learned from those labels, alike but for their seed; one more from a quarter of them
     best of n  by each of these rewards, every n up to a pool's size, without bias
-    RL         REINFORCE on one of them, on that with a KL penalty, and on ensembles of all: their mean, the least, the
-               mean minus the spread
+    RL         REINFORCE on one of them, on that with a KL penalty, on the one that saw less, and on ensembles of all
+               but that: their mean, the least, the mean minus the spread
 
 Against d, the root of the KL to the SFT model, a proxy goes on rising where gold has long been falling: Gao et al. 2022
 (arXiv 2210.10760), whose forms are fitted (`forms.py`). Coste et al. 2023 (arXiv 2310.02743) for ensembles and 25% of
@@ -43,6 +43,8 @@ from palate.records import Ranking
 from palate.simulated.labelers import rank_candidates
 
 WRONG_LABELS = 0.25
+FEW_LABELS = 0.25
+"""Of the labels, what the proxy that saw less learns from."""
 ENSEMBLES = {"mean-of-proxies": "mean", "least-of-proxies": "min", "mean-minus-spread": "mean_minus_std"}
 """What one score is made of those of all proxies."""
 
@@ -91,9 +93,13 @@ class Labelled(Loop):
         self.write("rankings.jsonl", with_wrong_labels(right, WRONG_LABELS, seed=self.seed))
 
     def reward(self) -> None:
-        """The proxies: each with a head of its own and its own order of the same labels."""
-        for number in range(self.size.members):
-            self.reward_model(f"reward-{number}", seed=derive_seed(self.seed, "proxy", number) % 2**31)
+        """The proxies: each with a head of its own and its own order of the same labels; the last with fewer labels."""
+        seeds = [derive_seed(self.seed, "proxy", number) % 2**31 for number in range(self.size.members)]
+        for number, seed in enumerate(seeds):
+            self.reward_model(f"reward-{number}", seed=seed)
+        labels = self.read("rankings.jsonl", Ranking)
+        self.write("few_rankings.jsonl", labels[: round(FEW_LABELS * len(labels))])
+        self.reward_model("reward-few", "few_rankings.jsonl", seed=seeds[0])
 
 
 def with_wrong_labels(rankings: Sequence[Ranking], share: float, *, seed: int) -> list[Ranking]:
@@ -127,7 +133,11 @@ def variations(loop: Labelled) -> list[Method]:
         "truncation_score": None,
         "optimizer": {"learning_rate": loop.size.learning_rate, "schedule": "constant"},
     }
-    given: dict[str, dict[str, Any]] = {"one-proxy": {}, "one-proxy-penalty": {"kl_coef": 0.1}}
+    given: dict[str, dict[str, Any]] = {
+        "one-proxy": {},
+        "one-proxy-penalty": {"kl_coef": 0.1},
+        "few-labels": {"rewards": [{"model": str(loop.out / "reward-few")}]},
+    }
     for name, aggregation in ENSEMBLES.items():
         given[name] = {"rewards": [{"ensemble": proxies, "aggregation": aggregation}]}
     return [method("reinforce", loop, settings | changes, name=name) for name, changes in given.items()]
