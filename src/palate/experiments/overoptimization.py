@@ -17,7 +17,7 @@ Run it: `palate overoptimize`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,11 @@ class Size:
     points: int
     best_of: int
     responses: int
-    learning_rate: float = 2e-4
+    learning_rate: float = 4e-4
 
 
 SCALES = {
-    "full": Size(scale=EVERYDAY, members=4, steps=20, points=5, best_of=64, responses=4),
+    "full": Size(scale=replace(EVERYDAY, ranked_prompts=600), members=4, steps=20, points=5, best_of=64, responses=4),
     "tiny": Size(scale=SMALL, members=2, steps=3, points=3, best_of=4, responses=2, learning_rate=3e-3),
 }
 
