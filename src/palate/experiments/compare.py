@@ -35,7 +35,7 @@ from palate.recipe import CompareRecipe, parse_recipe
 from palate.records import content_id
 from palate.run import lineage
 from palate.run.directory import Run
-from palate.run.trackers import duration
+from palate.run.trackers import duration, showing
 from palate.stages.estimate.trial import foresee, tell
 
 Describe: TypeAlias = Callable[[Sequence[Entry], Report], None] | None
@@ -116,14 +116,16 @@ class Comparison:
 
     def check(self) -> None:
         """Find mistakes before hours are spent: in keys, in data, and in what does not fit into memory."""
-        for method in self.methods:
-            for seed in range(self.seeds):
+        runs = [(method, seed) for method in self.methods for seed in range(self.seeds)]
+        with showing("recipes checked") as show:
+            for number, (method, seed) in enumerate(runs, start=1):
                 recipe = method.recipe(seed)
                 if method.trains and not self._begun(method, seed):
                     with TemporaryDirectory(prefix="palate-compare-") as directory:
                         told = tell(method.train, recipe, Path(directory))
                     if told.short:
                         raise MachineError(f"{method.name}: {told.short}")
+                show(number, len(runs))
 
     def estimate(self) -> str:
         """What it will take, from two steps of each method that says so before it runs."""
