@@ -1,10 +1,15 @@
-"""Parsers of command lines: help that is kept as it was written, errors of one line, commands within commands."""
+"""Parsers of command lines: help that is kept as it was written, errors of one line, commands within commands.
+
+And the kinds of values that options take.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeAlias
+
+from palate.machine import bytes_meant
 
 Call: TypeAlias = Callable[[argparse.Namespace], int | None]
 
@@ -62,3 +67,34 @@ class Group:
         """A command that has commands of its own."""
         self._parsers[name] = self._children.add_parser(name, help=help, description=text)
         return Group(self._parsers, name)
+
+
+def count(text: str) -> int:
+    """How many seeds."""
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seeds, 1 or more")
+    return int(text)
+
+
+def pair(text: str) -> tuple[str, str]:
+    """``NAME=COLUMN``."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=COLUMN, for example prompt=question")
+    return name, value
+
+
+def size(text: str) -> int:
+    """Bytes, of a size such as ``24GB``."""
+    try:
+        return bytes_meant(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def meaning(text: str) -> tuple[str, str]:
+    """``VALUE=MEANING``, where the value may hold an equals sign itself."""
+    value, equals, meant = text.rpartition("=")
+    if not (value and equals and meant):
+        raise argparse.ArgumentTypeError(f"{text!r} is not VALUE=MEANING, for example left=a")
+    return value, meant

@@ -17,79 +17,31 @@ from pathlib import Path
 from typing import Any
 
 import palate
-from palate.arguments import Group, Parser
-from palate.commands import DATA, DATA_CHECK, DATA_EXPORT, DATA_GET, DATA_IMPORT, STAGES, Stage
+from palate.arguments import Group, Parser, count, meaning, pair, size
+from palate.commands import (
+    COMPARE,
+    DATA,
+    DATA_CHECK,
+    DATA_EXPORT,
+    DATA_GET,
+    DATA_IMPORT,
+    DEMO,
+    FRONTIER,
+    INIT,
+    INTRODUCTION,
+    OVEROPTIMIZE,
+    RUN_DIRECTORY,
+    STAGES,
+    STUDIO,
+    Stage,
+)
 from palate.disk import is_full
 from palate.errors import MissingExtraError, PalateError
-from palate.machine import bytes_meant
-
-_INTRODUCTION = """\
-Teach a language model a group of people's taste.
-
-See the whole loop on one small model, with nothing to prepare:
-
-  palate demo
-
-Or walk it with data of your own, a recipe for each step:
-
-  palate data check pairs.jsonl                what is in it, and what cannot be used
-  palate sft recipes/sft.toml                  show the model how to answer
-  palate sample recipes/sample.toml            let it answer, for people to rank
-  palate reward recipes/reward.toml            learn from the rankings what people prefer
-  palate ppo recipes/ppo.toml                  improve the model on that
-  palate eval recipes/win_rate.toml            would people now prefer it?
-  palate runs                                  what was run, and how far it got
-
-Or with people, in the browser:
-
-  palate init taste                            a workspace for their prompts, judgements and models
-  palate studio --workspace taste              label, train, measure, chat
-"""
-
-_RUN_DIRECTORY = """\
-Everything goes into a run directory (--out): the resolved recipe, metrics.jsonl, lineage.json, report.json and what was
-made. Ctrl-C finishes the step at hand and writes a checkpoint; the same command with --resume goes on from there, also
-after the process was killed."""
-
-
-_DEMO = """\
-Everything on one small language model, on a laptop and without a network: it answers, simulated labelers with a taste
-the training never sees rank the answers, a reward model learns from them, the model is improved on that reward, and the
-report says whether those labelers would now prefer it.
-
-`palate demo people` does it on what real people said, which it fetches (`palate data get`). A reward model learns which
-of two arguments convinces, and the model learns from it to argue for sides that nobody judged; a second reward model,
-from other topics, says whether it does. And of 124 people: are those whom a reward model never met foretold as well?"""
 
 _DEMOS = {
     "everyday": ("palate.demo.loop", "demo", "runs/demo"),
     "people": ("palate.demo.real_people", "demo_people", "runs/people"),
 }
-
-_COMPARE = """\
-Runs every recipe with every seed, measures all of them alike and says which is best at equal KL and at equal cost, with
-best of n on the same axes, in one report. Recipes of any stage that ends in a policy will do, and of best-of-n. The
-recipe of --eval is one of `palate eval`; each policy takes the place of its model.
-
-NAME=FILE gives a recipe a name, so that one file can be there twice; --set KEY=VALUE changes all of them,
---set NAME:KEY=VALUE one, --set eval:KEY=VALUE what they are measured by. {seed} in a text of a recipe is the run's."""
-
-_FRONTIER = """\
-PPO, REINFORCE and DPO over several seeds, each with a demonstration of its own: demonstrations, labelers, reward model.
-Then as `palate compare`."""
-
-_OVEROPTIMIZE = """\
-What becomes of the true reward while a learned one is optimised: a reward model learns a hidden taste from few labels,
-a quarter of them wrong; best of n and REINFORCE, with and without a KL penalty, then go as far as they can. The report
-has the true reward against the root of the KL, the forms of Gao et al. 2022 fitted to it, and where it is highest."""
-
-_INIT = """\
-Makes a workspace: the directory in which a team's prompts, judgements, models and runs live, with a database (SQLite,
-or PostgreSQL by URL) and recipes to start from."""
-
-_STUDIO = """\
-Serves a workspace to browsers: people write and rank answers, see how far they agree, train the next model from what
-they said and chat with it. The first start prints a link that makes the first admin; it works once."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,7 +96,7 @@ def _near(word: str, known: Sequence[str]) -> str:
 
 def build_parsers() -> dict[str, Parser]:
     """Every parser by the name of its command: "" is ``palate`` itself, "data import" one of ``data``'s."""
-    root = Parser(prog="palate", description=_INTRODUCTION)
+    root = Parser(prog="palate", description=INTRODUCTION)
     root.add_argument("--version", action="version", version=f"palate {palate.__version__}")
     root.set_defaults(again="")
     parsers = {"": root}
@@ -168,7 +120,7 @@ def _demo(commands: Group) -> None:
         scale = _import(module, "SCALES")[args.scale]
         _import(module, run)(args.out or Path(out), seed=args.seed, scale=scale, precision=args.precision)
 
-    parser = commands.add("demo", call, "the whole loop on a small model, for real", _DEMO, "palate demo people")
+    parser = commands.add("demo", call, "the whole loop on a small model, for real", DEMO, "palate demo people")
     parser.add_argument("which", nargs="?", choices=tuple(_DEMOS), default="everyday", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/demo, or runs/people")
     parser.add_argument("--seed", type=int, default=0, help="all randomness follows from it; default: %(default)s")
@@ -244,7 +196,7 @@ def _add_reading(parser: Parser) -> None:
     parser.add_argument("--format", default="auto", metavar="NAME", help="one of those below; default: recognised")
     parser.add_argument(
         "--field",
-        type=_pair,
+        type=pair,
         action="append",
         default=[],
         metavar="NAME=COLUMN",
@@ -258,7 +210,7 @@ def _add_reading(parser: Parser) -> None:
     )
     parser.add_argument(
         "--verdict",
-        type=_meaning,
+        type=meaning,
         action="append",
         default=[],
         metavar="VALUE=MEANING",
@@ -266,7 +218,7 @@ def _add_reading(parser: Parser) -> None:
     )
     parser.add_argument(
         "--join",
-        type=_pair,
+        type=pair,
         action="append",
         default=[],
         metavar="COLUMN=FILE",
@@ -305,7 +257,7 @@ def _stage(commands: Group, stage: Stage) -> None:
             _import(stage.module, stage.function)(recipe, run)
 
     example = f"palate {stage.name} recipes/{stage.example}.toml"
-    parser = commands.add(stage.name, call, stage.help, f"{stage.text}\n\n{_RUN_DIRECTORY}", example)
+    parser = commands.add(stage.name, call, stage.help, f"{stage.text}\n\n{RUN_DIRECTORY}", example)
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="`recipes/` has one for every command")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace keys of the recipe: seed=1"
@@ -319,7 +271,7 @@ def _stage(commands: Group, stage: Stage) -> None:
         "--estimate", action="store_true", help="say what it will take: memory by part, tokens, time; nothing stays"
     )
     parser.add_argument(
-        "--memory", type=_size, metavar="SIZE", help="with --estimate: as if so much were left, such as 24GB"
+        "--memory", type=size, metavar="SIZE", help="with --estimate: as if so much were left, such as 24GB"
     )
     parser.add_argument("--gpu", action="store_true", help="with --estimate: as on a GPU")
     parser.set_defaults(again="; go on with --resume")
@@ -340,10 +292,10 @@ def _compare(commands: Group) -> None:
             comparison.run()
 
     example = "palate compare recipes/ppo.toml recipes/reinforce.toml --eval recipes/win_rate.toml --seeds 3"
-    parser = commands.add("compare", call, "several methods over several seeds", _COMPARE, example)
+    parser = commands.add("compare", call, "several methods over several seeds", COMPARE, example)
     parser.add_argument("recipes", nargs="+", metavar="[NAME=]RECIPE.toml", help="what is compared")
     parser.add_argument("--eval", type=Path, required=True, metavar="RECIPE.toml", help="what all are measured by")
-    parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="0 to N - 1; default: %(default)s")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="0 to N - 1; default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="[NAME:]KEY=VALUE", help="replace keys of recipes"
@@ -369,12 +321,10 @@ def _frontier(commands: Group) -> None:
         _import("palate.experiments.frontier", "frontier")(args.out, seeds=args.seeds)
 
     parser = commands.add(
-        "frontier", call, "the demonstration's methods over several seeds", _FRONTIER, "palate frontier --seeds 3"
+        "frontier", call, "the demonstration's methods over several seeds", FRONTIER, "palate frontier --seeds 3"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument(
-        "--seeds", type=_count, default=3, metavar="N", help="runs of each method; default: %(default)s"
-    )
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs of each method; default: %(default)s")
     parser.set_defaults(again="; the same command goes on from there")
 
 
@@ -385,12 +335,12 @@ def _overoptimize(commands: Group) -> None:
         _import(module, "overoptimize")(args.out, seeds=args.seeds, scale=scale)
 
     parser = commands.add(
-        "overoptimize", call, "true reward against learned reward", _OVEROPTIMIZE, "palate overoptimize --seeds 1"
+        "overoptimize", call, "true reward against learned reward", OVEROPTIMIZE, "palate overoptimize --seeds 1"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/overoptimize"), metavar="DIR", help="default: %(default)s"
     )
-    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="whole experiments; default: %(default)s")
+    parser.add_argument("--seeds", type=count, default=1, metavar="N", help="whole experiments; default: %(default)s")
     parser.add_argument(
         "--scale",
         choices=("full", "tiny"),
@@ -414,7 +364,7 @@ def _init(commands: Group) -> None:
         init = _import_extra("palate.studio.serve", "init", extra="studio")
         init(args.directory, database=args.database, name=args.name, model=args.model)
 
-    parser = commands.add("init", call, "make a workspace for the web app", _INIT, "palate init taste")
+    parser = commands.add("init", call, "make a workspace for the web app", INIT, "palate init taste")
     parser.add_argument("directory", type=Path, metavar="DIR", help="is made if it is not there")
     parser.add_argument("--database", metavar="URL", help="default: sqlite:///palate.db, in the workspace")
     parser.add_argument("--model", metavar="NAME", help="what the first round starts from; default: smollm2-135m")
@@ -426,7 +376,7 @@ def _studio(commands: Group) -> None:
         serve = _import_extra("palate.studio.serve", "serve", extra="studio")
         serve(args.workspace, host=args.host, port=args.port, https=args.https)
 
-    parser = commands.add("studio", call, "the web app: label, train, chat", _STUDIO, "palate studio --workspace taste")
+    parser = commands.add("studio", call, "the web app: label, train, chat", STUDIO, "palate studio --workspace taste")
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: this directory")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="0 finds a free one; default: %(default)s")
@@ -446,33 +396,6 @@ def _import_extra(module: str, name: str, *, extra: str) -> Any:
         if error.name is None or error.name.startswith("palate"):
             raise
         raise MissingExtraError(error.name, extra) from None
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seeds, 1 or more")
-    return int(text)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=COLUMN, for example prompt=question")
-    return name, value
-
-
-def _size(text: str) -> int:
-    try:
-        return bytes_meant(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _meaning(text: str) -> tuple[str, str]:
-    value, equals, meaning = text.rpartition("=")  # a value may be A=B
-    if not (value and equals and meaning):
-        raise argparse.ArgumentTypeError(f"{text!r} is not VALUE=MEANING, for example left=a")
-    return value, meaning
 
 
 def _formats() -> str:

@@ -1,4 +1,4 @@
-"""What the commands that take a recipe call (`palate NAME RECIPE.toml`), and what the commands for data say."""
+"""What the commands that take a recipe call (`palate NAME RECIPE.toml`), and what the help of the others says."""
 
 from __future__ import annotations
 
@@ -170,3 +170,65 @@ Fetches public data sets from where their authors keep them into data/NAME, whic
 them with licence, size and source. A file is pinned by commit and SHA-256 and is there whole or not at all; a broken
 download goes on with the same command. PALATE_DATA_MIRROR, a folder or an address, takes the place of the authors'
 repositories."""
+
+INTRODUCTION = """\
+Teach a language model a group of people's taste.
+
+See the whole loop on one small model, with nothing to prepare:
+
+  palate demo
+
+Or walk it with data of your own, a recipe for each step:
+
+  palate data check pairs.jsonl                what is in it, and what cannot be used
+  palate sft recipes/sft.toml                  show the model how to answer
+  palate sample recipes/sample.toml            let it answer, for people to rank
+  palate reward recipes/reward.toml            learn from the rankings what people prefer
+  palate ppo recipes/ppo.toml                  improve the model on that
+  palate eval recipes/win_rate.toml            would people now prefer it?
+  palate runs                                  what was run, and how far it got
+
+Or with people, in the browser:
+
+  palate init taste                            a workspace for their prompts, judgements and models
+  palate studio --workspace taste              label, train, measure, chat
+"""
+
+RUN_DIRECTORY = """\
+Everything goes into a run directory (--out): the resolved recipe, metrics.jsonl, lineage.json, report.json and what was
+made. Ctrl-C finishes the step at hand and writes a checkpoint; the same command with --resume goes on from there, also
+after the process was killed."""
+
+DEMO = """\
+Everything on one small language model, on a laptop and without a network: it answers, simulated labelers with a taste
+the training never sees rank the answers, a reward model learns from them, the model is improved on that reward, and the
+report says whether those labelers would now prefer it.
+
+`palate demo people` does it on what real people said, which it fetches (`palate data get`). A reward model learns which
+of two arguments convinces, and the model learns from it to argue for sides that nobody judged; a second reward model,
+from other topics, says whether it does. And of 124 people: are those whom a reward model never met foretold as well?"""
+
+COMPARE = """\
+Runs every recipe with every seed, measures all of them alike and says which is best at equal KL and at equal cost, with
+best of n on the same axes, in one report. Recipes of any stage that ends in a policy will do, and of best-of-n. The
+recipe of --eval is one of `palate eval`; each policy takes the place of its model.
+
+NAME=FILE gives a recipe a name, so that one file can be there twice; --set KEY=VALUE changes all of them,
+--set NAME:KEY=VALUE one, --set eval:KEY=VALUE what they are measured by. {seed} in a text of a recipe is the run's."""
+
+FRONTIER = """\
+PPO, REINFORCE and DPO over several seeds, each with a demonstration of its own: demonstrations, labelers, reward model.
+Then as `palate compare`."""
+
+OVEROPTIMIZE = """\
+What becomes of the true reward while a learned one is optimised: a reward model learns a hidden taste from few labels,
+a quarter of them wrong; best of n and REINFORCE, with and without a KL penalty, then go as far as they can. The report
+has the true reward against the root of the KL, the forms of Gao et al. 2022 fitted to it, and where it is highest."""
+
+INIT = """\
+Makes a workspace: the directory in which a team's prompts, judgements, models and runs live, with a database (SQLite,
+or PostgreSQL by URL) and recipes to start from."""
+
+STUDIO = """\
+Serves a workspace to browsers: people write and rank answers, see how far they agree, train the next model from what
+they said and chat with it. The first start prints a link that makes the first admin; it works once."""
