@@ -10,8 +10,9 @@ from torch import Tensor
 
 from palate.lm.batch import Sequences
 from palate.records import Prompt
+from palate.rewards.mix import MixedScores
 from palate.rollout.engine import Rollout
-from palate.stages.reinforcement.resampling import resampled
+from palate.stages.reinforcement.resampling import Resampled, resampled
 
 PROMPTS = [Prompt.from_text(text) for text in "abcdefgh"]
 K = 2
@@ -41,34 +42,37 @@ class Engine:
         )
 
 
-def judged(telling: str) -> Callable[[Rollout], Tensor]:
+def judged(telling: str) -> Callable[[Rollout], tuple[Tensor, MixedScores]]:
     """Responses differ only to these prompts."""
 
-    def judge(rollout: Rollout) -> Tensor:
-        return torch.tensor([float(text[0] in telling and text[1] == "1") for text in rollout.texts])
+    def judge(rollout: Rollout) -> tuple[Tensor, MixedScores]:
+        scores = torch.tensor([float(text[0] in telling and text[1] == "1") for text in rollout.texts])
+        return scores, MixedScores(total=scores, terms={"all": scores}, spread=None)
 
     return judge
 
 
-def run(telling: str, most: int, count: int = 4) -> tuple[Rollout, Tensor, int, Engine]:
+def run(telling: str, most: int, count: int = 4) -> tuple[Resampled, Engine]:
     engine, judge = Engine(), judged(telling)
     rollout = engine(PROMPTS[:count], key=(7,))
-    return *resampled(rollout, judge(rollout), PROMPTS, engine, judge, most=most, key=(7,)), engine
+    return resampled(rollout, judge(rollout)[0], PROMPTS, engine, judge, most=most, key=(7,)), engine
 
 
 def test_prompts_that_teach_stay_and_the_others_give_way() -> None:
-    rollout, scores, replaced, engine = run("bdefgh", 3)
+    found, engine = run("bdefgh", 3)
     asked = [texts for texts, _ in engine.asked]
     assert asked[0] == ["a", "b", "c", "d"]
-    assert replaced == 2
+    assert found.replaced == 2
     assert len(asked) == 2
     assert set(asked[1]) <= set("efgh")
-    assert [prompt.text for prompt in rollout.prompts[::K]] == ["b", "d", *asked[1]]
-    assert scores.tolist() == [0, 1] * 4
+    assert [prompt.text for prompt in found.rollout.prompts[::K]] == ["b", "d", *asked[1]]
+    assert found.scores.tolist() == [0, 1] * 4
+    assert [mixed.total.tolist() for mixed in found.scored] == [[0, 1] * 2]
 
 
 def test_everything_of_a_response_goes_with_it() -> None:
-    rollout, scores, _, _ = run("bdefgh", 3)
+    found, _ = run("bdefgh", 3)
+    rollout, scores = found.rollout, found.scores
     assert rollout.sequences.rows.tolist() == list(range(8))
     assert rollout.sequences.group_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     for row, (prompt, text) in enumerate(zip(rollout.prompts, rollout.texts, strict=True)):
@@ -85,31 +89,32 @@ def test_everything_of_a_response_goes_with_it() -> None:
 
 
 def test_rounds_are_bounded_and_every_prompt_comes_once() -> None:
-    rollout, scores, replaced, engine = run("b", 1)
+    found, engine = run("b", 1)
     assert len(engine.asked) == 2
-    assert replaced == 3
-    assert len(rollout.prompts) == 8
-    rollout, scores, replaced, engine = run("b", 9)  # four others are all there are
+    assert found.replaced == 3
+    assert len(found.rollout.prompts) == 8
+    found, engine = run("b", 9)  # four others are all there are
     drawn = [text for texts, _ in engine.asked for text in texts]
     assert sorted(drawn) == list("abcdefgh")
-    assert replaced == 4
-    assert scores.view(-1, K).amax(1).sum() == 1
+    assert found.replaced == 4
+    assert found.scores.view(-1, K).amax(1).sum() == 1
+    assert [len(mixed.total) for mixed in found.scored] == [K * len(texts) for texts, _ in engine.asked[1:]]
 
 
 def test_nothing_is_drawn_when_all_of_them_teach() -> None:
-    rollout, _, replaced, engine = run("abcd", 3)
-    assert (replaced, len(engine.asked)) == (0, 1)
-    assert rollout.texts == ("a0", "a1", "b0", "b1", "c0", "c1", "d0", "d1")
+    found, engine = run("abcd", 3)
+    assert (found.replaced, found.scored, len(engine.asked)) == (0, (), 1)
+    assert found.rollout.texts == ("a0", "a1", "b0", "b1", "c0", "c1", "d0", "d1")
 
 
 def test_it_is_a_function_of_the_key_alone() -> None:
-    assert run("bd", 2)[3].asked == run("bd", 2)[3].asked
-    keys = [key for _, key in run("b", 2)[3].asked]
+    assert run("bd", 2)[1].asked == run("bd", 2)[1].asked
+    keys = [key for _, key in run("b", 2)[1].asked]
     assert keys == [(7,), (7, 1), (7, 2)]
 
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_one_prompt_and_all_prompts(count: int) -> None:
-    rollout, _, _, _ = run("h", 9, count)
-    assert len(rollout.prompts) == count * K
-    assert "h1" in rollout.texts
+    found, _ = run("h", 9, count)
+    assert len(found.rollout.prompts) == count * K
+    assert "h1" in found.rollout.texts

@@ -25,7 +25,6 @@ from palate.lm.batch import Sequences, per_token
 from palate.lm.optim import Optimizer
 from palate.objectives.losses import combine_metrics
 from palate.recipe import OnlineDPORecipe
-from palate.rewards.mix import MixedScores
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.common import finish_run, floats, write_model
@@ -59,14 +58,13 @@ def train(recipe: OnlineDPORecipe, run: Run) -> None:
         rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*key, step))
         sampled = time.perf_counter()
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
-        told: list[MixedScores] = []
-        scores = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score, told=told)
+        scores, mixed = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score)
         with torch.no_grad():
             likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
             ref_logprobs = per_token(rollout.sequences, max_tokens, likelihood)
         metrics = (
             measure(rollout, scores, ref_logprobs)
-            | measure_terms(told)
+            | measure_terms([mixed])
             | {"time/score_s": time.perf_counter() - sampled}
         )
         watch.check(step, metrics)

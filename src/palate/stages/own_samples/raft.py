@@ -25,7 +25,6 @@ from palate.lm.batch import per_token
 from palate.lm.optim import Optimizer
 from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import RAFTRecipe
-from palate.rewards.mix import MixedScores
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.best_of_n import best_rows
@@ -57,14 +56,13 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
         rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*key, step))
         sampled = time.perf_counter()
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
-        told: list[MixedScores] = []
-        scores = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score, told=told)
+        scores, mixed = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score)
         with torch.no_grad():
             likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
             ref_logprobs = per_token(rollout.sequences, max_tokens, likelihood)
         metrics = (
             measure(rollout, scores, ref_logprobs)
-            | measure_terms(told)
+            | measure_terms([mixed])
             | {"time/score_s": time.perf_counter() - sampled}
         )
         watch.check(step, metrics)

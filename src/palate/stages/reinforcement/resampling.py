@@ -9,6 +9,7 @@ sampled for ever.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from palate.randomness import permutation
 from palate.records import Prompt
+from palate.rewards.mix import MixedScores
 from palate.rollout.engine import Rollout, join
 from palate.stages.reinforcement.watching import with_signal
 
@@ -28,30 +30,43 @@ class Generate(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampled:
+    """A rollout of which some prompts have given way to others.
+
+    Attributes:
+        scores: [B] of it.
+        scored: what the rewards said of the responses of each further round.
+        replaced: how many times a prompt was replaced.
+    """
+
+    rollout: Rollout
+    scores: Tensor
+    scored: tuple[MixedScores, ...]
+    replaced: int
+
+
 def resampled(
     rollout: Rollout,
     scores: Tensor,
     prompts: Sequence[Prompt],
     generate: Generate,
-    judge: Callable[[Rollout], Tensor],
+    judge: Callable[[Rollout], tuple[Tensor, MixedScores]],
     *,
     most: int,
     key: tuple[int | str, ...],
-) -> tuple[Rollout, Tensor, int]:
+) -> Resampled:
     """The rollout with as many prompts as before, and as few without signal as ``most`` further rounds allow.
 
     Args:
         rollout: P prompts times K responses.
         scores: [B] of them.
         prompts: all there are; those that take a place are not in the rollout yet.
-        generate, judge: what made the rollout, and its scores.
+        generate, judge: what made the rollout, and its scores with what they were made of.
         most: rounds.
         key: of the step.
-
-    Returns:
-        The rollout, its scores [B], and how many times a prompt was replaced.
     """
-    met, replaced = {prompt.id for prompt in rollout.prompts}, 0
+    met, replaced, scored = {prompt.id for prompt in rollout.prompts}, 0, list[MixedScores]()
     for attempt in range(1, most + 1):
         teaches = with_signal(rollout, scores)  # [P]
         order = permutation(len(prompts), *key, "resampled", attempt)
@@ -63,8 +78,10 @@ def resampled(
         places = (~teaches).nonzero()[: len(others), 0]
         kept = torch.ones_like(teaches).index_fill(0, places, False)
         rows = kept.repeat_interleave(len(scores) // len(kept)).nonzero()[:, 0]
-        scores = torch.cat([scores[rows], judge(fresh)])
+        earned, mixed = judge(fresh)
+        scores = torch.cat([scores[rows], earned])
+        scored.append(mixed)
         rollout = join([rollout.select(rows), fresh]) if len(rows) else fresh
         met |= {prompt.id for prompt in others}
         replaced += len(others)
-    return rollout, scores, replaced
+    return Resampled(rollout=rollout, scores=scores, scored=tuple(scored), replaced=replaced)

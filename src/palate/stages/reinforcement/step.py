@@ -190,27 +190,27 @@ def learn(
             rollout = generate(prompts, key=(*key, step))
 
         # 2. score
-        told: list[MixedScores] = []
-        judge = partial(score, actors.rewards, truncation_score=recipe.truncation_score, told=told)
+        judge = partial(score, actors.rewards, truncation_score=recipe.truncation_score)
         with clocked(seconds, "time/score_s"):
             trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
-            scores = judge(rollout, trunk)
-        metrics = {"data/left_out": float(actors.left_out)}
+            scores, mixed = judge(rollout, trunk)
+        scored, metrics = [mixed], {"data/left_out": float(actors.left_out)}
         if max_resamples:
             with clocked(seconds, "time/rollout_s"):
-                rollout, scores, replaced = resampled(
+                again = resampled(
                     rollout, scores, actors.prompts, generate, judge, most=max_resamples, key=(*key, step)
                 )
-                if replaced:
+                rollout, scores, scored = again.rollout, again.scores, [mixed, *again.scored]
+                if again.replaced:
                     trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
-            metrics["objective/groups_resampled"] = float(replaced)
+            metrics["objective/groups_resampled"] = float(again.replaced)
         sequences, mask = rollout.sequences, rollout.sequences.mask
 
         # 3. compare with the reference
         with clocked(seconds, "time/score_s"), torch.no_grad():
             likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
             ref_logprobs = per_token(sequences, max_tokens, likelihood)
-        metrics |= measure(rollout, scores, ref_logprobs) | measure_terms(told)
+        metrics |= measure(rollout, scores, ref_logprobs) | measure_terms(scored)
         watch.check(step, metrics)
 
         # 4. advantages
@@ -269,21 +269,18 @@ def prompts_of_step(prompts: Sequence[Prompt], step: int, *, count: int, key: tu
 
 
 def score(
-    rewards: Mix,
-    rollout: Rollout,
-    trunk: Trunk | None = None,
-    *,
-    truncation_score: float | None,
-    told: list[MixedScores],
-) -> Tensor:
-    """[B] what the responses earn; one that was cut off earns ``truncation_score``, if there is one.
+    rewards: Mix, rollout: Rollout, trunk: Trunk | None = None, *, truncation_score: float | None
+) -> tuple[Tensor, MixedScores]:
+    """[B] what the responses earn, and the terms that it was made of.
 
-    ``told`` is given what the rewards said of them.
+    A response that was cut off earns ``truncation_score``, if there is one, whatever its terms say.
     """
     device = rollout.sequences.tokens.device
-    told.append(rewards.scored(rollout.prompts, rollout.texts, rollout.sampled_tokens(trunk)))
-    scores = told[-1].total.to(device)
-    return scores if truncation_score is None else torch.where(rollout.ended.to(device), scores, truncation_score)
+    mixed = rewards.scored(rollout.prompts, rollout.texts, rollout.sampled_tokens(trunk))
+    scores = mixed.total.to(device)
+    if truncation_score is not None:
+        scores = torch.where(rollout.ended.to(device), scores, truncation_score)
+    return scores, mixed
 
 
 def minibatches(sequences: Sequences, count: int, *, key: tuple[int | str, ...]) -> list[Sequences]:

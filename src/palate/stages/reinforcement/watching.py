@@ -48,11 +48,11 @@ def measure(rollout: Rollout, scores: Tensor, ref_logprobs: Tensor) -> dict[str,
     }
 
 
-def measure_terms(told: Sequence[MixedScores]) -> dict[str, float]:
+def measure_terms(scored: Sequence[MixedScores]) -> dict[str, float]:
     """What each of several terms gave, and how far ensembles were apart: means over all responses that were scored."""
-    names = list(told[0].terms)
-    columns = {f"objective/terms/{name}": [each.terms[name] for each in told] for name in names if len(names) > 1}
-    spreads = [each.spread for each in told if each.spread is not None]
+    names = list(scored[0].terms)
+    columns = {f"objective/terms/{name}": [each.terms[name] for each in scored] for name in names if len(names) > 1}
+    spreads = [each.spread for each in scored if each.spread is not None]
     columns |= {"objective/spread": spreads} if spreads else {}
     return {name: float(torch.cat(parts).mean()) for name, parts in columns.items()}
 
