@@ -155,13 +155,45 @@ class TestGroups:
             assert group_relative(scores, ids, scale=scale).tolist() == [0.0] * 8
         assert leave_one_out(scores[:7], ids[:7]).tolist() == [0.0] * 7
 
+    @settings(max_examples=30, deadline=None, derandomize=True)
+    @given(scale=st.sampled_from([1e-6, 0.3, 1e5]), origin=st.floats(-9, 9), seed=st.integers(0, 2**31))
+    def test_in_units_of_its_spread_a_group_has_neither_origin_nor_unit(
+        self, scale: float, origin: float, seed: int
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        scores, ids = torch.randn(8, generator=generator, dtype=torch.float64), torch.arange(8) % 2
+        advantages = group_relative(scores, ids, scale=True)
+        torch.testing.assert_close(group_relative(scale * (scores + origin), ids, scale=True), advantages)
+        for group in range(2):
+            assert advantages[ids == group].square().mean() == pytest.approx(1.0)
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(terms=st.lists(st.floats(-1, 1), min_size=1, max_size=12), size=st.sampled_from([1e-3, 1.0, 1e4]))
+    def test_one_sum_in_several_orders_is_no_signal(self, terms: list[float], size: float) -> None:
+        """In fp32, as rewards are; what would be a spread is rounding."""
+        rounded = [torch.tensor(size * (3 + abs(term))) for term in terms]
+        sums = torch.stack([sum(order, torch.zeros(())) for order in (rounded, rounded[::-1], sorted(rounded))])
+        assert group_relative(sums, torch.zeros(3), scale=True).tolist() == [0.0] * 3
+
+    @pytest.mark.parametrize("size", [1e-3, 1.0, 1e4])
+    def test_a_small_difference_is_a_signal(self, size: float) -> None:
+        """A hundred roundings of the scores, whatever their size."""
+        scores = torch.tensor([1.0, 1.0, 1.0 + 100 * torch.finfo(torch.float32).eps]) * size
+        for sign in (1, -1):
+            advantages = group_relative(sign * scores, torch.zeros(3), scale=True)
+            expected = sign * torch.tensor([-1.0, -1.0, 2.0]) / math.sqrt(2)
+            torch.testing.assert_close(advantages, expected, rtol=0.02, atol=0.02)
+
     def test_one_answer_has_no_others(self) -> None:
         with pytest.raises(ValueError, match=r"groups of one: \[8\]"):
             leave_one_out(torch.zeros(3), torch.tensor([8, 2, 2]))
 
     def test_a_broken_score_stays_in_its_group(self) -> None:
-        advantages = group_relative(torch.tensor([math.nan, 1.0, 0.0, 2.0]), torch.tensor([0, 0, 1, 1]), scale=True)
-        assert advantages.isnan().tolist() == [True, True, False, False]
+        for broken in (math.nan, math.inf, -math.inf):
+            scores, ids = torch.tensor([broken, 1.0, 0.0, 2.0]), torch.tensor([0, 0, 1, 1])
+            advantages = group_relative(scores, ids, scale=True)
+            assert advantages[:2].isnan().any()
+            assert advantages[2:].tolist() == [-1.0, 1.0]
 
 
 class TestStatistics:

@@ -24,19 +24,19 @@ def sigmoid(x: float) -> float:
 class TestDpo:
     def test_literal(self) -> None:
         loss, metrics = dpo_loss(
-            tensor([-10.0, -8.0]), tensor([-12.0, -6.0]), tensor([-11.0, -8.0]), tensor([-11.0, -8.0]), beta=0.5
+            tensor([-10.0, -8.0]), tensor([-12.0, -5.0]), tensor([-11.0, -8.0]), tensor([-11.0, -8.0]), beta=0.5
         )
-        assert loss.item() == pytest.approx((softplus(-1.0) + softplus(1.0)) / 2)
+        assert loss.item() == pytest.approx((softplus(-1.0) + softplus(1.5)) / 2)
         assert_metrics(
             metrics,
             {
                 "dpo/loss": loss.item(),
                 "dpo/accuracy": 0.5,
-                "dpo/margin": 0.0,
+                "dpo/margin": -0.25,
                 "dpo/chosen_logprob": -9.0,
-                "dpo/rejected_logprob": -9.0,
+                "dpo/rejected_logprob": -8.5,
                 "dpo/chosen_reward": 0.25,
-                "dpo/rejected_reward": 0.25,
+                "dpo/rejected_reward": 0.5,
             },
         )
 
@@ -64,21 +64,21 @@ class TestDpo:
 
 class TestIpo:
     def test_literal(self) -> None:
-        """Gaps of 2 and -2 nats; at beta 0.5 both should be 1."""
+        """Gaps of 2 and -3 nats; at beta 0.5 both should be 1."""
         loss, metrics = ipo_loss(
-            tensor([-10.0, -8.0]), tensor([-12.0, -6.0]), tensor([-11.0, -8.0]), tensor([-11.0, -8.0]), beta=0.5
+            tensor([-10.0, -8.0]), tensor([-12.0, -5.0]), tensor([-11.0, -8.0]), tensor([-11.0, -8.0]), beta=0.5
         )
-        assert loss.item() == pytest.approx((1.0 + 9.0) / 2)
+        assert loss.item() == pytest.approx((1.0 + 16.0) / 2)
         assert_metrics(
             metrics,
             {
-                "dpo/loss": 5.0,
+                "dpo/loss": 8.5,
                 "dpo/accuracy": 0.5,
-                "dpo/margin": 0.0,
+                "dpo/margin": -0.25,
                 "dpo/chosen_logprob": -9.0,
-                "dpo/rejected_logprob": -9.0,
+                "dpo/rejected_logprob": -8.5,
                 "dpo/chosen_reward": 0.25,
-                "dpo/rejected_reward": 0.25,
+                "dpo/rejected_reward": 0.5,
             },
         )
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_STD_EPS = 1e-6  # keeps a group whose scores differ only by rounding from becoming a full-sized signal
+_ROUNDINGS = 16  # a score is a sum of some dozen terms, each of which was rounded
 _VARIANCE_EPS = 1e-8
 
 
@@ -147,10 +147,11 @@ def group_relative(scores: Tensor, group_ids: Tensor, *, scale: bool) -> Tensor:
     Shao et al. 2024 (arXiv:2402.03300), section 4.1; without `scale`, Liu et al. 2025 (arXiv:2503.20783), who show that
     the division favours prompts that are nearly always or nearly never answered well:
 
-        advantages[i] = (scores[i] - mean) / (std + 1e-6)
+        advantages[i] = (scores[i] - mean) / std
 
     std is that of the population, sqrt(sum (scores - mean)^2 / n), so that a scaled group has mean square 1. A group
-    without spread, one answer alone among them, gets exactly 0: no signal, no NaN; the caller counts those.
+    whose scores do not `differ`, one answer alone among them, gets exactly 0 if scaled: no signal, no NaN, and no
+    rounding blown up to the size of one; the caller counts those.
 
     Args:
         scores: [B].
@@ -165,7 +166,18 @@ def group_relative(scores: Tensor, group_ids: Tensor, *, scale: bool) -> Tensor:
         return centred
     same = group_ids[:, None] == group_ids[None, :]
     std = (torch.where(same, centred.square(), 0.0).sum(1) / size).sqrt()
-    return centred / (std + _STD_EPS)
+    lowest = torch.where(same, scores[None, :], torch.inf).amin(1)
+    highest = torch.where(same, scores[None, :], -torch.inf).amax(1)
+    return torch.where(differ(lowest, highest), centred / std, 0.0 * centred)  # of what is not finite: NaN
+
+
+def differ(lower: Tensor, higher: Tensor) -> Tensor:
+    """Whether higher scores are above lower ones by more than rounding, boolean; shapes broadcast.
+
+    What lies within a few roundings of the larger one would say the same if it had been added up in another order.
+    """
+    size = torch.maximum(lower.abs(), higher.abs())
+    return higher - lower > _ROUNDINGS * torch.finfo(size.dtype).eps * size
 
 
 def token_weights(lengths: Tensor) -> Tensor:

@@ -218,7 +218,7 @@ def compared(rewards: list[float], row: int, k: int, baseline: str) -> float:
     group, reward = rewards[row - row % k :][:k], rewards[row]
     mean = sum(group) / k
     if baseline == "group_normalized":
-        return (reward - mean) / ((sum((other - mean) ** 2 for other in group) / k) ** 0.5 + 1e-6)
+        return (reward - mean) / ((sum((other - mean) ** 2 for other in group) / k) ** 0.5)
     return (
         reward
         - {

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from palate.lm.batch import Sequences, per_token
 from palate.lm.optim import Optimizer
+from palate.objectives.advantages import differ
 from palate.objectives.losses import combine_metrics
 from palate.recipe import OnlineDPORecipe
 from palate.rollout.local import LocalEngine
@@ -106,9 +107,9 @@ def pairs_by_score(scores: Tensor, *, every: bool) -> tuple[Tensor, Tensor]:
         every: all pairs of different scores; otherwise the first of the best against the first of the worst.
     """
     if every:
-        prompt, better, worse = (scores[:, :, None] > scores[:, None, :]).nonzero(as_tuple=True)
+        prompt, better, worse = differ(scores[:, None, :], scores[:, :, None]).nonzero(as_tuple=True)
     else:
-        prompt = (scores.amax(1) > scores.amin(1)).nonzero()[:, 0]
+        prompt = differ(scores.amin(1), scores.amax(1)).nonzero()[:, 0]
         better, worse = scores.argmax(1)[prompt], scores.argmin(1)[prompt]
     first = prompt * scores.shape[1]
     return first + better, first + worse

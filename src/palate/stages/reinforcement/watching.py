@@ -14,6 +14,7 @@ from torch import Tensor
 from palate.errors import TrainingError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
+from palate.objectives.advantages import differ
 from palate.objectives.divergence import k1, k3, updated_kl_coef
 from palate.rewards.mix import MixedScores
 from palate.rollout.engine import Rollout
@@ -60,7 +61,7 @@ def measure_terms(scored: Sequence[MixedScores]) -> dict[str, float]:
 def with_signal(rollout: Rollout, scores: Tensor) -> Tensor:
     """[P] bool: the responses to a prompt did not all score the same, so that there is something to learn."""
     by_prompt = scores.view(len(torch.unique(rollout.sequences.group_ids)), -1)
-    return by_prompt.amax(1) != by_prompt.amin(1)
+    return differ(by_prompt.amin(1), by_prompt.amax(1))
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
