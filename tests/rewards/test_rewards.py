@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from palate.records import Prompt
 from palate.rewards.ensemble import EnsembleReward
 from palate.rewards.heads import NORMALIZATION_FILE, Head, Normalization, files_of, value_units
 from palate.rewards.learned import LearnedReward, raw_scores
-from palate.rewards.mix import Mix, RewardSource, names_of, reward_source
+from palate.rewards.mix import Mix, RewardSource, names_of
 from palate.rewards.rules import FunctionReward, LengthReward, says_something
 from palate.rollout.engine import SampledTokens
 
@@ -217,8 +216,9 @@ def test_a_mix_is_the_weighted_sum(model_directory: Path) -> None:
         Reward(length=1.0),
     ]
     mix = Mix(terms, precision="fp32")
-    each = [source(PROMPTS, TEXTS) for source in mix.sources]
-    torch.testing.assert_close(mix(PROMPTS, TEXTS), 2.0 * each[0] - 0.5 * each[1] + each[2])
+    learned = LearnedReward(str(model_directory), precision="fp32")(PROMPTS, TEXTS)
+    letters, words = torch.tensor([3.0, 9.0, 15.0, 0.0]), torch.tensor([0.0, -0.1, -0.2, 0.0])
+    torch.testing.assert_close(mix(PROMPTS, TEXTS), 2.0 * learned - 0.5 * letters + words)
     assert [type(source) for source in mix.sources] == [EnsembleReward, FunctionReward, LengthReward]
     assert isinstance(mix.sources[0], EnsembleReward)
     assert mix.learned == list(mix.sources[0].models.values())
@@ -233,13 +233,6 @@ def test_terms_are_called_after_what_they_are_and_numbered_where_alike() -> None
         Reward(length=9.0),
     ]
     assert names_of(terms) == ["helpful_1", "helpful_2", "kind", "mentions_source", "length"]
-
-
-def test_a_term_names_its_source() -> None:
-    source: RewardSource = reward_source(Reward(length=2.0))
-    assert isinstance(source, LengthReward)
-    assert source.limit == 2.0
-    assert math.isclose(float(source([], ["a b c d"])[0]), -0.2, rel_tol=1e-6)
 
 
 def test_responses_laid_out_otherwise_are_scored_by_their_words(model_directory: Path) -> None:
@@ -284,12 +277,7 @@ def test_precision_and_the_size_of_a_pass_reach_the_model(
     term = Reward(model=str(model_directory))
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         settings: Any = {"precision": precision, "max_tokens": max_tokens}
-        (mixed,) = Mix([term], **settings).sources
-        alone = reward_source(term, **settings)
-        assert isinstance(alone, EnsembleReward)
-        assert isinstance(mixed, EnsembleReward)
-        by_name = (*alone.models.values(), *mixed.models.values())
-        for reward in (LearnedReward(str(model_directory), **settings), *by_name):
+        for reward in (LearnedReward(str(model_directory), **settings), *Mix([term], **settings).learned):
             assert reward.model.model.dtype == dtype
             if precision == "fp32":
                 assert passes(reward, monkeypatch) == sizes
@@ -369,7 +357,7 @@ def test_a_mix_adds_up_objectives_and_fines_flags_in_one_pass(
         "good": 2.0 * heads[:, :2].amin(1),
         "made_up": 3.0 * heads[:, 2:].mean(1),
         model_directory.parent.name: alone,
-        "length": reward_source(Reward(length=1.0))(PROMPTS, TEXTS),
+        "length": torch.tensor([0.0, -0.1, -0.2, 0.0]),
     }
     counted = passes(mix.learned[0], monkeypatch, mix)
     assert counted == [4], "a model that two terms name is computed once"
@@ -384,14 +372,26 @@ def test_a_mix_adds_up_objectives_and_fines_flags_in_one_pass(
     assert len(mix.learned) == 2
 
 
+def test_every_model_settles_once_before_it_is_on_its_device(four_heads: str, model_directory: Path) -> None:
+    terms = [
+        Reward(model=four_heads, objective="good"),
+        Reward(model=str(model_directory)),
+        Reward(model=four_heads, objective="made_up"),
+    ]
+    settled: list[Any] = []
+    mix = Mix(terms, precision="fp32", settle=settled.append)
+    assert [id(model) for model in settled] == [id(reward.model) for reward in mix.learned]
+    assert [reward.loaded.name for reward in mix.learned] == [four_heads, str(model_directory)]
+
+
 def test_several_models_are_one_ensemble(model_directory: Path, tmp_path: Path) -> None:
     other = load_scalar_model("tiny", precision="fp32", seed=8)
     save(other.model, other.chat, tmp_path / "other")
     names = (str(model_directory), str(tmp_path / "other"))
     each = torch.stack([LearnedReward(name, precision="fp32")(PROMPTS, TEXTS) for name in names])
     cautious = Reward(ensemble=names, aggregation="mean_minus_std", uncertainty_coef=0.5)
-    source = reward_source(cautious, precision="fp32")
-    torch.testing.assert_close(source(PROMPTS, TEXTS), each.mean(0) - 0.5 * each.std(0, correction=0))
+    mix = Mix([cautious], precision="fp32")
+    torch.testing.assert_close(mix(PROMPTS, TEXTS), each.mean(0) - 0.5 * each.std(0, correction=0))
     found = Mix([Reward(ensemble=names)], precision="fp32").scored(PROMPTS, TEXTS)
     torch.testing.assert_close(found.total, each.mean(0))
     assert found.spread is not None
@@ -406,7 +406,7 @@ def test_what_does_not_fit_together_is_said(four_heads: str, model_directory: Pa
         ({"model": plain, "aggregation": "min"}, "aggregation = 'min' is for ensembles, and .* has one head"),
     ):
         with pytest.raises(RecipeError, match=why):
-            reward_source(Reward.model_validate(term), precision="fp32")
+            Mix([Reward.model_validate(term)], precision="fp32")
     for term, why in (
         ({"length": 1.0, "objective": "good"}, "belong to a model"),
         ({"function": "a:b", "aggregation": "min"}, "belong to a model"),

@@ -7,7 +7,7 @@ arXiv 2312.09244).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -16,10 +16,8 @@ from torch import Tensor
 from palate.errors import RecipeError
 from palate.objectives.aggregation import ensemble_mean, mean_minus_std, mean_minus_variance, worst_case
 from palate.recipe import Reward
-from palate.records import Prompt
 from palate.rewards.heads import places_of
 from palate.rewards.learned import LearnedReward
-from palate.rollout.engine import SampledTokens
 
 ByModel = Mapping[str, Tensor]
 """[B, H] what the heads of every model say, by its name."""
@@ -65,10 +63,3 @@ class EnsembleReward:
     def members(self, by_model: ByModel) -> Tensor:
         """[B, M] what each member says."""
         return torch.cat([by_model[name][:, places] for name, places in self.places.items()], 1)
-
-    def __call__(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
-    ) -> Tensor:
-        """[B]."""
-        by_model = {name: model.by_head(prompts, responses, tokens) for name, model in self.models.items()}
-        return self.aggregate(self.members(by_model))

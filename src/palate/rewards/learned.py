@@ -24,6 +24,9 @@ from palate.rewards.heads import places_of, read_heads, stacked
 from palate.rollout.engine import SampledTokens
 from palate.scores import one_number_each
 
+MAX_TOKENS = 4096
+"""Computed in one pass, if nobody says how many."""
+
 
 class LearnedReward:
     """A reward model, normalised.
@@ -41,7 +44,7 @@ class LearnedReward:
         name: str,
         *,
         precision: Precision = "auto",
-        max_tokens: int = 4096,
+        max_tokens: int = MAX_TOKENS,
         max_length: int = 4096,
         settle: Settle | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from palate.objectives.aggregation import spread
 from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.ensemble import EnsembleReward
-from palate.rewards.learned import LearnedReward
+from palate.rewards.learned import MAX_TOKENS, LearnedReward
 from palate.rewards.rules import FunctionReward, LengthReward
 from palate.rollout.engine import SampledTokens
 from palate.scores import one_number_each
@@ -32,23 +32,13 @@ class RewardSource(Protocol):
         ...
 
 
-def models_of(
-    terms: Sequence[Reward], *, precision: Precision = "auto", max_tokens: int = 4096, settle: Settle | None = None
-) -> dict[str, LearnedReward]:
-    """Every model that the terms name, once."""
-    names = dict.fromkeys(name for term in terms for name in term.models)
-    return {name: LearnedReward(name, precision=precision, max_tokens=max_tokens, settle=settle) for name in names}
-
-
-def reward_source(term: Reward, *, precision: Precision = "auto", max_tokens: int = 4096) -> RewardSource:
-    """The source that one term of a recipe names; a model computes ``max_tokens`` in one pass."""
-    return _source(term, models_of([term], precision=precision, max_tokens=max_tokens))
-
-
-def _source(term: Reward, models: Mapping[str, LearnedReward]) -> RewardSource:
+def _source(term: Reward, models: Mapping[str, LearnedReward]) -> EnsembleReward | FunctionReward | LengthReward:
     if term.models:
         return EnsembleReward(term, models)
-    return FunctionReward(term.function) if term.function else LengthReward(term.length or 0.0)
+    if term.function:
+        return FunctionReward(term.function)
+    assert term.length is not None, "a term of a valid recipe is a model, a function or a length"
+    return LengthReward(term.length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +60,7 @@ class Mix:
     """A weighted sum of rewards. A model that several terms name is computed once.
 
     Args:
+        max_tokens: that a model computes in one pass.
         settle: what is done with each model before it is put on its device.
 
     Attributes:
@@ -83,10 +74,13 @@ class Mix:
         terms: Sequence[Reward],
         *,
         precision: Precision = "auto",
-        max_tokens: int = 4096,
+        max_tokens: int = MAX_TOKENS,
         settle: Settle | None = None,
     ) -> None:
-        models = models_of(terms, precision=precision, max_tokens=max_tokens, settle=settle)
+        models = {
+            name: LearnedReward(name, precision=precision, max_tokens=max_tokens, settle=settle)
+            for name in dict.fromkeys(name for term in terms for name in term.models)
+        }
         self.weights = [term.weight for term in terms]
         self.sources = [_source(term, models) for term in terms]
         self.names = names_of(terms)
@@ -115,7 +109,7 @@ class Mix:
                 terms.append(weight * source.aggregate(members))
                 spreads += [abs(weight) * spread(members)] if source.num_members > 1 else []
             else:
-                terms.append(weight * source(prompts, responses, tokens).cpu())
+                terms.append(weight * source(prompts, responses))
         total = torch.stack(terms).sum(0)
         one_number_each("the weighted sum of the rewards", total, responses, advice="give the terms smaller weights")
         return MixedScores(

@@ -80,9 +80,7 @@ class LengthReward:
     def __init__(self, limit: float) -> None:
         self.limit = limit
 
-    def __call__(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
-    ) -> Tensor:
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """[B], zero for responses within the limit."""
         words = torch.tensor([float(count_words(response)) for response in responses])
         return -(words - self.limit).clamp(min=0) / 10
