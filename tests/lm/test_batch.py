@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palate.lm.batch import Layout, Segments, Sequences
+from palate.lm.batch import Layout, Segments, Sequences, per_token
 
 
 @st.composite
@@ -173,3 +173,13 @@ def test_gradients_of_padding_and_unpadding() -> None:
 
     assert torch.autograd.gradcheck(pad, rows)
     assert torch.autograd.gradcheck(unpad, places)
+
+
+@given(batch=batches(), budget=st.integers(1, 40))
+def test_what_is_computed_part_by_part_comes_back_in_order_and_carries_no_gradient(
+    batch: Sequences, budget: int
+) -> None:
+    weight = torch.ones((), requires_grad=True)
+    found = per_token(batch, budget, lambda part: weight * torch.where(part.mask, part.tokens, 0))
+    assert torch.equal(found, torch.where(batch.mask, batch.tokens, 0).float())
+    assert not found.requires_grad

@@ -16,8 +16,8 @@ from palate.lm.encode import encode_responses
 from palate.lm.sources.zoo import load_chat, load_scalar_model, save
 from palate.recipe import Reward
 from palate.records import Prompt
-from palate.rewards.ensemble import EnsembleReward
-from palate.rewards.heads import NORMALIZATION_FILE, Head, Normalization, files_of, value_units
+from palate.rewards.ensemble import EnsembleReward, aggregate
+from palate.rewards.heads import NORMALIZATION_FILE, Head, Normalization, files_of, of_order, value_units
 from palate.rewards.learned import LearnedReward, raw_scores
 from palate.rewards.mix import Mix, RewardSource, names_of
 from palate.rewards.rules import FunctionReward, LengthReward, says_something
@@ -346,7 +346,7 @@ def test_a_mix_adds_up_objectives_and_fines_flags_in_one_pass(
     four_heads: str, model_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terms = [
-        Reward(model=four_heads, objective="good", weight=2.0, aggregation="min"),
+        Reward(model=four_heads, objective="good", weight=-2.0, aggregation="min"),
         Reward(model=four_heads, objective="made_up", weight=3.0),
         Reward(model=str(model_directory)),
         Reward(length=1.0),
@@ -354,7 +354,7 @@ def test_a_mix_adds_up_objectives_and_fines_flags_in_one_pass(
     mix = Mix(terms, precision="fp32")
     heads, alone = LearnedReward(four_heads, precision="fp32").by_head(PROMPTS, TEXTS), mix.learned[1](PROMPTS, TEXTS)
     expected = {
-        "good": 2.0 * heads[:, :2].amin(1),
+        "good": -2.0 * heads[:, :2].amin(1),
         "made_up": 3.0 * heads[:, 2:].mean(1),
         model_directory.parent.name: alone,
         "length": torch.tensor([0.0, -0.1, -0.2, 0.0]),
@@ -370,6 +370,21 @@ def test_a_mix_adds_up_objectives_and_fines_flags_in_one_pass(
     spread = 2.0 * heads[:, :2].std(1, correction=0) + 3.0 * heads[:, 2:].std(1, correction=0)
     torch.testing.assert_close(found.spread, spread)
     assert len(mix.learned) == 2
+    assert Mix([Reward(model=str(model_directory))], precision="fp32").scored(PROMPTS, TEXTS).spread is None
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        ("mean", [3.0, 2.0]),
+        ("min", [1.0, 2.0]),
+        ("mean_minus_std", [3.0 - 0.5 * 2.0, 2.0]),
+        ("mean_minus_variance", [3.0 - 0.5 * 4.0, 2.0]),
+    ],
+)
+def test_what_a_recipe_calls_an_aggregation(aggregation: str, expected: list[float]) -> None:
+    scores = torch.tensor([[1.0, 5.0], [2.0, 2.0]])
+    assert aggregate(aggregation, 0.5)(scores).tolist() == expected
 
 
 def test_every_model_settles_once_before_it_is_on_its_device(four_heads: str, model_directory: Path) -> None:
@@ -415,6 +430,11 @@ def test_what_does_not_fit_together_is_said(four_heads: str, model_directory: Pa
     ):
         with pytest.raises(ValidationError, match=why):
             Reward.model_validate(term)
+    loaded = load_scalar_model("tiny", precision="fp32", heads=1)
+    save(loaded.model, loaded.chat, tmp_path / "flag", extra_files=files_of([Head(objective="good", flag="x")]))
+    mixed = Reward(ensemble=(four_heads, str(tmp_path / "flag")), objective="good")
+    with pytest.raises(RecipeError, match="a flag in one and a score in another"):
+        Mix([mixed], precision="fp32")
     loaded = load_scalar_model("tiny", precision="fp32", heads=2)
     for files, why in (
         ({}, "gives 2 numbers, and no heads.json says what they are"),
@@ -438,3 +458,10 @@ def test_one_head_that_learned_an_order_has_the_plain_file_and_others_say_what_t
 def test_a_value_model_starts_from_the_heads_that_give_scores() -> None:
     assert value_units(HEADS) == {0: (0.1, 0.5), 1: (-0.2, 2.0)}
     assert value_units(HEADS[2:]) == {0: (0.0, -1.0), 1: (0.0, -1.0)}
+
+
+def test_the_order_is_told_by_the_first_objective_that_gives_scores() -> None:
+    """By all heads, where there are only flags."""
+    assert of_order(HEADS) == [0, 1]
+    assert of_order([HEADS[2], HEADS[0], Head(objective="other"), HEADS[1]]) == [1, 3]
+    assert of_order([*HEADS[2:], Head(objective="rude", flag="rude")]) == [0, 1, 2]

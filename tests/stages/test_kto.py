@@ -76,6 +76,33 @@ def test_liked_responses_become_likelier_and_disliked_ones_less_likely(
     assert 0 < report["thumbs_up"] < report["thumbs"]
 
 
+def test_the_held_out_accuracy_by_hand(settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Of thumbs that are held out, after a run that has not learned them all; others' responses are of the learned."""
+    tree = settings["kto"] | {"epochs": 2, "holdout": {"fraction": 0.6}, "optimizer": RATE}
+    recipe, _ = trained(tree, tmp_path / "run")
+    chat = load_language_model("tiny").chat
+    parts = split(read_rankings(recipe.data).records, recipe.holdout)
+    (among, theirs), (prompts, own) = (
+        (
+            [chat.prompt_tokens(thumb.prompt) for thumb in part],
+            [chat.response_tokens(thumb.responses[0].text) for thumb in part],
+        )
+        for part in parts
+    )
+    others = kto.mismatched(prompts, Sequences.pack(among, theirs), seed=0, max_length=recipe.max_length)
+    following = [theirs[row] for row in others if row is not None]
+    (leads, kl) = (
+        logprobs(str(tmp_path / "run"), prompts, responses, recipe.temperature)
+        - logprobs("tiny", prompts, responses, recipe.temperature)
+        for responses in (own, following)
+    )
+    ahead = leads > kl.mean().clamp(min=0)
+    right = [bool(lead) == kto.is_up(thumb) for lead, thumb in zip(ahead, parts[1], strict=True)]
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert report["held_out_accuracy"] == pytest.approx(sum(right) / len(right))
+    assert 0 < sum(right) < len(right)
+
+
 tokens = st.lists(st.integers(1, 3), min_size=1, max_size=3)
 
 

@@ -174,10 +174,10 @@ def test_text_for_fewer_sequences_than_a_step_takes(settings: Settings, tmp_path
 
 
 @pytest.fixture(scope="module")
-def logged_by_every_stage(
+def rows_of_every_stage(
     settings: Settings, data: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, set[str]]:
-    """By the command: the names that a run with every setting as it comes has logged in any of its steps."""
+) -> dict[str, list[dict[str, float]]]:
+    """By the command: what a run with every setting as it comes has logged, step by step."""
     trees = settings | {
         "sample": {
             "model": "tiny",
@@ -192,16 +192,36 @@ def logged_by_every_stage(
     found = {}
     for stage in STAGE_COMMANDS:
         kind, train = getattr(recipes, stage.recipe), getattr(import_module(stage.module), stage.function)
-        found[stage.name] = names_logged(kind, train, trees[stage.name], tmp_path_factory.mktemp("every") / "run")
+        found[stage.name] = rows_logged(kind, train, trees[stage.name], tmp_path_factory.mktemp("every") / "run")
     return found
 
 
-def names_logged(kind: Any, train: Any, tree: dict[str, Any], out: Path) -> set[str]:
+@pytest.fixture(scope="module")
+def logged_by_every_stage(rows_of_every_stage: dict[str, list[dict[str, float]]]) -> dict[str, set[str]]:
+    """By the command: the names that were logged in any of its steps."""
+    return {stage: names_in(rows) for stage, rows in rows_of_every_stage.items()}
+
+
+def rows_logged(kind: Any, train: Any, tree: dict[str, Any], out: Path) -> list[dict[str, float]]:
     parsed = parse_recipe(kind, tree)
     train(parsed, Run.open(out, parsed))
     rows = out / "metrics.jsonl"
-    lines = rows.read_text(encoding="utf-8").splitlines() if rows.exists() else []
-    return {name for line in lines for name in json.loads(line)} - {"step"}
+    return [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()] if rows.exists() else []
+
+
+def names_in(rows: list[dict[str, float]]) -> set[str]:
+    return {name for row in rows for name in row} - {"step"}
+
+
+def test_the_parts_of_a_step_take_some_of_its_time(rows_of_every_stage: dict[str, list[dict[str, float]]]) -> None:
+    """Whatever is measured apart is a part: none is negative, and no second counts twice."""
+    timed = {stage: rows for stage, rows in rows_of_every_stage.items() if "time/step_s" in names_in(rows)}
+    assert {"ppo", "reinforce", "online-dpo", "raft", "distill"} <= set(timed)
+    for rows in timed.values():
+        for row in rows:
+            parts = [row[name] for name in ("time/rollout_s", "time/score_s") if name in row]
+            assert all(part > 0 for part in parts)
+            assert sum(parts) < row["time/step_s"]
 
 
 ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
@@ -247,7 +267,7 @@ def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
     for number, (name, (stage, setting)) in enumerate(ONLY_WITH.items()):
         tree = settings[stage] | filled_in(setting, data | made) | ({"steps": 1} if stage in STAGES else {})
         kind, train = STAGES.get(stage, (recipes.RewardRecipe, reward.train))
-        assert name in names_logged(kind, train, tree, tmp_path / str(number))
+        assert name in names_in(rows_logged(kind, train, tree, tmp_path / str(number)))
 
 
 def test_terms_and_spread_are_means_over_all_that_was_scored() -> None:

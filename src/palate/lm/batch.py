@@ -385,8 +385,9 @@ def widened(x: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, width - x.shape[1]))
 
 
+@torch.no_grad()
 def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
-    """[B, T] of something computed microbatch by microbatch."""
+    """[B, T] of something computed microbatch by microbatch, from which nothing is learned: it carries no gradient."""
     out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
     for microbatch in sequences.microbatches(max_tokens):
         out[microbatch.rows, : microbatch.mask.shape[1]] = compute(microbatch)

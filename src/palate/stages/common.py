@@ -183,7 +183,6 @@ def prompts_with_room(
     return prompts
 
 
-@torch.no_grad()
 def response_logprobs(
     policy: LanguageModel, sequences: Sequences, trunk: Trunk | None, *, temperature: float, max_tokens: int
 ) -> Tensor:

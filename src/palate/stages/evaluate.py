@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from palate.corpus import read_prompts
@@ -231,7 +230,6 @@ def divergence(
     return ratio_estimate(by_prompt, np.ones(num_prompts), seed=seed)
 
 
-@torch.no_grad()
 def divergence_by_prompt(
     rollout: Rollout, reference: LanguageModel, *, num_prompts: int, max_tokens: int = 4096
 ) -> NDArray[np.float64]:

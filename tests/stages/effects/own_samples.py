@@ -212,6 +212,7 @@ def chooses_teachers(a: Outcome, b: Outcome) -> None:
         first = [scores_of(outcome.recipe.rewards[0], rollout) for rollout in outcome.rollouts[1:3]]
         scores = torch.stack(first)  # [2, P]
         assert close(outcome.metrics[0]["distill/teacher_score"], scores.amax(0).mean())
+        assert 0 < outcome.metrics[0]["time/score_s"] < outcome.metrics[0]["time/step_s"]
         assert close(outcome.metrics[0]["distill/first_teacher"], (scores.argmax(0) == 0).float().mean())
         taught_by = scores.argmax(0).repeat_interleave(3)
         policy, total = load_language_model(outcome.recipe.model, precision="fp32").model, 0.0

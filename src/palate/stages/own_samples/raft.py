@@ -57,9 +57,8 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
         sampled = time.perf_counter()
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
         scores, mixed = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score)
-        with torch.no_grad():
-            likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
-            ref_logprobs = per_token(rollout.sequences, max_tokens, likelihood)
+        likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
+        ref_logprobs = per_token(rollout.sequences, max_tokens, likelihood)
         metrics = (
             measure(rollout, scores, ref_logprobs)
             | measure_terms([mixed])

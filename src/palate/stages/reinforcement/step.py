@@ -207,7 +207,7 @@ def learn(
         sequences, mask = rollout.sequences, rollout.sequences.mask
 
         # 3. compare with the reference
-        with clocked(seconds, "time/score_s"), torch.no_grad():
+        with clocked(seconds, "time/score_s"):
             likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
             ref_logprobs = per_token(sequences, max_tokens, likelihood)
         metrics |= measure(rollout, scores, ref_logprobs) | measure_terms(scored)
@@ -218,8 +218,7 @@ def learn(
         metrics |= {"objective/reward": float(rewards.sum(1).mean()), "objective/kl_coef": kl.kl_coef}
         values = returns = None
         if isinstance(method.baseline, Critic):
-            with torch.no_grad():
-                values = per_token(sequences, max_tokens, partial(method.baseline.model.values, trunk=trunk))
+            values = per_token(sequences, max_tokens, partial(method.baseline.model.values, trunk=trunk))
             advantages, returns = method.baseline.advantages(rewards, values, mask)
             metrics |= explained(values, returns, mask)
         else:
