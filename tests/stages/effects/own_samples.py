@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from tests.stages.effects import judges
 from tests.stages.effects.preferences import begins_at_its_loss, begins_with_a_gradient_times
 from tests.stages.effects.reinforcement import (
+    LEARNED,
     decodes_side_by_side,
     draws_anew,
     draws_at_most,
@@ -49,7 +51,8 @@ def distill() -> list[Row]:
     """Keys of on-policy distillation."""
     several = {"teachers": ["$teacher", "$other_teacher"], "rewards": [{"function": f"{judges.__name__}:lower_case"}]}
     none = several | {"rewards": [{}]}
-    rows = [row for row in rolled(all_rows) if row.name != "chat_template"]
+    judged = {"teachers": several["teachers"], "rewards": [{"model": "$scorer"}]}
+    rows = [row for row in rolled(all_rows, judged) if row.name != "chat_template"]
     return [
         *rows,
         Row("chat_template", ("", "plain"), refused("has another chat template than the policy")),
@@ -71,10 +74,10 @@ Learned = Callable[[Outcome, int], set[int]]
 """(run, step) -> the rows of that step's rollout that are to be learned from."""
 
 
-def rolled(rows: Learned) -> list[Row]:
+def rolled(rows: Learned, more_models: Mapping[str, Any]) -> list[Row]:
     """Keys of every stage that samples and learns from it."""
     return [
-        *every("prompts", "prompts"),
+        *every("prompts", "prompts", more_models=more_models),
         *training({"steps": 4}, without_scale={"optimizer.epsilon": 1e-2}),
         Row("seed", (0, 1), draws_anew, {"prompts_per_step": 12, "steps": 1}),
         Row("max_length", (1024, 160), leaves_out_long_prompts, {"max_left_out": 0.5}),
@@ -94,7 +97,7 @@ def rolled(rows: Learned) -> list[Row]:
 def scored(rows: Learned) -> list[Row]:
     """Keys of those in which a reward judges."""
     return [
-        *rolled(rows),
+        *rolled(rows, LEARNED),
         *under("rewards", rewards()),
         Row("truncation_score", (None, -7.0), scores_what_was_cut_off),
         Row(

@@ -19,11 +19,14 @@ from palate.rewards.heads import Normalization
 from palate.rollout.engine import Rollout
 from palate.words import count_words
 
+LEARNED = {"rewards.0.function": None, "rewards.0.model": "$scorer"}
+"""A reward model instead of a function."""
+
 
 def rl() -> list[Row]:
     """Keys of both stages."""
     return [
-        *every("prompts", "prompts"),
+        *every("prompts", "prompts", more_models=LEARNED),
         *training({"steps": 4}, without_scale={"optimizer.epsilon": 1e-2}),
         Row("seed", (0, 1), draws_anew, {"prompts_per_step": 12, "steps": 1}),
         Row("max_length", (1024, 160), leaves_out_long_prompts, {"max_left_out": 0.5}),

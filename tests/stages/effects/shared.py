@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,13 +48,17 @@ def close(a: Any, b: Any) -> bool:
 # What every recipe has.
 
 
-def every(section: str, kind: str) -> list[Row]:
-    """Keys of all recipes; ``section`` names the data, which is of this kind."""
+def every(section: str, kind: str, *, more_models: Mapping[str, Any] | None = None) -> list[Row]:
+    """Keys of all recipes; ``section`` names the data, which is of this kind.
+
+    Args:
+        more_models: settings with which models take part that otherwise would not.
+    """
     return [
         Row("stage", (None, "nonsense"), refused("'stage'")),
         Row("model", ("$model", "tiny"), begins_with_the_model),
         Row("chat_template", ("", "plain"), lays_out),
-        Row("precision", ("fp32", "bf16"), learns_in),
+        Row("precision", ("fp32", "bf16"), learns_in, more_models or {}),
         *under(section, data(section, kind)),
     ]
 

@@ -155,3 +155,24 @@ def test_a_sampler_that_is_not_the_trainer_ends_the_run_before_anything_is_learn
     assert "step 0: sampling and training differ" in outcome.error
     assert not outcome.updates
     assert not outcome.metrics
+
+
+def one_token_off(rollout: Rollout) -> Rollout:
+    """Half a nat less likely than it was: a ratio of 1.65."""
+    logprobs = rollout.logprobs.clone()
+    row, position = rollout.sequences.mask.nonzero()[0]
+    logprobs[row, position] -= 0.5
+    return replace(rollout, logprobs=logprobs)
+
+
+@pytest.mark.parametrize(("clip_range", "outside"), [(None, 1), (0.6, 1), (0.7, 0)])
+def test_ratios_that_would_be_clipped_are_counted_before_the_update(
+    clip_range: float | None, outside: int, runs: Runs
+) -> None:
+    """By PPO's usual range where nothing is clipped."""
+    settings = ROLLOUT | {"steps": 1, "clip_range": clip_range}
+    outcome = runs("reinforce", settings, spoil=one_token_off)
+    assert not outcome.error
+    num_tokens = int(outcome.rollouts[0].sequences.mask.sum())
+    assert outcome.metrics[0]["sampler/outside_clip_range"] == pytest.approx(outside / num_tokens)
+    assert outcome.metrics[0]["sampler/gap_max"] == pytest.approx(0.5, abs=1e-3)
