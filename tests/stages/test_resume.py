@@ -9,12 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from palate import recipe as recipes
 from palate.cli import main
+from palate.commands import STAGES
+from palate.errors import TrainingError
+from palate.recipe import parse_recipe
+from palate.run.directory import Run
 
 LONGER = {
     "sft": {"epochs": 12, "batch_size": 4, "checkpoint_every": 3},
@@ -73,3 +79,30 @@ def test_killed_and_resumed_ends_with_the_same_bits(
     assert (killed / "metrics.jsonl").read_text().count("\n") == rows(whole)
     for name in ("model.safetensors", "config.json"):
         assert (killed / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
+
+
+class Stopped(Exception):
+    """The machine went away."""
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce", "online-dpo", "raft"])
+def test_what_went_wrong_before_a_stop_still_counts_after_it(
+    name: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps in a row end a run, also if it was stopped between the first of them and the second."""
+    stage = next(each for each in STAGES if each.name == name)
+    tree = settings[name] | {"steps": 5, "checkpoint_every": 1, "min_entropy": 100.0}
+    recipe: Any = parse_recipe(getattr(recipes, stage.recipe), tree)
+    train, log = getattr(import_module(stage.module), stage.function), Run.log
+
+    def stops(self: Run, step: int, metrics: dict[str, float]) -> None:
+        if step == 1:
+            raise Stopped
+        log(self, step, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", stops)
+        with pytest.raises(Stopped):
+            train(recipe, Run.open(tmp_path / "run", recipe))
+    with pytest.raises(TrainingError, match=r"^step 2: the policy's entropy has collapsed"):
+        train(recipe, Run.open(tmp_path / "run", recipe, resume=True))

@@ -132,8 +132,11 @@ def test_a_run_gone_wrong_ends_and_says_why(metrics: dict[str, float], cause: st
     watch = Watch(max_negative_kl=0.5, min_entropy=0.02)
     watch.check(0, metrics)
     watch.check(1, metrics)
-    with pytest.raises(TrainingError, match=f"step 2.*{cause}"):
-        watch.check(2, metrics)
+    resumed = Watch(max_negative_kl=0.5, min_entropy=0.02)
+    resumed.load_state_dict(watch.state_dict())
+    for each in (watch, resumed):
+        with pytest.raises(TrainingError, match=f"step 2.*{cause}"):
+            each.check(2, metrics)
 
 
 def test_one_bad_step_is_not_the_end() -> None:
