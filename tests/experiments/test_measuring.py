@@ -45,6 +45,13 @@ def test_a_point_by_hand(evaluation: dict[str, Any], tmp_path: Path) -> None:
     assert itself.reward == pytest.approx(itself.judge)
 
 
+def test_nearly_all_responses_of_one_token_were_cut_off(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    """A random model draws the stop token once in a vocabulary, and most words are longer than a token."""
+    found, _ = measured(evaluation, tmp_path / "run", sampling={"max_new_tokens": 1})
+    assert np.mean(found.truncated) > 0.9
+    assert np.mean(found.words) <= 1
+
+
 KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "seed": ({"seed": 1}, ("kl", "words")),
     "responses_per_prompt": ({"responses_per_prompt": 3}, ("kl", "words")),
