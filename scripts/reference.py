@@ -32,6 +32,7 @@ _GROUPS = {
     "policy": "The policy's update",
     "sampler": "The sampler against the trainer",
     "value": "The value model's update",
+    "pretrain": "Pretraining",
     "sft": "Supervised fine-tuning",
     "reward": "The reward model's training",
     "dpo": "Direct preference optimisation",

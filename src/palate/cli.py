@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from palate.commands import (
     DATA,
     DATA_CHECK,
     DATA_EXPORT,
+    DATA_FILTER,
     DATA_GET,
     DATA_IMPORT,
     DEMO,
@@ -162,13 +164,22 @@ def _data(commands: Group) -> None:
     def export(args: argparse.Namespace) -> None:
         print(_import("palate.corpus.export", "export_data")(args.file, format=args.format, out=args.out))
 
+    def filter_(args: argparse.Namespace) -> None:
+        settings = _import("palate.recipe", "parse_settings")(_import("palate.recipe", "Quality"), args.set)
+        filter_data = _import("palate.corpus.quality.filtering", "filter_data")
+        print(
+            filter_data(
+                args.files, out=args.out, settings=settings, report_directory=args.report, **_said_of_files(args)
+            )
+        )
+
     def get(args: argparse.Namespace) -> None:
         if not args.names:
             print(_import("palate.corpus.public.fetching", "listing")())
         for name in args.names:
             _import("palate.corpus.public.fetching", "fetch")(name)
 
-    group = commands.group("data", "check, import, export and get data", DATA)
+    group = commands.group("data", "check, import, filter, export and get data", DATA)
     parser = group.add("check", check, "what is in a file, and what cannot be used", DATA_CHECK, more=_formats)
     _add_reading(parser)
     parser.add_argument("--model", metavar="NAME", help="show the first records as this model will see them")
@@ -180,6 +191,15 @@ def _data(commands: Group) -> None:
     _add_reading(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
     parser.add_argument("--skip-bad", action="store_true", help="leave malformed rows out instead of stopping")
+    parser = group.add("filter", filter_, "leave out poor text and duplicates", DATA_FILTER, more=_thresholds)
+    _add_reading(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="of the report; default: beside FILE, named after it"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace thresholds: min_words=20"
+    )
     parser = group.add("export", export, "write records in another tool's format", DATA_EXPORT, more=_export_formats)
     parser.add_argument("file", metavar="FILE", help="records in any format that can be read")
     parser.add_argument("--format", required=True, metavar="NAME", help="one of those below")
@@ -401,6 +421,16 @@ def _import_extra(module: str, name: str, *, extra: str) -> Any:
 def _formats() -> str:
     formats = _import("palate.corpus.catalogue.all_formats", "FORMATS").values()
     return "formats:\n" + "\n".join(f"  {format.name:<20} {format.shape}" for format in formats)
+
+
+def _thresholds() -> str:
+    fields = _import("palate.recipe", "Quality").model_fields
+    lines = [f"  {name} = {_toml(field.default)}\n      {field.description}" for name, field in fields.items()]
+    return "\n".join(["thresholds, and their defaults:", *lines])
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def _export_formats() -> str:

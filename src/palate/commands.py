@@ -27,6 +27,16 @@ class Stage:
 
 STAGES = (
     Stage(
+        "pretrain",
+        "make a model out of text, or go on with one",
+        "Pretraining: a model learns to complete documents, token by token. A new one gets a tokenizer trained on\n"
+        "them and a shape from 1 million to 1 billion weights. Held-out documents say how well it foretells text.",
+        "palate.stages.pretrain",
+        "PretrainRecipe",
+        "pretrain",
+        makes_policy=False,
+    ),
+    Stage(
         "sft",
         "fine-tune on demonstrations",
         "Supervised fine-tuning: the model learns to answer as demonstrations do, the end of the answer included.",
@@ -170,6 +180,14 @@ Fetches public data sets from where their authors keep them into data/NAME, whic
 them with licence, size and source. A file is pinned by commit and SHA-256 and is there whole or not at all; a broken
 download goes on with the same command. PALATE_DATA_MIRROR, a folder or an address, takes the place of the authors'
 repositories."""
+
+DATA_FILTER = """\
+Leaves out documents that are not worth learning from: by Gopher's rules (too short, lists, symbols, no stop words,
+lines and words that repeat), and those that an earlier one says already, or nearly. The rest is written as
+{"text": ...}, one a line; a page says how many were dropped for what reason, with examples.
+
+example:
+  palate data filter pages.jsonl.gz --out kept.jsonl --set min_words=20"""
 
 INTRODUCTION = """\
 Teach a language model a group of people's taste.

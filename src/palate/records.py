@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
@@ -45,6 +46,11 @@ def content_id(*parts: str) -> str:
         data = part.encode()
         digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()
+
+
+def text_id(text: str) -> str:
+    """The same for texts that differ in case and white space alone, however they were encoded."""
+    return content_id(" ".join(unicodedata.normalize("NFKC", text).casefold().split()))
 
 
 class ToolCall(Record):

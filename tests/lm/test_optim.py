@@ -30,6 +30,8 @@ def schedule(total: int, **settings: object) -> list[float]:
         ({"schedule": "linear"}, [1.0, 0.75, 0.5, 0.25]),
         ({"schedule": "constant"}, [1.0, 1.0, 1.0, 1.0]),
         ({"schedule": "cosine"}, [1.0, 0.853553, 0.5, 0.146447]),
+        ({"schedule": "cosine", "decay_to": 0.1}, [1.0, 0.868198, 0.55, 0.231802]),
+        ({"schedule": "constant", "decay_to": 0.1}, [1.0, 1.0, 1.0, 1.0]),
         ({"schedule": "linear", "warmup": 0.5}, [1 / 3, 2 / 3, 1.0, 0.5]),
         ({"schedule": "constant", "warmup": 0.25}, [0.5, 1.0, 1.0, 1.0]),
         ({"schedule": "linear", "warmup": 1.0, "learning_rate": 5.0}, [1.0, 2.0, 3.0, 4.0]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ ANSWERS = ("It is good.", "It is bad and goes on for rather too long.", "Hm.", "
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Paths of prompts, demonstrations, rankings, thumbs and texts."""
+    """Paths of prompts, demonstrations, rankings, thumbs, texts and documents."""
     directory = tmp_path_factory.mktemp("data")
 
     def write(name: str, records: Sequence[Record]) -> str:
@@ -31,7 +32,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     texts.write_text(
         "Once there was a mill by a river.\n\nIt turned all day, and nobody knew why. " * 20, encoding="utf-8"
     )
+    documents = directory / "documents.jsonl"
+    documents.write_text(
+        "".join(
+            json.dumps({"text": f"Of mill {number} by the river. " + "It turned all day, and nobody knew why. " * 3})
+            + "\n"
+            for number in range(40)
+        ),
+        encoding="utf-8",
+    )
     return {
+        "documents": str(documents),
         "prompts": write("prompts.jsonl", prompts),
         "demonstrations": write(
             "demonstrations.jsonl",
@@ -93,6 +104,8 @@ def settings(data: dict[str, str], teacher: str) -> dict[str, dict[str, Any]]:
         "steps": 2,
     }
     return {
+        "pretrain": base
+        | {"data": {"path": data["documents"]}, "held_out_fraction": 0.2, "sequence_length": 64, "batch_size": 8},
         "sft": base | {"data": {"path": data["demonstrations"]}},
         "reward": base | {"data": {"path": data["rankings"]}, "batch_responses": 16},
         "dpo": base | {"data": {"path": data["rankings"]}},

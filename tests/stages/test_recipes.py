@@ -12,6 +12,7 @@ from palate.records import Prompt, Ranking, Response
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 COMMAND = {
+    "pretrain": "pretrain",
     "sft": "sft",
     "sample": "sample",
     "reward": "reward",
@@ -77,6 +78,7 @@ def transcripts(path: Path) -> str:
 def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None:
     on_prompts = [f"prompts.path={data['prompts']}", *LEARNED]
     overrides = {
+        "pretrain": [f"data.path={data['documents']}", "held_out_fraction=0.2", "steps=2", "architecture.preset=1m"],
         "sft": [f"data.path={data['demonstrations']}"],
         "sample": [f"prompts.path={data['prompts']}"],
         "reward": [f"data.path={data['rankings']}"],
@@ -97,7 +99,8 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         "distill": [f"prompts.path={data['prompts']}", "teachers=['tiny']", *LEARNED[1:]],
         "best_of_n": [f"prompts.path={data['prompts']}", "rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6"],
         "win_rate": [f"prompts.path={data['prompts']}", "baseline=tiny", "sampling.max_new_tokens=6"],
-    }[recipe.stem] + ["model=tiny", "precision=fp32"]
+    }[recipe.stem] + ["precision=fp32"]
+    overrides += [] if recipe.stem == "pretrain" else ["model=tiny"]  # which makes one
     if "frozen_layers" in recipe.read_text(encoding="utf-8"):
         overrides.append("frozen_layers=1")
     out = tmp_path / "run"
@@ -105,7 +108,18 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
     assert main([COMMAND[recipe.stem], str(recipe), "--out", str(out), *changes]) == 0
     assert (out / "report.json").exists()
     assert (out / "report.html").exists()
-    if COMMAND[recipe.stem] in ("sft", "reward", "ppo", "reinforce", "dpo", "kto", "online-dpo", "raft", "distill"):
+    if COMMAND[recipe.stem] in (
+        "pretrain",
+        "sft",
+        "reward",
+        "ppo",
+        "reinforce",
+        "dpo",
+        "kto",
+        "online-dpo",
+        "raft",
+        "distill",
+    ):
         assert (out / "metrics.jsonl").read_text().count("\n") >= 2
         assert (out / "model" / "model.safetensors").exists()
 

@@ -23,6 +23,8 @@ from palate.recipe import parse_recipe
 from palate.run.directory import Run
 
 LONGER = {
+    "pretrain": {"model": "", "frozen_layers": 0, "architecture": {"preset": "1m", "num_layers": 2}, "steps": 24}
+    | {"vocabulary": {"size": 280}, "checkpoint_every": 3},
     "sft": {"epochs": 12, "batch_size": 4, "checkpoint_every": 3},
     "reward": {"epochs": 8, "checkpoint_every": 3},
     "ppo": {"steps": 24, "checkpoint_every": 3},
@@ -41,6 +43,7 @@ def rows(directory: Path) -> int:
 @pytest.mark.parametrize(
     ("stage", "precision"),
     [
+        ("pretrain", "fp32"),
         ("sft", "fp32"),
         ("reward", "bf16"),
         ("ppo", "fp32"),

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from palate.corpus.reading import prompt_of
 from palate.errors import DataError
 from palate.recipe import Holdout
-from palate.records import Prompt, content_id
+from palate.records import Prompt, content_id, text_id
 
 T = TypeVar("T")
 
@@ -40,6 +40,24 @@ def split(
     if not (train and validation):
         raise DataError(_empty_side(bool(train), [prompt for _, prompt in keyed], holdout))
     return train, validation
+
+
+def split_texts(texts: Iterable[str], fraction: float) -> tuple[list[str], list[str]]:
+    """Documents to learn from and to measure on; those that differ in case and white space alone stay together.
+
+    Raises:
+        DataError: one side would be empty.
+    """
+    sides: tuple[list[str], list[str]] = ([], [])
+    for text in texts:
+        sides[int(content_id("holdout", text_id(text)), 16) < fraction * 2**64].append(text)
+    if not all(sides):
+        side = "to measure on" if sides[0] else "to learn from"
+        raise DataError(
+            f"held_out_fraction = {fraction:g} of {len(sides[0]) + len(sides[1])} documents leaves none {side}: change "
+            "it, or name documents to measure on by held_out"
+        )
+    return sides
 
 
 def large_enough(records: Sequence[T], holdout: Holdout) -> Holdout:

@@ -34,6 +34,8 @@ CURVES: dict[str, tuple[str, ...]] = {
     "KL of one update": ("policy/approx_kl",),
     "Value: explained variance": ("value/explained_variance",),
     "Pretraining loss": ("policy/pretraining_loss",),
+    "Loss on documents": ("pretrain/loss", "pretrain/held_out_loss"),
+    "Bits per byte of held-out documents": ("pretrain/bits_per_byte",),
     "Loss on demonstrations": ("sft/loss",),
     "Ranking loss": ("reward/loss",),
     "Accuracy on rankings": ("reward/accuracy",),

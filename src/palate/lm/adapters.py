@@ -102,7 +102,7 @@ def adapt(model: Model, settings: recipe.Adapter, *, seed: int) -> None:
     learn(model)
 
 
-def arrange(model: Model, settings: recipe.StageRecipe) -> None:
+def arrange(model: Model, settings: recipe.TrainingRecipe) -> None:
     """What of a model learns, and how: its upper layers, or adapters on them. One that it came with is merged first."""
     merge(model)
     if settings.recompute_activations:

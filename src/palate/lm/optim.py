@@ -68,21 +68,22 @@ class Optimizer:
         return {f"{self.name}/grad_norm": norm, f"{self.name}/learning_rate": rate}
 
     def learning_rate(self, update: int) -> float:
-        """After a linear warm-up, down to zero at the last update (unless constant)."""
+        """After a linear warm-up, down to its floor, mostly zero, after the last update (unless constant)."""
         warmup = round(self.settings.warmup * self.total_steps)
-        peak = self.settings.learning_rate
+        peak, floor = self.settings.learning_rate, self.settings.decay_to
         if update < warmup:
             return peak * (update + 1) / (warmup + 1)
         progress = (update - warmup) / max(1, self.total_steps - warmup)
         match self.settings.schedule:
             case "linear":
-                return peak * (1 - progress)
+                left = 1 - progress
             case "cosine":
-                return peak * 0.5 * (1 + math.cos(math.pi * progress))
+                left = 0.5 * (1 + math.cos(math.pi * progress))
             case "constant":
                 return peak
             case never:
                 assert_never(never)
+        return peak * (floor + (1 - floor) * left)
 
     def state_dict(self) -> State:
         """Trained weights, what AdamW knows about each, and the number of updates."""

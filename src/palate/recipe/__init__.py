@@ -9,9 +9,11 @@ Relative paths in a recipe are relative to the directory the command runs in.
 """
 
 from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
-from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, read_tree
+from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
 from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
 from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe
+from palate.recipe.pretraining import Architecture, PretrainOptimizer, PretrainRecipe, Vocabulary
+from palate.recipe.quality import Quality
 from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe, RolloutRecipe, ScoredRecipe
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
 from palate.recipe.sections import (
@@ -32,6 +34,7 @@ from palate.recipe.sections import (
     Sampling,
     Section,
     StageRecipe,
+    TrainingRecipe,
     TwoOrMore,
 )
 from palate.recipe.supervised import SFTRecipe
@@ -40,6 +43,7 @@ __all__ = [
     "AUTO",
     "ORDER",
     "Adapter",
+    "Architecture",
     "BestOfNRecipe",
     "ChatTemplate",
     "CompareRecipe",
@@ -57,8 +61,11 @@ __all__ = [
     "PPORecipe",
     "Positive",
     "PositiveInt",
+    "PretrainOptimizer",
+    "PretrainRecipe",
     "Pretraining",
     "PromptsLeftOut",
+    "Quality",
     "RAFTRecipe",
     "RLOptimizer",
     "RLRecipe",
@@ -74,9 +81,12 @@ __all__ = [
     "Section",
     "StageRecipe",
     "Taste",
+    "TrainingRecipe",
     "TwoOrMore",
+    "Vocabulary",
     "WinRateRecipe",
     "load_recipe",
     "parse_recipe",
+    "parse_settings",
     "read_tree",
 ]

@@ -54,6 +54,18 @@ def parse_recipe(kind: type[RecipeT], tree: Mapping[str, Any], *, where: str = "
         raise RecipeError("\n".join(lines)) from None
 
 
+def parse_settings(kind: type[RecipeT], overrides: Sequence[str]) -> RecipeT:
+    """Defaults, and what ``a.b=value`` puts in their place.
+
+    Raises:
+        RecipeError: an unknown key (with the nearest one) or a bad value.
+    """
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(kind, tree, where="--set")
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:

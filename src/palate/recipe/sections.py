@@ -104,6 +104,7 @@ class Optimizer(Section):
 
     learning_rate: Positive = Field(2e-5, description="Peak learning rate.")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Shape after the warm-up.")
+    decay_to: Fraction = Field(0.0, description="Share of the peak that a linear or cosine schedule ends at.")
     warmup: Fraction = Field(0.05, description="Share of all optimizer steps spent warming up.")
     weight_decay: NonNegative = Field(0.0, description="Decoupled weight decay.")
     beta1: Decay = Field(0.9, description="Adam's first decay rate.")
@@ -149,8 +150,8 @@ class Sampling(Section):
     num_slots: PositiveInt = Field(64, description="Sequences decoded side by side.")
 
 
-class StageRecipe(Section):
-    """What every training stage has."""
+class TrainingRecipe(Section):
+    """What every stage has in which a model learns, from whatever it learns."""
 
     stage: str = Field("", description="The stage's name; may be left out.")
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
@@ -163,15 +164,20 @@ class StageRecipe(Section):
     adapter: Adapter | None = Field(None, description="Learn adapters; absent: the weights themselves.")
     checkpoint_every: PositiveInt = Field(20, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="Older ones are deleted.")
+    microbatch_tokens: MicrobatchTokens = 4096
+    recompute_activations: bool = Field(
+        False, description="Keep only what is between layers for the gradient and compute the rest again: less memory."
+    )
+
+
+class StageRecipe(TrainingRecipe):
+    """What every stage has that learns from responses."""
+
     max_length: PositiveInt = Field(
         1024, description="Longest prompt + response in tokens; longer rows are left out and counted."
     )
     max_left_out: Fraction = Field(
         0.5, description="Largest share of the rows that may be left out; more end the run before its first step."
-    )
-    microbatch_tokens: MicrobatchTokens = 4096
-    recompute_activations: bool = Field(
-        False, description="Keep only what is between layers for the gradient and compute the rest again: less memory."
     )
 
 

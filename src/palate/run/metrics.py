@@ -53,6 +53,12 @@ METRICS: dict[str, str] = {
     "Absent where the returns do not vary.",
     "value/grad_norm": "Norm of the value model's gradient before scaling.",
     "value/learning_rate": "Learning rate of the value model in this step.",
+    # Pretraining.
+    "pretrain/loss": "Cross-entropy per token, the end of a document included.",
+    "pretrain/tokens": "Tokens learned from so far, those that were seen again counted again.",
+    "pretrain/passes": "The same over the tokens there are: above 1 the data repeats.",
+    "pretrain/held_out_loss": "Cross-entropy per token on held-out documents; every `evaluate_every` steps.",
+    "pretrain/bits_per_byte": "The same in bits, over the bytes of their text: comparable between tokenizers.",
     # Supervised fine-tuning.
     "sft/loss": "Cross-entropy per response token, the end-of-turn token included.",
     "sft/perplexity": "exp of the loss.",
@@ -114,6 +120,9 @@ HEADLINES = (
     "kto/loss",
     "distill/loss",
     "sft/loss",
+    "pretrain/loss",
+    "pretrain/bits_per_byte",
+    "pretrain/passes",
     "time/tokens_per_s",
 )
 

@@ -21,7 +21,7 @@ from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import LanguageModel, Model, ModelT, Trunk
 from palate.lm.sources.zoo import Loaded, Settle, save
 from palate.randomness import permutation
-from palate.recipe import StageRecipe
+from palate.recipe import StageRecipe, TrainingRecipe
 from palate.records import Demonstration, Prompt, Ranking, content_id
 from palate.run.directory import Run
 from palate.run.trackers import showing
@@ -29,7 +29,7 @@ from palate.run.trackers import showing
 T = TypeVar("T", Prompt, Demonstration, Ranking)
 
 
-def prepare(model: Model, recipe: StageRecipe) -> None:
+def prepare(model: Model, recipe: TrainingRecipe) -> None:
     """Freeze what the recipe says, or leave all of it and learn adapters, and make every operation repeatable.
 
     An adapter that the model came with is merged into its weights first.
@@ -43,7 +43,7 @@ def prepare(model: Model, recipe: StageRecipe) -> None:
 
 
 def write_model(
-    run: Run, recipe: StageRecipe, loaded: Loaded[ModelT], *, extra_files: Mapping[str, str] | None = None
+    run: Run, recipe: TrainingRecipe, loaded: Loaded[ModelT], *, extra_files: Mapping[str, str] | None = None
 ) -> None:
     """What came out, to ``model/``: whole, or the adapter alone."""
     alone = recipe.adapter is not None and not recipe.adapter.merge

@@ -174,6 +174,8 @@ def runs(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run
     learning = base | {"optimizer": rl["optimizer"]}
     drawing = {key: rl[key] for key in ("model", "precision", "prompts", "sampling")}
     bases = {
+        "pretrain": learning
+        | {"data": {"path": "$records_texts"}, "held_out_fraction": 0.3, "sequence_length": 32, "num_samples": 0},
         "sft": learning | {"data": {"path": "$records_demonstrations"}},
         "reward": learning | {"data": {"path": "$records_rankings"}},
         "dpo": learning | {"data": {"path": "$records_rankings"}},

@@ -328,6 +328,7 @@ def optimizer(section: str, name: str, two_updates: dict[str, Any]) -> list[Row]
     there = importlib.util.find_spec("bitsandbytes") is not None
     rows = [
         *(Row(key, pair, follows, given) for key, pair in values.items()),
+        Row("decay_to", (0.0, 0.5), follows, given | {f"{section}.schedule": "linear"}),
         Row("state_bits", (32, 8), rounds_states(name) if there else refused("palate[bitsandbytes]"), without_frozen),
     ]
     return under(section, rows)
@@ -361,10 +362,12 @@ def check_adamw(updates: list[Update], settings: Any) -> None:
 
 
 def learning_rate(settings: Any, number: int, total: int) -> float:
-    """Of update ``number`` of ``total``: up linearly over the warm-up, then down to nothing after the last one."""
+    """Of update ``number`` of ``total``: up linearly over the warm-up, then down to its floor after the last one."""
     warmup = round(settings.warmup * total)
     if number < warmup:
         return float(settings.learning_rate * (number + 1) / (warmup + 1))
     left = 1 - (number - warmup) / (total - warmup)
-    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * left)).item()}
-    return float(settings.learning_rate * shape[settings.schedule])
+    cosine = 0.5 - 0.5 * torch.cos(torch.tensor(torch.pi * left)).item()
+    above = {"linear": left, "cosine": cosine}.get(settings.schedule, 1.0)
+    floor = settings.decay_to if settings.schedule != "constant" else 0.0
+    return float(settings.learning_rate * (floor + (1 - floor) * above))

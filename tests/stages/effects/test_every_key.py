@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from tests.stages.effects import evaluation, own_samples, preferences, reinforcement, sampling, supervised
+from tests.stages.effects import (
+    evaluation,
+    own_samples,
+    preferences,
+    pretraining,
+    reinforcement,
+    sampling,
+    supervised,
+)
 from tests.stages.effects.rows import Row
 from tests.stages.effects.runs import RECIPES, Runs
 from tests.stages.effects.shared import Ends
@@ -14,6 +22,7 @@ from tests.stages.effects.shared import Ends
 from palate.recipe import Section
 
 TABLE: dict[str, list[Row]] = {
+    "pretrain": pretraining.pretrain(),
     "sft": supervised.sft(),
     "reward": preferences.reward(),
     "dpo": preferences.dpo(),

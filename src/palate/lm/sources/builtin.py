@@ -19,6 +19,8 @@ from palate.lm.foreign import quiet
 from palate.lm.sources.gguf_weights import read_llama
 from palate.randomness import derive_seed
 
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+"""Padding, what opens a turn, and what ends it, or any text."""
 TINY_TEMPLATE = (
     "{% for message in messages %}"
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -78,24 +80,30 @@ def make_tiny(directory: Path) -> None:
 
 def byte_tokenizer() -> Any:
     """One token for each byte, and three special ones."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
+    return byte_level(models.BPE(vocab=vocabulary, merges=[]))
+
+
+def byte_level(tokens: Any) -> Any:
+    """A tokenizer of bytes that these tokens merge, with `SPECIAL` and a template for conversations.
+
+    Args:
+        tokens: a model of the `tokenizers` library.
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     wrap: Any = PreTrainedTokenizerFast
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*special, *alphabet])}
-    bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_only.decoder = decoders.ByteLevel()
-    tokenizer = wrap(
-        tokenizer_object=bytes_only,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>"],
-    )
-    tokenizer.chat_template = TINY_TEMPLATE
-    return tokenizer
+    tokenizer = Tokenizer(tokens)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    padding, opening, end = SPECIAL
+    wrapped = wrap(tokenizer_object=tokenizer, eos_token=end, pad_token=padding, additional_special_tokens=[opening])
+    wrapped.chat_template = TINY_TEMPLATE
+    return wrapped
 
 
 BUILTIN: dict[str, tuple[str, Callable[[Path], None]]] = {

@@ -15,7 +15,7 @@ from palate.lm.adapters import base
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, Model, ScalarModel
 from palate.lm.sources.zoo import Precision, Sketch, sketch_model
-from palate.recipe import PPORecipe, Reward, RolloutRecipe, Sampling, SFTRecipe, StageRecipe
+from palate.recipe import PPORecipe, PretrainRecipe, Reward, RolloutRecipe, Sampling, SFTRecipe, StageRecipe
 from palate.records import Prompt
 from palate.stages.estimate.footprint import Network
 from palate.stages.estimate.passes import (
@@ -49,6 +49,36 @@ def supervised(
     net = network(recipe, sketch)
     looked_at = [scoring(net, held_out, recipe.microbatch_tokens)]
     return from_data(net, recipe, sequences, batches, held_out, looked_at, forward=2 * computed(held_out))
+
+
+def pretrained(
+    recipe: PretrainRecipe,
+    sketch: Sketch[LanguageModel],
+    batch: Sequences,
+    held_out: Sequences,
+    *,
+    steps: Sequence[int],
+    data: int,
+) -> Workload:
+    """Of pretraining.
+
+    Args:
+        batch: of one step; all have as many tokens.
+        held_out: looked at now and then, and at the end.
+        steps: tokens that are learned in each step.
+        data: tokens of the documents.
+    """
+    net = network(recipe, sketch)
+    looks = len(steps) // recipe.evaluate_every + 2
+    return Workload(
+        nets=[net],
+        scoring=[scoring(net, held_out, recipe.microbatch_tokens)],
+        learning=[learning(net, [batch], recipe, recipe.optimizer)],
+        tokens=4 * data + stored(held_out),
+        steps=steps,
+        beside=looks * computed(held_out),
+        data=data,
+    )
 
 
 def comparing(

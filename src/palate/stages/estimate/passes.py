@@ -16,7 +16,7 @@ from palate.lm.batch import Sequences
 from palate.lm.model import Model, ScalarModel
 from palate.lm.sources.zoo import Sketch, stored_alike
 from palate.machine import gb
-from palate.recipe import Optimizer, Sampling, StageRecipe
+from palate.recipe import Optimizer, Sampling, TrainingRecipe
 from palate.rollout.slots import PREFILL_TOKENS
 from palate.stages.estimate import footprint
 from palate.stages.estimate.footprint import Network, Pass, Small
@@ -43,14 +43,14 @@ def frozen(model: Model) -> Model:
     return model
 
 
-def network(recipe: StageRecipe, sketch: Sketch[Any]) -> Network:
+def network(recipe: TrainingRecipe, sketch: Sketch[Any]) -> Network:
     """A model that learns as the recipe says."""
     model = sketch.anew()
     arrange(model, recipe.model_copy(update={"frozen_layers": layers_of(recipe, model)}))
     return Network(model, sketch.counted_on)
 
 
-def layers_of(recipe: StageRecipe, model: Model) -> int:
+def layers_of(recipe: TrainingRecipe, model: Model) -> int:
     """Frozen layers; a smaller model has fewer."""
     return min(recipe.frozen_layers, model.model.shape.num_layers)
 
@@ -84,7 +84,7 @@ def kept_rows(net: Network, sequences: Sequences) -> tuple[int, list[str]]:
 
 
 def computing_trunk(
-    net: Network, sequences: Sequences, recipe: StageRecipe, *, at_first: bool = False
+    net: Network, sequences: Sequences, recipe: TrainingRecipe, *, at_first: bool = False
 ) -> list[Scoring]:
     """The pass through frozen layers, if what comes of it is kept."""
     if not kept_rows(net, sequences)[0]:
@@ -123,7 +123,7 @@ def scoring(
 def learning(
     net: Network,
     batches: Iterable[Sequences],
-    recipe: StageRecipe,
+    recipe: TrainingRecipe,
     optimizer: Optimizer,
     *,
     whole_groups: bool = False,
