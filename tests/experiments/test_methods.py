@@ -36,6 +36,7 @@ def test_every_recipe_for_a_policy_says_its_stage_or_is_called_after_it() -> Non
     policies = {stage.name for stage in STAGES if stage.makes_policy}
     shipped = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
     others = {
+        "pretrain",
         "reward",
         "reward_ensemble",
         "reward_objectives",
