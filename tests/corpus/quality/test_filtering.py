@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from palate.cli import main
 from palate.corpus.quality.filtering import EXACT, NEAR, Judge, filter_data
+from palate.corpus.quality.gopher import RULES, Document, failures, in_repeated_ngrams, in_top_ngram, repeated
 from palate.corpus.quality.near_duplicates import NearDuplicates, jaccard, shingles_of
-from palate.corpus.quality.rules import RULES, Document, failures, in_repeated_ngrams, in_top_ngram, repeated
 from palate.errors import DataError, RecipeError
 from palate.recipe import Quality, parse_settings
 

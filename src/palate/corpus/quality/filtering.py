@@ -15,8 +15,8 @@ from typing import Any
 
 from palate.corpus.accounting.ignoring import Ignored
 from palate.corpus.containers.files import file_suffix
+from palate.corpus.quality.gopher import failures
 from palate.corpus.quality.near_duplicates import NearDuplicates
-from palate.corpus.quality.rules import failures
 from palate.corpus.reading import check_paths, iterate
 from palate.corpus.reading_bar import progress
 from palate.corpus.rows.rejections import Rejections
