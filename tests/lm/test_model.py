@@ -302,3 +302,25 @@ def test_a_trunk_is_limited_in_bytes(fresh_scalar: FreshScalar, sequences: Seque
     assert model.trunk(sequences) is not None
     monkeypatch.setattr(lm_model, "TRUNK_BYTES", kept - 1)
     assert model.trunk(sequences) is None
+
+
+def test_what_never_learns_is_stored_as_it_is_multiplied(sequences: Sequences) -> None:
+    """In half the memory and with the same numbers; but what a model that learns shares will be written, and stays."""
+    policy, reference, third = (load_language_model("tiny", precision="bf16").model for _ in range(3))
+    policy.freeze(2)
+    for other in (reference, third):
+        with torch.no_grad():
+            dict(other.named_parameters())["model.layers.2.mlp.up_proj.weight"].mul_(1.01)
+        other.freeze_all(2)
+    before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
+    expected = reference.logprobs(sequences, temperature=1.0)
+    reference.join([policy])
+    third.join([policy, reference])
+    assert torch.equal(reference.logprobs(sequences, temperature=1.0), expected)
+    kept = dict(policy.named_parameters())
+    assert all(kept[name].dtype == weight.dtype and torch.equal(kept[name], weight) for name, weight in before.items())
+    for name, weight in reference.named_parameters():
+        is_product = name.startswith("model.layers.") and name.endswith("_proj.weight")
+        is_own = is_product and int(name.split(".")[2]) >= 2
+        assert weight.dtype == (torch.bfloat16 if is_own else torch.float32), name
+    assert all(mine is its for mine, its in zip(third.parameters(), reference.parameters(), strict=True))

@@ -10,7 +10,12 @@ import pytest
 
 from palate import recipe as recipes
 from palate.commands import STAGES
+from palate.lm.chat import Chat
+from palate.lm.model import Model
+from palate.lm.optim import Optimizer
+from palate.lm.projection import Projecting, Projection
 from palate.recipe import parse_recipe
+from palate.records import Prompt
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
@@ -36,8 +41,68 @@ def test_the_engine_is_given_the_weights_before_every_rollout(
     monkeypatch.setattr(LocalEngine, "load_weights", loads)
     monkeypatch.setattr(LocalEngine, "generate", generates)
     monkeypatch.setattr(common, "stage_report", lambda *_, **__: None)
-    stage = next(each for each in STAGES if each.name == name)
-    recipe: Any = parse_recipe(getattr(recipes, stage.recipe), settings[name])
-    getattr(import_module(stage.module), stage.function)(recipe, Run.open(tmp_path / "run", recipe))
+    start(name, settings, tmp_path)
     sampler, _ = told[0]  # teachers have engines of their own, and weights that stay
     assert [what for engine, what in told if engine is sampler] == ["weights", "rollout"] * 2
+
+
+@pytest.mark.parametrize("name", ["reinforce", "sample", "best-of-n"])
+def test_prompts_are_tokenised_once_before_the_first_rollout(
+    name: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    tokens = Chat.prompt_tokens
+
+    def tokenises(self: Chat, prompt: Any) -> list[int]:
+        told.extend([prompt.id] if isinstance(prompt, Prompt) else [])
+        return tokens(self, prompt)
+
+    def stops(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Chat, "prompt_tokens", tokenises)
+    monkeypatch.setattr(LocalEngine, "generate", stops)
+    asked = {key: settings["reinforce"][key] for key in ("model", "prompts", "sampling")}
+    others = {"sample": asked, "best-of-n": asked | {"rewards": [{"length": 3.0}], "n": 2}}
+    with pytest.raises(KeyboardInterrupt):
+        start(name, settings | others, tmp_path)
+    assert told
+    assert len(told) == len(set(told))
+
+
+def start(name: str, settings: dict[str, dict[str, Any]], directory: Path) -> None:
+    """Run a stage."""
+    stage = next(each for each in STAGES if each.name == name)
+    recipe: Any = parse_recipe(getattr(recipes, stage.recipe), settings[name])
+    getattr(import_module(stage.module), stage.function)(recipe, Run.open(directory / "run", recipe))
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce", "online-dpo", "raft"])
+def test_one_model_is_updated_after_the_other(
+    name: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At an optimizer's step no other model has gradients, or copies of weights that products were made with."""
+    met: list[Model] = []
+    begin, update = Model.__init__, Optimizer.step
+    updated: list[str] = []
+
+    def begins(self: Model, *args: Any) -> None:
+        begin(self, *args)
+        met.append(self)
+
+    def updates(self: Optimizer, step: int) -> dict[str, float]:
+        learned = {id(weight) for weight in self.parameters.values()}
+        (mine,) = [model for model in met if learned & {id(weight) for weight in model.parameters()}]
+        running = {id(part) for layer in mine.model.upper(mine.frozen_layers) for part in layer.modules()}
+        for model in met:
+            assert model is mine or not any(weight.grad is not None for weight in model.parameters())
+            parts = [part for part in model.modules() if isinstance(part, Projection | Projecting)]
+            assert not [part for part in parts if part.kept._product is not None and id(part) not in running]
+        updated.append(self.name)
+        return update(self, step)
+
+    monkeypatch.setattr(Model, "__init__", begins)
+    monkeypatch.setattr(Optimizer, "step", updates)
+    monkeypatch.setattr(common, "stage_report", lambda *_, **__: None)
+    start(name, {name: settings[name] | {"precision": "bf16", "rewards": [{"model": "tiny"}]}}, tmp_path)
+    assert {"policy"} <= set(updated) <= {"policy", "value"}

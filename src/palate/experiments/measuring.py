@@ -123,7 +123,7 @@ class Measure:
             (self.baseline.model.context, "the baseline's context"),
             max_new_tokens=recipe.sampling.max_new_tokens,
             max_left_out=recipe.max_left_out,
-        )
+        ).prompts
         if not scores.exists():
             found = self._answers(self.baseline, recipe.responses_per_prompt, recipe.seed)
             scores.parent.mkdir(parents=True, exist_ok=True)

@@ -60,10 +60,12 @@ class Usable:
 
     Attributes:
         prompts: in their order.
+        lengths: of each, in tokens.
         left_out: the other ones; the index is that among those that were given.
     """
 
     prompts: tuple[Prompt, ...]
+    lengths: tuple[int, ...]
     left_out: tuple[LeftOut, ...]
 
 
@@ -85,7 +87,7 @@ def usable_prompts(
         DataError: none were given.
     """
     rows, left_out = _encode(prompts, lambda prompt: len(chat.prompt_tokens(prompt)), int, max_length, limit, show)
-    return Usable(prompts=tuple(prompts[index] for index in rows), left_out=left_out)
+    return Usable(prompts=tuple(prompts[index] for index in rows), lengths=tuple(rows.values()), left_out=left_out)
 
 
 def encode_responses(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.logprobs import kl_by_rows, logprobs_by_rows
-from palate.lm.projection import share_packed
+from palate.lm.projection import Projection, share_packed
 
 Result = TypeVar("Result")
 
@@ -151,6 +151,22 @@ class Model(nn.Module):
             if name in twins:
                 share_packed(module, twins[name])
 
+    def join(self, others: Sequence[Model], *, equal: Callable[[Tensor, Tensor], bool] | None = None) -> None:
+        """Stand beside other models: what is the same is in memory once, what never learns as it is multiplied.
+
+        That changes no number. What is shared with a model that learns stays as it is: it will be written.
+        """
+        learners = [other for other in others if any(weight.requires_grad for weight in other.parameters())]
+        for other in learners:
+            self.adopt(other, equal=equal)
+        written = {id(weight) for other in learners for weight in other.parameters()}
+        for module in self.modules():
+            if isinstance(module, Projection) and id(module.weight) not in written:
+                module.store_operand()
+        for other in others:
+            if other not in learners:
+                self.adopt(other, equal=equal)
+
     def keeps_trunk(self, num_rows: int) -> bool:
         """Whether the output of the frozen layers is kept for so many rows."""
         return self.trunk_layers > 0 and num_rows * self.model.shape.hidden_size * FP32 <= TRUNK_BYTES
@@ -179,13 +195,18 @@ class Model(nn.Module):
                 show(done, total)
         return Trunk(prompts=prompts, responses=responses, key=self.trunk_key)
 
+    def first_layer(self, trunk: Trunk | None) -> int:
+        """Where a pass begins: above the trunk, if there is one and it is this model's; else at the embeddings."""
+        return self.trunk_layers if trunk is not None and self.trunk_layers and trunk.key == self.trunk_key else 0
+
     def hidden(self, sequences: Sequences, sequence: Tensor, position: Tensor, trunk: Trunk | None) -> Tensor:
         """[M, D] rows after the last norm, of the tokens at ``position`` [M] of ``sequence`` [M]."""
         layout = Layout.of(sequences)
         wanted = layout.row_of(sequence, position, sequences.prompt_lengths)
-        if trunk is not None and self.trunk_layers and trunk.key == self.trunk_key:
-            return self.model.rows_above(layout, self.trunk_layers, trunk.take(layout), wanted)
-        return self.model.rows(sequences, layout, wanted)
+        first = self.first_layer(trunk)
+        if trunk is None or not first:
+            return self.model.rows(sequences, layout, wanted)
+        return self.model.rows_above(layout, first, trunk.take(layout), wanted)
 
 
 def _rows(sequences: Sequences) -> int:

@@ -6,7 +6,7 @@ are used, so that what somebody puts in a projection's place, or hangs on it, is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -70,6 +70,11 @@ class Projection(nn.Linear):
     def operand(self) -> Tensor:
         """The weight in the dtype it is multiplied in; a copy only where that is another than the parameter's."""
         return self.weight.to(self.operands)
+
+    def store_operand(self) -> None:
+        """Store a weight that never learns as it is multiplied, if that is less: the same numbers come of it."""
+        if not self.weight.requires_grad and self.dtype.itemsize < self.weight.element_size() and not self.gives_sums:
+            self.weight.data = self.operand()
 
     def multiply(self, rows: Tensor) -> Tensor:
         """The product alone, differentiable."""
@@ -136,6 +141,22 @@ def share_packed(module: nn.Module, twin: nn.Module) -> None:
         pairs = zip(_weights(module), _weights(twin), strict=False)
         if all(mine is its for mine, its in pairs):
             module.kept = twin.kept
+
+
+def give_back_packed(modules: Iterable[nn.Module], *, needed: Iterable[nn.Module] = ()) -> None:
+    """Give back the copies that products are made with, but for those that the ``needed`` make theirs with.
+
+    They are made anew when they are next used: a pass over the weights, next to nothing beside a gradient.
+    """
+    stay = {id(kept) for kept in _kept(needed)}
+    for kept in _kept(modules):
+        if id(kept) not in stay:
+            kept.forget()
+
+
+def _kept(modules: Iterable[nn.Module]) -> list[Kept]:
+    inside = (each for module in modules for each in module.modules())
+    return [each.kept for each in inside if isinstance(each, Projection | Projecting)]
 
 
 def _weights(module: nn.Module) -> list[Tensor]:

@@ -34,7 +34,7 @@ def choose(recipe: BestOfNRecipe, run: Run) -> None:
     sketch = sketch_model(recipe.model, LanguageModel, chat_template=recipe.chat_template, precision=recipe.precision)
     data = read_prompts(recipe.prompts)
     run.add_inputs({"prompts": data.files})
-    prompts = prompts_with_room(
+    roomy = prompts_with_room(
         run,
         data,
         [sketch.chat],
@@ -42,8 +42,7 @@ def choose(recipe: BestOfNRecipe, run: Run) -> None:
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
-    judges = sketch_rewards(recipe.rewards, recipe.precision)
-    lengths = [len(sketch.chat.prompt_tokens(prompt)) for prompt in prompts]
+    prompts, judges = roomy.prompts, sketch_rewards(recipe.rewards, recipe.precision)
     recipe = expect(
         run,
         recipe,
@@ -51,7 +50,7 @@ def choose(recipe: BestOfNRecipe, run: Run) -> None:
         lambda recipe: judged(
             [sketch],
             judges,
-            [lengths],
+            roomy.lengths,
             recipe.sampling,
             num_responses=recipe.n,
             max_tokens=recipe.microbatch_tokens,

@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from palate.lm.batch import Sequences, per_token
 from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import LanguageModel, Model, ModelT, Trunk
+from palate.lm.projection import give_back_packed
 from palate.lm.sources.zoo import Loaded, Settle, save
 from palate.randomness import permutation
 from palate.recipe import StageRecipe, TrainingRecipe
@@ -60,17 +62,21 @@ def sharing(models: list[Model], *, frozen_layers: int = 0) -> Settle:
     """Of models that learn nothing, loaded one after the other: what is the same in several is in memory once.
 
     Args:
-        models: those that are there; every one that is loaded joins them.
+        models: those that are there; every one that is loaded joins them. One that learns is not changed.
         frozen_layers: below them the trunk ends; a smaller model has fewer.
     """
 
     def settle(model: Model) -> None:
         model.freeze_all(min(frozen_layers, model.model.shape.num_layers))
-        for other in models:
-            model.adopt(other)
+        model.join(models)
         models.append(model)
 
     return settle
+
+
+def make_room(learner: Model, trunk: Trunk | None, others: Sequence[Model] = ()) -> None:
+    """Give back all copies of weights but those that this model multiplies with when it learns, above the trunk."""
+    give_back_packed([learner, *others], needed=learner.model.upper(learner.first_layer(trunk)))
 
 
 def deterministic() -> None:
@@ -150,6 +156,18 @@ def say_chat(run: Run, chat: Chat, conversations: Iterable[Prompt], *, name: str
         run.note(f"chat template: none for system turns; {merged} stand at the beginning of the user's turn instead")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roomy:
+    """Prompts that leave room for a response, tokenised once to find them.
+
+    Attributes:
+        lengths: for each chat template those of all prompts, in tokens.
+    """
+
+    prompts: tuple[Prompt, ...]
+    lengths: tuple[tuple[int, ...], ...]
+
+
 def prompts_with_room(
     run: Run,
     data: Read[Prompt],
@@ -158,7 +176,7 @@ def prompts_with_room(
     *,
     max_new_tokens: int,
     max_left_out: float,
-) -> tuple[Prompt, ...]:
+) -> Roomy:
     """The prompts that every chat template can hold and that leave room for a response.
 
     All of them are looked at before the first step, or one would end the run at whatever step it is met.
@@ -169,6 +187,7 @@ def prompts_with_room(
     """
     max_length, name = limit
     prompts, encoded = data.records, {}
+    lengths: list[dict[str, int]] = []
     for number, chat in enumerate(chats):
         with showing("prompts") as show:
             usable = usable_prompts(
@@ -177,10 +196,11 @@ def prompts_with_room(
         say_chat(run, chat, usable.prompts, name="baseline_chat_template" if number else "chat_template")
         encoded["for the baseline" if number else "for the model"] = (prompts, usable.left_out)
         prompts = usable.prompts
+        lengths.append({prompt.id: length for prompt, length in zip(prompts, usable.lengths, strict=True)})
         if not prompts:
             break
     say_left_out(run, data, encoded, of=len(data.records), max_left_out=max_left_out)
-    return prompts
+    return Roomy(prompts=prompts, lengths=tuple(tuple(known[each.id] for each in prompts) for known in lengths))
 
 
 def response_logprobs(

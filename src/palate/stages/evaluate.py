@@ -97,7 +97,7 @@ def evaluate(recipe: WinRateRecipe, run: Run) -> None:
     ]
     data = read_prompts(recipe.prompts)
     run.add_inputs({"prompts": data.files})
-    prompts = prompts_with_room(
+    roomy = prompts_with_room(
         run,
         data,
         [sketch.chat for sketch in sketches],
@@ -107,8 +107,7 @@ def evaluate(recipe: WinRateRecipe, run: Run) -> None:
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
-    judges = sketch_rewards((recipe.judge,), recipe.precision)
-    lengths = [[len(sketch.chat.prompt_tokens(prompt)) for prompt in prompts] for sketch in sketches]
+    prompts, judges = roomy.prompts, sketch_rewards((recipe.judge,), recipe.precision)
     recipe = expect(
         run,
         recipe,
@@ -116,7 +115,7 @@ def evaluate(recipe: WinRateRecipe, run: Run) -> None:
         lambda recipe: judged(
             sketches,
             judges,
-            lengths,
+            roomy.lengths,
             recipe.sampling,
             num_responses=recipe.responses_per_prompt,
             max_tokens=recipe.microbatch_tokens,

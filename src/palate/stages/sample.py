@@ -29,7 +29,7 @@ def write_candidates(recipe: SampleRecipe, run: Run) -> None:
     sketch = sketch_model(recipe.model, LanguageModel, chat_template=recipe.chat_template, precision=recipe.precision)
     data = read_prompts(recipe.prompts)
     run.add_inputs({"prompts": data.files})
-    prompts = prompts_with_room(
+    roomy = prompts_with_room(
         run,
         data,
         [sketch.chat],
@@ -37,7 +37,7 @@ def write_candidates(recipe: SampleRecipe, run: Run) -> None:
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
-    lengths = [len(sketch.chat.prompt_tokens(prompt)) for prompt in prompts]
+    prompts, (lengths,) = roomy.prompts, roomy.lengths
     recipe = expect(
         run,
         recipe,

@@ -209,9 +209,9 @@ class Expected:
         self.lengths: list[list[int]] = []
         self.data = 0
 
-    def fill_in(self, prompts: Sequence[Prompt], steps: Sequence[Sequence[Prompt]]) -> None:
-        """All prompts, and those of every step."""
-        length = {prompt.id: len(self.policy.chat.prompt_tokens(prompt)) for prompt in prompts}
+    def fill_in(self, prompts: Sequence[Prompt], lengths: Sequence[int], steps: Sequence[Sequence[Prompt]]) -> None:
+        """All prompts, how long each is, and those of every step."""
+        length = {prompt.id: tokens for prompt, tokens in zip(prompts, lengths, strict=True)}
         self.data, self.lengths = sum(length.values()), [[length[prompt.id] for prompt in step] for step in steps]
 
 
@@ -233,11 +233,12 @@ def reinforced(recipe: RolloutRecipe, expected: Expected, minibatches: Any) -> W
         model.freeze_all(layers_of(recipe, model))
         nets.append(adopt(model, nets, device, is_read=model is not reference or not recipe.adapter))
     batches = minibatches(sequences, recipe.minibatches)
-    learners = [learning(policy, batches, recipe, recipe.optimizer)]
+    learners = [learning(policy, batches, recipe, recipe.optimizer, first=first_above_trunk(policy, policy, kept))]
     if expected.value is not None:
         model = network(recipe, expected.value).model
-        nets.append(adopt(model, nets, device))
-        learners.append(learning(nets[-1], batches, recipe, optimizer_of(recipe, "value_optimizer")))
+        net, optimizer = adopt(model, nets, device), optimizer_of(recipe, "value_optimizer")
+        nets.append(net)
+        learners.append(learning(net, batches, recipe, optimizer, first=first_above_trunk(net, policy, kept)))
     scorers = [
         scoring(net, sequences, recipe.microbatch_tokens, first=first_above_trunk(net, policy, kept))
         for net in nets[1:]
@@ -255,6 +256,7 @@ def reinforced(recipe: RolloutRecipe, expected: Expected, minibatches: Any) -> W
         decoding=[decoding(policy, prompts, recipe.sampling, count)],
         scoring=[*computing_trunk(policy, sequences, recipe), *scorers],
         learning=learners,
+        makes_room=not expected.teachers,  # who are asked while the policy learns
         trunk=kept,
         # of a step, and of the one before until this one is scored
         tokens=stored(sequences) + 4 * (5 if expected.value is None else 8) * sequences.tokens.numel(),

@@ -57,8 +57,7 @@ def layers_of(recipe: TrainingRecipe, model: Model) -> int:
 
 def adopt(model: Model, others: Sequence[Network], device: str, *, is_read: bool = True) -> Network:
     """The model beside these, with the weights that stay and are the same in memory once."""
-    for other in others:
-        model.adopt(other.model, equal=stored_alike)
+    model.join([other.model for other in others], equal=stored_alike)
     return Network(model, device, is_read=is_read)
 
 
@@ -128,6 +127,7 @@ def learning(
     *,
     whole_groups: bool = False,
     several: bool = False,
+    first: int = 0,
 ) -> Learning:
     """Of the heaviest batches the microbatch that needs most."""
     parts = [list(batch.microbatches(recipe.microbatch_tokens, whole_groups=whole_groups)) for batch in batches]
@@ -141,6 +141,7 @@ def learning(
         net=net,
         largest=max(passes, key=size),
         several=several or any(len(each) > 1 for each in parts),
+        first=first,
         state_bits=optimizer.state_bits,
     )
 

@@ -69,12 +69,24 @@ class Scoring:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learning:
-    """A model that learns: its largest microbatch, whether a step has more than one, and bits of Adam's moments."""
+    """A model that learns.
+
+    Attributes:
+        largest: of its microbatches.
+        several: a step has more than one.
+        first: the layer that its passes begin at.
+        state_bits: of Adam's moments.
+    """
 
     net: Network
     largest: Pass
     several: bool
+    first: int = 0
     state_bits: int = 32
+
+    def multiplied_with(self) -> set[int]:
+        """The weights of its layers, by identity."""
+        return {id(weight) for layer in self.net.layers[self.first :] for weight in layer.parameters()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +96,7 @@ class Workload:
     Attributes:
         nets: every model that is loaded.
         decoding, scoring, learning: who does what, in this order.
+        makes_room: one model is updated after the other, and keeps no copies of weights then but its own.
         trunk: rows that are kept of the frozen layers at a time.
         tokens: bytes of the data, or of the rollouts with all that is known of each token.
         steps: tokens computed in each step, forward and backward.
@@ -96,6 +109,7 @@ class Workload:
     decoding: Sequence[Decoding] = ()
     scoring: Sequence[Scoring] = ()
     learning: Sequence[Learning] = ()
+    makes_room: bool = False
     trunk: int = 0
     tokens: int = 0
     steps: Sequence[int] = ()
@@ -117,9 +131,10 @@ class Workload:
             yield from self._scored(scoring)
         for number in range(len(self.learning)):
             yield from self._learned(number)
-        if self.learning:
-            grads = sum(footprint.gradients(net.model) for net in self._learners())
-            yield self._moment("update", {"gradients": grads}, learning=True)
+        for learning in self.learning:
+            together = [learning.net] if self.makes_room else self._learners()
+            grads = sum(footprint.gradients(net.model) for net in together)
+            yield self._moment("update", {"gradients": grads}, learning=learning)
 
     def _loading(self) -> Iterator[Moment]:
         """A model is read as a whole before what others have as well is given back; on a GPU only the rest is put."""
@@ -128,12 +143,12 @@ class Workload:
                 before = footprint.weights(each.model for each in self.nets[:number])
                 yield Moment(name="loading", parts={"weights": before + footprint.weights([net.model])})
 
-    def _moment(self, name: str, parts: Parts, *, learning: bool = False, at_first: bool = False) -> Moment:
+    def _moment(self, name: str, parts: Parts, *, learning: Learning | None = None, at_first: bool = False) -> Moment:
         """The given parts, and those that are there all the time."""
         always = {
             "weights": footprint.weights(net.model for net in self.nets),
             "optimizer": 0 if at_first else self._optimizer(),
-            "packed copies": self._packed(learning=learning),
+            "packed copies": self._packed(learning),
             "trunk": footprint.trunk(self.nets[0], self.trunk),
             "tokens": self.tokens,
         }
@@ -147,16 +162,20 @@ class Workload:
         """Each once, whatever it learns from."""
         return list({id(each.net): each.net for each in self.learning}.values())
 
-    def _packed(self, *, learning: bool) -> int:
+    def _packed(self, learning: Learning | None) -> int:
         found: dict[int, int] = {}
         for net in self.nets:
             found |= footprint.packed(
                 net,
                 sampled=any(each.net is net for each in self.decoding),
-                learning=learning and any(each.net is net for each in self.learning),
+                learning=learning is not None and any(each.net is net for each in self.learning),
                 passes=[each.smallest for each in self.scoring if each.net is net],
             )
-        gone = set().union(*map(footprint.given_back, self._learners())) if learning else set()
+        if learning is None:
+            return sum(found.values())
+        if self.makes_room:
+            found = {weight: found[weight] for weight in learning.multiplied_with() & found.keys()}
+        gone = set().union(*map(footprint.given_back, self._learners()))
         return sum(size for weight, size in found.items() if weight not in gone)
 
     def _sampling(self, decoding: Decoding) -> Iterator[Moment]:
@@ -179,12 +198,13 @@ class Workload:
 
     def _learned(self, number: int) -> Iterator[Moment]:
         """From the head, when all activations are there and few gradients, down to the embeddings."""
-        net, part, several = (getattr(self.learning[number], name) for name in ("net", "largest", "several"))
-        before_it = [each.net for each in self.learning[:number]]
+        learning = self.learning[number]
+        net, part, several = learning.net, learning.largest, learning.several
+        before_it = [] if self.makes_room else [each.net for each in self.learning[:number]]
         base = sum(
             footprint.gradients(each.model)
             for each in self._learners()
-            if each is not net and (several or each in before_it)
+            if each is not net and ((several and not self.makes_room) or each in before_it)
         )
         before = footprint.gradients(net.model) if several else 0
         whole = [footprint.kept_by_layer(net, index, part) for index in range(net.first, net.L)]
@@ -198,7 +218,7 @@ class Workload:
                 "activations": below + footprint.kept_by_head(net, part),
                 "logits": footprint.logits(net, part.wanted),
             },
-            learning=True,
+            learning=learning,
         )
         made = head
         for index in range(net.L - 1, net.first - 1, -1):
@@ -206,9 +226,9 @@ class Workload:
             now = base + (before + head if several else made)
             within = footprint.within_backward(net, part, wanted=index == net.L - 1)
             within += whole[index - net.first] if net.recomputes else 0
-            yield self._moment("learning", {"gradients": now, "activations": below + within}, learning=True)
+            yield self._moment("learning", {"gradients": now, "activations": below + within}, learning=learning)
             below -= kept[index - net.first]
             made += layer
         rest = footprint.embedding_gradients(net)
         now = base + (before + head if several else made) + rest
-        yield self._moment("learning", {"gradients": now, "activations": 4 * net.D * part.rows}, learning=True)
+        yield self._moment("learning", {"gradients": now, "activations": 4 * net.D * part.rows}, learning=learning)

@@ -35,7 +35,7 @@ from palate.rewards.mix import Mix
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import finish_run, floats, prepare, write_model
+from palate.stages.common import finish_run, floats, prepare, sharing, write_model
 from palate.stages.reinforcement.actors import foretold
 from palate.stages.reinforcement.step import minibatches, prompts_of_step
 from palate.stages.reinforcement.watching import mean_of_updates, sample_rows
@@ -113,13 +113,13 @@ def load_school(recipe: DistillRecipe, run: Run) -> School:
     """
     loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     prepare(loaded.model, recipe)
-    teachers = [load_language_model(name, precision=recipe.precision) for name in recipe.teachers]
+    share = sharing([loaded.model])
+    teachers = [load_language_model(name, precision=recipe.precision, settle=share) for name in recipe.teachers]
     for teacher in teachers:
         check_teacher(teacher, loaded.chat)
-        teacher.model.freeze_all()
     judge = None
     if len(teachers) > 1:
-        judge = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens)
+        judge = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens, settle=share)
     run.add_inputs(
         {
             "model": loaded.weights,

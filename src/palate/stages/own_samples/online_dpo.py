@@ -28,7 +28,7 @@ from palate.objectives.losses import combine_metrics
 from palate.recipe import OnlineDPORecipe
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import finish_run, floats, write_model
+from palate.stages.common import finish_run, floats, make_room, write_model
 from palate.stages.dpo import loss_of_pairs
 from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.reinforcement.actors import foretold, load_actors
@@ -71,6 +71,7 @@ def train(recipe: OnlineDPORecipe, run: Run) -> None:
 
         chosen, rejected = pairs_by_score(scores.view(-1, recipe.responses_per_prompt), every=recipe.pairs == "all")
         reference = ref_logprobs.sum(1)
+        make_room(policy, trunk, actors.models)
         updates: list[tuple[int, dict[str, float]]] = []
         for epoch in range(recipe.epochs):
             for minibatch in compared(rollout.sequences, chosen, rejected, recipe.minibatches, key=(*key, step, epoch)):

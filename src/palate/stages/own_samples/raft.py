@@ -28,7 +28,7 @@ from palate.recipe import RAFTRecipe
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages.best_of_n import best_rows
-from palate.stages.common import finish_run, floats, write_model
+from palate.stages.common import finish_run, floats, make_room, write_model
 from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.reinforcement.actors import foretold, load_actors
 from palate.stages.reinforcement.step import minibatches, prompts_of_step, score
@@ -68,6 +68,7 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
 
         best = torch.tensor(best_rows(scores.view(-1, recipe.responses_per_prompt).cpu()))
         kept = rollout.sequences.select(best)
+        make_room(policy, trunk, actors.models)
         updates: list[tuple[int, dict[str, float]]] = []
         for epoch in range(recipe.epochs):
             for minibatch in minibatches(kept, recipe.minibatches, key=(*key, "minibatches", step, epoch)):

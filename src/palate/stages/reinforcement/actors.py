@@ -56,6 +56,11 @@ class Actors:
         return self.loaded.model
 
     @property
+    def models(self) -> list[Model]:
+        """All of them."""
+        return [self.policy, self.reference, *(source.model for source in self.rewards.learned)]
+
+    @property
     def prompts(self) -> tuple[Prompt, ...]:
         """What it responds to."""
         return self.asked.prompts
@@ -88,7 +93,7 @@ def foretold(
     expected = Expected(recipe)
     data = read_prompts(recipe.prompts)
     run.add_inputs({"prompts": data.files})
-    prompts = prompts_with_room(
+    roomy = prompts_with_room(
         run,
         data,
         [expected.policy.chat],
@@ -101,8 +106,9 @@ def foretold(
         max_new_tokens=recipe.sampling.max_new_tokens,
         max_left_out=recipe.max_left_out,
     )
+    prompts = roomy.prompts
     of_step = partial(prompts_of_step, prompts, count=recipe.prompts_per_step, key=(recipe.seed, recipe.stage))
-    expected.fill_in(prompts, [of_step(step) for step in range(recipe.steps)])
+    expected.fill_in(prompts, roomy.lengths[0], [of_step(step) for step in range(recipe.steps)])
 
     def split(sequences: Sequences, count: int) -> list[Sequences]:
         return minibatches(sequences, count, key=(recipe.seed, recipe.stage, "minibatches", 0, 0))

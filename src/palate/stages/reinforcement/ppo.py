@@ -91,8 +91,7 @@ def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel
 
     def settle(model: Model) -> None:
         arrange_value_model(model, recipe)
-        for other in (actors.policy, *(source.model for source in actors.rewards.learned)):
-            model.adopt(other)
+        model.join([actors.policy, *(source.model for source in actors.rewards.learned)])
 
     loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed, settle=settle)
     run.add_inputs({"value_model": loaded.weights})

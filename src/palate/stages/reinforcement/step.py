@@ -44,6 +44,7 @@ from palate.rewards.mix import Mix, MixedScores
 from palate.rollout.engine import Rollout, RolloutEngine
 from palate.run.checkpoints import Stateful
 from palate.run.directory import Run
+from palate.stages.common import floats, make_room
 from palate.stages.reinforcement.actors import Actors
 from palate.stages.reinforcement.resampling import resampled
 from palate.stages.reinforcement.watching import (
@@ -174,6 +175,7 @@ def learn(
     policy, max_tokens, key = actors.policy, recipe.microbatch_tokens, (recipe.seed, recipe.stage)
     generate = partial(engine.generate, sampling=recipe.sampling, num_responses=recipe.responses_per_prompt)
     critic = method.baseline if isinstance(method.baseline, Critic) else None
+    models = [*actors.models, *([] if critic is None else [critic.model])]
     num_updates = (recipe.steps - value_warmup) * recipe.epochs * recipe.minibatches
     optimizer = Optimizer(policy, recipe.optimizer, num_updates, name="policy")
     watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
@@ -239,15 +241,19 @@ def learn(
         for epoch in range(recipe.epochs):
             split = minibatches(sequences, recipe.minibatches, key=(*key, "minibatches", step, epoch))
             for number, minibatch in enumerate(split):
-                learner = policy if step >= value_warmup else None
-                numbers, log_ratios = add_gradients(learner, method, experience, minibatch, max_tokens=max_tokens)
-                if learner is not None:
+                numbers: dict[str, float] = {}
+                if step >= value_warmup:
+                    make_room(policy, trunk, models)
+                    numbers, log_ratios = add_gradients(policy, method, experience, minibatch, max_tokens=max_tokens)
                     if epoch == number == 0:
                         clip_range = method.clip_range if math.isfinite(method.clip_range) else USUAL_CLIP_RANGE
                         numbers |= check_on_policy(log_ratios, len(minibatch), clip_range=clip_range, step=step)
                     numbers |= {} if other_gradient is None else other_gradient(step, epoch, number)
                     numbers |= optimizer.step(step)
-                numbers |= {} if critic is None else critic.optimizer.step(step)
+                if critic is not None:  # only now, so that the gradients of one model alone are in memory
+                    make_room(critic.model, trunk, models)
+                    numbers |= add_value_gradients(critic, experience, minibatch, max_tokens=max_tokens)
+                    numbers |= critic.optimizer.step(step)
                 updates.append((int(minibatch.mask.sum()), numbers))
 
         metrics |= mean_of_updates(updates)
@@ -291,12 +297,11 @@ def minibatches(sequences: Sequences, count: int, *, key: tuple[int | str, ...])
 
 
 def add_gradients(
-    policy: LanguageModel | None, method: Method, experience: Experience, minibatch: Sequences, *, max_tokens: int
+    policy: LanguageModel, method: Method, experience: Experience, minibatch: Sequences, *, max_tokens: int
 ) -> tuple[dict[str, float], list[Tensor]]:
-    """The gradients of one optimizer step, microbatch by microbatch; denominators are those of the whole minibatch.
+    """The policy's, of one optimizer step, microbatch by microbatch; denominators are those of the whole minibatch.
 
     Args:
-        policy: None where only the critic learns.
         minibatch: N of the rollout's responses.
 
     Returns:
@@ -307,29 +312,36 @@ def add_gradients(
     num_tokens, computed, log_ratios = int(lengths.sum()), [], []
     weights = torch.ones_like(experience.scores).index_copy(0, minibatch.rows, method.weights(lengths))  # [B]
     for microbatch in minibatch.microbatches(max_tokens):
-        mask, metrics = microbatch.mask, Metrics()
-        if policy is not None:
-            logprobs, ref_logprobs, advantages = microbatch.take(
-                rollout.logprobs, experience.ref_logprobs, experience.advantages
-            )
-            weight = weights[microbatch.rows, None]
-            new_logprobs = policy.logprobs(microbatch, temperature=rollout.temperature, trunk=trunk)
-            log_ratios.append((new_logprobs.detach() - logprobs)[mask])
-            loss, metrics = method.loss(new_logprobs, logprobs, weight * advantages, mask, denominator=num_tokens)
-            if method.kl_loss_coef:
-                divergence, penalty = kl_loss(new_logprobs, ref_logprobs, mask, weights=weight, denominator=num_tokens)
-                loss, metrics = loss + method.kl_loss_coef * divergence, metrics | penalty
-            loss.backward()
-        if isinstance(method.baseline, Critic):
-            assert experience.values is not None
-            assert experience.returns is not None
-            values, returns = microbatch.take(experience.values, experience.returns)
-            new_values = method.baseline.model.values(microbatch, trunk=trunk)
-            loss, value_metrics = method.baseline.loss(new_values, values, returns, mask, denominator=num_tokens)
-            loss.backward()
-            metrics = metrics | value_metrics
+        mask = microbatch.mask
+        logprobs, ref_logprobs, advantages = microbatch.take(
+            rollout.logprobs, experience.ref_logprobs, experience.advantages
+        )
+        weight = weights[microbatch.rows, None]
+        new_logprobs = policy.logprobs(microbatch, temperature=rollout.temperature, trunk=trunk)
+        log_ratios.append((new_logprobs.detach() - logprobs)[mask])
+        loss, metrics = method.loss(new_logprobs, logprobs, weight * advantages, mask, denominator=num_tokens)
+        if method.kl_loss_coef:
+            divergence, penalty = kl_loss(new_logprobs, ref_logprobs, mask, weights=weight, denominator=num_tokens)
+            loss, metrics = loss + method.kl_loss_coef * divergence, metrics | penalty
+        loss.backward()
         computed.append(metrics)
-    return {name: float(value) for name, value in combine_metrics(computed).items()}, log_ratios
+    return floats(combine_metrics(computed)), log_ratios
+
+
+def add_value_gradients(
+    critic: Critic, experience: Experience, minibatch: Sequences, *, max_tokens: int
+) -> dict[str, float]:
+    """The value model's, of the same optimizer step; its metrics."""
+    assert experience.values is not None
+    assert experience.returns is not None
+    num_tokens, computed = int(minibatch.mask.sum()), []
+    for microbatch in minibatch.microbatches(max_tokens):
+        values, returns = microbatch.take(experience.values, experience.returns)
+        new_values = critic.model.values(microbatch, trunk=experience.trunk)
+        loss, metrics = critic.loss(new_values, values, returns, microbatch.mask, denominator=num_tokens)
+        loss.backward()
+        computed.append(metrics)
+    return floats(combine_metrics(computed))
 
 
 def explained(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]:
