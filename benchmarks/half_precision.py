@@ -19,8 +19,8 @@ from torch import Tensor
 
 from palate.demo.prompts import demo_prompts
 from palate.lm.batch import Sequences, per_token
+from palate.lm.kernels.products import multiplies_bf16
 from palate.lm.model import LanguageModel
-from palate.lm.products import multiplies_bf16
 from palate.lm.sources.zoo import load_language_model
 from palate.objectives.losses import policy_loss
 from palate.recipe import Sampling

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from palate.lm import logprobs as lm_logprobs
 from palate.lm.batch import Sequences
-from palate.lm.decoder import Decoder, attention
+from palate.lm.decoder import Decoder
 from palate.lm.families import NotCovered, Rule, fuse, shape_of, split
 from palate.lm.foreign import Foreign
+from palate.lm.kernels.attention import attention
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model, load_scalar_model, save
 from palate.recipe import Sampling
@@ -310,7 +312,7 @@ def test_capped_attention_with_a_high_cap_is_attention(heads: int, masked: bool)
     k, v = (torch.randn(3, 2, 5, 8, generator=numbers) for _ in range(2))
     mask = torch.zeros(3, 1, 5, 5).masked_fill(torch.ones(5, 5).triu(1).bool(), -torch.inf) if masked else None
     for scale in (None, 0.3):
-        plain = attention(q, k, v, mask=mask, rule=Rule(scale=scale))
-        capped = attention(q, k, v, mask=mask, rule=Rule(scale=scale, cap=1e4))
+        meet = partial(attention, q, k, v, mask=mask, scale=scale, dtype=torch.float32)
+        plain, capped = meet(cap=None), meet(cap=1e4)
         torch.testing.assert_close(capped, plain, atol=1e-5, rtol=0)
-        assert not torch.allclose(attention(q, k, v, mask=mask, rule=Rule(scale=scale, cap=0.5)), plain, atol=1e-2)
+        assert not torch.allclose(meet(cap=0.5), plain, atol=1e-2)

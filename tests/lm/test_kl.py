@@ -11,8 +11,8 @@ from torch import Tensor
 
 from palate.lm import logprobs as module
 from palate.lm.batch import Sequences
+from palate.lm.kernels.products import sums
 from palate.lm.model import LanguageModel
-from palate.lm.products import sums
 
 Fresh = Callable[[], LanguageModel]
 TEMPERATURE = 0.7

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from palate.lm import products
 from palate.lm.decoder import TokenHead
+from palate.lm.kernels import products
+from palate.lm.kernels.products import packed, rounded, sums
 from palate.lm.logprobs import chosen_logprobs
-from palate.lm.products import packed, rounded, sums
 from palate.lm.projection import Projection
 
 HALF = torch.bfloat16

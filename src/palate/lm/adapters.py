@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from palate import recipe
 from palate.errors import RecipeError
-from palate.lm.decoder import attention_dtype
+from palate.lm.kernels.attention import attention_dtype
 from palate.lm.model import Model, ModelT, ScalarModel
 from palate.lm.projection import Projection
 from palate.randomness import uniforms
@@ -66,16 +66,41 @@ class LoRA(nn.Module):
         """Rows [..., inputs] and what they give without it [..., outputs] -> what they give with it, never rounded.
 
         On a processor nothing that is going to be rounded may depend on how many rows there are. The base's bf16
-        products see to that by one kernel; here, as in attention, fp64 does.
+        products see to that by one kernel; here, as in attention, fp64 does. Gradients are fp32, as there.
         """
         dtype = attention_dtype(self.dtype, x.device)
+        if dtype == torch.float64:
+            changed: Tensor = _Wide.apply(x.float(), product, self.lora_A, self.lora_B, self.scale)  # type: ignore[no-untyped-call]
+            return changed
         change = F.linear(F.linear(x.to(dtype), self.lora_A.to(dtype)), self.lora_B.to(dtype))
-        wide = torch.promote_types(dtype, torch.float32)
-        return torch.add(product.to(wide), change.to(wide), alpha=self.scale).float()
+        return torch.add(product.float(), change.float(), alpha=self.scale)
 
     def weight(self) -> Tensor:
         """[outputs, inputs] fp64, the change of the weight."""
         return self.scale * (self.lora_B.double() @ self.lora_A.double())
+
+
+class _Wide(torch.autograd.Function):
+    """product + scale x A^T B^T in fp64, given in fp32; its gradients in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, product: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        inner = F.linear(x.double(), a.double())
+        ctx.save_for_backward(x, a, b, inner.float())
+        ctx.scale, ctx.dtype = scale, product.dtype
+        return torch.add(product.double(), F.linear(inner, b.double()), alpha=scale).float()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, a, b, inner = ctx.saved_tensors
+        of_inner = (grad @ b.float()) * ctx.scale
+        return (
+            of_inner @ a.float() if ctx.needs_input_grad[0] else None,
+            grad.to(ctx.dtype),
+            of_inner.T @ x,
+            (grad.T @ inner) * ctx.scale,
+            None,
+        )
 
 
 def adapt(model: Model, settings: recipe.Adapter, *, seed: int) -> None:

@@ -6,7 +6,7 @@ sequence is. What differs from family to family is in the `Shape`. Parameter nam
 dict moves between the two unchanged, but for projections that a family fuses.
 
 Weights that learn are fp32; the layers' matrix products run in `dtype`. Everything else is fp32: norms, rotations,
-activations, residuals and logits. Attention has a precision of its own, see `attention_dtype`.
+activations, residuals and logits. Attention has a precision of its own, see `kernels/attention.py`.
 
 Left out: dropout (off in every model of RLHF).
 
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
+from palate.lm.kernels.attention import attention, attention_dtype, band, carried_dtype, soft_cap
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
 from palate.lm.projection import Projecting, Projection, asks_gradient
 
@@ -87,7 +88,7 @@ class Attention(Projecting):
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         if rope is not None:
             q, k = rotate(torch.cat([q, k], dim=1).float(), rope).split(self.heads, dim=1)
-        q, k, v = (x.to(attention_dtype(self.dtype, x.device)) for x in (q, k, v))
+        q, k, v = (x.to(carried_dtype(self.dtype, x.device)) for x in (q, k, v))
         attended = _pick(attend(self.index, self.rule, q, k, v).flatten(1), wanted)
         out: Tensor = self.o_proj(attended)
         return out
@@ -231,17 +232,17 @@ class Decoder(Backbone):
 
     def rows(self, sequences: Sequences, layout: Layout, wanted: Tensor) -> Tensor:
         """As in `Backbone`."""
-        rows: Tensor = self(layout.tokens, layout.positions, packed_attention(layout), wanted=wanted)
+        rows: Tensor = self(layout.tokens, layout.positions, packed_attention(layout, self.dtype), wanted=wanted)
         return rows
 
     def trunk(self, layout: Layout, layers: int) -> Tensor:
         """As in `Backbone`."""
-        rows: Tensor = self(layout.tokens, layout.positions, packed_attention(layout), last=layers)
+        rows: Tensor = self(layout.tokens, layout.positions, packed_attention(layout, self.dtype), last=layers)
         return rows
 
     def rows_above(self, layout: Layout, layers: int, below: Tensor, wanted: Tensor) -> Tensor:
         """As in `Backbone`."""
-        rows: Tensor = self(below, layout.positions, packed_attention(layout), first=layers, wanted=wanted)
+        rows: Tensor = self(below, layout.positions, packed_attention(layout, self.dtype), first=layers, wanted=wanted)
         return rows
 
     def unembedding(self, *, tied: bool) -> TokenHead:
@@ -267,18 +268,6 @@ def _pick(x: Tensor, wanted: Tensor | None) -> Tensor:
     return x if wanted is None else x.index_select(0, wanted)
 
 
-def attention_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What attention runs in where products are in ``dtype``.
-
-    A GPU's quick kernels are bf16's. On a processor those are slower than fp32's; and as the order in which attention
-    adds up depends on what else is in the pass, the last bit of its result must not decide how it is rounded to bf16.
-    In fp64 it practically never does.
-    """
-    if dtype == torch.float32 or device.type != "cpu":
-        return dtype
-    return torch.float64
-
-
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary position embedding in fp32 of the front of each head, its first half against its second."""
     cos, sin = rope
@@ -287,19 +276,29 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([*turned, rest] if rest.shape[-1] else turned, dim=-1)
 
 
-def packed_attention(layout: Layout) -> Attend:
-    """Causal attention over a layout: prompts among themselves, responses to their prompt and themselves."""
-    sizes, num_prompts = layout.sizes, len(layout.prompts)
+def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
+    """Causal attention over a layout: prompts among themselves, responses to their prompt and themselves.
+
+    Args:
+        dtype: of the layers' matrix products.
+    """
+    sizes, num_prompts, device = layout.sizes, len(layout.prompts), layout.tokens.device
+    computed = attention_dtype(dtype, device)
+    masks = carried_dtype(dtype, device)  # or every layer would cast them anew
 
     @cache
-    def mask_of_prompts(run: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    def mask_of_prompts(run: int, window: int | None) -> Tensor | None:
         width = layout.prompts[run].width
-        return None if window is None or width <= window else _band(width, window, layout.tokens.device).to(dtype)
+        return None if window is None or width <= window else band(width, window, device).to(masks)
 
     @cache
-    def mask_of_responses(run: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    def mask_of_responses(run: int, window: int | None) -> Tensor:
         each = layout.responses[run]
-        return (each.mask if window is None else each.windowed(window)).to(dtype)
+        return (each.mask if window is None else each.windowed(window)).to(masks)
+
+    def meet(rule: Rule, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return attention(q, k, v, mask=mask, scale=rule.scale, cap=rule.cap, dtype=computed).transpose(1, 2)
 
     def attend(_: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         queries, keys, values = q.split(sizes), k.split(sizes), v.split(sizes)
@@ -308,55 +307,18 @@ def packed_attention(layout: Layout) -> Attend:
             mine, *known = (segments.pad(x[run]) for x in (queries, keys, values))
             read.append(known)
             if segments.width:
-                out = _attention(mine, *known, mask=mask_of_prompts(run, rule.window, q.dtype), rule=rule)
-                parts.append(segments.unpad(out))
+                parts.append(segments.unpad(meet(rule, mine, *known, mask_of_prompts(run, rule.window))))
         for run, each in enumerate(layout.responses):
             if each.segments.width:
                 mine, *own = (each.segments.pad(x[num_prompts + run]) for x in (queries, keys, values))
                 known = [x.index_select(0, each.prompt_of) for x in read[each.prompts]]
                 after = [torch.cat(pair, dim=1) for pair in zip(known, own, strict=True)] if known[0].shape[1] else own
                 plain = not known[0].shape[1] and rule.window is None
-                mask = None if plain else mask_of_responses(run, rule.window, q.dtype)
-                parts.append(each.segments.unpad(_attention(mine, *after, mask=mask, rule=rule)))
+                mask = None if plain else mask_of_responses(run, rule.window)
+                parts.append(each.segments.unpad(meet(rule, mine, *after, mask)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     return attend
-
-
-def _band(width: int, window: int, device: torch.device) -> Tensor:
-    """[1, 1, width, width] zero at the last ``window`` tokens up to oneself, minus infinity elsewhere."""
-    back = torch.arange(width, device=device)[:, None] - torch.arange(width, device=device)
-    return torch.zeros(back.shape, device=device).masked_fill((back < 0) | (back >= window), -torch.inf)[None, None]
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, rule: Rule) -> Tensor:
-    """[S, T, H, D] queries, [S, T', G, D] keys and values -> [S, T, H, D]; causal without a mask."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return attention(q, k, v, mask=mask, rule=rule).transpose(1, 2)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, rule: Rule) -> Tensor:
-    """[S, H, T, D] queries, [S, G, T', D] keys and values -> [S, H, T, D]; causal without a mask.
-
-    Args:
-        mask: zero where a query may see a key, minus infinity elsewhere; [S or 1, 1, T, T'].
-    """
-    if rule.cap is None:
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=rule.scale, enable_gqa=q.shape[1] != k.shape[1]
-        )
-    if mask is None:
-        mask = _band(q.shape[2], q.shape[2], q.device)
-    precision = torch.promote_types(q.dtype, torch.float32)
-    grouped = q.unflatten(1, (k.shape[1], -1)).to(precision)
-    scores = torch.einsum("sghtd,sgud->sghtu", grouped, k.to(precision)) * (rule.scale or q.shape[-1] ** -0.5)
-    weights = (soft_cap(scores, rule.cap) + mask[:, :, None]).softmax(-1)
-    return torch.einsum("sghtu,sgud->sghtd", weights, v.to(precision)).flatten(1, 2).to(q.dtype)
-
-
-def soft_cap(x: Tensor, cap: float) -> Tensor:
-    """Bent to stay between minus and plus ``cap``: Gemma 2 (arXiv 2408.00118)."""
-    return (x / cap).tanh() * cap
 
 
 def write(directory: Path, config: Any, state: Mapping[str, Tensor], head: str) -> None:

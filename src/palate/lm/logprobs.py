@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from palate.lm.products import sums
+from palate.lm.kernels.products import sums
 
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from palate.lm.products import PACKED_ROWS, Product, packed, rounded, sums
+from palate.lm.kernels.products import PACKED_ROWS, Product, packed, rounded, sums
 
 
 class Projection(nn.Linear):

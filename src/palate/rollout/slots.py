@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from palate.lm.batch import Layout, Sequences
-from palate.lm.decoder import Attend, Decoder, attention, attention_dtype, packed_attention
+from palate.lm.decoder import Attend, Decoder, packed_attention
 from palate.lm.families import Rule
+from palate.lm.kernels.attention import attention, attention_dtype, carried_dtype
 from palate.lm.model import LanguageModel
 from palate.recipe import Sampling
 from palate.rollout.drawing import Drawn, Pick
@@ -52,8 +53,7 @@ class _Cache:
         shape = decoder.shape
         size = (shape.num_layers, slots, shape.num_kv_heads, width, shape.head_dim)
         self.computed = attention_dtype(decoder.dtype, device)
-        # what comes in was fp32 or narrower, so fp32 keeps all of what attention in fp64 reads
-        self.keys = torch.zeros(size, dtype=min(self.computed, torch.float32, key=lambda x: x.itemsize), device=device)
+        self.keys = torch.zeros(size, dtype=carried_dtype(decoder.dtype, device), device=device)
         self.values = torch.zeros_like(self.keys)
         self.positions = torch.zeros(slots, dtype=torch.long, device=device)
 
@@ -89,19 +89,15 @@ class _Cache:
 
         def attend(layer: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.keys[layer], self.values[layer]
-            keys[slots, :, self.positions] = k.to(keys.dtype)
-            values[slots, :, self.positions] = v.to(values.dtype)
+            keys[slots, :, self.positions] = k
+            values[slots, :, self.positions] = v
             # the heads that share a key are queries of one row: no key is ever repeated
             queries = q.view(len(q), k.shape[1], -1, q.shape[2])
             seen = (keys[:, :, :width], values[:, :, :width])
-            if keys.dtype == q.dtype:
-                return attention(queries, *seen, mask=mask(rule.window), rule=rule).flatten(1, 2)
-            several = max(1, WIDENED // (k[0].numel() * width))
+            several = len(q) if self.computed == q.dtype else max(1, WIDENED // (k[0].numel() * width))
             parts = [
-                attention(some, *(x.to(q.dtype) for x in known), mask=unseen, rule=rule)
-                for some, *known, unseen in zip(
-                    *(x.split(several) for x in (queries, *seen, mask(rule.window))), strict=True
-                )
+                attention(*some, mask=unseen, scale=rule.scale, cap=rule.cap, dtype=self.computed)
+                for *some, unseen in zip(*(x.split(several) for x in (queries, *seen, mask(rule.window))), strict=True)
             ]
             return torch.cat(parts).flatten(1, 2)
 
@@ -246,10 +242,10 @@ class Decoding:
         """Compute prompts once, in one pass, and keep what their responses will start from."""
         tokens = [self.prompt_tokens[prompt] for prompt in prompts]
         layout = Layout.of(Sequences.pack(tokens, [[] for _ in tokens]).to(self.model.device))
-        seen, packed = [], packed_attention(layout)
+        seen, packed = [], packed_attention(layout, self.decoder.dtype)
 
         def attend(layer: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            seen.append((k.to(self.cache.keys.dtype), v.to(self.cache.keys.dtype)))
+            seen.append((k.contiguous(), v.contiguous()))  # or queries would be kept with them
             return packed(layer, rule, q, k, v)
 
         starts = layout.prompt_starts.tolist()

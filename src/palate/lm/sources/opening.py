@@ -9,8 +9,8 @@ import torch
 
 from palate.errors import ModelError
 from palate.lm.chat import Chat
+from palate.lm.kernels.products import is_row_invariant, multiplies_bf16
 from palate.lm.model import ScalarModel
-from palate.lm.products import is_row_invariant, multiplies_bf16
 from palate.lm.sources import peft_format
 from palate.lm.sources.whereabouts import in_one_line, lowest_first
 from palate.lm.templates import find_template

@@ -1,10 +1,11 @@
 """What each part of a run holds in memory, in bytes: one rule a part, its formula beside it.
 
     N rows of a pass, M of them wanted; D hidden size, F inner size, V vocabulary; H heads and G key heads of size d
-    p bytes of a matrix product's operand, a of a number in attention, c of one in the cache; 4 is fp32
+    p bytes of a matrix product's operand, a of a number in attention, c of one that waits for it; 4 is fp32
 
 Nothing is allocated: models lie on the meta device, where weights have shapes and no memory. What autograd keeps is
-counted by reading `lm/decoder.py`, tensor by tensor; a test holds every rule against what a run allocates.
+counted by reading `lm/decoder.py` and `lm/kernels`, tensor by tensor; a test holds every rule against what a run
+allocates.
 
 Left out: what transformers' own networks keep beyond this (they are counted as if they were ours, with padding), what
 libraries allocate inside one operation, and fragmentation.
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from palate.lm.batch import Layout, Sequences
-from palate.lm.decoder import Decoder, TokenHead, attention_dtype
+from palate.lm.decoder import Decoder, TokenHead
 from palate.lm.families import BEFORE
+from palate.lm.kernels.attention import attention_dtype, carried_dtype
+from palate.lm.kernels.products import PACKED_ROWS, multiplies_bf16
 from palate.lm.logprobs import LOGITS, LOGITS_ON_GPU, WIDTH
 from palate.lm.model import LanguageModel, Model
-from palate.lm.products import PACKED_ROWS, multiplies_bf16
 from palate.lm.projection import Projection
 
 BLOCK, LEAST_IN_8_BITS = 256, 4096
@@ -93,7 +95,7 @@ class Network:
         self.model, self.device, self.is_read = model, torch.device(device), is_read
         dtype = model.model.dtype
         self.p, self.a = dtype.itemsize, attention_dtype(dtype, self.device).itemsize
-        self.c = min(self.a, 4)
+        self.c = carried_dtype(dtype, self.device).itemsize
         text, shape = model.config.get_text_config(), model.model.shape
         self.D, self.V, self.L = shape.hidden_size, shape.vocab_size, shape.num_layers
         self.H = int(getattr(text, "num_attention_heads", 1))
@@ -232,9 +234,8 @@ def prefilled(net: Network, rows: int) -> int:
 
 
 def prefilling(net: Network, rows: int) -> int:
-    """The same as the layers give them, 4 d (H + 2 G) a row or 2 d c G, and then a layer's work or all side by side."""
-    each = (net.H + 2 * net.G) * 4 if net.a == 4 else 2 * net.G * net.c
-    return net.L * rows * net.d * each + max(prefilled(net, rows), within_layer(net, rows))
+    """The same as the layers give them, and then a layer's work or all side by side."""
+    return prefilled(net, rows) + max(prefilled(net, rows), within_layer(net, rows))
 
 
 def logits(net: Network, wanted: int) -> int:
@@ -267,22 +268,21 @@ def drawing(net: Network, slots: int) -> int:
 def kept_by_attention(net: Network, part: Pass) -> int:
     """Queries, keys and values as they meet, what comes of them, and the mask where it has to be cast.
 
-    d a (H + 2 G) a row; where lengths differ, a padded copy as well. A response reads its prompt's keys and values
-    beside its own: 2 G d a for each place of the longest prompt and response. d a H comes out, and a sum for each head.
+    d c (H + 2 G) a row; where lengths differ, a padded copy as well. A response reads its prompt's keys and values
+    beside its own: 2 G d c for each place of the longest prompt and response. d c H comes out, and a sum for each head.
     """
     if scores(net, part):
         return kept_by_capped_attention(net, part)
-    per_row, found = net.d * net.a * (net.H + 2 * net.G), 0
-    whole = net.a > 4 or any(even for _, _, even in part.prompts) or any(even for _, _, even, _ in part.responses)
-    found += part.rows * per_row if whole and any(even for *_, even in part.prompts) else 0
+    per_row, found = net.d * net.c * (net.H + 2 * net.G), 0
+    found += part.rows * per_row if any(even for *_, even in part.prompts) else 0
     for count, width, even in part.prompts:
         found += 0 if even else count * width * per_row
-        found += count * width * net.H * (net.d + 1) * net.a
+        found += count * width * net.H * (net.d + 1) * net.c
     for count, width, even, before in part.responses:
-        found += 0 if even else count * width * net.d * net.H * net.a
-        found += count * width * net.H * (net.d + 1) * net.a
-        found += 2 * count * (before + width) * net.G * net.d * net.a
-        found += count * width * (before + width) * net.a if net.a != 4 else 0
+        found += 0 if even else count * width * net.d * net.H * net.c
+        found += count * width * net.H * (net.d + 1) * net.c
+        found += 2 * count * (before + width) * net.G * net.d * net.c
+        found += count * width * (before + width) * net.c if net.c != 4 else 0
     return found
 
 
@@ -290,13 +290,15 @@ def kept_by_capped_attention(net: Network, part: Pass) -> int:
     """Where scores are capped they are all there, each kept twice: bent, and as a weight.
 
     Queries, keys and values as they are multiplied, d a (H + 2 G) a row of a prompt; d a H of a response, and 2 G d a
-    for each place of prompt and response. Where lengths differ, d a H comes out once more.
+    for each place of prompt and response. Where lengths differ, the queries once more as they were padded, unless they
+    are cast.
     """
     heads, keys, found = net.d * net.a * net.H, 2 * net.d * net.a * net.G, 2 * scores(net, part)
+    padded = heads if net.a == net.c else 0
     for count, width, even in part.prompts:
-        found += count * width * (heads + keys + (0 if even else heads))
+        found += count * width * (heads + keys + (0 if even else padded))
     for count, width, even, before in part.responses:
-        found += count * width * (heads + (0 if even else heads)) + count * (before + width) * keys
+        found += count * width * (heads + (0 if even else padded)) + count * (before + width) * keys
     return found
 
 
@@ -313,9 +315,9 @@ def kept_by_layer(net: Network, index: int, part: Pass) -> int:
     """What the backward pass of one layer needs.
 
     A norm keeps its rows, if gradients go on below, and, where it learns, the normalised ones: 4 D each; one of queries
-    and keys 4 d (H + G) each. The products
-    that learn keep what they multiply with: p D for queries, keys and values, p H d for the output, p D and p F inside;
-    and in bf16 the cast weights. Between the inner ones: 12 F. Adapters: see `kept_by_adapter`.
+    and keys 4 d (H + G) each. The products that learn keep what they multiply with: p D for queries, keys and values,
+    p H d for the output, p D and p F inside; and in bf16 the cast weights. Where adapters compute in fp64 the same is
+    kept in fp32 for them; what else they keep says `kept_by_adapter`. Between the inner ones: 12 F.
     """
     layer: Any = net.layers[index]
     (first, after), (second, last) = getattr(net.model.model.shape, "norms", BEFORE)
@@ -336,6 +338,7 @@ def kept_by_layer(net: Network, index: int, part: Pass) -> int:
         adapters = [module.adapter for module in products if getattr(module, "adapter", None) is not None]
         learns = not products or any(module.weight.requires_grad for module in products)
         found += rows * size * net.p if learns or (adapters and net.p == 4) else 0
+        found += rows * size * net.c if adapters and net.a > 4 else 0
         found += sum(net.p * module.weight.numel() for module in products) if learns and net.p < 4 else 0
         found += sum(kept_by_adapter(net, adapter, size, rows) for adapter in adapters)
     return found + kept_by_attention(net, part)
@@ -347,9 +350,9 @@ def between_layers(net: Network, part: Pass) -> int:
 
 
 def kept_by_adapter(net: Network, adapter: Any, size: int, rows: int) -> int:
-    """a r a row, and where attention is more precise than products the operand once more, and A and B."""
+    """c r a row, and where that is less than fp32 the operand once more, and A and B."""
     matrices = adapter.lora_A.numel() + adapter.lora_B.numel()
-    return int(rows * net.a * adapter.rank + ((rows * size + matrices) * net.a if net.a != 4 else 0))
+    return int(rows * net.c * adapter.rank + ((rows * size + matrices) * net.c if net.c < 4 else 0))
 
 
 def _learns(*modules: nn.Module) -> bool:
@@ -378,12 +381,12 @@ def within_attention(net: Network, part: Pass) -> int:
 
 
 def within_backward(net: Network, part: Pass, *, wanted: bool) -> int:
-    """Gradients inside one layer: 4 (2 D + 3 F) a row that leaves it, or d (a + 4) (H + 2 G) a row in attention.
+    """Gradients inside one layer: 4 (2 D + 3 F) a row that leaves it, or d (c + 4) (H + 2 G) a row in attention.
 
     There those of capped scores as well, twice.
     """
     out = part.wanted if wanted and net.own else part.rows
-    inner, attention = 4 * (2 * net.D + 3 * net.F), net.d * (net.a + 4) * (net.H + 2 * net.G)
+    inner, attention = 4 * (2 * net.D + 3 * net.F), net.d * (net.c + 4) * (net.H + 2 * net.G)
     return max(out * inner, part.rows * attention + 2 * scores(net, part))
 
 
