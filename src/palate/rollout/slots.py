@@ -1,9 +1,9 @@
 """Decoding with our own `Decoder`: a fixed number of slots side by side.
 
-Each prompt is computed once and its keys and values are copied to the slots of its K responses. A slot whose response
-has ended takes the next one waiting, and when none waits the remaining slots close up. On a GPU nothing closes up:
-there a step is captured once as a graph, because launching its hundreds of kernels from Python takes longer than they
-run, and a graph's tensors have to stay where they are.
+Each prompt is computed once and its keys and values are copied to the slots of its K responses (`cache.py`). A slot
+whose response has ended takes the next one waiting, and when none waits the remaining slots close up. On a GPU nothing
+closes up: there a step is captured once as a graph, because launching its hundreds of kernels from Python takes longer
+than they run, and a graph's tensors have to stay where they are.
 
 Left out: paged caches (responses are short, and a slot's place is reused as it is).
 """
@@ -12,96 +12,23 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from palate.lm.batch import Layout, Sequences
-from palate.lm.decoder import Attend, Decoder, packed_attention
+from palate.lm.decoder import Decoder, packed_attention
 from palate.lm.families import Rule
-from palate.lm.kernels.attention import attention, attention_dtype, carried_dtype
 from palate.lm.model import LanguageModel
 from palate.recipe import Sampling
+from palate.rollout.cache import Cache, Prefilled
 from palate.rollout.drawing import Drawn, Pick
 
 REFILL_SHARE = 0.25
 """Slots are refilled or closed up once this share of them is idle: prompts are best computed several at once."""
 
-WIDENED = 2**18
-"""So many cached numbers are made wider at a time: the copies then stay in a processor's own cache (2 MiB in fp64)."""
-
-
 PREFILL_TOKENS = 4096
 """Prompts are computed in passes of so many tokens, or one prompt, at most."""
-
-
-@dataclass(slots=True)
-class _Prefilled:
-    """A computed prompt: keys and values [L, G, Tp, D] and the last row [D]."""
-
-    keys: Tensor
-    values: Tensor
-    last: Tensor
-
-
-class _Cache:
-    """Keys and values [L, S, G, T, D] of S slots, and where each slot stands."""
-
-    def __init__(self, decoder: Decoder, slots: int, width: int, device: torch.device) -> None:
-        shape = decoder.shape
-        size = (shape.num_layers, slots, shape.num_kv_heads, width, shape.head_dim)
-        self.computed = attention_dtype(decoder.dtype, device)
-        self.keys = torch.zeros(size, dtype=carried_dtype(decoder.dtype, device), device=device)
-        self.values = torch.zeros_like(self.keys)
-        self.positions = torch.zeros(slots, dtype=torch.long, device=device)
-
-    def admit(self, slot: int, prompt: _Prefilled) -> None:
-        length = prompt.keys.shape[2]
-        self.keys[:, slot, :, :length] = prompt.keys
-        self.values[:, slot, :, :length] = prompt.values
-        self.positions[slot] = length
-
-    def keep(self, slots: list[int]) -> None:
-        """These alone, moved up in place, ascending: a copy would need almost the whole cache once more."""
-        for place, slot in enumerate(slots):
-            if place != slot:
-                self.keys[:, place], self.values[:, place] = self.keys[:, slot], self.values[:, slot]
-        self.keys, self.values = self.keys[:, : len(slots)], self.values[:, : len(slots)]
-        self.positions = self.positions[torch.tensor(slots, device=self.positions.device)]
-
-    def attend(self, *, whole: bool) -> Attend:
-        """Each slot's query against its own past, after adding its key and value.
-
-        ``whole`` looks at every place there is, the used ones by mask alone: shapes are then always the same.
-        """
-        width = self.keys.shape[3] if whole else int(self.positions.max()) + 1
-        slots = torch.arange(len(self.positions), device=self.positions.device)
-        back = self.positions[:, None] - torch.arange(width, device=slots.device)
-
-        @cache
-        def mask(window: int | None) -> Tensor:
-            """As numbers, and kept, or every layer would make them anew."""
-            unseen = back < 0 if window is None else (back < 0) | (back >= window)
-            zeros = torch.zeros(unseen.shape, dtype=self.computed, device=slots.device)
-            return zeros.masked_fill_(unseen, -torch.inf)[:, None, None]
-
-        def attend(layer: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.keys[layer], self.values[layer]
-            keys[slots, :, self.positions] = k
-            values[slots, :, self.positions] = v
-            # the heads that share a key are queries of one row: no key is ever repeated
-            queries = q.view(len(q), k.shape[1], -1, q.shape[2])
-            seen = (keys[:, :, :width], values[:, :, :width])
-            several = len(q) if self.computed == q.dtype else max(1, WIDENED // (k[0].numel() * width))
-            parts = [
-                attention(*some, mask=unseen, scale=rule.scale, cap=rule.cap, dtype=self.computed)
-                for *some, unseen in zip(*(x.split(several) for x in (queries, *seen, mask(rule.window))), strict=True)
-            ]
-            return torch.cat(parts).flatten(1, 2)
-
-        return attend
 
 
 def stays_in_place(device: torch.device) -> bool:
@@ -141,11 +68,11 @@ class Decoding:
         self.sampling, self.stop_id, self.pick = sampling, stop_id, pick
         self.waiting = deque(responses)
         self.followers = Counter(response.prompt for response in responses)
-        self.prefilled: dict[int, _Prefilled] = {}
+        self.prefilled: dict[int, Prefilled] = {}
         slots = min(sampling.num_slots, len(responses))
         self.slots: list[Drawn | None] = [None] * slots
         longest = max(len(tokens) for tokens in prompt_tokens)
-        self.cache = _Cache(decoder, slots, longest + sampling.max_new_tokens, model.device)
+        self.cache = Cache(decoder, slots, longest=longest, new=sampling.max_new_tokens, device=model.device)
         self.last = torch.zeros(slots, decoder.shape.hidden_size, device=model.device)
         self.uniform = torch.zeros(slots, dtype=torch.float64, device=model.device)
         self.tokens, self.logprobs = torch.zeros_like(self.cache.positions), torch.zeros_like(self.uniform)
@@ -213,7 +140,7 @@ class Decoding:
             self._prefill(part)
         for slot, response in zip(idle, entering, strict=False):
             prompt = self.prefilled[response.prompt]
-            self.cache.admit(slot, prompt)
+            self.cache.admit(slot, response.prompt, prompt)
             self.last[slot] = prompt.last
             self.slots[slot] = response
             self.followers[response.prompt] -= 1
@@ -255,4 +182,4 @@ class Decoding:
         keys, values = (torch.stack(parts).transpose(1, 2) for parts in zip(*seen, strict=True))
         for prompt, ids, start, last in zip(prompts, tokens, starts, lasts, strict=True):
             span = slice(start, start + len(ids))
-            self.prefilled[prompt] = _Prefilled(keys[:, :, span], values[:, :, span], last)
+            self.prefilled[prompt] = Prefilled(keys[:, :, span], values[:, :, span], last)

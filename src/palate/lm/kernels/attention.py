@@ -67,6 +67,29 @@ def attention(
     return out.to(q.dtype)
 
 
+def attention_and_sums(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, scale: float | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """On a processor, without gradients: as `attention`, but in ``dtype``, and [S, H, T] the sums.
+
+    Of the exponentials of each query's scores, their logarithm.
+    """
+    out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        *(x.to(dtype) for x in (q, k, v)),
+        0.0,
+        mask is None,
+        attn_mask=None if mask is None else mask.to(dtype),
+        scale=scale,
+    )
+    return out, sums
+
+
+def joined(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:
+    """The same queries over some keys and over others, as `attention_and_sums` gives it -> over all of them."""
+    (one, sums), (other, other_sums) = first, second
+    return torch.lerp(other, one, (sums - other_sums).sigmoid()[..., None])
+
+
 class _Wide(torch.autograd.Function):
     """A processor's attention computed in a wider dtype; the gradient in the operands' own."""
 
@@ -74,10 +97,7 @@ class _Wide(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, dtype: torch.dtype
     ) -> Tensor:
-        wide_mask = None if mask is None else mask.to(dtype)
-        wide, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *(x.to(dtype) for x in (q, k, v)), 0.0, mask is None, attn_mask=wide_mask, scale=scale
-        )
+        wide, sums = attention_and_sums(q, k, v, mask=mask, scale=scale, dtype=dtype)
         out: Tensor = wide.to(q.dtype)
         ctx.save_for_backward(q, k, v, out, sums.to(q.dtype), mask)
         ctx.scale = scale
