@@ -132,7 +132,10 @@ def main() -> None:
     arguments.rows = "long" if arguments.long else "tiny" if arguments.tiny else "short"
     arguments.model = shapes.SMALLEST if arguments.tiny else arguments.model
     precision = "bf16" if product_dtype("auto", device) == torch.bfloat16 else "fp32"
-    chosen = choose(arguments.only, beside, adapter=arguments.adapter, rows=arguments.rows)
+    chosen = [
+        replace(line, target=line.aim(precision, adapters=arguments.adapter > 0))
+        for line in choose(arguments.only, beside, adapter=arguments.adapter, rows=arguments.rows)
+    ]
     shape = prepare(arguments.out / "work", arguments.model, width=2 if precision == "bf16" else 4, rows=arguments.rows)
     shape = replace(shape, backward=1 if arguments.adapter else 2)
     about = {

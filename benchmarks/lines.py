@@ -48,7 +48,7 @@ class Line:
     """One line of the table: a task of ours, a peer's task that does the same work, and what is aimed at.
 
     Lines of one ``group`` take turns with each other, so their models have to fit into memory together. Without a peer
-    a line has our side alone.
+    a line has our side alone. Where adapters learn, or products are fp32, something else may be aimed at.
     """
 
     name: str
@@ -57,8 +57,15 @@ class Line:
     peer: str
     peer_task: str
     target: float
+    target_fp32: float | None = None
+    target_adapters: float | None = None
     flops: Callable[[Shape], float]
     reads: Callable[[Shape], float] = lambda _: 0.0
+
+    def aim(self, precision: str, *, adapters: bool) -> float:
+        """Of adapters, of fp32 products, or of the line."""
+        special = self.target_adapters if adapters else self.target_fp32 if precision == "fp32" else None
+        return self.target if special is None else special
 
     def floor(self, shape: Shape, gflops: float, gb_s: float) -> float:
         """Seconds that the arithmetic takes at a machine's rate, or the reading where that takes longer.
@@ -148,7 +155,7 @@ LINES = (
         task="ppo",
         peer="trl",
         peer_task="rloo",
-        target=1,
+        target=2,
         flops=lambda shape: rl_flops(shape, values=True),
         reads=rl_bytes,
     ),
@@ -158,7 +165,8 @@ LINES = (
         task="rloo-frozen",
         peer="trl",
         peer_task="rloo",
-        target=8,
+        target=6,
+        target_fp32=4,
         flops=lambda shape: rl_flops(shape, top=shape.top),
         reads=rl_bytes,
     ),
@@ -168,7 +176,8 @@ LINES = (
         task="ppo-frozen",
         peer="trl",
         peer_task="rloo",
-        target=1,
+        target=6,
+        target_fp32=4,
         flops=lambda shape: rl_flops(shape, values=True, top=shape.top),
         reads=rl_bytes,
     ),
@@ -187,7 +196,8 @@ LINES = (
         task="reward-4",
         peer="trl",
         peer_task="reward-4",
-        target=5,
+        target=12,
+        target_adapters=5,
         flops=lambda shape: training_flops(shape.quads, shape, forward=1, head=False),
     ),
     Line(
@@ -196,7 +206,8 @@ LINES = (
         task="dpo",
         peer="trl",
         peer_task="dpo",
-        target=5,
+        target=6,
+        target_adapters=4,
         flops=lambda shape: training_flops(shape.pairs, shape, forward=2, head=True),
     ),
     Line(
@@ -205,7 +216,7 @@ LINES = (
         task="sft",
         peer="trl",
         peer_task="sft",
-        target=2,
+        target=5,
         flops=lambda shape: training_flops(shape.demonstrations, shape, forward=1, head=True),
     ),
 )

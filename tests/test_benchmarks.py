@@ -107,6 +107,18 @@ def test_the_floor_is_whatever_takes_longer(bench: ModuleType) -> None:
     assert line.floor(shape, 1e9, 1.0) == line.reads(shape) / 1e9
 
 
+def test_what_is_aimed_at_depends_on_precision_and_adapters(bench: ModuleType) -> None:
+    lines = {line.task: line for line in bench.LINES if line.peer == "trl"}
+    aims = {
+        task: (line.aim("bf16", adapters=False), line.aim("fp32", adapters=False), line.aim("bf16", adapters=True))
+        for task, line in lines.items()
+    }
+    assert aims["rloo"] == (3, 3, 3)
+    assert aims["rloo-frozen"] == (6, 4, 6)
+    assert aims["reward-4"] == (12, 12, 5)
+    assert aims["dpo"] == (6, 6, 4)
+
+
 def test_every_device_has_its_peers(bench: ModuleType) -> None:
     names = {(peer, device): bench.requirements(peer, device).name for peer in ("trl", "vllm") for device in DEVICES}
     assert names == {

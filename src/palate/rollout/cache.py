@@ -1,9 +1,9 @@
 """What decoding remembers: keys and values of S slots side by side, and how a new token's queries meet them.
 
 The heads that share a key are queries of one row, so no key is ever repeated. Responses to one prompt share its keys as
-well: on a processor, where reading them is most of the work, they are read once for all slots that respond to it, and
-joined with each response's own by the sums of both parts, if they are long. On a GPU every slot reads its own copy, since a captured step
-needs shapes that stay.
+well: on a processor, where reading them is most of the work, those of long prompts are read once for all slots that
+respond to them, and joined with each response's own by the sums of both parts. On a GPU every slot reads its own copy,
+since a captured step needs shapes that stay.
 
 Milakov and Gimelshein 2018 (arXiv 1805.02867) for joining; Juravsky et al. 2024 (arXiv 2402.05099) for shared prompts.
 """
@@ -26,8 +26,8 @@ WIDENED = 2**18
 """So many cached numbers are made wider at a time: the copies then stay in a processor's own cache (2 MiB in fp64)."""
 
 LEAST_SHARED, LEAST_LONG = 2, 128
-"""Slots to a prompt, on average, and tokens of the longest, from which on a prompt's keys are read once for all of them:
-short ones are read as quickly as two parts are joined."""
+"""Slots to a prompt, on average, and tokens of the longest, from which on a prompt's keys are read once for all of
+them: short ones are read as quickly as two parts are joined."""
 
 
 @dataclass(slots=True)
