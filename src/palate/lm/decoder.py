@@ -296,7 +296,7 @@ def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
         each = layout.responses[run]
         return (each.mask if window is None else each.windowed(window)).to(masks)
 
-    def meet(rule: Rule, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def meet(rule: Rule, mask: Tensor | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return attention(q, k, v, mask=mask, scale=rule.scale, cap=rule.cap, dtype=computed).transpose(1, 2)
 
@@ -307,7 +307,7 @@ def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
             mine, *known = (segments.pad(x[run]) for x in (queries, keys, values))
             read.append(known)
             if segments.width:
-                parts.append(segments.unpad(meet(rule, mine, *known, mask_of_prompts(run, rule.window))))
+                parts.append(segments.unpad(meet(rule, mask_of_prompts(run, rule.window), mine, *known)))
         for run, each in enumerate(layout.responses):
             if each.segments.width:
                 mine, *own = (each.segments.pad(x[num_prompts + run]) for x in (queries, keys, values))
@@ -315,7 +315,7 @@ def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
                 after = [torch.cat(pair, dim=1) for pair in zip(known, own, strict=True)] if known[0].shape[1] else own
                 plain = not known[0].shape[1] and rule.window is None
                 mask = None if plain else mask_of_responses(run, rule.window)
-                parts.append(each.segments.unpad(meet(rule, mine, *after, mask)))
+                parts.append(each.segments.unpad(meet(rule, mask, mine, *after)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     return attend

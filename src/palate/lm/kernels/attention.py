@@ -59,10 +59,14 @@ def attention(
     if dtype != q.dtype and torch.is_grad_enabled():
         result: Tensor = _Wide.apply(q, k, v, mask, scale, dtype)  # type: ignore[no-untyped-call]
         return result
-    wide_mask = None if mask is None else mask.to(dtype)
-    wide = (x.to(dtype) for x in (q, k, v))
     out = F.scaled_dot_product_attention(
-        *wide, attn_mask=wide_mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q.to(dtype),
+        k.to(dtype),
+        v.to(dtype),
+        attn_mask=None if mask is None else mask.to(dtype),
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
     )
     return out.to(q.dtype)
 
