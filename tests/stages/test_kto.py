@@ -17,6 +17,7 @@ from palate.corpus.splits import split
 from palate.lm.batch import Sequences
 from palate.lm.sources.zoo import load_language_model
 from palate.recipe import KTORecipe, parse_recipe
+from palate.records import Prompt, Ranking, Response, ToolCall
 from palate.run.directory import Run
 from palate.stages import kto
 
@@ -101,6 +102,35 @@ def test_the_held_out_accuracy_by_hand(settings: dict[str, dict[str, Any]], tmp_
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert report["held_out_accuracy"] == pytest.approx(sum(right) / len(right))
     assert 0 < sum(right) < len(right)
+
+
+def test_a_thumb_is_a_judgement_of_one_text_as_good_or_bad(tmp_path: Path) -> None:
+    """Everything else is counted by what it is instead, also where it has ratings."""
+    good, other = Response(text="Good."), Response(text="Other.")
+    calls = Response(text="", tool_calls=(ToolCall(name="look"),))
+    told: dict[str, list[tuple[tuple[Response, ...], tuple[float, ...] | None]]] = {
+        "": [((good,), (7.0,)), ((good,), (4.5,)), ((good,), (1.0,))],
+        "a comparison of several responses, not a thumb": [((good, other), (7.0, 1.0)), ((good, other), None)],
+        "neither good nor bad: no thumb": [((good,), (4.0,)), ((good,), None)],
+        "a response that calls a tool: only texts are learned": [((calls,), (7.0,))],
+    }
+    rankings = [
+        Ranking(
+            prompt=Prompt.from_text(f"{reason} {number}"),
+            responses=responses,
+            ranks=tuple(range(1, len(responses) + 1)),
+            ratings=ratings,
+        )
+        for reason, each in told.items()
+        for number, (responses, ratings) in enumerate(each)
+    ]
+    path = tmp_path / "thumbs.jsonl"
+    path.write_text("".join(ranking.to_json() + "\n" for ranking in rankings), encoding="utf-8")
+    data = read_rankings(data_of(path))
+    kept = kto.thumbs(data)
+    assert [ranking.ratings for ranking in kept] == [(7.0,), (4.5,), (1.0,)]
+    assert [kto.is_up(thumb) for thumb in kept] == [True, True, False]
+    assert data.rejected.unusable == {reason: len(each) for reason, each in told.items() if reason}
 
 
 tokens = st.lists(st.integers(1, 3), min_size=1, max_size=3)
