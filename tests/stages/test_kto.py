@@ -177,7 +177,8 @@ def test_a_thumb_without_a_mismatched_response_is_left_out_and_counted(
     chat = load_language_model("tiny").chat
     longest = max(len(chat.prompt_tokens(ranking.prompt)) for ranking in read_rankings(data_of(data)).records)
     tree = settings["kto"] | {"data": {"path": str(data)}, "max_length": longest + 8}
-    trained(tree, tmp_path / "run")
+    _, metrics = trained(tree, tmp_path / "run")
+    assert [row["data/left_out"] for row in metrics] == [1] * len(metrics)
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert report["left_out"] == 1
     assert any(kto.LONE in note for note in report["notes"])

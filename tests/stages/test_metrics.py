@@ -285,6 +285,16 @@ def test_terms_and_spread_are_means_over_all_that_was_scored() -> None:
     assert watching.measure_terms(alone) == {}
 
 
+def test_the_metrics_of_a_step_from_those_of_its_updates() -> None:
+    """Weighted by tokens, or by updates where a number is of an update; what is known of the first alone stays."""
+    first = {"policy/loss": 1.0, "policy/ratio_max": 1.2, "policy/grad_norm": 2.0, "sampler/gap": 0.1}
+    second = {"policy/loss": 5.0, "policy/ratio_max": 1.1, "policy/grad_norm": 4.0}
+    assert watching.mean_of_updates([(3, first), (1, second)]) == pytest.approx(
+        {"policy/loss": 2.0, "policy/ratio_max": 1.2, "policy/grad_norm": 3.0, "sampler/gap": 0.1}
+    )
+    assert watching.mean_of_updates([(3, first)]) == first
+
+
 def test_what_is_plotted_is_logged(logged_by_every_stage: dict[str, set[str]]) -> None:
     """A curve of what nobody logs is never seen, and a headline neither."""
     for names in report.CURVES.values():
