@@ -72,7 +72,7 @@ def ours(model: Path, text: Path, steps: int, out: Path) -> float:
         "evaluate_every": 10**6,
         "checkpoint_every": 10**6,
         "num_samples": 0,
-        "held_out_fraction": 0.01,
+        "held_out_fraction": 0.05,
         "optimizer": OPTIMIZER,
     }
     clock, recipe = Clock(), parse_recipe(PretrainRecipe, tree)
