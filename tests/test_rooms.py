@@ -70,15 +70,16 @@ PLAN = {
     "studio": "feedback/store studio/training studio/web",
     "studio/web": "corpus/containers feedback/store feedback/store/tables recipe",
     "studio/web/charts": "",
-    "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources recipe rollout studio/web",
+    "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources objectives recipe rewards rollout "
+    "studio/web",
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
     "studio/training": "cli corpus corpus/rows evals feedback/export feedback/store feedback/store/tables "
     "feedback/tasks objectives recipe rewards run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/catalogue corpus/export corpus/formats corpus/rows feedback/export "
     "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training "
     "studio/web studio/web/charts",
-    "studio/overview": "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks "
-    "studio/labeling studio/training studio/web studio/web/charts",
+    "studio/overview": "feedback/chat feedback/labelers feedback/statistics feedback/store feedback/store/tables "
+    "feedback/tasks studio/labeling studio/training studio/web studio/web/charts",
 }
 
 MOST_FILES = 14

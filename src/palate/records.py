@@ -7,6 +7,7 @@ record says, so the same prompt has the same id in every file, on every machine 
     Message          one turn of a conversation
     Prompt           the conversation so far, ending where the assistant is to answer
     Provenance       where a sampled response came from
+    Selection        how it was taken from among several that were drawn
     Response         one answer to a prompt
     Candidates       a prompt and K answers waiting to be judged
     Demonstration    a prompt and the answer a person would like to see
@@ -134,6 +135,37 @@ class Prompt(Record):
         return self.messages[-1].content
 
 
+class Selection(Record):
+    """How one of n responses that were drawn for the same prompt came to be the answer.
+
+    Attributes:
+        texts: [n] what they say, in the order of their numbers.
+        scores: [n] by the reward.
+        chosen: index of the one that was taken.
+        at_random: by lot, whatever the scores, so that the others have something to be compared with.
+        random_share: how likely that was; with ``seed`` and the seed of the provenance the lot can be drawn again.
+        kl_bound: log n - (n - 1) / n nats, the most that taking the best of n moves a response from the model's own.
+        rewards: the terms of the reward, as a recipe has them.
+        checkpoints: hashes of the weights of their models, by name.
+    """
+
+    texts: Annotated[tuple[str, ...], Field(min_length=2)]
+    scores: tuple[float, ...]
+    chosen: Annotated[int, Field(ge=0)]
+    at_random: bool = False
+    random_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: int = 0
+    kl_bound: float
+    rewards: tuple[Mapping[str, JsonValue], ...] = ()
+    checkpoints: Mapping[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.chosen < len(self.texts) == len(self.scores):
+            raise ValueError(f"response {self.chosen} of {len(self.texts)}, of which {len(self.scores)} have a score")
+        return self
+
+
 class Provenance(Record):
     """Where a sampled response came from, enough to sample it again.
 
@@ -143,6 +175,7 @@ class Provenance(Record):
         seed, sample_index: with the prompt they determine the random numbers.
         logprob: sum over the response tokens, under the sampling distribution, in nats.
         ended: False when the response was cut off by ``max_new_tokens``.
+        selection: how it was taken from among several; without, it is the only one that was drawn.
     """
 
     model: str
@@ -153,6 +186,7 @@ class Provenance(Record):
     sample_index: int = 0
     logprob: float | None = None
     ended: bool = True
+    selection: Selection | None = None
 
 
 class Response(Record):

@@ -48,6 +48,7 @@ class Served:
     """
 
     address: str
+    app: Any
     workspace: Workspace
     browser: Any
     complaints: list[str] = field(default_factory=list)
@@ -76,8 +77,9 @@ class Served:
 def served(browser: Any, tmp_path: Path) -> Iterator[Served]:
     """The app in a thread; the processes that run beside it are not started."""
     workspace = create(tmp_path / "workspace")
-    with _listening(create_app(workspace)) as address:
-        served = Served(address=address, workspace=workspace, browser=browser)
+    app = create_app(workspace)
+    with _listening(app) as address:
+        served = Served(address=address, app=app, workspace=workspace, browser=browser)
         yield served
         for context in list(browser.contexts):
             context.close()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from pydantic import JsonValue
 
+from palate.recipe import Reward
 from palate.records import Message, Provenance, Response
 from palate.studio.chat.generation import Busy
-from palate.studio.chat.wire import Done, Failed, Piece, Serving
+from palate.studio.chat.wire import Done, Failed, Piece, Scored, Serving
 
 PIECE = 3
 
@@ -23,6 +26,8 @@ class Fake:
         texts: what is said next; an error is said as a failure, None goes on without end.
         asked: what the model was told each time.
         open: generations under way.
+        scores: of the responses to each message that are drawn to be chosen from.
+        rewards: by which that was asked for last.
     """
 
     def __init__(self, *texts: str | Failed | Busy | None) -> None:
@@ -31,6 +36,8 @@ class Fake:
         self.sampling: list[Serving] = []
         self.open = 0
         self.tools: list[Mapping[str, JsonValue]] = []
+        self.scores: list[tuple[float, ...]] = []
+        self.rewards: Sequence[Reward] = ()
 
     async def stream(
         self,
@@ -66,6 +73,34 @@ class Fake:
                 yield done(index, str(text), model=f"/somewhere/{model}", seed=seed, sample_index=sample_index + index)
         finally:
             self.open -= 1
+
+    async def scored(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        sampling: Serving,
+        seed: int,
+        *,
+        user: str,
+        num_responses: int,
+        rewards: Sequence[Reward],
+    ) -> AsyncGenerator[Done | Scored | Failed]:
+        self.rewards = rewards
+        async with aclosing(
+            self.stream(model, messages, sampling, seed, user=user, num_responses=num_responses)
+        ) as events:
+            async for event in events:
+                if not isinstance(event, Piece):
+                    yield event
+                if isinstance(event, Failed):
+                    return
+        checkpoints = {name: "c0ffee" for term in rewards for name in term.models}
+        yield Scored(
+            id="1",
+            scores=self.scores.pop(0),
+            kl_bound=math.log(num_responses) - (num_responses - 1) / num_responses,
+            checkpoints=checkpoints,
+        )
 
 
 def done(index: int, text: str, **provenance: Any) -> Done:

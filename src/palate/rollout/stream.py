@@ -59,6 +59,7 @@ class Finished:
         finish_reason: a stop token was drawn, or ``max_new_tokens`` were.
         prompt_tokens, response_tokens: how many; a stop token counts.
         logprob: sum over the response, under the distribution it was drawn from, in nats.
+        tokens: the response itself, a stop token included.
     """
 
     index: int
@@ -67,6 +68,7 @@ class Finished:
     prompt_tokens: int
     response_tokens: int
     logprob: float
+    tokens: tuple[int, ...]
 
 
 @torch.no_grad()
@@ -147,6 +149,7 @@ def _finished(index: int, text: GrowingText, prompt_tokens: int, response: Drawn
         prompt_tokens=prompt_tokens,
         response_tokens=len(response.tokens),
         logprob=sum(response.logprobs),
+        tokens=tuple(response.tokens),
     )
 
 

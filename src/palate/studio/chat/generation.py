@@ -27,16 +27,18 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Self
 
 from pydantic import JsonValue
 
 from palate.errors import ModelError, TooManyError
+from palate.recipe import Reward
 from palate.records import Message, Prompt
 from palate.studio.chat import wire
-from palate.studio.chat.wire import Done, Event, Failed, Loaded, Piece, Serving, Unloaded
+from palate.studio.chat.wire import Done, Event, Failed, Loaded, Piece, Scored, Serving, Unloaded
 
-__all__ = ["Busy", "Done", "Failed", "Generator", "Piece", "Serving"]
+__all__ = ["Busy", "Done", "Failed", "Generator", "Piece", "Scored", "Serving"]
 
 CLOSE_SECONDS = 6.0
 """A worker that has not ended by then, once its input was closed, is killed."""
@@ -140,15 +142,56 @@ class Generator:
             begun=last.content if is_begun else "",
             raw=raw,
         )
+        async with aclosing(self._events(request, user)) as events:
+            async for event in events:
+                assert not isinstance(event, Scored)
+                yield event
+
+    async def scored(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        sampling: Serving,
+        seed: int,
+        *,
+        user: str,
+        num_responses: int,
+        rewards: Sequence[Reward],
+    ) -> AsyncGenerator[Done | Scored | Failed]:
+        """Responses and what a reward says of them; otherwise as `stream`.
+
+        Yields:
+            One `Done` for every response as it ends, then the `Scored`; or a `Failed`, after which nothing follows.
+
+        Raises:
+            Busy: as `stream`.
+            ValueError: as `stream`.
+        """
+        request = wire.Generate(
+            id=next(self._ids),
+            model=model,
+            prompt=Prompt(messages=tuple(messages)),
+            sampling=sampling,
+            seed=seed,
+            num_responses=num_responses,
+            rewards=tuple(rewards),
+        )
+        async with aclosing(self._events(request, user)) as events:
+            async for event in events:
+                if not isinstance(event, Piece):
+                    yield event
+
+    async def _events(self, request: wire.Generate, user: str) -> AsyncGenerator[Piece | Done | Scored | Failed]:
+        """Those of one generation, until its last."""
         with self._counted(user):
             async with self._places:
                 worker = await self._running()
                 with worker.asking(request) as inbox:
-                    left = num_responses
+                    left = request.num_responses + bool(request.rewards)
                     while left:
                         event = await inbox.get()
-                        assert isinstance(event, Piece | Done | Failed)
-                        left = 0 if isinstance(event, Failed) else left - isinstance(event, Done)
+                        assert isinstance(event, Piece | Done | Scored | Failed)
+                        left = 0 if isinstance(event, Failed) else left - isinstance(event, Done | Scored)
                         yield event
 
     async def load(self, model: str) -> str:

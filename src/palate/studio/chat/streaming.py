@@ -3,6 +3,10 @@
 Every turn is written by a task of its own. It passes pieces on as they come, keeps what is there every second, and
 ends once: when all is drawn, when its owner presses stop, or when nobody reads on. However it ends, what was written is
 kept. After a crash `exchanges.reconcile` does the same with what the database holds.
+
+Where answers are the best of several (`best.py`), there is nothing to pass on until all are drawn and scored but how
+many of them are, and the answer comes whole. That holds for an answer alone: of two that are compared each is the only
+one drawn, as is one at temperature 0, where all would be the same.
 """
 
 from __future__ import annotations
@@ -22,9 +26,12 @@ from palate.errors import PalateError
 from palate.feedback.chat import exchanges
 from palate.feedback.chat.exchanges import Ask
 from palate.feedback.store.database import Store
-from palate.records import Message, Provenance
+from palate.recipe import Reward
+from palate.records import Message, Provenance, Response
+from palate.studio.chat import best
 from palate.studio.chat.generation import Busy
-from palate.studio.chat.wire import Done, Failed, Piece, Serving
+from palate.studio.chat.wire import Done, Failed, Piece, Scored, Serving
+from palate.studio.web.workspace import BestOf
 
 SAVE_SECONDS = 1.0
 TOO_LONG = (
@@ -52,6 +59,20 @@ class Draws(Protocol):
         """The events of one generation; it ends when the iterator is closed."""
         ...
 
+    def scored(
+        self,
+        model: str,
+        messages: Sequence[Message],
+        sampling: Serving,
+        seed: int,
+        *,
+        user: str,
+        num_responses: int,
+        rewards: Sequence[Reward],
+    ) -> AsyncGenerator[Done | Scored | Failed]:
+        """Several responses, and what a reward says of them."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Bit:
@@ -61,20 +82,39 @@ class Bit:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """How many of the responses that an answer is chosen from are there."""
+
+    count: int
+    n: int
+
+
 class Writing:
     """The answers of one turn; iterate over it for what is written from now on.
 
     Args:
         locate: from a model's path in the database to where it is.
+        best_of: how an answer is chosen; None if it is the only one that is drawn.
     """
 
-    def __init__(self, ask: Ask, user_id: str, generator: Draws, store: Store, locate: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        user_id: str,
+        generator: Draws,
+        store: Store,
+        locate: Callable[[str], str],
+        best_of: BestOf | None = None,
+    ) -> None:
         self.ask, self.user_id = ask, user_id
         self._generator, self._store, self._locate = generator, store, locate
+        self._best_of = best_of if len(ask.answers) == 1 and ask.temperature > 0 else None
+        self._sampling = Serving(temperature=ask.temperature, max_new_tokens=ask.max_new_tokens)
         self._texts = [""] * len(ask.answers)
         self._ends: list[tuple[str, Provenance | None]] = [("stopped", None)] * len(ask.answers)
         self._saved_at = time.monotonic()
-        self._bits: asyncio.Queue[Bit | None] = asyncio.Queue()
+        self._bits: asyncio.Queue[Bit | Drawn | None] = asyncio.Queue()
         self._stopped = asyncio.Event()
         self._task = asyncio.create_task(self._write())
 
@@ -86,7 +126,7 @@ class Writing:
         """Wait until everything is in the database."""
         await asyncio.wait({self._task})
 
-    async def __aiter__(self) -> AsyncIterator[Bit]:
+    async def __aiter__(self) -> AsyncIterator[Bit | Drawn]:
         """Until the end."""
         while (bit := await self._bits.get()) is not None:
             yield bit
@@ -107,16 +147,18 @@ class Writing:
             drawing.result()
 
     async def _draw_all(self) -> None:
+        if self._best_of is not None:
+            await self._draw_best(self._best_of)
+            return
         models = groupby(range(len(self.ask.answers)), key=lambda index: self.ask.answers[index].model)
         await asyncio.gather(*(self._draw(model, list(indices)) for model, indices in models))
 
     async def _draw(self, model: str, indices: list[int]) -> None:
         """The answers of one model, side by side."""
-        sampling = Serving(temperature=self.ask.temperature, max_new_tokens=self.ask.max_new_tokens)
         events = self._generator.stream(
             self._locate(model),
             self.ask.messages,
-            sampling,
+            self._sampling,
             self.ask.seed,
             self.ask.answers[indices[0]].sample_index,
             user=self.user_id,
@@ -129,6 +171,44 @@ class Writing:
         except PalateError as error:
             self._fail(indices, str(error))
 
+    async def _draw_best(self, best_of: BestOf) -> None:
+        """The one answer, out of several."""
+        places = {name: self._locate(name) for term in best_of.rewards for name in term.models}
+        events = self._generator.scored(
+            self._locate(self.ask.answers[0].model),
+            self.ask.messages,
+            self._sampling,
+            self.ask.seed,
+            user=self.user_id,
+            num_responses=best_of.n,
+            rewards=best.located(best_of.rewards, places),
+        )
+        drawn: dict[int, Response] = {}
+        self._bits.put_nowait(Drawn(0, best_of.n))
+        try:
+            async with aclosing(events) as coming:
+                async for event in coming:
+                    match event:
+                        case Done():
+                            drawn[event.index] = event.response
+                            self._bits.put_nowait(Drawn(len(drawn), best_of.n))
+                        case Scored():
+                            responses = [drawn[index] for index in range(best_of.n)]
+                            names = {place: name for name, place in places.items()}
+                            self._keep(0, best.select(best_of, self.ask.seed, responses, event, names))
+                            self._bits.put_nowait(Bit(0, self._texts[0]))
+                        case Failed():
+                            self._fail([0], TOO_LONG if event.kind == "DataError" else event.message)
+        except PalateError as error:
+            self._fail([0], str(error))
+
+    def _keep(self, index: int, response: Response) -> None:
+        """An answer that is finished."""
+        self._texts[index] = response.text
+        # the path the database knows: where the workspace lies is nobody's business
+        drawn = response.provenance or Provenance(model="")
+        self._ends[index] = "done", drawn.model_copy(update={"model": self.ask.answers[index].model})
+
     async def _take(self, event: Piece | Done | Failed, indices: list[int]) -> None:
         match event:
             case Piece():
@@ -137,11 +217,7 @@ class Writing:
                 self._bits.put_nowait(Bit(self.ask.shown.index(index), event.text))
                 await self._save_now_and_then()
             case Done():
-                index = indices[event.index]
-                self._texts[index] = event.response.text
-                # the path the database knows: where the workspace lies is nobody's business
-                drawn = event.response.provenance or Provenance(model="")
-                self._ends[index] = "done", drawn.model_copy(update={"model": self.ask.answers[index].model})
+                self._keep(indices[event.index], event.response)
             case Failed():
                 self._fail(indices, TOO_LONG if event.kind == "DataError" else event.message)
 
@@ -172,11 +248,20 @@ class Desk:
 
     Args:
         per_person: turns at once.
+        best_of: how answers are chosen, if they are.
     """
 
-    def __init__(self, generator: Draws, store: Store, locate: Callable[[str], str], *, per_person: int) -> None:
+    def __init__(
+        self,
+        generator: Draws,
+        store: Store,
+        locate: Callable[[str], str],
+        *,
+        per_person: int,
+        best_of: BestOf | None = None,
+    ) -> None:
         self.generator, self.per_person = generator, per_person
-        self._store, self._locate = store, locate
+        self._store, self._locate, self._best_of = store, locate, best_of
         self._writings: dict[str, Writing] = {}
         self._people: Counter[str] = Counter()
 
@@ -192,7 +277,7 @@ class Desk:
         self._people[user_id] += 1
         try:
             ask = await asyncio.to_thread(prepare)
-            writing = Writing(ask, user_id, self.generator, self._store, self._locate)
+            writing = Writing(ask, user_id, self.generator, self._store, self._locate, self._best_of)
             self._writings[ask.conversation_id] = writing
             try:
                 yield writing

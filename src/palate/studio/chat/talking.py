@@ -1,7 +1,8 @@
 """The chat: talk to any model of the workspace, and say what its answers are worth.
 
 Answers are streamed as server-sent events over the request that asks for them: ``start`` with the conversation,
-``piece`` with more text of one place, ``end`` with the conversation as it then is. A stream ends when its reader goes;
+``drawn`` with how many responses of how many are there to choose the answer from, ``piece`` with more text of one
+place, ``end`` with the conversation as it then is. A stream ends when its reader goes;
 what was written until then stays. Somebody else's conversation is not there.
 """
 
@@ -26,7 +27,7 @@ from palate.feedback.store import policies
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import ChatMessage, Conversation, User
 from palate.studio.chat.generation import Generator
-from palate.studio.chat.streaming import Desk, Writing
+from palate.studio.chat.streaming import Desk, Drawn, Writing
 from palate.studio.chat.views import ConversationLine, ConversationOut, ModelOut, line_of, view_of
 from palate.studio.web.access import CHATTERS, Db, Person, allow
 from palate.studio.web.rendering import asset, page
@@ -80,7 +81,13 @@ async def start(app: FastAPI) -> None:
         chat_templates={locator(home)(settings.model): home.chat_template} if home.chat_template else {},
     )
     app.state.generator = generator
-    app.state.desk = Desk(generator, home.store, locator(home), per_person=settings.chat_streams_per_person)
+    app.state.desk = Desk(
+        generator,
+        home.store,
+        locator(home),
+        per_person=settings.chat_streams_per_person,
+        best_of=settings.best_of,
+    )
     with home.store.write() as session:
         policies.base_policy(session, settings.model)
         exchanges.reconcile(session)
@@ -297,7 +304,10 @@ async def _events(writing: Writing, store: Store, person: User) -> AsyncIterator
     conversation_id = writing.ask.conversation_id
     yield ServerSentEvent(event="start", data=await asyncio.to_thread(_read, store, person, conversation_id))
     async for bit in writing:
-        yield ServerSentEvent(event="piece", data={"place": bit.place, "text": bit.text})
+        if isinstance(bit, Drawn):
+            yield ServerSentEvent(event="drawn", data={"count": bit.count, "n": bit.n})
+        else:
+            yield ServerSentEvent(event="piece", data={"place": bit.place, "text": bit.text})
     yield ServerSentEvent(event="end", data=await asyncio.to_thread(_read, store, person, conversation_id))
 
 
@@ -346,6 +356,7 @@ def _models(session: Session) -> list[ModelOut]:
 
 
 def _page(request: Request, store: Store, person: User, conversation_id: str | None) -> HTMLResponse:
+    home: Workspace = request.app.state.workspace
     with store.read() as session:
         current = conversations.conversation_of(session, person, conversation_id) if conversation_id else None
         data = {
@@ -354,5 +365,6 @@ def _page(request: Request, store: Store, person: User, conversation_id: str | N
             "conversation": view_of(session, person, current).model_dump() if current else None,
             "reasons": {"up": reactions.REASONS_UP, "down": reactions.REASONS_DOWN},
             "icons": asset("chat/chat.svg"),
+            "best_of": home.settings.best_of.n if home.settings.best_of else 1,
         }
     return page(request, "chat/chat.html", data=data)

@@ -1,7 +1,8 @@
 """What the chat's pages and its API say of conversations.
 
 While two answers wait to be chosen from, they stand in the order in which they are shown, without the names of models;
-nothing else in them tells which is which.
+nothing else in them tells which is which. Where some answers are taken at random from several, none says how it was
+taken before it has a thumb.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from palate.feedback.chat import conversations, exchanges, reactions
 from palate.feedback.chat.conversations import ChatSettings, Turn
 from palate.feedback.store import policies
 from palate.feedback.store.tables import ChatMessage, Conversation, Judgement, User
+from palate.records import Provenance, Selection
 from palate.studio.web.rendering import safe_html
 
 State = Literal["streaming", "done", "stopped", "failed"]
@@ -47,6 +49,23 @@ class Reaction(BaseModel):
     edited: bool = False
 
 
+class TakenOut(BaseModel):
+    """How an answer was taken from among several; ``lead`` is that of the best over the second best."""
+
+    at_random: bool
+    score: float
+    best: float
+    lead: float
+    kl_bound: float
+
+
+class SelectionOut(BaseModel):
+    """Out of how many it was taken, and how; ``taken`` is there once its reader cannot be swayed by it."""
+
+    n: int
+    taken: TakenOut | None
+
+
 class AnswerOut(BaseModel):
     """One variant at one position: ``html`` of answers that are finished.
 
@@ -63,6 +82,7 @@ class AnswerOut(BaseModel):
     can_judge: bool
     can_compare: bool
     reaction: Reaction
+    selection: SelectionOut | None
 
 
 class TurnOut(BaseModel):
@@ -125,7 +145,8 @@ def _answer(
 ) -> AnswerOut:
     is_answer = message.role == "assistant"
     finished = is_answer and message.state in ("done", "stopped")
-    drawn_by = (message.provenance or {}).get("model", "")
+    drawn = Provenance.model_validate(message.provenance) if message.provenance else None
+    reaction = _reaction(said)
     return AnswerOut.model_validate(
         {
             "id": message.id,
@@ -134,12 +155,26 @@ def _answer(
             "html": safe_html(message.content) if finished else "",
             "chosen": message.is_chosen,
             "yours": message.provenance is None,
-            "model": names.get(drawn_by),
+            "model": names.get(drawn.model) if drawn else None,
             "can_judge": is_answer and reactions.is_judged(message),
             "can_compare": can_compare,
-            "reaction": _reaction(said),
+            "reaction": reaction,
+            "selection": _selection(drawn.selection, reaction) if drawn and drawn.selection else None,
         }
     )
+
+
+def _selection(selection: Selection, reaction: Reaction) -> SelectionOut:
+    best, second = sorted(selection.scores, reverse=True)[:2]
+    taken = TakenOut(
+        at_random=selection.at_random,
+        score=selection.scores[selection.chosen],
+        best=best,
+        lead=best - second,
+        kl_bound=selection.kl_bound,
+    )
+    is_blind = selection.random_share > 0 and reaction.thumb is None
+    return SelectionOut(n=len(selection.scores), taken=None if is_blind else taken)
 
 
 def _reaction(said: Sequence[Judgement]) -> Reaction:

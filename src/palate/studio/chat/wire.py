@@ -1,10 +1,11 @@
 """What the web process and the worker that holds the models say to each other: one line of JSON each.
 
     Load, Unload, Generate, Cancel      from the web process
-    Piece, Done, Loaded, Unloaded,
-    Cancelled, Failed                   from the worker, each with the id of the request it is about
+    Piece, Done, Scored, Loaded,
+    Unloaded, Cancelled, Failed         from the worker, each with the id of the request it is about
 
-A generation gives pieces, then one `Done` for each of its responses; or one `Failed` and nothing after it.
+A generation gives pieces, then one `Done` for each of its responses, then one `Scored` if a reward was named; or one
+`Failed` and nothing after it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from palate.recipe import Section
+from palate.recipe import Reward, Section
 from palate.records import Prompt, Record, Response
 
 
@@ -63,6 +64,7 @@ class Generate(Record):
         num_responses: with sample indices from ``sample_index`` on, decoded side by side.
         begun: how the assistant's turn begins; the responses are what follows it.
         raw: the prompt is a text to be continued as it stands, not a conversation.
+        rewards: terms of the reward that all the responses get a score from once they are drawn.
     """
 
     op: Literal["generate"] = "generate"
@@ -75,6 +77,7 @@ class Generate(Record):
     num_responses: Annotated[int, Field(ge=1, le=16)] = 1
     begun: str = ""
     raw: bool = False
+    rewards: tuple[Reward, ...] = ()
 
 
 class Cancel(Record):
@@ -126,6 +129,22 @@ class Done(Record):
     response_tokens: int
 
 
+class Scored(Record):
+    """What the responses are worth.
+
+    Attributes:
+        scores: [n] in the order of their indices.
+        kl_bound: log n - (n - 1) / n nats, for whoever takes the best of them.
+        checkpoints: hashes of the weights of the reward models, by name.
+    """
+
+    type: Literal["scored"] = "scored"
+    id: str
+    scores: tuple[float, ...]
+    kl_bound: float
+    checkpoints: Mapping[str, str]
+
+
 class Loaded(Record):
     """A model is ready; ``weights`` is the hash of its files."""
 
@@ -167,7 +186,7 @@ class Failed(Record):
 
 
 Request: TypeAlias = Load | Unload | Generate | Cancel
-Event: TypeAlias = Piece | Done | Loaded | Unloaded | Cancelled | Failed
+Event: TypeAlias = Piece | Done | Scored | Loaded | Unloaded | Cancelled | Failed
 
 REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="op")])
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

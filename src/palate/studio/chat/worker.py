@@ -2,8 +2,8 @@
 
 A model never runs in the web process, so pages are served while tokens are computed, and a crash costs the generations
 under way and nothing else. Everything is computed in one thread. The generations under way take turns, one token a
-turn; one that draws several responses gets a token of one of them in its turn. Loading a model and reading a prompt are
-done in one go, and the others wait meanwhile.
+turn; one that draws several responses gets a token of one of them in its turn. Loading a model, reading a prompt and
+scoring responses are done in one go, and the others wait meanwhile.
 
 Left out: keeping a conversation's keys and values between its turns, and decoding different requests in one batch.
 
@@ -32,12 +32,16 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from palate.errors import PalateError
+from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
 from palate.lm.sources import zoo
-from palate.recipe import Sampling
+from palate.objectives.divergence import best_of_n_kl_bound
+from palate.recipe import Reward, Sampling
 from palate.records import Provenance, Response
+from palate.rewards.mix import Mix
 from palate.rollout import stream as streaming
+from palate.rollout.engine import SampledTokens
 from palate.rollout.shaping import Chosen, Shaping
 from palate.studio.chat import wire
 
@@ -87,6 +91,29 @@ def _stamp(name: str) -> Stamp:
     return tuple((stat.st_mtime_ns, stat.st_ino) for stat in stats)
 
 
+class Judge:
+    """The reward that was asked for last; loaded anew when another one is, or when a model of it was written anew."""
+
+    def __init__(self) -> None:
+        self._terms: tuple[Reward, ...] = ()
+        self._stamps: list[Stamp] = []
+        self._mix: Mix | None = None
+
+    def get(self, terms: tuple[Reward, ...]) -> Mix:
+        """The reward of these terms, loaded if need be.
+
+        Raises:
+            ModelError: a model of it is not there, or cannot be used.
+            RecipeError: the terms do not fit their models.
+        """
+        stamps = [_stamp(name) for term in terms for name in term.models]
+        if self._mix is None or (self._terms, self._stamps) != (terms, stamps):
+            self._mix = None  # its memory is given back before another one is loaded
+            self._mix = Mix(terms)
+            self._terms, self._stamps = terms, stamps
+        return self._mix
+
+
 class Worker:
     """Answers requests, one token at a time.
 
@@ -98,7 +125,7 @@ class Worker:
 
     def __init__(self, out: BinaryIO, *, max_models: int, chat_templates: Mapping[str, str] | None = None) -> None:
         self.out = out
-        self.models = Models(max_models, chat_templates)
+        self.models, self.judge = Models(max_models, chat_templates), Judge()
         self.active: deque[tuple[str, Iterator[wire.Event]]] = deque()
 
     def run(self, lines: SimpleQueue[bytes | None]) -> None:
@@ -163,12 +190,16 @@ class Worker:
         loaded = self.models.get(request.model)
         if isinstance(request, wire.Load):
             yield wire.Loaded(id=request.id, model=request.model, weights=loaded.weights)
-        else:
-            yield from _generation(loaded, request)
+            return
+        reward = self.judge.get(request.rewards) if request.rewards else None
+        finished: list[streaming.Finished] = []
+        yield from _generation(loaded, request, finished)
+        if reward is not None:
+            yield _scored(loaded, request, finished, reward)
 
 
-def _generation(loaded: Model, request: wire.Generate) -> Iterator[wire.Event]:
-    """One event a token, and one for each end."""
+def _generation(loaded: Model, request: wire.Generate, finished: list[streaming.Finished]) -> Iterator[wire.Event]:
+    """One event a token, and one for each end, which is put into ``finished`` too."""
     serving, chat = request.sampling, loaded.chat
     greedy = serving.temperature == 0
     settings = serving.model_dump(include={"max_new_tokens"} if greedy else {"max_new_tokens", "temperature"})
@@ -190,7 +221,29 @@ def _generation(loaded: Model, request: wire.Generate) -> Iterator[wire.Event]:
             chosen = event.chosen and _told(chat, event.chosen)
             yield wire.Piece(id=request.id, index=event.index, text=event.text, chosen=chosen)
         else:
+            finished.append(event)
             yield _done(loaded, request, event)
+
+
+def _scored(loaded: Model, request: wire.Generate, finished: list[streaming.Finished], reward: Mix) -> wire.Scored:
+    """The very tokens that were drawn are scored, wherever the reward model's conversations look like the policy's."""
+    ordered = sorted(finished, key=lambda response: response.index)
+    prompt = loaded.chat.prompt_tokens(request.prompt)
+    sequences = Sequences.pack(
+        [prompt] * len(ordered), [response.tokens for response in ordered], group_ids=[0] * len(ordered)
+    )
+    tokens = SampledTokens(
+        sequences=sequences.to(loaded.model.device),
+        ended=tuple(response.finish_reason == "stop" for response in ordered),
+        layout=loaded.chat.fingerprint,
+    )
+    scores = reward([request.prompt] * len(ordered), [response.text for response in ordered], tokens)
+    return wire.Scored(
+        id=request.id,
+        scores=tuple(scores.tolist()),
+        kl_bound=best_of_n_kl_bound(len(ordered)),
+        checkpoints=reward.hashes,
+    )
 
 
 def _told(chat: Chat, chosen: Chosen) -> wire.Chosen:

@@ -19,6 +19,8 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from palate.feedback.chat import lots
+from palate.feedback.chat.lots import Lots
 from palate.feedback.statistics import measures
 from palate.feedback.statistics.measures import Memory
 from palate.feedback.store.database import Store
@@ -31,7 +33,7 @@ from palate.studio.training import jobs, progress
 from palate.studio.web import charts
 from palate.studio.web.access import RESEARCHERS, Db, Home, allow
 from palate.studio.web.charts import Bar, Series
-from palate.studio.web.figures import EstimateOut, day_label, share
+from palate.studio.web.figures import EstimateOut, day_label, points, share
 from palate.studio.web.rendering import page
 from palate.studio.web.workspace import Workspace
 
@@ -93,6 +95,17 @@ class WonOut(BaseModel):
     win_rate: EstimateOut
 
 
+class LotsOut(BaseModel):
+    """Rates of thumbs up in the chat: of answers that a reward chose and of those taken at random."""
+
+    chosen: EstimateOut
+    random: EstimateOut
+    difference: EstimateOut
+    num_chosen: int
+    num_random: int
+    conversations: int
+
+
 class DashboardOut(BaseModel):
     """The figures of the dashboard; ``over_time`` counts judgements by the start of each stretch, since 1970."""
 
@@ -103,6 +116,7 @@ class DashboardOut(BaseModel):
     agreement: EstimateOut
     coverage: list[CoverageOut]
     win_rates: list[WonOut]
+    best_of_n: LotsOut
 
 
 @router.get("/dashboard", include_in_schema=False)
@@ -126,6 +140,7 @@ def figures(request: Request, store: Db, home: Home) -> DashboardOut:
     with store.read() as session:
         said, covered = collecting.throughput(session), collecting.coverage(session)
         won = _won(request, session, home)
+    fallen = _lots(request, store)
     return DashboardOut(
         judgements=said.total,
         last_day=said.last_day,
@@ -146,6 +161,14 @@ def figures(request: Request, store: Db, home: Home) -> DashboardOut:
             WonOut(model=each.model, baseline=each.baseline, judge=each.judge, win_rate=EstimateOut.of(each.rate))
             for each in won
         ],
+        best_of_n=LotsOut(
+            chosen=EstimateOut.of(fallen.chosen),
+            random=EstimateOut.of(fallen.random),
+            difference=EstimateOut.of(fallen.difference),
+            num_chosen=fallen.num_chosen,
+            num_random=fallen.num_random,
+            conversations=fallen.conversations,
+        ),
     )
 
 
@@ -164,6 +187,8 @@ def _panels(request: Request, store: Store, home: Workspace) -> dict[str, Any]:
         "complete": sum(each.num_complete for each in covered),
         "num_items": sum(each.num_items for each in covered),
         "won": won,
+        "lots": _lots(request, store),
+        "best_of": home.settings.best_of,
         "large": large,
         "others": _with_curves(home, [job for job in ran if job is not newest]),
         "compared": next((each for each in won if each.texts), None),
@@ -175,6 +200,7 @@ def _panels(request: Request, store: Store, home: Workspace) -> dict[str, Any]:
             "won": _win_rates(won),
         },
         "share": share,
+        "points": points,
         "now": time.strftime("%H:%M", time.gmtime()),
     }
 
@@ -191,6 +217,19 @@ def _agreed(request: Request, store: Store) -> Agreed:
         return Agreed(overall=meetings.estimate(met), periods=meetings.over_time(met))
 
     return memory.get("agreed", number, work)
+
+
+def _lots(request: Request, store: Store) -> Lots:
+    """From memory, unless the log has grown."""
+    memory: Memory[Lots] = _memory(request)
+    with store.read() as session:
+        number = measures.last_number(session)
+
+    def work() -> Lots:
+        with store.read() as session:
+            return lots.compared(session)
+
+    return memory.get("lots", number, work)
 
 
 def _memory(request: Request) -> Memory[Any]:

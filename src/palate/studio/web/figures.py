@@ -46,6 +46,11 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
 
+def points(value: float) -> str:
+    """A difference of two shares: 0.12 -> "+12", in percentage points."""
+    return f"{100 * value:+.0f}".replace("-", "\N{MINUS SIGN}")
+
+
 def day_label(number: float) -> str:
     """A day counted from 1970 as "21 May"."""
     at = time.gmtime(number * 86400)

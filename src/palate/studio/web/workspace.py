@@ -16,14 +16,28 @@ import tomllib
 from pathlib import Path
 from typing import Annotated
 
+import tomli_w
 from pydantic import Field, ValidationError
 
 from palate.errors import DataError
 from palate.feedback.store.database import Store
-from palate.recipe import Section
+from palate.recipe import Reward, Section
 
 CONFIG = "palate.toml"
 _FOLDERS = ("recipes", "runs", "data")
+
+
+class BestOf(Section):
+    """How answers in the chat are the best of several."""
+
+    n: Annotated[int, Field(ge=2, le=16)] = Field(description="Responses that are drawn for every answer.")
+    rewards: tuple[Reward, ...] = Field(
+        min_length=1, description="Terms of the reward that chooses among them, as in recipes."
+    )
+    random_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of the answers that are one of the n at random, as a control."
+    )
+    seed: int = Field(0, description="Decides which answers these are.")
 
 
 class Settings(Section):
@@ -38,6 +52,7 @@ class Settings(Section):
     upload_megabytes: Annotated[int, Field(ge=1, le=2048)] = Field(64, description="Largest file that may be uploaded.")
     chat_streams: Annotated[int, Field(ge=1, le=64)] = Field(4, description="Responses written at the same time.")
     chat_streams_per_person: Annotated[int, Field(ge=1, le=16)] = Field(2, description="Of these for one person.")
+    best_of: BestOf | None = Field(None, description="Answer in the chat with the best of several responses.")
 
 
 class Workspace:
@@ -96,18 +111,16 @@ def create(directory: Path, settings: Settings | None = None) -> Workspace:
     secret = os.open(directory / "secret", os.O_WRONLY | os.O_CREAT, 0o600)
     with os.fdopen(secret, "w", encoding="utf-8") as file:
         file.write(secrets.token_hex(32) + "\n")
-    given = (settings or Settings()).model_dump(mode="json")
-    lines = [f"# {field.description}\n{name} = {_toml(given[name])}\n" for name, field in Settings.model_fields.items()]
+    given = (settings or Settings()).model_dump(mode="json", exclude_none=True)
+    lines = [
+        f"# {field.description}\n{tomli_w.dumps({name: given[name]})}"
+        for name, field in Settings.model_fields.items()
+        if name in given
+    ]
     (directory / CONFIG).write_text("\n".join(lines), encoding="utf-8")
     workspace = Workspace(directory)
     workspace.store.upgrade()
     return workspace
-
-
-def _toml(value: str | int) -> str:
-    import tomli_w
-
-    return tomli_w.dumps({"x": value}).partition("=")[2].strip()
 
 
 def _settings(path: Path) -> Settings:

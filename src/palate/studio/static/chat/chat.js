@@ -3,7 +3,7 @@
 import { call, notice, pageData } from "../web/palate.js";
 import { isWrittenKey, toggleWritten } from "../web/written.js";
 import { stream } from "./chat_stream.js";
-import { chipsOf, listItem, make, turnOf } from "./chat_view.js";
+import { chipsOf, drawnOf, listItem, make, turnOf } from "./chat_view.js";
 
 const page = pageData("chat-data");
 const $ = (id) => document.getElementById(id);
@@ -72,7 +72,8 @@ function showState() {
   $("blocked").hidden = !pair;
   $("message").disabled = Boolean(pair);
   const chosen = settings();
-  $("mode").textContent = chosen.two_answers ? "Two answers, names hidden" : nameOf((conversation ?? fresh).model_id);
+  const isChosen = page.best_of > 1 && chosen.temperature > 0;
+  $("mode").textContent = chosen.two_answers ? "Two answers, names hidden" : nameOf((conversation ?? fresh).model_id) + (isChosen ? `, one of ${page.best_of} answers` : "");
 }
 
 function nameOf(id) {
@@ -119,7 +120,8 @@ async function write(method, path, body) {
         show(data);
         texts = [...$("turns").querySelectorAll(".text.cursor")];
         $("scroll").scrollTop = $("scroll").scrollHeight;
-      } else if (event === "piece") append(texts[data.place], data.text);
+      } else if (event === "drawn") texts[0]?.replaceChildren(drawnOf(data));
+      else if (event === "piece") append(texts[data.place], data.text);
       else if (event === "end") {
         reading = false;
         show(data);
@@ -144,6 +146,7 @@ function append(box, text) {
   if (!box) return;
   const scroll = $("scroll");
   const atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 120;
+  box.querySelector(".drawn")?.remove();
   box.append(text);
   if (atEnd) scroll.scrollTop = scroll.scrollHeight;
 }

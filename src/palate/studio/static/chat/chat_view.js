@@ -97,8 +97,29 @@ function answerOf(turn, answer, canChange, acts) {
   if (about.length) item.append(make("p", { class: "note" }, ...about));
   item.append(textOf(answer));
   if (answer.state !== "streaming") item.append(toolsOf(turn, answer, canChange, acts));
+  if (answer.selection) item.append(selectionOf(answer.selection));
   if (canChange && answer.can_compare && answer.state === "done" && !answer.reaction.verdict) item.append(comparison(answer, acts));
   return item;
+}
+
+// how far the answers are drawn of which one will be shown
+export function drawnOf({ count, n }) {
+  const words = count < n ? `${count} of ${n} answers are drawn. One of them will be shown.` : "One of them is being chosen.";
+  return make("span", { class: "drawn" }, make("progress", { max: n, value: count, "aria-label": "Answers drawn" }), words);
+}
+
+function selectionOf({ n, taken }) {
+  return make("details", { class: "selection" }, make("summary", {}, `One of ${n} answers`), ...wordsOf(n, taken).map((words) => make("p", {}, words)));
+}
+
+function wordsOf(n, taken) {
+  if (!taken) return [`${n} answers were drawn. For most messages the one that a reward model likes best is shown, for some a random one, to see whether choosing helps. Which of the two this is you can read here once you have given a thumb.`];
+  const [score, best, lead] = [taken.score, taken.best, taken.lead].map((number) => number.toFixed(2));
+  if (taken.at_random) return [`${n} answers were drawn, and this one was taken at random, to see whether choosing helps. The reward model gives it ${score}; the best had ${best}.`];
+  return [
+    `${n} answers were drawn, and a reward model likes this one best: it gives it ${score}, which is ${lead} more than the next.`,
+    `Choosing so makes answers differ from what the model says by itself, by at most ${taken.kl_bound.toFixed(2)} nats (log n − (n − 1)/n, with n = ${n}).`,
+  ];
 }
 
 function toolsOf(turn, answer, canChange, acts) {
