@@ -11,7 +11,7 @@ import uvicorn
 from palate.errors import DataError
 from palate.feedback.store import people
 from palate.studio.app import create_app
-from palate.studio.training.recipebook import write_starters
+from palate.studio.training.recipebook import FIRST_STARTERS, write_starters
 from palate.studio.web import workspace as workspaces
 from palate.studio.web.workspace import Settings, Workspace
 
@@ -42,11 +42,14 @@ def serve(directory: Path, *, host: str = "127.0.0.1", port: int = 8000, https: 
     """
     workspace = Workspace(directory)
     app = create_app(workspace, secure_cookies=https)
+    new = write_starters(workspace.recipes, workspace.settings.model, given=FIRST_STARTERS)
     listener = _listen(host, port)
     address = f"{'https' if https else 'http'}://{host}:{listener.getsockname()[1]}"
     with workspace.store.write() as session:
         secret = people.first_link(session)
     print(f"Palate Studio  {address}", flush=True)
+    if new:
+        print(f"new recipes    {', '.join(new)}   (in {workspace.recipes}, for Runs)", flush=True)
     if secret is not None:
         print(f"first admin    {address}/join/{secret}   (works once, for a day)", flush=True)
     if not _is_loopback(host) and not https:

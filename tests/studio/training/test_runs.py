@@ -31,7 +31,7 @@ class Desk:
 
     def __init__(self, studio: Studio, client: Client) -> None:
         self.studio, self.client = studio, client
-        for path in studio.workspace.recipes.glob("*.toml"):
+        for path in studio.workspace.recipes.iterdir():
             path.unlink()
         recipebook.write_starters(studio.workspace.recipes, "tiny")
         client.post("/api/rounds/policy", json={"model": "tiny"})
@@ -99,6 +99,25 @@ def test_every_starter_recipe_can_be_used_and_says_what_it_is_for(desk: Desk) ->
         "win_rate": "eval",
     }
     assert all(each["about"].endswith(".") and not each["problem"] for each in found)
+
+
+def test_starters_that_came_later_reach_a_workspace_once(tmp_path: Path) -> None:
+    """What people have changed stays, what they have deleted stays away, a recipe of their own is not written over."""
+    for name in recipebook.FIRST_STARTERS:  # a workspace from before there were lists
+        (tmp_path / f"{name}.toml").write_text("changed")
+    (tmp_path / "dpo.toml").unlink()
+    assert recipebook.write_starters(tmp_path, "tiny", given=recipebook.FIRST_STARTERS) == ["kto"]
+    assert "KTO" in (tmp_path / "kto.toml").read_text()
+    assert {path.read_text() for path in tmp_path.glob("*.toml") if path.stem != "kto"} == {"changed"}
+    (tmp_path / "kto.toml").unlink()
+    assert recipebook.write_starters(tmp_path, "tiny", given=recipebook.FIRST_STARTERS) == []
+    assert not (tmp_path / "kto.toml").exists()
+    assert not (tmp_path / "dpo.toml").exists()
+    list_of = tmp_path / recipebook.GIVEN_FILE
+    list_of.write_text(list_of.read_text().replace("kto\n", ""))  # as if a later version had brought it
+    (tmp_path / "kto.toml").write_text("my own")
+    assert recipebook.write_starters(tmp_path, "tiny") == []
+    assert (tmp_path / "kto.toml").read_text() == "my own"
 
 
 def test_starters_are_sized_for_the_model(tmp_path: Path) -> None:

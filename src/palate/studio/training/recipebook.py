@@ -2,7 +2,8 @@
 
 A recipe here says how to train. On what and from which model is filled in when a job is started (`plans`), and the
 result is checked like any recipe. A file is named by its stem and found by listing the folder, so that a name from a
-browser never becomes a path. `palate init` writes a starter set, sized for a laptop.
+browser never becomes a path. `palate init` writes a starter set, sized for a laptop. `palate studio` adds starters that
+came later, each once: what people have changed stays as it is, and what they have deleted stays away.
 """
 
 from __future__ import annotations
@@ -18,12 +19,19 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import Field
 
+from palate import disk
 from palate import recipe as recipes
 from palate.commands import STAGES
 from palate.errors import NotFoundError, RecipeError
 from palate.recipe import Section, parse_recipe
 
 STARTERS = Path(__file__).parent / "recipes"
+
+GIVEN_FILE = ".starters"
+"""Names of the starters that a workspace was given, one a line."""
+
+FIRST_STARTERS = ("best_of_n", "dpo", "ppo", "reward", "sample", "sft", "win_rate")
+"""What a workspace was given that has no such list."""
 
 _SIZES: Mapping[str, Mapping[str, object]] = {
     "smollm2-135m": {},
@@ -83,12 +91,23 @@ def kinds() -> dict[str, tuple[str, type[Section]]]:
     return {kind.model_fields["stage"].default: (command, kind) for command, kind in found}
 
 
-def write_starters(directory: Path, model: str) -> None:
-    """Put the starter set into a workspace's folder; what is there stays."""
-    for path in sorted(STARTERS.glob("*.toml")):
-        target = directory / path.name
-        if not target.exists():
-            target.write_text(_sized(path.read_text(encoding="utf-8"), model), encoding="utf-8")
+def write_starters(directory: Path, model: str, *, given: Sequence[str] = ()) -> list[str]:
+    """Put starters into a workspace's folder that it was not given before; what is there stays.
+
+    Args:
+        given: those that it was, if it has no list of them.
+
+    Returns:
+        Names of those that were written.
+    """
+    record = directory / GIVEN_FILE
+    known = set(record.read_text(encoding="utf-8").split() if record.exists() else given)
+    starters = sorted(STARTERS.glob("*.toml"))
+    new = [path for path in starters if path.stem not in known and not (directory / path.name).exists()]
+    for path in new:
+        disk.write_text(directory / path.name, _sized(path.read_text(encoding="utf-8"), model))
+    disk.write_text(record, "".join(f"{name}\n" for name in sorted(known | {path.stem for path in starters})))
+    return [path.stem for path in new]
 
 
 def listing(directory: Path) -> list[NamedRecipe]:
