@@ -39,6 +39,12 @@ PAIR = ranked(FRUIT, (2, 1), "A brick.", "A pear.", strength=2, ratings=(2, 6))
 TALK = ranked(CHAT, (2, 1), "A brick.", "A pear.")
 THREE = ranked(FRUIT, (3, 1, 1), "A brick.", "A pear.", "A fig.", ratings=(1, 7, 7), seconds=9.5)
 TIE = ranked(FRUIT, (1, 1), "A fig.", "A pear.")
+CUT_OFF = Ranking(
+    prompt=FRUIT,
+    responses=(Response(text="A pear, which", provenance=Provenance(model="m1", ended=False)),),
+    ranks=(1,),
+    ratings=(7,),
+)
 SHOWN = Demonstration(prompt=FRUIT, response=Response(text="A pear."), author="ann")
 TOLD = Demonstration(prompt=CHAT, response=Response(text="A pear."))
 POST = Prompt.from_text("SUBREDDIT: r/food\n\nTITLE: Lunch\n\nPOST: I ate a pear.\n\nTL;DR:")
@@ -384,7 +390,8 @@ UNSAID: list[tuple[str, Record, str]] = [
         PAIR,
         "texts that do not show where the prompt ends, such as responses that begin alike",
     ),
-    ("trl-kto", ranked(FRUIT, (1, 2, 3), "a", "b", "c"), "neither good nor bad: no thumb"),
+    ("trl-kto", TIE, "neither good nor bad: no thumb"),
+    ("trl-kto", CUT_OFF, "a response that was cut off, which the format cannot say"),
     ("palate", ranked(FRUIT, (1, 2), "A pear.", "A pear."), "two identical responses"),
     ("rankings", ranked(FRUIT, (1, 2), "A pear.", ""), "an empty response"),
     ("messages", Demonstration(prompt=FRUIT, response=Response(text="")), "an empty response"),
@@ -449,12 +456,27 @@ def test_margins_are_in_every_row_or_in_none() -> None:
     assert notes == {"strength left out, since the file's first pair has none": 1}
 
 
+def test_the_best_of_an_unrated_ranking_is_a_thumb_up_and_the_worst_a_thumb_down() -> None:
+    """Ties at either end are all of it; what lies between is counted, and so is a ranking that prefers nothing."""
+    five = ranked(FRUIT, (2, 3, 1, 1, 4), "second", "third", "best", "as good", "worst")
+    tied_below = ranked(FRUIT, (2, 1, 2), "bad", "good", "as bad")
+    rows, refused, notes = exported("trl-kto-text", five, tied_below, ranked(FRUIT, (1, 1, 1), "a", "b", "c"))
+    said = [(row["completion"], row["label"]) for row in rows]
+    assert said[:3] == [("best", True), ("as good", True), ("worst", False)]
+    assert said[3:] == [("bad", False), ("good", True), ("as bad", False)]
+    assert refused == {
+        "between the best and the worst of a ranking: no thumb": 2,
+        "neither good nor bad: no thumb": 3,
+    }
+    assert notes["no ratings: the best of a ranking is a thumb up, the worst a thumb down"] == 6
+
+
 def test_an_unrated_pair_is_a_thumb_up_and_a_thumb_down() -> None:
     rated = ranked(FRUIT, (1, 2, 3), "a", "b", "c", ratings=(6, 4, 1))
     rows, refused, notes = exported("trl-kto-text", plain((2, 1), None), rated)
     assert [(row["completion"], row["label"]) for row in rows] == [("a", False), ("b", True), ("a", True), ("c", False)]
     assert refused == {"neither good nor bad: no thumb": 1}
-    assert notes["no ratings: the preferred response of a pair is a thumb up, the other a thumb down"] == 2
+    assert notes["no ratings: the best of a ranking is a thumb up, the worst a thumb down"] == 2
     assert notes["a rating other than 1 and 7: written as a thumb"] == 1
 
 

@@ -107,19 +107,24 @@ class EvenMargins:
 
 
 def in_thumbs(write: Callable[[Prompt, Response, bool], Row]) -> Exporter:
-    """An exporter of thumbs: one for every rated response; an unrated pair is a thumb up and a thumb down."""
+    """An exporter of thumbs: one for every rated response; without ratings the best are thumbs up, the worst down.
+
+    A response that was cut off is left out: read back it would be one that ends there.
+    """
 
     def export(item: Item) -> Exported:
         ranking = ranking_of(item)
         for place, (response, up) in enumerate(zip(ranking.responses, _ups(ranking), strict=True)):
             if up is None:
-                yield Unusable("neither good nor bad: no thumb")
+                yield Unusable(_no_thumb(ranking))
+            elif response.provenance is not None and not response.provenance.ended:
+                yield Unusable("a response that was cut off, which the format cannot say")
             elif not response.text.strip():
                 yield Unusable("an empty response")
             else:
                 yield write(ranking.prompt, response, up)
                 if ranking.ratings is None:
-                    yield Note("no ratings: the preferred response of a pair is a thumb up, the other a thumb down")
+                    yield Note("no ratings: the best of a ranking is a thumb up, the worst a thumb down")
                 elif ranking.ratings[place] not in _THUMBS:
                     yield Note("a rating other than 1 and 7: written as a thumb")
 
@@ -129,9 +134,16 @@ def in_thumbs(write: Callable[[Prompt, Response, bool], Row]) -> Exporter:
 def _ups(ranking: Ranking) -> list[bool | None]:
     if ranking.ratings is not None:
         return [None if rating == _NEUTRAL else rating > _NEUTRAL for rating in ranking.ratings]
-    if len(ranking.responses) == 2 and ranking.pairs:
-        return [rank == 1 for rank in ranking.ranks]
-    return [None] * len(ranking.responses)
+    if not ranking.pairs:
+        return [None] * len(ranking.responses)
+    thumbs = {max(ranking.ranks): False, 1: True}
+    return [thumbs.get(rank) for rank in ranking.ranks]
+
+
+def _no_thumb(ranking: Ranking) -> str:
+    if ranking.ratings is None and ranking.pairs:
+        return "between the best and the worst of a ranking: no thumb"
+    return "neither good nor bad: no thumb"
 
 
 def trl_kto(prompt: Prompt, response: Response, up: bool) -> Row:
