@@ -74,6 +74,8 @@ def test_three_methods_over_two_seeds(
             assert len(run["stops"]) == 3  # the start, the middle and the end
             assert run["kl"][0] == pytest.approx(0, abs=1e-5)
             assert run["win_rate"][0] == pytest.approx(0.5)
+            assert run["win_rate_length_controlled"][0] == pytest.approx(0.5)
+            assert len(run["win_rate_length_controlled"]) == len(run["stops"])
             assert run["kl"][-1] > 1e-3
             assert run["tokens"] == sorted(run["tokens"])
             assert run["seconds"][-1] == read_costs(out / name / f"seed-{seed}")[-1]["seconds"]

@@ -43,6 +43,13 @@ def test_a_point_by_hand(evaluation: dict[str, Any], tmp_path: Path) -> None:
     assert itself.kl == pytest.approx([0] * HELD_OUT, abs=1e-5)
     assert itself.won == pytest.approx([0.5] * HELD_OUT)
     assert itself.reward == pytest.approx(itself.judge)
+    assert itself.at_equal_length[0] == pytest.approx(0.5)
+    fair, low, high = found.at_equal_length
+    assert fair is not None
+    assert low is not None
+    assert high is not None
+    assert low <= fair <= high
+    assert abs(fair - 0.5) < abs(np.mean(found.won) - 0.5) / 2  # the judge counts words and nothing else
 
 
 def test_nearly_all_responses_of_one_token_were_cut_off(evaluation: dict[str, Any], tmp_path: Path) -> None:

@@ -135,7 +135,10 @@ of one pool.
 
 Intervals are by prompt, for the seeds that were run; the spread is the standard deviation over seeds. Differences are \
 paired: prompt by prompt, the method's mean over seeds minus that of the first. A token computed is one that went \
-through all layers of a network, three times where gradients came back through them."""
+through all layers of a network, three times where gradients came back through them.
+
+At equal length is the win rate to expect if the responses were as long as the baseline's: a logistic regression of \
+winning on the difference in words, read where there is none. Best of n has none: its figures are expectations."""
 
 
 def _describe_failures(report: Report, entries: Sequence[Entry]) -> None:
@@ -257,7 +260,8 @@ def lines_of(entries: Sequence[Entry], name: str, *, against: Callable[[Track], 
 
 
 def _describe_ends(report: Report, entries: Sequence[Entry], seed: int) -> None:
-    header = ["method", "seed", "win rate", "KL", "judge", "reward", "words", "cut off", "tokens", "seconds"]
+    header = ["method", "seed", "win rate", "at equal length", "KL", "judge", "reward", "words", "cut off", "tokens"]
+    header.append("seconds")
     rows = []
     for entry in entries:
         for track in entry.tracks:
@@ -268,6 +272,7 @@ def _describe_ends(report: Report, entries: Sequence[Entry], seed: int) -> None:
                     entry.name if entry.trains else f"{entry.name}, n = {track.stops[-1]}",
                     track.seed,
                     str(won.estimate),
+                    str(track.at_equal_length[-1]) if track.at_equal_length else "",
                     _kl_of(entry, track),
                     f"{track.judge[-1].mean():.2f}",
                     "" if track.reward is None else f"{track.reward[-1].mean():.2f}",
@@ -313,6 +318,7 @@ def _as_data(entry: Entry) -> dict[str, Any]:
         for name, key in (("won", "win_rate"), ("judge", "judge"), ("reward", "reward"), ("words", "words")):
             values = track.get(name)
             run[key] = None if values is None else values.mean(1).tolist()
+        run["win_rate_length_controlled"] = [estimate.value for estimate in track.at_equal_length]
         for name in ("tokens", "seconds"):
             values = track.get(name)
             run[name] = None if values is None else values.tolist()

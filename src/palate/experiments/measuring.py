@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from palate import disk
 from palate.corpus import read_prompts
-from palate.evals.winrate import compare_each
+from palate.evals.winrate import compare_each, length_controlled
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import CompareRecipe, Reward
@@ -41,6 +41,8 @@ class Point:
         truncated: share that was cut off.
         reward: by the reward that the method learned from or, if it learned from none, the others did; empty if nobody
             did.
+        at_equal_length: the win rate to expect if its responses were as long as the baseline's, and its interval by
+            prompt; empty in a file from before this was measured. None is what cannot be computed.
     """
 
     kl: tuple[float, ...]
@@ -49,6 +51,7 @@ class Point:
     words: tuple[float, ...]
     truncated: tuple[float, ...]
     reward: tuple[float, ...] = ()
+    at_equal_length: tuple[float | None, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -102,7 +105,7 @@ class Measure:
     Args:
         recipe: of the evaluation, the seed filled in.
         run: notes what was left out, and records hashes of what was read.
-        scores: file of the baseline's scores; made if it is not there.
+        scores: file of the baseline's scores and lengths; made if it is not there.
     """
 
     def __init__(self, recipe: CompareRecipe, run: Run, scores: Path) -> None:
@@ -127,8 +130,12 @@ class Measure:
         if not scores.exists():
             found = self._answers(self.baseline, recipe.responses_per_prompt, recipe.seed)
             scores.parent.mkdir(parents=True, exist_ok=True)
-            disk.write_text(scores, disk.json_text(found.scores.tolist()) + "\n")
-        self.scores = np.array(json.loads(scores.read_text(encoding="utf-8")), dtype=np.float64)
+            tree = {"scores": found.scores.tolist(), "words": found.num_words().tolist()}
+            disk.write_text(scores, disk.json_text(tree) + "\n")
+        kept = json.loads(scores.read_text(encoding="utf-8"))
+        tree = kept if isinstance(kept, dict) else {"scores": kept}  # from before lengths were kept
+        self.scores = np.array(tree["scores"], dtype=np.float64)
+        self.words = np.array(tree["words"], dtype=np.float64) if "words" in tree else None
 
     def point(self, policy: Loaded[LanguageModel], rewards: Sequence[Reward] | None) -> Point:
         """Sample from a policy and say how good that is."""
@@ -143,6 +150,7 @@ class Measure:
             words=_numbers(ours.num_words().mean(1)),
             truncated=_numbers(truncated.mean(1)),
             reward=() if rewards is None else _numbers(self._reward(ours, rewards).mean(1)),
+            at_equal_length=self._at_equal_length(ours),
         )
 
     def pool(self, seed: int, rewards: Mapping[str, Sequence[Reward]], count: int) -> Pool:
@@ -173,6 +181,13 @@ class Measure:
             seed=seed,
             purpose=purpose,
         )
+
+    def _at_equal_length(self, ours: Answers) -> tuple[float | None, ...]:
+        """Empty where an earlier version kept the baseline's scores without its lengths."""
+        if self.words is None:
+            return ()
+        found = length_controlled(ours.scores, self.scores, ours.num_words(), self.words, seed=self.recipe.seed)
+        return (found.value, found.low, found.high)
 
     def _reward(self, answers: Answers, terms: Sequence[Reward]) -> Floats:
         """[P, M] by a reward that is in memory only as long as it is needed."""

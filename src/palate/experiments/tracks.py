@@ -11,6 +11,7 @@ import torch
 
 from palate.experiments.measuring import Point, Pool
 from palate.experiments.paths import Floats, distance
+from palate.intervals import Estimate
 from palate.objectives.divergence import best_of_n_kl, best_of_n_kl_bound, best_of_n_weights
 
 
@@ -26,6 +27,7 @@ class Track:
         reward: [S, P]; None if there is none.
         truncated: [S, P]; None where it is not known.
         tokens, seconds: [S] that it had cost until then; None where that is not known.
+        at_equal_length: [S] win rates if responses were as long as the baseline's; none of best of n.
     """
 
     seed: int
@@ -39,6 +41,7 @@ class Track:
     truncated: Floats | None = None
     tokens: Floats | None = None
     seconds: Floats | None = None
+    at_equal_length: Sequence[Estimate] = ()
 
     def get(self, name: str) -> Floats | None:
         """One of its arrays."""
@@ -86,6 +89,7 @@ def track_of_run(seed: int, points: Mapping[int, Point], costs: Sequence[Mapping
         reward=stacked("reward") if all(point.reward for point in every) else None,
         tokens=cost("tokens"),
         seconds=cost("seconds"),
+        at_equal_length=[Estimate(*point.at_equal_length) for point in every if point.at_equal_length],
     )
 
 
