@@ -16,13 +16,17 @@ from torch import nn
 from palate.cli import main
 from palate.lm import model as lm_model
 from palate.lm.adapters import adapted
+from palate.lm.batch import Sequences
 from palate.lm.decoder import Decoder
-from palate.lm.model import Model
+from palate.lm.model import Model, ScalarModel
 from palate.lm.optim import Optimizer
 from palate.lm.projection import Projecting, Projection
 from palate.lm.sources.zoo import load_language_model, load_scalar_model, locate
 from palate.recipe import PPORecipe, RLRecipe, parse_recipe
+from palate.rewards.heads import stacked
+from palate.rewards.learned import LearnedReward, raw_scores
 from palate.run.directory import Run
+from palate.stages import common
 from palate.stages.reinforcement import ppo, reinforce
 from palate.stages.reinforcement.actors import Actors, Asked
 
@@ -185,6 +189,42 @@ def test_resumed_it_ends_with_the_same_bits(
     names = ("adapter_model.safetensors", "adapter_config.json")
     for name in names:
         assert (tmp_path / "run" / "model" / name).read_bytes() == (whole / "model" / name).read_bytes()
+
+
+def test_several_heads_on_adapters_are_saved_loaded_and_resumed_alike(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward model of three heads that learned adapters alone."""
+    tree = settings["reward"] | {"adapter": ADAPTER, "heads": 3, "epochs": 1, "checkpoint_every": 1}
+    tree |= {"batch_responses": 8}
+    learned, log, save = [], Run.log, common.save
+
+    def keeps(model: ScalarModel, *args: Any, **kwargs: Any) -> None:
+        learned.append(model)
+        save(model, *args, **kwargs)
+
+    def dies(self: Run, step: int, metrics: dict[str, float]) -> None:
+        if step == 2:
+            raise Killed
+        log(self, step, metrics)
+
+    monkeypatch.setattr(common, "save", keeps)
+    train("reward", tree, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "log", dies)
+        with pytest.raises(Killed):
+            train("reward", tree, tmp_path / "killed")
+    train("reward", tree, tmp_path / "killed", resume=True)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "heads.json"):
+        whole = (tmp_path / "whole" / "model" / name).read_bytes()
+        assert (tmp_path / "killed" / "model" / name).read_bytes() == whole, name
+    sequences = Sequences.pack([[5, 6, 7], [5, 9]], [[8, 9], [7, 3, 4]])
+    in_memory = raw_scores(learned[0], sequences, 4096)
+    assert in_memory.shape == (2, 3)
+    assert len({round(score, 5) for score in in_memory[0].tolist()}) == 3
+    reward = LearnedReward(str(tmp_path / "killed"))
+    torch.testing.assert_close(raw_scores(reward.model, sequences, 4096), in_memory, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(reward.score(sequences, None), stacked(reward.heads, in_memory), rtol=1e-5, atol=1e-5)
 
 
 def test_a_run_is_a_model_wherever_one_is_named(
