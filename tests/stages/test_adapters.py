@@ -222,7 +222,7 @@ def test_several_heads_on_adapters_are_saved_loaded_and_resumed_alike(
     in_memory = raw_scores(learned[0], sequences, 4096)
     assert in_memory.shape == (2, 3)
     assert len({round(score, 5) for score in in_memory[0].tolist()}) == 3
-    reward = LearnedReward(str(tmp_path / "killed"))
+    reward = LearnedReward(str(tmp_path / "killed"), precision="fp32")
     torch.testing.assert_close(raw_scores(reward.model, sequences, 4096), in_memory, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(reward.score(sequences, None), stacked(reward.heads, in_memory), rtol=1e-5, atol=1e-5)
 
