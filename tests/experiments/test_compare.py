@@ -119,6 +119,19 @@ def test_three_methods_over_two_seeds(
     assert "responses_per_prompt: 2 is now 3" in capsys.readouterr().err
 
 
+def test_a_method_that_could_have_a_reward_and_has_none_is_given_the_others(
+    settings: dict[str, Any], evaluation: dict[str, Any], write: Write, tmp_path: Path
+) -> None:
+    files = [write(name, settings[name], steps=1) for name in ("distill", "reinforce")]
+    out = tmp_path / "out"
+    changes = ["distill:rewards=[]", 'distill:teachers=["tiny"]', "eval:points=1", "eval:best_of=2"]
+    evaluated = ["--eval", write("judged", evaluation), "--set", *changes]
+    assert main(["compare", *files, *evaluated, "--seeds", "1", "--out", str(out)]) == 0
+    methods = {method["name"]: method["runs"][0] for method in report_of(out)["methods"]}
+    assert list(methods) == ["distill", "reinforce", "best of n"]
+    assert methods["distill"]["reward"][0] == methods["reinforce"]["reward"][0], "both begin where the other does"
+
+
 @pytest.mark.parametrize("adapter", [{}, {"adapter": {"rank": 2, "merge": True}}], ids=["weights", "adapter"])
 def test_a_policy_is_measured_as_it_was_at_its_step(
     adapter: dict[str, Any], settings: dict[str, Any], evaluation: dict[str, Any], write: Write, tmp_path: Path

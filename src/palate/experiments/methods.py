@@ -182,9 +182,9 @@ def _prompts(recipe: Any) -> str | None:
 
 
 def rewards_of(recipe: Any) -> str | None:
-    """The terms of its reward, as one text; None if it has no reward."""
+    """The terms of its reward, as one text; None if it has no reward, or could have one and has none."""
     terms = getattr(recipe, "rewards", None)
-    return None if terms is None else json.dumps([term.model_dump(exclude_defaults=True) for term in terms])
+    return json.dumps([term.model_dump(exclude_defaults=True) for term in terms]) if terms else None
 
 
 def _temperature(recipe: Any) -> str | None:
