@@ -15,8 +15,7 @@
     pairs           comparisons grouped by prompt, and batches of them
     export          records in other people's formats
     public          data sets that others made public, fetched when asked for
-
-Left out: cleaning for quality, which is a matter of its own.
+    quality         poor text and duplicates left out of what is pretrained on
 """
 
 from __future__ import annotations
