@@ -129,6 +129,8 @@ def test_a_method_that_could_have_a_reward_and_has_none_is_given_the_others(
     assert main(["compare", *files, *evaluated, "--seeds", "1", "--out", str(out)]) == 0
     methods = {method["name"]: method["runs"][0] for method in report_of(out)["methods"]}
     assert list(methods) == ["distill", "reinforce", "best of n"]
+    assert methods["reinforce"]["stops"] == [0, 1]
+    assert methods["best of n"]["stops"] == [1, 2]
     assert methods["distill"]["reward"][0] == methods["reinforce"]["reward"][0], "both begin where the other does"
 
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from tests.experiments.conftest import HELD_OUT
 
+from palate.errors import DataError
 from palate.experiments.followed import TokenCount
 from palate.experiments.measuring import Measure, Point
 from palate.lm.batch import Sequences
 from palate.lm.sources.zoo import load_chat, load_language_model
 from palate.recipe import CompareRecipe, parse_recipe
+from palate.records import Prompt
 from palate.run.directory import Run
 
 
@@ -61,21 +63,52 @@ def test_nearly_all_responses_of_one_token_were_cut_off(evaluation: dict[str, An
 
 KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "seed": ({"seed": 1}, ("kl", "words")),
+    "baseline": ({"baseline": "$teacher"}, ("kl", "won")),
+    "baseline_chat_template": ({"baseline_chat_template": "plain"}, ("at_equal_length",)),
     "responses_per_prompt": ({"responses_per_prompt": 3}, ("kl", "words")),
+    "prompts": ({"prompts": {"path": "$prompts", "limit": 4}}, ("words", "kl")),
     "judge": ({"judge": {"length": 1.0}}, ("judge",)),
     "sampling": ({"sampling": {"max_new_tokens": 3}}, ("words", "kl")),
     "precision": ({"precision": "bf16"}, ("kl",)),
+}
+"""Another value, and what of a point must differ. Keys of sections have rows where those of `palate eval` are."""
+
+SEEN_ELSEWHERE = {
+    "max_left_out": "test_a_prompt_that_does_not_fit_is_left_out_only_if_one_says_so",
+    "points": "test_compare.py: stops of a run",
+    "best_of": "test_compare.py: stops of best of n",
 }
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_of_the_evaluation_is_used(
-    key: str, point: Point, evaluation: dict[str, Any], tmp_path: Path
+    key: str, point: Point, evaluation: dict[str, Any], teacher: str, tmp_path: Path
 ) -> None:
     changes, differ = KEYS[key]
-    other, _ = measured(evaluation, tmp_path / "other", **changes)
+    places = {"$teacher": teacher, "$prompts": evaluation["prompts"]["path"]}
+    other, _ = measured(evaluation, tmp_path / "other", **filled_in(changes, places))
     for name in differ:
         assert getattr(other, name) != getattr(point, name), f"{key} does not reach {name}"
+
+
+def filled_in(tree: Any, places: dict[str, str]) -> Any:
+    if isinstance(tree, dict):
+        return {key: filled_in(value, places) for key, value in tree.items()}
+    return places.get(tree, tree) if isinstance(tree, str) else tree
+
+
+def test_every_key_is_in_the_table() -> None:
+    assert CompareRecipe.model_fields.keys() - {"stage"} == KEYS.keys() | SEEN_ELSEWHERE.keys()
+
+
+def test_a_prompt_that_does_not_fit_is_left_out_only_if_one_says_so(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    path = Path(evaluation["prompts"]["path"])
+    long = Prompt.from_text("word " * 2000)
+    path.write_text(path.read_text(encoding="utf-8") + long.to_json() + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match="max_left_out"):
+        measured(evaluation, tmp_path / "strict")
+    found, _ = measured(evaluation, tmp_path / "lenient", max_left_out=0.5)
+    assert len(found.kl) == HELD_OUT
 
 
 def test_the_baseline_is_laid_out_as_it_says(evaluation: dict[str, Any], tmp_path: Path) -> None:
