@@ -24,6 +24,7 @@ COMMANDS = (
     "data check",
     "data import",
     "data filter",
+    "data mine",
     "data export",
     "data get",
     "pretrain",

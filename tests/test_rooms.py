@@ -36,6 +36,8 @@ PLAN = {
     "corpus/accounting": "corpus/catalogue corpus/rows",
     "corpus": "corpus/accounting corpus/catalogue corpus/containers corpus/formats corpus/rows recipe",
     "corpus/quality": "corpus corpus/accounting corpus/containers corpus/rows evals recipe",
+    "corpus/mined": "corpus corpus/accounting corpus/catalogue corpus/containers corpus/formats corpus/rows evals "
+    "recipe",
     "corpus/export": "corpus corpus/catalogue corpus/containers corpus/formats corpus/rows",
     "lm": "lm/kernels lm/templates recipe",
     "lm/kernels": "",

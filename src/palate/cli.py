@@ -27,6 +27,7 @@ from palate.commands import (
     DATA_FILTER,
     DATA_GET,
     DATA_IMPORT,
+    DATA_MINE,
     DEMO,
     FRONTIER,
     INIT,
@@ -40,6 +41,8 @@ from palate.commands import (
 from palate.disk import is_full
 from palate.errors import MissingExtraError, PalateError
 
+MINED = ("forum", "thumbs")
+"""Kinds of `palate data mine`, here so that none is imported before one is asked for."""
 _DEMOS = {
     "everyday": ("palate.demo.loop", "demo", "runs/demo"),
     "people": ("palate.demo.real_people", "demo_people", "runs/people"),
@@ -173,13 +176,19 @@ def _data(commands: Group) -> None:
             )
         )
 
+    def mine(args: argparse.Namespace) -> None:
+        kind = _import("palate.corpus.mined.miners", "MINERS")[args.kind].settings
+        settings = _import("palate.recipe", "parse_settings")(kind, args.set)
+        told = {"out": args.out, "settings": settings, "report_directory": args.report}
+        print(_import("palate.corpus.mined.miners", "mine")(args.kind, args.files, **told, **_said_of_files(args)))
+
     def get(args: argparse.Namespace) -> None:
         if not args.names:
             print(_import("palate.corpus.public.fetching", "listing")())
         for name in args.names:
             _import("palate.corpus.public.fetching", "fetch")(name)
 
-    group = commands.group("data", "check, import, filter, export and get data", DATA)
+    group = commands.group("data", "check, import, filter, mine, export and get data", DATA)
     parser = group.add("check", check, "what is in a file, and what cannot be used", DATA_CHECK, more=_formats)
     _add_reading(parser)
     parser.add_argument("--model", metavar="NAME", help="show the first records as this model will see them")
@@ -199,6 +208,16 @@ def _data(commands: Group) -> None:
     )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace thresholds: min_words=20"
+    )
+    parser = group.add("mine", mine, "make preferences of votes, thumbs and other traces", DATA_MINE, more=_kinds)
+    parser.add_argument("kind", choices=MINED, metavar="KIND", help=", ".join(MINED))
+    _add_reading(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="of the report; default: beside FILE, named after it"
+    )
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace settings of the kind"
     )
     parser = group.add("export", export, "write records in another tool's format", DATA_EXPORT, more=_export_formats)
     parser.add_argument("file", metavar="FILE", help="records in any format that can be read")
@@ -424,9 +443,20 @@ def _formats() -> str:
 
 
 def _thresholds() -> str:
-    fields = _import("palate.recipe", "Quality").model_fields
-    lines = [f"  {name} = {_toml(field.default)}\n      {field.description}" for name, field in fields.items()]
-    return "\n".join(["thresholds, and their defaults:", *lines])
+    return "\n".join(["thresholds, and their defaults:", *_settings(_import("palate.recipe", "Quality"))])
+
+
+def _kinds() -> str:
+    kinds = _import("palate.corpus.mined.miners", "MINERS").items()
+    lines = ["kinds, their settings and defaults:"]
+    for name, kind in kinds:
+        lines += ["", f"{name}: {kind.about}", *_settings(kind.settings)]
+    return "\n".join(lines)
+
+
+def _settings(section: Any) -> list[str]:
+    fields = section.model_fields.items()
+    return [f"  {name} = {_toml(field.default)}\n      {field.description}" for name, field in fields]
 
 
 def _toml(value: Any) -> str:

@@ -189,6 +189,15 @@ lines and words that repeat), and those that an earlier one says already, or nea
 example:
   palate data filter pages.jsonl.gz --out kept.jsonl --set min_words=20"""
 
+DATA_MINE = """\
+Makes preferences out of what people left behind, and of what a model knows. KIND says of what. Every ranking says in
+its source where it comes from; the reward model's report has its accuracy by source. What nothing is made of is
+counted with its reason, and a page beside the output shows examples.
+
+examples:
+  palate data mine forum answers.jsonl --out pairs.jsonl --set min_gap=5 max_longer_share=0.5
+  palate data mine thumbs thumbs.jsonl --out pairs.jsonl"""
+
 INTRODUCTION = """\
 Teach a language model a group of people's taste.
 

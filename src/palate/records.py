@@ -27,7 +27,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 Role = Literal["system", "user", "assistant", "tool"]
-Source = Literal["human", "simulated", "ai", "forum", "template"]
+Source = Literal["human", "simulated", "ai", "forum", "thumbs", "trees", "template", "abstention"]
+"""Where a judgement comes from; the last five are mined (`palate data mine`)."""
 
 
 class Record(BaseModel):

@@ -15,6 +15,7 @@
     pairs           comparisons grouped by prompt, and batches of them
     export          records in other people's formats
     public          data sets that others made public, fetched when asked for
+    mined           preferences out of votes, thumbs, trees, refusals and what a model knows
     quality         poor text and duplicates left out of what is pretrained on
 """
 

@@ -10,6 +10,7 @@ Relative paths in a recipe are relative to the directory the command runs in.
 
 from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
+from palate.recipe.mining import AbstentionMining, ForumMining, Hygiene, RefusalMining, ThumbMining, TreeMining
 from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
 from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe
 from palate.recipe.pretraining import Architecture, PretrainOptimizer, PretrainRecipe, Vocabulary
@@ -42,6 +43,7 @@ from palate.recipe.supervised import SFTRecipe
 __all__ = [
     "AUTO",
     "ORDER",
+    "AbstentionMining",
     "Adapter",
     "Architecture",
     "BestOfNRecipe",
@@ -51,8 +53,10 @@ __all__ = [
     "Data",
     "Decay",
     "DistillRecipe",
+    "ForumMining",
     "Fraction",
     "Holdout",
+    "Hygiene",
     "KTORecipe",
     "NonNegative",
     "Objective",
@@ -70,6 +74,7 @@ __all__ = [
     "RLOptimizer",
     "RLRecipe",
     "RecipeT",
+    "RefusalMining",
     "ReinforceRecipe",
     "Reward",
     "RewardRecipe",
@@ -81,7 +86,9 @@ __all__ = [
     "Section",
     "StageRecipe",
     "Taste",
+    "ThumbMining",
     "TrainingRecipe",
+    "TreeMining",
     "TwoOrMore",
     "Vocabulary",
     "WinRateRecipe",

@@ -1,0 +1,103 @@
+"""What `palate data mine` asks of its material before it makes preferences of it: one class for each kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from palate.recipe.sections import Fraction, NonNegative, PositiveInt, Section
+
+AtLeastOne = Annotated[float, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class ForumMining(Section):
+    """Answers to a question with their votes: the one with more votes is preferred, where little else explains it."""
+
+    scale: Literal["votes", "log2"] = Field(
+        "votes",
+        description="`votes` as they are, or `log2`: the rounded logarithm of 1 + votes, 1 more if the answer was "
+        "accepted, -1 for negative votes (Askell et al. 2021, arXiv 2112.00861).",
+    )
+    min_score: float = Field(1.0, description="Least score of the better one, on that scale.")
+    min_gap: NonNegative = Field(2.0, description="Least difference of the scores.")
+    min_ratio: AtLeastOne = Field(
+        1.0, description="Least ratio of the scores; a worse one of zero or less is below every ratio."
+    )
+    max_head_start_hours: NonNegative = Field(
+        0.0,
+        description="The better one may be older by this much at most: whoever wrote first had longer to collect votes "
+        "(Ethayarajh et al. 2022, arXiv 2110.08420).",
+    )
+    require_times: bool = Field(True, description="Leave out pairs of which one has no time of writing.")
+    max_longer_share: Fraction = Field(
+        1.0, description="Largest share of pairs in which the better one has more words; 1 only reports the share."
+    )
+    max_pairs: PositiveInt = Field(10, description="Most pairs of a question: those with the largest gap.")
+
+
+class ThumbMining(Section):
+    """Thumbs: a liked response is preferred over a disliked one to the same prompt, or each stays a thumb."""
+
+    to: Literal["pairs", "thumbs"] = Field("pairs", description="`thumbs` is what `palate kto` learns from.")
+    max_pairs: PositiveInt = Field(10, description="Most pairs of a prompt, chosen by hash.")
+
+
+class TreeMining(Section):
+    """Message trees: the ranks that people gave the answers to one turn."""
+
+    min_responses: Annotated[int, Field(ge=2)] = Field(2, description="Fewest ranked answers to a turn.")
+    max_per_tree: Count = Field(0, description="Most rankings of a tree, from its root on; 0 takes all.")
+
+
+class RefusalMining(Section):
+    """Refusal templates: preferred where a prompt is marked as harmful, dispreferred where it is not."""
+
+    tag: str = Field("harmful", description="The prompt's tag that says whether it is harmful (see --tag).")
+    harmful: tuple[str, ...] = Field(("true", "yes", "1", "harmful"), description="What it says of one that is.")
+    harmless: tuple[str, ...] = Field(("false", "no", "0", "harmless"), description="What it says of one that is not.")
+    harmful_share: Fraction = Field(
+        0.5, description="Share of pairs of harmful prompts; what is too much of either is left out by hash."
+    )
+    max_pairs: PositiveInt = Field(1, description="Most pairs of a prompt.")
+    templates: str = Field(
+        "", description="A file of refusals, one a line; `{prompt}` and the names of tags in braces are filled in."
+    )
+    patterns: str = Field(
+        "", description="A file of regular expressions, one a line, by which a response is known to refuse."
+    )
+    seed: Count = Field(0, description="Which template a prompt gets follows from it.")
+
+
+class AbstentionMining(Section):
+    """What a model knows, by its own samples: where it is wrong, saying that it does not know is preferred."""
+
+    answers: str = Field("", description="A file of questions with their known answers.")
+    match: Literal["contains", "exact"] = Field(
+        "contains",
+        description="A sample is right if it holds an answer as whole words, or if it is one, after the normalisation "
+        "of SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250).",
+    )
+    min_samples: PositiveInt = Field(4, description="Fewest samples of a question.")
+    knows: Fraction = Field(0.75, description="Share of right samples from which on the model knows.")
+    does_not_know: Fraction = Field(0.0, description="Share up to which it does not.")
+    max_pairs: PositiveInt = Field(2, description="Most pairs of each kind and question, of different texts.")
+    templates: str = Field(
+        "", description="A file of ways to say so, one a line; `{prompt}` and tags in braces are filled in."
+    )
+    patterns: str = Field("", description="A file of regular expressions, one a line, by which a sample says so.")
+    seed: Count = Field(0, description="Which template a question gets follows from it.")
+
+
+class Hygiene(Section):
+    """Demonstrations that would teach what nobody wants."""
+
+    drop_refusals: bool = Field(True, description="Leave out canned refusals.")
+    drop_flipped: bool = Field(True, description="Leave out demonstrations in which the roles look exchanged.")
+    drop_truncated: bool = Field(True, description="Leave out responses that look cut off.")
+    drop_duplicates: bool = Field(True, description="Leave out what differs from an earlier one in case and blanks.")
+    truncated_words: PositiveInt = Field(
+        30, description="A response of prose with so many words has to end with a full stop or its like."
+    )
+    patterns: str = Field("", description="A file of regular expressions, one a line, of canned refusals.")
