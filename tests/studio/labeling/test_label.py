@@ -40,7 +40,9 @@ def add_batch(
                 batches.add_response(
                     session,
                     asked.id,
-                    Response(text=text, provenance=Provenance(model=MODEL, checkpoint=CHECKPOINT, temperature=0.7654)),
+                    Response(
+                        text=text, provenance=Provenance(model=MODEL, checkpoint=CHECKPOINT, temperature=0.76543219)
+                    ),
                     model_id="secretmodelid",
                 )
                 for text in texts[: 0 if batch.kind == "demonstration" else k]
@@ -548,7 +550,7 @@ def secrets_of(studio: Studio) -> set[str]:
         MODEL,
         "secretmodelid",
         CHECKPOINT,
-        "0.7654",
+        "0.76543219",  # more digits than a time has
         "secret source",
         "secret",
         "provenance",
