@@ -46,11 +46,13 @@ PLAN = {
     "lm/templates": "",
     "rollout": "lm lm/kernels recipe",
     "simulated": "recipe",
-    "rewards": "lm lm/sources objectives recipe rollout simulated",
+    "rewards": "lm lm/sources objectives recipe rewards/verifiers rollout simulated",
+    "rewards/verifiers": "recipe",
     "evals": "run",
     "stages": "corpus evals feedback/statistics lm lm/pretraining lm/sources objectives recipe rewards rollout run "
     "stages/estimate",
-    "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rollout run stages stages/estimate",
+    "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rewards/verifiers rollout run stages "
+    "stages/estimate",
     "stages/estimate": "lm lm/kernels lm/sources recipe rollout run",
     "stages/own_samples": "lm lm/sources objectives recipe rewards rollout run stages stages/reinforcement",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "

@@ -26,6 +26,7 @@ from palate.rewards import learned
 from palate.rewards.heads import Head, files_of
 from palate.rewards.learned import raw_scores
 from palate.rewards.mix import MixedScores
+from palate.rewards.verifiers.verdict import Verdict
 from palate.run.directory import Run
 from palate.run.metrics import METRICS, headline
 from palate.stages import reward
@@ -230,6 +231,7 @@ ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
         {"pretraining": {"data": {"path": "$texts"}, "sequences_per_step": 2, "sequence_length": 32}},
     ),
     "objective/spread": ("reinforce", {"rewards": [{"model": "$two_heads"}]}),
+    "objective/verified/NAME": ("reinforce", {"rewards": [{"verifier": {"kind": "shape", "max_words": 2}}]}),
     "policy/kl_loss": ("reinforce", {"kl_loss_coef": 0.1}),
     "objective/groups_resampled": ("reinforce", {"max_resamples": 1}),
     "reward/rating_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
@@ -267,7 +269,8 @@ def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
     for number, (name, (stage, setting)) in enumerate(ONLY_WITH.items()):
         tree = settings[stage] | filled_in(setting, data | made) | ({"steps": 1} if stage in STAGES else {})
         kind, train = STAGES.get(stage, (recipes.RewardRecipe, reward.train))
-        assert name in names_in(rows_logged(kind, train, tree, tmp_path / str(number)))
+        logged = names_in(rows_logged(kind, train, tree, tmp_path / str(number)))
+        assert name in {name if name in METRICS else f"{name.rpartition('/')[0]}/NAME" for name in logged}
 
 
 def test_terms_and_spread_are_means_over_all_that_was_scored() -> None:
@@ -283,6 +286,19 @@ def test_terms_and_spread_are_means_over_all_that_was_scored() -> None:
     )
     alone = [MixedScores(total=torch.ones(2), terms={"a": torch.ones(2)}, spread=None)]
     assert watching.measure_terms(alone) == {}
+
+
+def test_what_verifiers_said_is_a_mean_over_all_that_was_scored_without_its_weight() -> None:
+    told = [
+        MixedScores(
+            total=torch.zeros(len(scores)),
+            terms={"number": torch.zeros(len(scores))},
+            spread=None,
+            verdicts={"number": [Verdict(score, "") for score in scores]},
+        )
+        for scores in ([1.0, 0.0, 1.0], [0.5])
+    ]
+    assert watching.measure_terms(told) == {"objective/verified/number": 0.625}
 
 
 def test_the_metrics_of_a_step_from_those_of_its_updates() -> None:

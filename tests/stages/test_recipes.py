@@ -22,7 +22,7 @@ COMMAND = {
     "hh_harmless": "reward",
     "ppo": "ppo",
     "ppo_ptx": "ppo",
-    **dict.fromkeys(("reinforce", "grpo", "dr_grpo", "dapo", "gspo", "cispo"), "reinforce"),
+    **dict.fromkeys(("reinforce", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "verified"), "reinforce"),
     "dpo": "dpo",
     "kto": "kto",
     "online_dpo": "online-dpo",
@@ -61,6 +61,15 @@ def told(path: Path) -> str:
     return str(path)
 
 
+def sums(path: Path) -> str:
+    """Rows as in GSM8K."""
+    rows = [
+        {"question": f"What is {n} and {n}?", "answer": f"It is <<{n}+{n}={2 * n}>>.\n#### {2 * n}"} for n in range(9)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
 def transcripts(path: Path) -> str:
     """Rows as in the HH data."""
     rows = [
@@ -92,6 +101,7 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         "ppo": on_prompts,
         "ppo_ptx": [*on_prompts, f"pretraining.data.path={data['texts']}"],
         **{name: on_prompts for name, command in COMMAND.items() if command == "reinforce"},
+        "verified": [f"prompts.path={sums(tmp_path / 'sums.jsonl')}", *LEARNED[1:]],
         "dpo": [f"data.path={data['rankings']}"],
         "kto": [f"data.path={data['thumbs']}"],
         "online_dpo": [f"prompts.path={data['prompts']}", *LEARNED],

@@ -16,6 +16,7 @@ from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, Re
 from palate.recipe.pretraining import Architecture, PretrainOptimizer, PretrainRecipe, Vocabulary
 from palate.recipe.quality import Quality
 from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe, RolloutRecipe, ScoredRecipe
+from palate.recipe.rewarding import Reward, Verifier
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
 from palate.recipe.sections import (
     AUTO,
@@ -30,7 +31,6 @@ from palate.recipe.sections import (
     Positive,
     PositiveInt,
     PromptsLeftOut,
-    Reward,
     RLOptimizer,
     Sampling,
     Section,
@@ -90,6 +90,7 @@ __all__ = [
     "TrainingRecipe",
     "TreeMining",
     "TwoOrMore",
+    "Verifier",
     "Vocabulary",
     "WinRateRecipe",
     "load_recipe",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from palate.recipe.rewarding import Reward
 from palate.recipe.sections import (
     ChatTemplate,
     Data,
@@ -13,7 +14,6 @@ from palate.recipe.sections import (
     NonNegative,
     PositiveInt,
     PromptsLeftOut,
-    Reward,
     Sampling,
     Section,
 )

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from palate.recipe.preferences import PairLoss
 from palate.recipe.reinforcement import RolloutRecipe, ScoredRecipe
-from palate.recipe.sections import Optimizer, Positive, PositiveInt, Reward, TwoOrMore
+from palate.recipe.rewarding import Reward
+from palate.recipe.sections import Optimizer, Positive, PositiveInt, TwoOrMore
 
 
 class OnlineDPORecipe(ScoredRecipe):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from palate.recipe.rewarding import Reward
 from palate.recipe.sections import (
     Data,
     Fraction,
@@ -14,7 +15,6 @@ from palate.recipe.sections import (
     Positive,
     PositiveInt,
     PromptsLeftOut,
-    Reward,
     RLOptimizer,
     Sampling,
     Section,

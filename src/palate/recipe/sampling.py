@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from palate.recipe.rewarding import Reward
 from palate.recipe.sections import (
     ChatTemplate,
     Data,
     MicrobatchTokens,
     PositiveInt,
     PromptsLeftOut,
-    Reward,
     Sampling,
     Section,
 )

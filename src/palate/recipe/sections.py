@@ -179,37 +179,3 @@ class StageRecipe(TrainingRecipe):
     max_left_out: Fraction = Field(
         0.5, description="Largest share of the rows that may be left out; more end the run before its first step."
     )
-
-
-class Reward(Section):
-    """One term of the reward."""
-
-    model: str = Field("", description="A trained reward model's directory.")
-    ensemble: tuple[str, ...] = Field((), description="Several of them instead: all their heads are one ensemble.")
-    objective: str = Field("", description="What of a reward model counts, if it learned several objectives.")
-    aggregation: Literal["mean", "min", "mean_minus_std", "mean_minus_variance"] = Field(
-        "mean", description="One score from those of an ensemble; all but the mean pay less where its members disagree."
-    )
-    uncertainty_coef: NonNegative = Field(
-        1.0, description="Standard deviations, or variances, that such an aggregation takes from the mean."
-    )
-    function: str = Field("", description="A Python function `package.module:name` of (prompts, responses).")
-    length: Positive | None = Field(None, description="Minus the number of words above this one, in tens.")
-    weight: float = Field(
-        1.0, description="Weight in the sum; of a flag the price of a response that is sure to be flagged."
-    )
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Reward:
-        if sum(bool(kind) for kind in (self.model, self.ensemble, self.function, self.length)) != 1:
-            raise ValueError("name exactly one of model, ensemble, function, length")
-        if not self.models and (self.objective or self.aggregation != "mean"):
-            raise ValueError("objective and aggregation belong to a model, or an ensemble of them")
-        if len(set(self.ensemble)) != len(self.ensemble):
-            raise ValueError("a model is named twice in ensemble: its heads would count double")
-        return self
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The reward models that are named."""
-        return (self.model,) if self.model else self.ensemble

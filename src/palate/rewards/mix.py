@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.ensemble import EnsembleReward
 from palate.rewards.learned import MAX_TOKENS, LearnedReward
-from palate.rewards.rules import FunctionReward, LengthReward
+from palate.rewards.rules import FunctionReward, LengthReward, VerifiedReward
+from palate.rewards.verifiers.verdict import Verdict
 from palate.rollout.engine import SampledTokens
 from palate.scores import one_number_each
 
@@ -32,12 +33,17 @@ class RewardSource(Protocol):
         ...
 
 
-def _source(term: Reward, models: Mapping[str, LearnedReward]) -> EnsembleReward | FunctionReward | LengthReward:
+Source: TypeAlias = EnsembleReward | FunctionReward | LengthReward | VerifiedReward
+
+
+def _source(term: Reward, models: Mapping[str, LearnedReward]) -> Source:
     if term.models:
         return EnsembleReward(term, models)
     if term.function:
         return FunctionReward(term.function)
-    assert term.length is not None, "a term of a valid recipe is a model, a function or a length"
+    if term.verifier:
+        return VerifiedReward(term.verifier)
+    assert term.length is not None, "a term of a valid recipe is a model, a function, a verifier or a length"
     return LengthReward(term.length)
 
 
@@ -49,11 +55,13 @@ class MixedScores:
         total: [B].
         terms: by name, [B] each: what it was added up from, weights applied.
         spread: [B] of the members of the ensembles in it, each times the size of its weight; None if there is none.
+        verdicts: of the terms that check, by name, [B] each: without their weights, and with their reasons.
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
     spread: Tensor | None
+    verdicts: Mapping[str, Sequence[Verdict]] = field(default_factory=dict)
 
 
 class Mix:
@@ -65,7 +73,8 @@ class Mix:
 
     Attributes:
         sources: in the recipe's order.
-        names: of the terms, all different: an objective, or else a model, a function, or "length".
+        names: of the terms, all different: an objective, or else a model, a function, a kind of verifier, or
+            "length".
         learned: the models in it.
     """
 
@@ -103,11 +112,15 @@ class Mix:
         by_model = {model.loaded.name: model.by_head(prompts, responses, tokens).cpu() for model in self.learned}
         terms: list[Tensor] = []
         spreads: list[Tensor] = []
-        for weight, source in zip(self.weights, self.sources, strict=True):
+        verdicts: dict[str, Sequence[Verdict]] = {}
+        for name, weight, source in zip(self.names, self.weights, self.sources, strict=True):
             if isinstance(source, EnsembleReward):
                 members = source.members(by_model)
                 terms.append(weight * source.aggregate(members))
                 spreads += [abs(weight) * spread(members)] if source.num_members > 1 else []
+            elif isinstance(source, VerifiedReward):
+                verdicts[name] = source.verdicts(prompts, responses)
+                terms.append(weight * torch.tensor([verdict.score for verdict in verdicts[name]]))
             else:
                 terms.append(weight * source(prompts, responses))
         total = torch.stack(terms).sum(0)
@@ -116,6 +129,7 @@ class Mix:
             total=total,
             terms=dict(zip(self.names, terms, strict=True)),
             spread=torch.stack(spreads).sum(0) if spreads else None,
+            verdicts=verdicts,
         )
 
     @property
@@ -134,6 +148,8 @@ class Mix:
 
 
 def _name(term: Reward) -> str:
+    if term.verifier:
+        return term.verifier.kind
     if term.objective or not term.models:
         return term.objective or term.function.rpartition(":")[2] or "length"
     path = Path(term.models[0])

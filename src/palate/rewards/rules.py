@@ -1,4 +1,4 @@
-"""Rewards that need no model: a Python function, a length.
+"""Rewards that need no model: a Python function, a verifier, a length.
 
 A function `NAME` may have a companion `parts_of_NAME` in its module, which says what the scores are made of; see
 `simulated/tastes.py`.
@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 from palate.errors import RewardError
+from palate.recipe import Verifier
 from palate.records import Prompt
+from palate.rewards.verifiers.verdict import Verdict
+from palate.rewards.verifiers.verified import verify
 from palate.rollout.engine import SampledTokens
 from palate.scores import MEND, ask, call, one_number_each
 from palate.simulated.tastes import load_judge
@@ -72,6 +75,27 @@ def says_something(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[
     A recipe names it as `function = "palate.rewards.rules:says_something"`; its `weight` is the price.
     """
     return [-1.0 if count_words(response) < FEWEST_WORDS else 0.0 for response in responses]
+
+
+class VerifiedReward:
+    """The scores of a verifier, between 0 and 1."""
+
+    def __init__(self, settings: Verifier) -> None:
+        self.settings = settings
+
+    def __call__(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None
+    ) -> Tensor:
+        """[B]; the verifier reads the text and not the tokens; raises as `verdicts` does."""
+        return torch.tensor([verdict.score for verdict in self.verdicts(prompts, responses)])
+
+    def verdicts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
+        """[B] with their reasons.
+
+        Raises:
+            RewardError: a prompt has not what the verifier needs, or what checks cannot run here.
+        """
+        return verify(self.settings, prompts, responses)
 
 
 class LengthReward:

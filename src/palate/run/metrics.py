@@ -18,6 +18,8 @@ METRICS: dict[str, str] = {
     "grows, the policy goes where the reward models disagree. Absent without an ensemble.",
     "objective/terms/NAME": "What one term of the reward added to the score, its weight applied, mean per response "
     "that was scored; only if there are several.",
+    "objective/verified/NAME": "What one verifier gave, between 0 and 1 and without its weight: where it gives 1 or 0, "
+    "the share of the responses that were right. Mean per response that was scored; absent without a verifier.",
     "objective/reward": "Score minus `kl_coef` times the KL, mean per response: what is maximised.",
     "objective/kl": "KL to the reference policy per response, k1 (the mean log-ratio). Not below zero, up to noise.",
     "objective/kl_k3": "The same by the k3 estimator, `exp(-x) - 1 + x` of the log-ratio: never negative, less noisy.",

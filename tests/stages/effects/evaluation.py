@@ -14,7 +14,7 @@ from tests.stages.effects.sampling import (
     lays_out,
     scores_in_parts,
 )
-from tests.stages.effects.scoring import learned_terms, scores_of
+from tests.stages.effects.scoring import learned_terms, scores_of, verifying
 from tests.stages.effects.shared import close
 
 
@@ -26,6 +26,7 @@ def win_rate() -> list[Row]:
         Row("function", (CHARACTERS, BREVITY), wins_by_its_scores),
         Row("length", (0.5, 9.0), wins_by_its_scores, no_function),
         Row("weight", (1.0, -2.0), wins_by_its_scores),
+        verifying(wins_by_its_scores, no_function | {"responses_per_prompt": 4}),
         *learned_terms(wins_by_its_scores, "judge.", {"responses_per_prompt": 4}),
     ]
     return [

@@ -24,7 +24,7 @@ from tests.stages.effects.reinforcement import (
 )
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
-from tests.stages.effects.scoring import learned_terms, scores_of
+from tests.stages.effects.scoring import learned_terms, scores_of, verifying
 from tests.stages.effects.shared import close, every, optimizer, refused, training
 
 from palate.lm.batch import Sequences
@@ -66,6 +66,7 @@ def distill() -> list[Row]:
         ),
         Row("rewards.0.length", (0.5, 1.5), chooses_teachers, none),
         Row("rewards.0.weight", (1.0, -2.0), chooses_teachers, several),
+        replace(row := verifying(chooses_teachers, none | {"rewards.0.function": None}), key=f"rewards.0.{row.key}"),
         *[replace(row, key=f"rewards.0.{row.key}") for row in learned_terms(chooses_teachers, "rewards.0.", none)],
     ]
 

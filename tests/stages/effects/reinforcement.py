@@ -11,7 +11,7 @@ from tests.stages.effects import by_hand, judges
 from tests.stages.effects.by_hand import gae, whitened
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
-from tests.stages.effects.scoring import learned_terms, members_of, scores_of
+from tests.stages.effects.scoring import learned_terms, members_of, scores_of, verifying
 from tests.stages.effects.shared import close, data, every, optimizer, refused, training
 
 from palate.lm.sources.zoo import load_chat, load_language_model, load_scalar_model
@@ -91,6 +91,7 @@ def rewards() -> list[Row]:
         Row("0.function", (function + "lower_case", function + "characters"), asks_the_function),
         Row("0.length", (0.5, 1.5), counts_words, none),
         Row("0.weight", (1.0, -2.0), weighs),
+        replace(row := verifying(verifies, none), key=f"0.{row.key}"),
         *[replace(row, key=f"0.{row.key}") for row in learned_terms(scores_by_it, "rewards.0.")],
     ]
 
@@ -119,6 +120,15 @@ def counts_words(a: Outcome, b: Outcome) -> None:
         beyond = [max(0.0, count_words(text) - limit) / 10 for text in outcome.rollouts[0].texts]
         assert close(outcome.metrics[0]["objective/score"], -sum(beyond) / len(beyond))
     assert a.metrics[0]["objective/score"] < b.metrics[0]["objective/score"]
+
+
+def verifies(a: Outcome, b: Outcome) -> None:
+    for outcome in (a, b):
+        (term,), rollout, row = outcome.recipe.rewards, outcome.rollouts[0], outcome.metrics[0]
+        assert close(row["objective/score"], scores_of(term, rollout).mean())
+        assert close(row[f"objective/verified/{term.verifier.kind}"], row["objective/score"])
+        assert all(f"{term.verifier.kind}: " in line["verdict"] for line in outcome.lines("samples.jsonl"))
+    assert a.metrics[0]["objective/score"] != b.metrics[0]["objective/score"]
 
 
 def weighs(a: Outcome, b: Outcome) -> None:

@@ -10,7 +10,7 @@ from tests.stages.effects import judges
 from tests.stages.effects.reinforcement import decodes_side_by_side, draws_at_most
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
-from tests.stages.effects.scoring import learned_terms, scores_of
+from tests.stages.effects.scoring import learned_terms, scores_of, verifying
 from tests.stages.effects.shared import close, data, multiplies_in, refused
 from torch import Tensor
 
@@ -37,6 +37,7 @@ def best_of_n() -> list[Row]:
         Row("function", (LOWER_CASE, CHARACTERS), picks_the_best),
         Row("length", (0.5, 1.5), picks_the_best, no_function),
         Row("weight", (1.0, -2.0), picks_the_best),
+        verifying(picks_the_best, no_function),
         *learned_terms(picks_the_best, "rewards.0."),
     ]
     return [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,36 @@ def scores_of(term: Reward, rollout: Rollout) -> Tensor:
         scores = of_an_ensemble(term, rollout)
     elif term.function:
         scores = torch.tensor(getattr(judges, term.function.partition(":")[2])([], rollout.texts))
+    elif term.verifier:
+        scores = torch.tensor([BY_HAND[term.verifier.kind](text) for text in rollout.texts])
     else:
         assert term.length is not None
         scores = torch.tensor([-max(0.0, count_words(text) - term.length) / 10 for text in rollout.texts])
     return term.weight * scores
+
+
+SAID = ("That makes 18", '"the lamp is lit" at 17', "18 in all", "It is 18", "about 18")
+BY_HAND: Mapping[str, Callable[[str], float]] = {
+    "number": lambda text: float("18" in text),
+    "quotes": lambda text: float('"the lamp is lit"' in text),
+}
+"""What a verifier gives for what is said; see `tells`."""
+
+
+def tells(rollout: Rollout) -> Rollout:
+    """What was said is one of a few things, by what was really drawn; and something is known about every prompt."""
+    tags = {"known": "the lamp is lit, 18", "answer": "17"}
+    return replace(
+        rollout,
+        prompts=tuple(prompt.model_copy(update={"tags": tags}) for prompt in rollout.prompts),
+        texts=tuple(SAID[sum(map(ord, text)) % len(SAID)] for text in rollout.texts),
+    )
+
+
+def verifying(effect: Effect, given: Mapping[str, Any]) -> Row:
+    """The one key of a verifier that tells whether a stage has it judge; `verifiers.py` has them all."""
+    place = next(key for key in given if key.endswith("function")).removesuffix("function")
+    return Row("verifier.kind", ("number", "quotes"), effect, {**given, f"{place}verifier.tag": "known"}, spoil=tells)
 
 
 def members_of(term: Reward, rollout: Rollout) -> Any:

@@ -93,7 +93,7 @@ def train(recipe: OnlineDPORecipe, run: Run) -> None:
             step,
             metrics | {"time/rollout_s": sampled - begun, "time/step_s": time.perf_counter() - begun},
         )
-        run.samples(step, sample_rows(rollout, scores))
+        run.samples(step, sample_rows(rollout, scores, verdicts=mixed.verdicts))
 
     write_model(run, recipe, actors.loaded)
     finish_run(run, {"left_out": actors.left_out})

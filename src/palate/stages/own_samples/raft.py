@@ -83,7 +83,7 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
         metrics |= mean_of_updates(updates) | {"raft/kept_score": float(scores[best.to(scores.device)].mean())}
         metrics |= {"data/left_out": float(actors.left_out), "time/rollout_s": sampled - begun}
         run.log(step, metrics | {"time/step_s": time.perf_counter() - begun})
-        run.samples(step, sample_rows(rollout, scores))
+        run.samples(step, sample_rows(rollout, scores, verdicts=mixed.verdicts))
 
     write_model(run, recipe, actors.loaded)
     finish_run(run, {"left_out": actors.left_out})

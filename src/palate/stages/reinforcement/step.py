@@ -261,7 +261,9 @@ def learn(
         metrics |= seconds | {"time/tokens_per_s": int(mask.sum()) / seconds["time/rollout_s"]}
         run.log(step, metrics | {"time/step_s": time.perf_counter() - begun})
         credit = partial(token_credit, sequences, chat=actors.chat, credit=experience.credit)
-        run.samples(step, sample_rows(rollout, scores, credit))
+        # after resampling the rows are no longer those that were judged first
+        verdicts = mixed.verdicts if len(scored) == 1 else None
+        run.samples(step, sample_rows(rollout, scores, credit, verdicts=verdicts))
 
 
 def prompts_of_step(prompts: Sequence[Prompt], step: int, *, count: int, key: tuple[int | str, ...]) -> list[Prompt]:

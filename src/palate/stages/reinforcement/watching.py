@@ -17,6 +17,7 @@ from palate.lm.chat import Chat
 from palate.objectives.advantages import differ
 from palate.objectives.divergence import k1, k3, updated_kl_coef
 from palate.rewards.mix import MixedScores
+from palate.rewards.verifiers.verdict import Verdict
 from palate.rollout.engine import Rollout
 
 ON_POLICY_TOLERANCE = 0.05
@@ -50,11 +51,15 @@ def measure(rollout: Rollout, scores: Tensor, ref_logprobs: Tensor) -> dict[str,
 
 
 def measure_terms(scored: Sequence[MixedScores]) -> dict[str, float]:
-    """What each of several terms gave, and how far ensembles were apart: means over all responses that were scored."""
+    """What each of several terms gave, how far ensembles were apart and what verifiers said: means over all responses
+    that were scored."""
     names = list(scored[0].terms)
     columns = {f"objective/terms/{name}": [each.terms[name] for each in scored] for name in names if len(names) > 1}
     spreads = [each.spread for each in scored if each.spread is not None]
     columns |= {"objective/spread": spreads} if spreads else {}
+    for name in scored[0].verdicts:
+        found = [verdict.score for each in scored for verdict in each.verdicts[name]]
+        columns[f"objective/verified/{name}"] = [torch.tensor(found)]
     return {name: float(torch.cat(parts).mean()) for name, parts in columns.items()}
 
 
@@ -113,6 +118,7 @@ def sample_rows(
     credit: Callable[[int], Mapping[str, object]] | None = None,
     *,
     count: int = 4,
+    verdicts: Mapping[str, Sequence[Verdict]] | None = None,
 ) -> list[dict[str, object]]:
     """A few responses for a person to read, the first of the first prompts.
 
@@ -120,12 +126,15 @@ def sample_rows(
         scores: [B], if there are scores.
         credit: of a row, what its tokens are credited with, if that is known.
         count: how many at most.
+        verdicts: by name of the verifier, [B] each; their reasons are shown.
     """
     every = max(1, len(rollout.texts) // count)
     shown: list[dict[str, object]] = []
     for row in range(0, len(rollout.texts), every)[:count]:
         said: dict[str, object] = {"prompt": rollout.prompts[row].text, "response": rollout.texts[row]}
         said |= {} if scores is None else {"score": float(scores[row])}
+        reasons = "; ".join(f"{name}: {of[row].reason}" for name, of in (verdicts or {}).items())
+        said |= {"verdict": reasons} if reasons else {}
         shown.append(said if credit is None else said | {"credit": credit(row)})
     return shown
 
