@@ -124,7 +124,9 @@ def test_mistakes_inside_lists_and_optional_sections(tmp_path: Path) -> None:
 @pytest.mark.parametrize("term", ["", 'model = "a"\nlength = 20\n', "weight = 2\n"])
 def test_a_reward_is_of_exactly_one_kind(tmp_path: Path, term: str) -> None:
     text = f'[prompts]\npath = "p.jsonl"\n[[rewards]]\n{term}'
-    with pytest.raises(RecipeError, match=r"'rewards\.0': name exactly one of model, ensemble, function, length, verifier"):
+    with pytest.raises(
+        RecipeError, match=r"'rewards\.0': name exactly one of model, ensemble, function, length, verifier"
+    ):
         load_recipe(PPORecipe, write(tmp_path, text))
 
 
