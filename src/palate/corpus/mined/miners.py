@@ -12,13 +12,16 @@ from palate.corpus.accounting.ignoring import Ignored
 from palate.corpus.catalogue.format import Item, Kind
 from palate.corpus.containers.files import file_suffix
 from palate.corpus.mined.forum_scores import forum_pairs
+from palate.corpus.mined.hygiene import clean_demonstrations
 from palate.corpus.mined.mining_report import Mining
+from palate.corpus.mined.refusal_pairs import refusal_pairs
 from palate.corpus.mined.thumb_pairs import thumb_preferences
+from palate.corpus.mined.tree_ranks import tree_rankings
 from palate.corpus.reading import check_paths, iterate
 from palate.corpus.reading_bar import progress
 from palate.corpus.writing import output
 from palate.errors import DataError
-from palate.recipe import ForumMining, Section, ThumbMining
+from palate.recipe import ForumMining, Hygiene, RefusalMining, Section, ThumbMining, TreeMining
 from palate.records import Demonstration, Ranking
 
 Items: TypeAlias = Iterable[tuple[str, Item]]
@@ -55,6 +58,27 @@ MINERS: Mapping[str, Miner] = {
         about="thumbs: a liked response is preferred over a disliked one, or thumbs for `palate kto`",
         settings=ThumbMining,
         make=thumb_preferences,
+    ),
+    "trees": Miner(
+        title="Rankings out of message trees",
+        about="message trees as Open-Assistant exports them: ranked answers to one turn",
+        settings=TreeMining,
+        make=tree_rankings,
+        formats=("oasst",),
+    ),
+    "refusals": Miner(
+        title="Harmlessness pairs out of refusal templates",
+        about="answers to prompts with a mark: a refusal is preferred for harmful ones, the answer for others",
+        settings=RefusalMining,
+        make=refusal_pairs,
+        kind=None,
+    ),
+    "hygiene": Miner(
+        title="Demonstrations that were left out",
+        about="demonstrations: without canned refusals, exchanged roles, cut-off answers and duplicates",
+        settings=Hygiene,
+        make=clean_demonstrations,
+        kind=Demonstration,
     ),
 }
 

@@ -16,6 +16,8 @@ EXAMPLES = 4
 """Of each reason, and of what was made, the first so many."""
 SHOWN = 300
 """Characters of an example."""
+COLUMNS = 6
+"""That are not used: named in the text, the rest counted; the page has all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,9 @@ class Mining:
             lines.append(f"pairs      {pairs:,}; the longer response is preferred in {self.longer_share:.3f}")
         lines += [f"left out {line}" for line in self._left_out()]
         if self.unused:
-            lines.append("not used   columns " + ", ".join(f"{name} ({n:,})" for name, n in self.unused.items()))
+            names = [f"{name} ({count:,})" for name, count in self.unused.most_common(COLUMNS)]
+            more = [f"and {len(self.unused) - COLUMNS} more"] if len(self.unused) > COLUMNS else []
+            lines.append("not used   columns " + ", ".join([*names, *more]))
         lines += str(self.rejections).splitlines()
         return "\n".join([*lines, f"written    {self.out}; the report with examples: {self.directory}/report.html"])
 
@@ -114,6 +118,8 @@ class Mining:
         report.table("Left out", ["what", "reason", "how many"], rows)
         if str(self.rejections):
             report.text("Rows that hold nothing", str(self.rejections).replace("\n", "\n\n"))
+        if self.unused:
+            report.table("Columns that nothing was read from", ["column", "rows"], list(self.unused.items()))
         report.side_by_side("The first of what was made", self.shown)
         for (what, reason), _ in self.left_out.most_common():
             shown = [
