@@ -14,6 +14,7 @@ from palate.errors import RecipeError, RewardError
 from palate.recipe import Reward, Verifier, parse_recipe
 from palate.records import Prompt
 from palate.rewards.mix import Mix
+from palate.rewards.verifiers.json_schema import check_schema, verify_json
 from palate.rewards.verifiers.number import answer_of, verify_number
 from palate.rewards.verifiers.pattern import verify_patterns
 from palate.rewards.verifiers.quotes import quotes_of, verify_quotes
@@ -161,6 +162,79 @@ def test_shape() -> None:
     assert verify_shape("Why not?", sections=["Why"]).score == 0  # a sentence is no heading
 
 
+SCHEMA = {
+    "type": "object",
+    "required": ["name", "age"],
+    "properties": {
+        "name": {"type": "string", "minLength": 1},
+        "age": {"type": ["integer", "null"], "minimum": 0, "exclusiveMaximum": 150},
+        "tags": {"type": "array", "items": {"enum": ["a", 1]}, "maxItems": 2, "uniqueItems": True},
+    },
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("response", "schema", "reason"),
+    [
+        ('{"name": "Ann", "age": 3}', SCHEMA, "fits"),
+        ('\n```json\n{"name": "Ann", "age": 3.0}\n```\n', SCHEMA, "fits"),
+        ('{"name": "Ann", "age": null, "tags": ["a", 1]}', SCHEMA, "fits"),
+        ('{"name": "", "age": 3}', SCHEMA, "$.name breaks minLength = 1"),
+        ('{"name": "Ann"}', SCHEMA, "$.age is missing"),
+        ('{"name": "Ann", "age": 3.5}', SCHEMA, "$.age is no integer or null"),
+        ('{"name": "Ann", "age": true}', SCHEMA, "$.age is no integer or null"),
+        ('{"name": "Ann", "age": -1}', SCHEMA, "$.age breaks minimum = 0"),
+        ('{"name": "Ann", "age": 150}', SCHEMA, "$.age breaks exclusiveMaximum = 150"),
+        ('{"name": "Ann", "age": 3, "more": 1}', SCHEMA, "$.more may not be there"),
+        ('{"name": "Ann", "age": 3, "tags": [true]}', SCHEMA, '$.tags[0] is none of ["a", 1]'),
+        ('{"name": "Ann", "age": 3, "tags": ["a", "a"]}', SCHEMA, "$.tags has an item twice"),
+        ('{"name": "Ann", "age": 3, "tags": ["a", "a", 1]}', SCHEMA, "$.tags breaks maxItems = 2"),
+        ("[]", SCHEMA, "$ is no object"),
+        ('Here: {"name": "Ann", "age": 3}', SCHEMA, "no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ("NaN", {"type": "number"}, "no JSON: NaN is no number"),
+        ("1e999", {"type": "integer"}, "no JSON: 1e999 is no number"),
+        ("[" * 100_000, True, "no JSON: maximum recursion depth exceeded"),
+        ("2", {"anyOf": [{"const": 2.0}, {"type": "string"}]}, "fits"),
+        ("3", {"oneOf": [{"minimum": 1}, {"maximum": 5}]}, "$ fits 2 of 2 of oneOf"),
+        ("3", {"allOf": [{"minimum": 1}, {"maximum": 2}]}, "$ fits 1 of 2 of allOf"),
+        ("3", {"not": {"type": "integer"}}, "$ fits what it must not"),
+        ('{"a": [1]}', {"const": {"a": [True]}}, '$ is not {"a": [true]}'),
+        ("1", False, "$ may not be there"),
+    ],
+)
+def test_json_that_fits(response: str, schema: object, reason: str) -> None:
+    check_schema(schema)
+    verdict = verify_json(response, schema)
+    assert verdict.reason.startswith(reason)
+    assert verdict.score == (reason == "fits")
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"$ref": "#/x"}, r"json_schema.\$ref = '#/x': not among what is understood"),
+        ({"properties": {"a": {"pattern": "x"}}}, "json_schema.properties.a.pattern"),
+        ({"type": "text"}, "no such type: 'text'"),
+        ({"minimum": "1"}, "json_schema.minimum = '1'"),
+        ({"anyOf": []}, "json_schema.anyOf"),
+        ({"items": 3}, "json_schema.items: a schema is a table"),
+    ],
+)
+def test_a_schema_that_is_not_understood_is_refused(schema: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Mix([parse_recipe(Reward, {"verifier": {"kind": "schema", "json_schema": schema}})])
+
+
+def test_a_schema_may_come_with_the_prompt() -> None:
+    mix = Mix([Reward(verifier=Verifier(kind="schema", tag="like"))])
+    prompts = [Prompt.from_text("?", tags={"like": like}) for like in ('{"type": "string"}', '{"type": "null"}')]
+    assert mix(prompts, ['"a"', '"a"']).tolist() == [1.0, 0.0]
+    for like in ("{", '{"$ref": "#"}'):
+        with pytest.raises(RewardError, match=r"the prompt .* has no schema in its tag 'like'"):
+            mix([Prompt.from_text("?", tags={"like": like})], ["1"])
+
+
 def test_a_verifier_is_a_term_like_any_other() -> None:
     mix = Mix(
         [
@@ -185,6 +259,8 @@ def test_a_verifier_is_a_term_like_any_other() -> None:
         ({"kind": "pattern"}, 'kind "pattern" checks nothing: set must_match or must_not_match'),
         ({"kind": "shape"}, 'kind "shape" checks nothing: set starts_with'),
         ({"kind": "number", "max_words": 3}, 'max_words is no setting of kind "number", which has tag'),
+        ({"kind": "schema"}, 'kind "schema" checks nothing: set json_schema or tag'),
+        ({"kind": "schema", "tag": "a", "json_schema": {"type": "null"}}, "either one schema for all"),
         ({"kind": "numbers"}, "Input should be 'number'"),
         ({}, "'verifier.kind' is required"),
     ],

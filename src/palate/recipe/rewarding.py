@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,9 +14,9 @@ from palate.recipe.sections import Fraction, NonNegative, Positive, PositiveInt,
 class Verifier(Section):
     """A check that gives 1, 0 or a share; each kind has settings of its own and refuses those of the others."""
 
-    kind: Literal["number", "quotes", "pattern", "shape", "tests"] = Field(
+    kind: Literal["number", "quotes", "pattern", "shape", "schema", "tests"] = Field(
         description="What is checked: a `number` that is known, `quotes` that must stand in the text that was given, a "
-        "`pattern`, the `shape` (format and length), or the unit `tests` of code."
+        "`pattern`, the `shape` (format and length), JSON by its `schema`, or the unit `tests` of code."
     )
     tag: str = Field(
         "",
@@ -30,6 +31,9 @@ class Verifier(Section):
     ends_with: str = Field("", description="How it must end.")
     max_words: PositiveInt | None = Field(None, description="Most words it may have.")
     sections: tuple[str, ...] = Field((), description="Headings that must stand in it, in this order, a line each.")
+    json_schema: Mapping[str, Any] = Field(
+        {}, description="What the JSON must be like; or every prompt has a schema of its own, as JSON in `tag`."
+    )
     seconds: Positive = Field(5.0, description="Time for code and tests; it is the wall's, and ends all they started.")
     memory_mb: int = Field(512, ge=64, description="MiB of address space for each process of theirs.")
     isolation: Literal["full", "limits"] = Field(
@@ -58,6 +62,8 @@ class Verifier(Section):
             raise ValueError(f'{strange[0]} is no setting of kind "{self.kind}", which has {", ".join(own)}')
         if (needed := _NEEDED.get(self.kind)) and not any(getattr(self, name) for name in needed):
             raise ValueError(f'kind "{self.kind}" checks nothing: set {" or ".join(needed)}')
+        if self.json_schema and self.tag:
+            raise ValueError("json_schema and tag: either one schema for all, or one that comes with each prompt")
         return self
 
 
@@ -66,9 +72,10 @@ _SETTINGS = {
     "quotes": ("tag", "fewest_words", "without_quotes"),
     "pattern": ("must_match", "must_not_match"),
     "shape": ("starts_with", "ends_with", "max_words", "sections"),
+    "schema": ("json_schema", "tag"),
     "tests": ("tag", "seconds", "memory_mb", "isolation"),
 }
-_NEEDED = {"pattern": _SETTINGS["pattern"], "shape": _SETTINGS["shape"]}
+_NEEDED = {"pattern": _SETTINGS["pattern"], "shape": _SETTINGS["shape"], "schema": _SETTINGS["schema"]}
 
 
 class Reward(Section):

@@ -15,6 +15,7 @@ from torch import Tensor
 from palate.errors import RewardError
 from palate.recipe import Verifier
 from palate.records import Prompt
+from palate.rewards.verifiers.json_schema import check_schema
 from palate.rewards.verifiers.verdict import Verdict
 from palate.rewards.verifiers.verified import verify
 from palate.rollout.engine import SampledTokens
@@ -78,10 +79,15 @@ def says_something(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[
 
 
 class VerifiedReward:
-    """The scores of a verifier, between 0 and 1."""
+    """The scores of a verifier, between 0 and 1.
+
+    Raises:
+        RecipeError: its JSON schema says what is not understood.
+    """
 
     def __init__(self, settings: Verifier) -> None:
         self.settings = settings
+        check_schema(settings.json_schema)
 
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], tokens: SampledTokens | None = None

@@ -39,6 +39,12 @@ def reinforce() -> list[Row]:
         row("ends_with", ("18", "is"), shape, gives(the_sum, lambda t: not the_sum(t))),
         row("max_words", (3, 30), shape, gives(the_sum, lambda t: True)),
         row("sections", (["The sum: 18"], ["Sum"]), shape, gives(the_sum, lambda t: False)),
+        row(
+            "json_schema",
+            ({"type": "integer"}, {"not": {"type": "integer"}, "type": "string"}),
+            {"kind": "schema", "tag": ""},
+            gives(lambda t: t == "18", lambda t: False),
+        ),
         row("seconds", (30.0, 0.2), code("import time; time.sleep(0.5)"), gives(the_sum, lambda t: False)),
         row("memory_mb", (512, 100), code("bytearray(200 << 20)"), gives(the_sum, lambda t: False)),
         row("isolation", ("full", "limits"), code(ELSEWHERE), gives(the_sum, lambda t: False)),
@@ -64,6 +70,7 @@ def saying(settings: Mapping[str, Any]) -> Spoil:
     """Code, where tests are to run: one that works, and some that is none. Otherwise two sentences."""
     tests = settings["tag"] if settings["kind"] == "tests" else ""
     texts = (OF_THE_SUM, OTHERWISE, OTHERWISE) if not tests else ("x = 18", "", "")
+    texts = ("18", "no JSON", "no JSON") if settings["kind"] == "schema" else texts
 
     def says(rollout: Rollout) -> Rollout:
         tags = {"known": "the lamp is lit tonight, and 18", "other": "17", **({tests: tests} if tests else {})}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from palate.recipe import Verifier
 from palate.records import Prompt
+from palate.rewards.verifiers.json_schema import schema_of, verify_json
 from palate.rewards.verifiers.number import verify_number
 from palate.rewards.verifiers.pattern import verify_patterns
 from palate.rewards.verifiers.quotes import verify_quotes
@@ -57,6 +58,13 @@ def _shapes(settings: Verifier, prompts: Sequence[Prompt], responses: Sequence[s
     ]
 
 
+def _schemas(settings: Verifier, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
+    return [
+        verify_json(text, schema_of(prompt, settings.tag) if settings.tag else settings.json_schema)
+        for prompt, text in zip(prompts, responses, strict=True)
+    ]
+
+
 def _tests(settings: Verifier, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Verdict]:
     sandbox = Sandbox(seconds=settings.seconds, memory_mb=settings.memory_mb, isolated=settings.isolation == "full")
     return verify_code(prompts, responses, sandbox, tag=settings.tag or "tests")
@@ -67,6 +75,7 @@ CHECKS: Mapping[str, Check] = {
     "quotes": _quotes,
     "pattern": _patterns,
     "shape": _shapes,
+    "schema": _schemas,
     "tests": _tests,
 }
 """By kind."""
