@@ -41,7 +41,7 @@ from palate.commands import (
 from palate.disk import is_full
 from palate.errors import MissingExtraError, PalateError
 
-MINED = ("forum", "thumbs", "trees", "refusals", "hygiene")
+MINED = ("forum", "thumbs", "trees", "refusals", "abstention", "hygiene")
 """Kinds of `palate data mine`, here so that none is imported before one is asked for."""
 _DEMOS = {
     "everyday": ("palate.demo.loop", "demo", "runs/demo"),

@@ -11,6 +11,7 @@ from palate.corpus.accounting.account import Account
 from palate.corpus.accounting.ignoring import Ignored
 from palate.corpus.catalogue.format import Item, Kind
 from palate.corpus.containers.files import file_suffix
+from palate.corpus.mined.abstention import abstention_pairs
 from palate.corpus.mined.forum_scores import forum_pairs
 from palate.corpus.mined.hygiene import clean_demonstrations
 from palate.corpus.mined.mining_report import Mining
@@ -21,8 +22,8 @@ from palate.corpus.reading import check_paths, iterate
 from palate.corpus.reading_bar import progress
 from palate.corpus.writing import output
 from palate.errors import DataError
-from palate.recipe import ForumMining, Hygiene, RefusalMining, Section, ThumbMining, TreeMining
-from palate.records import Demonstration, Ranking
+from palate.recipe import AbstentionMining, ForumMining, Hygiene, RefusalMining, Section, ThumbMining, TreeMining
+from palate.records import Candidates, Demonstration, Ranking
 
 Items: TypeAlias = Iterable[tuple[str, Item]]
 
@@ -72,6 +73,13 @@ MINERS: Mapping[str, Miner] = {
         settings=RefusalMining,
         make=refusal_pairs,
         kind=None,
+    ),
+    "abstention": Miner(
+        title="Abstention pairs out of what a model knows",
+        about="samples of a model beside known answers: where it knows the answer is preferred, else saying so",
+        settings=AbstentionMining,
+        make=abstention_pairs,
+        kind=Candidates,
     ),
     "hygiene": Miner(
         title="Demonstrations that were left out",
