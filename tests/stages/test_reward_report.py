@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from palate.evals.report import Report
 from palate.recipe import Objective
 from palate.records import Prompt, Ranking, Response
 from palate.rewards.heads import Head
-from palate.stages.reward_report import measure
+from palate.stages.reward_report import Orders, add_pictures, by_source, measure
 from palate.stages.teaching import lessons_in
 
 P, Q = Prompt.from_text("p"), Prompt.from_text("q")
@@ -62,6 +63,42 @@ def two(objective: Objective, outputs: np.ndarray[Any, Any]) -> tuple[Objective,
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
+
+
+def test_accuracy_by_source_by_hand() -> None:
+    """Three pairs of people, one of two prompts wrong; one mined from a forum, right; a tie of margins counts half."""
+    orders = Orders(
+        margins=np.array([[1.0], [-1.0], [2.0], [3.0], [0.0]]),
+        prompts=["p", "q", "q", "p", "r"],
+        texts=[("b b", "a"), ("a", "b b"), ("b b", "a"), ("a", "b b"), ("a", "b b")],
+        sources=["human", "human", "human", "forum", "abstention"],
+    )
+    found = by_source(orders, seed=0)
+    assert list(found) == ["human", "forum", "abstention"]
+    assert found["human"]["accuracy"] == pytest.approx(2 / 3)
+    assert found["human"]["longer_wins"] == pytest.approx(2 / 3)
+    assert (found["human"]["held_out_pairs"], found["human"]["held_out_prompts"]) == (3, 2)
+    assert (found["forum"]["accuracy"], found["forum"]["longer_wins"]) == (1, 0)
+    assert found["abstention"]["accuracy"] == pytest.approx(0.5)
+
+
+def test_the_report_has_the_sources_of_the_rankings() -> None:
+    """The source goes from the record to the page, objective by objective."""
+    mined = [*RANKINGS[:1], *(ranking.model_copy(update={"source": "forum"}) for ranking in RANKINGS[1:])]
+    responses: Any = SimpleNamespace(rankings=mined, row_of=TEXTS)
+
+    def taught(ranking: Ranking) -> list[Any]:
+        return lessons_in(ranking, 0, Objective(name="good"))
+
+    taught.objectives = [Objective(name="good")]  # type: ignore[attr-defined]
+    lessons: Any = taught
+    _, findings, agreed = measure(torch.from_numpy(SCORES), responses, lessons, [Head(), Head()], seed=0)
+    report = Report("Rewards")
+    add_pictures(report, findings, agreed, seed=0)
+    told = report.numbers["accuracy_by_source"]
+    assert {source: numbers["held_out_pairs"] for source, numbers in told.items()} == {"forum": 2, "human": 1}
+    assert "Accuracy by source of the judgements" in report.html()
+    assert "<td>forum</td>" in report.html()
 
 
 def test_orders_by_hand() -> None:

@@ -7,7 +7,8 @@ where the mean is wrong; if it does not, no conservative reward can be made of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from palate.corpus.pairs import Lesson, ordered_pairs
 from palate.evals import plots
 from palate.evals.calibration import Calibration, accuracy, calibration, longer_wins
 from palate.evals.discrimination import area_under_curve, by_quarter
+from palate.evals.page import format_number
 from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import Agreement, agreement
 from palate.intervals import Estimate, Floats, ratio_estimate
@@ -37,11 +39,13 @@ class Orders:
         margins: [N, M], by each member of its ensemble, better minus worse.
         prompts: [N], their ids.
         texts: [N], better and worse.
+        sources: [N], where the judgements come from.
     """
 
     margins: Floats
     prompts: Sequence[str]
     texts: Sequence[tuple[str, str]]
+    sources: Sequence[str]
 
     @property
     def mean(self) -> Floats:
@@ -142,7 +146,8 @@ def _orders(raw: Floats, lessons: Sequence[Lesson], responses: ComparedResponses
     prompts = [ranking.prompt.id for ranking, *_ in pairs]
     rows = [[responses.row_of[prompt, text] for text in both] for prompt, both in zip(prompts, texts, strict=True)]
     better, worse = np.array(rows, dtype=np.int64).reshape(-1, 2).T
-    return Orders(margins=raw[better] - raw[worse], prompts=prompts, texts=texts)
+    sources = [ranking.source for ranking, *_ in pairs]
+    return Orders(margins=raw[better] - raw[worse], prompts=prompts, texts=texts, sources=sources)
 
 
 def _labels(raw: Floats, lessons: Sequence[Lesson], responses: ComparedResponses) -> Labels:
@@ -155,6 +160,19 @@ def _labels(raw: Floats, lessons: Sequence[Lesson], responses: ComparedResponses
     return Labels(
         raw=raw[rows], labels=np.array([label for *_, label in said]), prompts=[prompt for prompt, *_ in said]
     )
+
+
+def by_source(orders: Orders, *, seed: int) -> dict[str, Numbers]:
+    """The accuracy of the pairs of each source, beside the longer response's; the source with most pairs first."""
+    found: dict[str, Numbers] = {}
+    for source, count in Counter(orders.sources).most_common():
+        rows = [row for row, each in enumerate(orders.sources) if each == source]
+        prompts = [orders.prompts[row] for row in rows]
+        right = accuracy(orders.mean[rows], prompts, seed=seed)
+        longer = longer_wins([orders.texts[row] for row in rows], prompts, seed=seed)
+        counts: Numbers = {"held_out_pairs": count, "held_out_prompts": len(set(prompts))}
+        found[source] = _with_interval("accuracy", right) | {"longer_wins": longer.value} | counts
+    return found
 
 
 def _of_orders(orders: Orders, reliability: Calibration, seed: int) -> Numbers:
@@ -227,6 +245,9 @@ def add_pictures(report: Report, findings: Sequence[Finding], agreed: Agreement,
         if finding.reliability is not None:
             picture = plots.calibration(finding.reliability)
             report.figure(f"{about}Does it know how sure it is?", picture, "Held-out pairs.")
+        if finding.orders is not None and finding.orders.prompts:
+            prefix = "" if len(findings) == 1 else f"{finding.name}_"
+            _add_sources(report, about, prefix, by_source(finding.orders, seed=seed))
         if finding.orders is not None and finding.orders.margins.shape[1] > 1 and finding.orders.prompts:
             _add_ensemble(report, about, finding.orders, seed)
         if finding.labels is not None and finding.heads[0].flag:
@@ -235,6 +256,15 @@ def add_pictures(report: Report, findings: Sequence[Finding], agreed: Agreement,
         names = [labeler.name for labeler in agreed.labelers]
         matrix = plots.agreement_matrix(names, agreed.matrix(names))
         report.figure("Do the labelers agree?", matrix, "Held-out prompts.")
+
+
+def _add_sources(report: Report, about: str, prefix: str, sources: Mapping[str, Numbers]) -> None:
+    """What it knows of people's judgements, and of those that were mined, simulated or made by a model."""
+    report.data(f"{prefix}accuracy_by_source", dict(sources))
+    header = ["source", "pairs", "prompts", "accuracy", "from", "to", "the longer one wins"]
+    keys = ("held_out_pairs", "held_out_prompts", "accuracy", "accuracy_low", "accuracy_high", "longer_wins")
+    rows = [[source, *(format_number(numbers[key]) for key in keys)] for source, numbers in sources.items()]
+    report.table(f"{about}Accuracy by source of the judgements", header, rows, "Held-out pairs, 95% intervals.")
 
 
 def _add_ensemble(report: Report, about: str, orders: Orders, seed: int) -> None:
