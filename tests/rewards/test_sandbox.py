@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from palate.rewards.verifiers import sandbox
 from palate.rewards.verifiers.sandbox import OUTPUT_BYTES, Sandbox
 from palate.rewards.verifiers.unit_tests import code_of, verify_code
 
+JAIL = Path(sandbox.__file__).with_name("jail.py")
 SANDBOX = Sandbox(seconds=20.0, memory_mb=256)
 
 
@@ -139,6 +143,39 @@ def test_what_is_left_running_ends_too(tmp_path: Path) -> None:
         except OSError:
             continue
     assert name not in names
+
+
+@isolated
+def test_code_ends_with_the_one_who_watches_it() -> None:
+    """Although it is the first of its own processes, and has most of a minute left."""
+    name = f"orphan{os.getpid()}"
+    code = f"import ctypes, time\nctypes.CDLL(None).prctl(15, b'{name}')\ntime.sleep(50)"
+    asked = {"code": code, "tests": "", "seconds": 50, "memory_mb": 256, "isolated": True, "output_bytes": 99}
+    watcher = subprocess.Popen([sys.executable, "-S", str(JAIL)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert watcher.stdin is not None
+    watcher.stdin.write(json.dumps(asked).encode())
+    watcher.stdin.close()
+    assert soon(lambda: name in running())
+    watcher.kill()
+    watcher.wait()
+    assert soon(lambda: name not in running())
+
+
+def running() -> list[str]:
+    """Names of all processes."""
+    names = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):
+            names.append(path.read_text().strip())
+    return names
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Whether it does within twenty seconds."""
+    ends = time.monotonic() + 20
+    while not holds() and time.monotonic() < ends:
+        time.sleep(0.05)
+    return holds()
 
 
 def test_limits_alone_are_a_choice() -> None:

@@ -28,7 +28,7 @@ from typing import Any
 NEW_NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000  # mount, uts, ipc, pid, net
 NEW_USER = 0x10000000
 READ_ONLY, NO_SUID, NO_DEVICES, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-CAP_LAST, NO_NEW_PRIVS, CAPBSET_DROP = 63, 38, 24
+CAP_LAST, NO_NEW_PRIVS, CAPBSET_DROP, DIE_WITH_PARENT = 63, 38, 24, 1
 STRANGERS = 2_000_000_000
 """From here on user ids own nothing. Each sandbox takes one of its own, since processes are counted by user."""
 SCRATCH, SCRATCH_BYTES = "/scratch", 16 << 20
@@ -141,6 +141,7 @@ def inner(asked: dict[str, Any], verdicts: int, output: int, password: str) -> N
     limit(asked["seconds"], asked["memory_mb"], MOST_PROCESSES if asked["isolated"] else 1)
     if asked["isolated"]:
         give_up_rights(asked["stranger"])
+    checked(_LIBC.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0), "prctl")  # last: a change of rights would undo it
     own = os.getpid()
     reason = run(asked["code"], asked["tests"])
     if os.getpid() == own:  # and not a copy of it that the code made
