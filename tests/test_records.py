@@ -66,7 +66,9 @@ def rankings(draw: st.DrawFn) -> Ranking:
         labeler=draw(texts),
         shown_order=draw(st.none() | st.permutations(range(count)).map(tuple)),
         seconds=draw(st.none() | st.floats(0, 1e6)),
-        source=draw(st.sampled_from(["human", "simulated", "ai", "forum", "thumbs", "trees", "template", "abstention"])),
+        source=draw(
+            st.sampled_from(["human", "simulated", "ai", "forum", "thumbs", "trees", "template", "abstention"])
+        ),
     )
 
 

@@ -125,7 +125,9 @@ def anything(draw: st.DrawFn) -> Record:
                 "shown_order": draw(st.none() | st.permutations(range(count))),
                 "guideline_version": "2",
                 "seconds": draw(st.none() | st.floats(0, 100)),
-                "source": draw(st.sampled_from(["human", "simulated", "ai", "forum", "thumbs", "trees", "template", "abstention"])),
+                "source": draw(
+                    st.sampled_from(["human", "simulated", "ai", "forum", "thumbs", "trees", "template", "abstention"])
+                ),
             }
         ),
     ]
