@@ -62,7 +62,8 @@ def compared_at(entries: Sequence[Entry], axis: str, target: float | None, *, se
 def _there(entry: Entry, axis: str, target: float, seed: int) -> dict[str, OverSeeds]:
     found = {}
     places = [(track, place) for track in entry.tracks if (place := crossing(_axis(track, axis), target)) is not None]
-    for name in ("won", "judge", "reward", "words", "kl"):
+    # at equal KL the KL is known, and in its own root it is no straight line
+    for name in ("won", "judge", "reward", "words", *(() if axis == "d" else ("kl",))):
         values = [between(known, place) for track, place in places if (known := track.get(name)) is not None]
         if values and (over := over_seeds(values, seed=seed, share=name == "won")) is not None:
             found[name] = over
