@@ -80,7 +80,7 @@ _STYLE: Any = {
     "figure.constrained_layout.w_pad": 0.1,
     "figure.constrained_layout.h_pad": 0.08,
 }
-_MARKERS = ("o", "s", "D", "^", "v", "P")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # one more than colours, so that no two of many lines look alike
 _NARROW, _WIDE = (6.4, 3.8), (8.4, 4.2)
 
 
