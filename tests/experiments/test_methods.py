@@ -49,7 +49,7 @@ def test_every_recipe_for_a_policy_says_its_stage_or_is_called_after_it() -> Non
     methods = read_methods([str(path) for path in shipped if path.stem not in others])
     assert {method.stage.name for method in methods} == policies
     assert {method.name for method in methods if method.stage.name == "reinforce"} == {
-        "reinforce", "grpo", "dr_grpo", "dapo", "gspo", "cispo",
+        "reinforce", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "verified",
     }  # fmt: skip
 
 
