@@ -256,3 +256,13 @@ def test_settings_that_cannot_work_together_are_refused_with_the_recipe(
 )
 def test_settings_that_only_just_work(kind: type[Section], text: str, overrides: list[str], tmp_path: Path) -> None:
     load_recipe(kind, write(tmp_path, text), overrides)
+
+
+def test_a_mistake_in_the_only_entry_is_told_once() -> None:
+    """And not also as a list without entries, which nobody wrote."""
+    tree = {"model": "tiny", "prompts": {"path": "p.jsonl"}}
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(ReinforceRecipe, tree | {"rewards": [{"modl": "x"}]})
+    assert str(caught.value) == "recipe: unknown key 'rewards.0.modl'; did you mean 'model'?"
+    with pytest.raises(RecipeError, match="at least 1 item"):
+        parse_recipe(ReinforceRecipe, tree | {"rewards": []})

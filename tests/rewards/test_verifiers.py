@@ -107,6 +107,11 @@ def test_quotes_must_stand_there(response: str, score: float) -> None:
     assert verify_quotes(SOURCE, response, tag="", fewest_words=3, without=0.25).score == score
 
 
+def test_a_quote_without_a_letter_or_a_number_says_nothing() -> None:
+    ruled = Prompt.from_text("First. - - - Then, 3.")
+    assert verify_quotes(ruled, '"- - -" and "Then, 3."', tag="", fewest_words=2, without=0.25).score == 0.5
+
+
 def test_quotes_are_looked_for_in_the_tag_that_is_named() -> None:
     prompt = Prompt.from_text("Quote what you read.", tags={"text": "the cat sat on the mat"})
     assert verify_quotes(prompt, '"cat sat on"', tag="text", fewest_words=3, without=0).score == 1

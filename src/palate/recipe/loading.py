@@ -50,8 +50,19 @@ def parse_recipe(kind: type[RecipeT], tree: Mapping[str, Any], *, where: str = "
     try:
         return kind.model_validate(dict(tree))
     except ValidationError as error:
-        lines = [f"{where}: {_explain(kind, problem)}" for problem in error.errors()]
+        found = error.errors()
+        # an entry with a mistake is no entry to pydantic, which then misses it in its list as well
+        places = [problem["loc"] for problem in found]
+        lines = [
+            f"{where}: {_explain(kind, problem)}"
+            for problem in found
+            if problem["type"] != "too_short" or not any(_is_inside(place, problem["loc"]) for place in places)
+        ]
         raise RecipeError("\n".join(lines)) from None
+
+
+def _is_inside(place: Sequence[str | int], outer: Sequence[str | int]) -> bool:
+    return len(place) > len(outer) and tuple(place[: len(outer)]) == tuple(outer)
 
 
 def parse_settings(kind: type[RecipeT], overrides: Sequence[str]) -> RecipeT:

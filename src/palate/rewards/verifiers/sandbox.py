@@ -7,7 +7,8 @@ up to eight processes); and a response that deceives its own tests, which run in
 what equals everything, or look for the verdict's password in memory. Read what scores well.
 
 Without namespaces (not Linux, or a container that forbids them) nothing is run, unless a setting says that limits are
-enough: then the code can read and write the user's files, reach the network and leave processes behind.
+enough: then the code can read and write the user's files, reach the network and leave processes behind; where the user
+is root nothing limits how many.
 """
 
 from __future__ import annotations
