@@ -12,10 +12,12 @@ from palate.errors import RecipeError
 from palate.recipe import (
     DistillRecipe,
     DPORecipe,
+    JudgeRecipe,
     KTORecipe,
     PPORecipe,
     RAFTRecipe,
     ReinforceRecipe,
+    ReviseRecipe,
     RewardRecipe,
     Section,
     SFTRecipe,
@@ -198,6 +200,8 @@ def test_every_key_is_documented_and_every_section_frozen(kind: type[Section]) -
 
 
 DISTILL = 'teachers = ["a"]\n[prompts]\npath = "p.jsonl"\n'
+JUDGE = 'constitution = "c.toml"\n[candidates]\npath = "c.jsonl"\n'
+REVISE = 'constitution = "c.toml"\n[prompts]\npath = "p.jsonl"\n'
 RLOO = '[prompts]\npath = "p.jsonl"\n[[rewards]]\nlength = 20\n'
 
 
@@ -224,6 +228,10 @@ RLOO = '[prompts]\npath = "p.jsonl"\n[[rewards]]\nlength = 20\n'
         (RAFTRecipe, RLOO, ["responses_per_prompt=1"], "'responses_per_prompt': Input should be greater than or equal"),
         (DistillRecipe, DISTILL, ["teachers=['a', 'b']"], "several teachers: name rewards, of a weight other than 0"),
         (DistillRecipe, DISTILL, ["rewards=[{ length = 3 }]"], "one teacher alone teaches every prompt: leave rewards"),
+        (JudgeRecipe, JUDGE, ["sampling.temperature=1"], "nothing is drawn without samples: set samples, or leave out"),
+        (JudgeRecipe, JUDGE, ["endpoint.url=http://a/v1", "precision=fp32"], "are of a model that runs here"),
+        (ReviseRecipe, REVISE, ["endpoint.url=http://a/v1", "chat_template=plain"], "are of a model that runs here"),
+        (ReviseRecipe, REVISE, ["endpoint.url=a.b/v1"], "'endpoint.url': an address such as http://localhost:8000/v1"),
         (SFTRecipe, SFT, ["optimizer.beta1=1"], "'optimizer.beta1': Input should be less than 1"),
         (SFTRecipe, SFT, ["optimizer.learning_rate=inf"], "'optimizer.learning_rate': Input should be a finite number"),
         (SFTRecipe, SFT, ["holdout.fraction=0"], "'holdout': fraction = 0 leaves nothing to train on, or nothing to"),
@@ -250,6 +258,7 @@ def test_settings_that_cannot_work_together_are_refused_with_the_recipe(
         (PPORecipe, PPO, ["prompts_per_step=4", "minibatches=4", "responses_per_prompt=1"]),
         (PPORecipe, PPO, ["value_warmup=19", "kl_target=6", "kl_horizon=13"]),
         (PPORecipe, RLOO, ["value_model=tiny"]),
+        (JudgeRecipe, JUDGE, ["samples=3", "sampling.temperature=1", "endpoint.url=https://a/v1/"]),
         (RewardRecipe, SFT, ["batch_responses=2"]),
         (SFTRecipe, SFT, ["holdout.tag=topic", "holdout.value=tea", "holdout.fraction=0"]),
     ],

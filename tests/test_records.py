@@ -16,6 +16,7 @@ from palate.records import (
     Ranking,
     Record,
     Response,
+    Revision,
     ToolCall,
     content_id,
 )
@@ -41,8 +42,15 @@ prompts = st.builds(
     tools.map(tuple),
     st.dictionaries(texts, texts, max_size=2),
 )
+revisions = st.builds(Revision, principle=texts, constitution=texts, draft=texts, critique=texts)
 provenances = st.builds(
-    Provenance, model=texts, checkpoint=texts, temperature=finite, logprob=st.none() | finite, ended=st.booleans()
+    Provenance,
+    model=texts,
+    checkpoint=texts,
+    temperature=finite,
+    logprob=st.none() | finite,
+    ended=st.booleans(),
+    revisions=st.lists(revisions, max_size=2).map(tuple),
 )
 responses = st.builds(Response, text=texts, tool_calls=calls, provenance=st.none() | provenances)
 

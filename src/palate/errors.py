@@ -8,9 +8,11 @@
     ├── MissingExtraError          an optional package is needed; says what to install
     ├── MachineError               too little memory or disk for what was asked; nothing was begun
     ├── RewardError                a reward function or model that raised, or gave what is no score
+    ├── EndpointError              a model elsewhere that cannot be reached, refuses, or answers what cannot be read
     ├── RunError                   a run directory that cannot be used
     │   ├── CheckpointError        no readable checkpoint where one was expected
     │   ├── DiskFullError          the disk filled up; what was finished is kept
+    │   ├── BudgetError            as many requests or tokens were used as were allowed; what was answered is kept
     │   └── TrainingError          the run itself went wrong: non-finite, negative KL, collapsed entropy
     └── RequestError               something a person asked of the app and cannot have
         ├── NotFoundError          it is not there, or not theirs: the two look alike
@@ -77,6 +79,10 @@ class RewardError(PalateError):
     """A reward function or model that raised, or gave what is no score; the run can go on once it is mended."""
 
 
+class EndpointError(PalateError):
+    """A model that runs elsewhere cannot be reached, refuses, or answers what cannot be read."""
+
+
 class RunError(PalateError):
     """A run directory that cannot be created, resumed or read."""
 
@@ -87,6 +93,10 @@ class CheckpointError(RunError):
 
 class DiskFullError(RunError):
     """The disk filled up; every finished checkpoint is kept and the run can be resumed."""
+
+
+class BudgetError(RunError):
+    """As many requests or tokens were used as were allowed; what was answered is kept and the run can be resumed."""
 
 
 class TrainingError(RunError):

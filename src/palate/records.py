@@ -8,6 +8,7 @@ record says, so the same prompt has the same id in every file, on every machine 
     Prompt           the conversation so far, ending where the assistant is to answer
     Provenance       where a sampled response came from
     Selection        how it was taken from among several that were drawn
+    Revision         how a draft was criticised by a principle and written anew
     Response         one answer to a prompt
     Candidates       a prompt and K answers waiting to be judged
     Demonstration    a prompt and the answer a person would like to see
@@ -29,6 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 Role = Literal["system", "user", "assistant", "tool"]
 Source = Literal["human", "simulated", "ai", "forum", "thumbs", "trees", "template", "abstention"]
 """Where a judgement comes from; the last five are mined (`palate data mine`)."""
+AI = "ai:"
+"""Before the name of a model that judged, or wrote a demonstration, where people have their own."""
 
 
 class Record(BaseModel):
@@ -167,6 +170,20 @@ class Selection(Record):
         return self
 
 
+class Revision(Record):
+    """A round: a model criticised its draft by a principle; what it wrote then is the next draft, or the response.
+
+    Attributes:
+        principle: its name.
+        constitution: hash of the file that it stands in.
+    """
+
+    principle: str
+    constitution: str
+    draft: str
+    critique: str
+
+
 class Provenance(Record):
     """Where a sampled response came from, enough to sample it again.
 
@@ -177,6 +194,7 @@ class Provenance(Record):
         logprob: sum over the response tokens, under the sampling distribution, in nats.
         ended: False when the response was cut off by ``max_new_tokens``.
         selection: how it was taken from among several; without, it is the only one that was drawn.
+        revisions: how it came to be what it is, round by round; without, it is as it was drawn.
     """
 
     model: str
@@ -188,6 +206,7 @@ class Provenance(Record):
     logprob: float | None = None
     ended: bool = True
     selection: Selection | None = None
+    revisions: tuple[Revision, ...] = ()
 
 
 class Response(Record):

@@ -21,6 +21,22 @@ quality         poor text and duplicates left out of what is pretrained on
 
 from __future__ import annotations
 
-from palate.corpus.reading import Read, iterate, read_demonstrations, read_prompts, read_rankings, read_texts
+from palate.corpus.reading import (
+    Read,
+    iterate,
+    read_candidates,
+    read_demonstrations,
+    read_prompts,
+    read_rankings,
+    read_texts,
+)
 
-__all__ = ["Read", "iterate", "read_demonstrations", "read_prompts", "read_rankings", "read_texts"]
+__all__ = [
+    "Read",
+    "iterate",
+    "read_candidates",
+    "read_demonstrations",
+    "read_prompts",
+    "read_rankings",
+    "read_texts",
+]

@@ -29,9 +29,9 @@ from palate.corpus.rows.row import Row, Wrapper
 from palate.corpus.rows.verdicts import Unclear
 from palate.errors import DataError
 from palate.recipe import Data
-from palate.records import Demonstration, Prompt, Ranking, content_id
+from palate.records import Candidates, Demonstration, Prompt, Ranking, content_id
 
-T = TypeVar("T", Prompt, Demonstration, Ranking, str)
+T = TypeVar("T", Prompt, Demonstration, Candidates, Ranking, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,15 @@ def read_rankings(data: Data) -> Read[Ranking]:
         DataError: a file that cannot be read or holds no rankings, or a malformed row.
     """
     return _read(data, Ranking)
+
+
+def read_candidates(data: Data) -> Read[Candidates]:
+    """Prompts with responses: candidates, or what rankings are about, the same responses once.
+
+    Raises:
+        DataError: a file that cannot be read or holds neither, or a malformed row.
+    """
+    return _read(data, Candidates)
 
 
 def read_texts(data: Data) -> Read[str]:
@@ -231,7 +240,7 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
     for path, account in zip(paths, accounts, strict=True):
         items = iterate(
             path,
-            kind,
+            None if kind is Candidates else kind,  # which are had from rankings too
             rejections=rejections,
             format=data.format,
             fields=data.fields,
@@ -242,7 +251,8 @@ def _read(data: Data, kind: type[T]) -> Read[T]:
             strict=True,
             account=account,
         )
-        for line, item in items:
+        for line, found in items:
+            item = _candidates_of(found) if kind is Candidates and isinstance(found, Ranking) else found
             if isinstance(item, kind) and unique(item):
                 records.append(item)
                 places.append((path, line))
@@ -266,6 +276,11 @@ def prompt_of(item: Item) -> Prompt:
     if isinstance(item, str):
         return Prompt.from_text(item)
     return item if isinstance(item, Prompt) else item.prompt
+
+
+def _candidates_of(ranking: Ranking) -> Candidates:
+    """What a ranking is about, without what was said of it."""
+    return Candidates(prompt=ranking.prompt, responses=ranking.responses)
 
 
 def _limited(records: Sequence[T], limit: int) -> Sequence[int]:

@@ -8,6 +8,7 @@ description is its documentation: the reference page is generated from it. A fil
 Relative paths in a recipe are relative to the directory the command runs in.
 """
 
+from palate.recipe.ai_feedback import Constitution, Endpoint, JudgeRecipe, Principle, ReviseRecipe
 from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
 from palate.recipe.mining import AbstentionMining, ForumMining, Hygiene, RefusalMining, ThumbMining, TreeMining
@@ -49,14 +50,17 @@ __all__ = [
     "BestOfNRecipe",
     "ChatTemplate",
     "CompareRecipe",
+    "Constitution",
     "DPORecipe",
     "Data",
     "Decay",
     "DistillRecipe",
+    "Endpoint",
     "ForumMining",
     "Fraction",
     "Holdout",
     "Hygiene",
+    "JudgeRecipe",
     "KTORecipe",
     "NonNegative",
     "Objective",
@@ -68,6 +72,7 @@ __all__ = [
     "PretrainOptimizer",
     "PretrainRecipe",
     "Pretraining",
+    "Principle",
     "PromptsLeftOut",
     "Quality",
     "RAFTRecipe",
@@ -76,6 +81,7 @@ __all__ = [
     "RecipeT",
     "RefusalMining",
     "ReinforceRecipe",
+    "ReviseRecipe",
     "Reward",
     "RewardRecipe",
     "RolloutRecipe",

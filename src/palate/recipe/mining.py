@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from palate.recipe.sections import Fraction, NonNegative, PositiveInt, Section
+from palate.recipe.sections import Count, Fraction, NonNegative, PositiveInt, Section
 
 AtLeastOne = Annotated[float, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
 
 
 class ForumMining(Section):
