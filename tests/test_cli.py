@@ -30,6 +30,8 @@ COMMANDS = (
     "pretrain",
     "sft",
     "sample",
+    "judge",
+    "revise",
     "reward",
     "ppo",
     "reinforce",

@@ -48,8 +48,11 @@ PLAN = {
     "simulated": "recipe",
     "rewards": "lm lm/sources objectives recipe rewards/verifiers rollout simulated",
     "rewards/verifiers": "recipe",
+    "rewards/judges": "lm lm/sources recipe rollout",
     "evals": "run",
     "stages": "corpus evals feedback/statistics lm lm/pretraining lm/sources objectives recipe rewards rollout run "
+    "stages/estimate",
+    "stages/ai_feedback": "corpus evals feedback/statistics lm lm/sources recipe rewards/judges run stages "
     "stages/estimate",
     "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rewards/verifiers rollout run stages "
     "stages/estimate",

@@ -55,6 +55,28 @@ STAGES = (
         makes_policy=False,
     ),
     Stage(
+        "judge",
+        "let a model compare answers by written principles",
+        "AI feedback: a model, here or behind an OpenAI-compatible endpoint, compares every two answers to a prompt\n"
+        "by the principles of a constitution, in both orders. Writes rankings.jsonl, marked as AI's.",
+        "palate.stages.ai_feedback.judge",
+        "JudgeRecipe",
+        "judge",
+        function="judge",
+        makes_policy=False,
+    ),
+    Stage(
+        "revise",
+        "let a model criticise and revise its own answers",
+        "AI feedback: a model answers, criticises its answer by a principle of a constitution and writes it anew.\n"
+        "Writes demonstrations.jsonl, marked as AI's, with every draft and critique.",
+        "palate.stages.ai_feedback.revise",
+        "ReviseRecipe",
+        "revise",
+        function="revise",
+        makes_policy=False,
+    ),
+    Stage(
         "reward",
         "train a reward model on rankings",
         "A reward model learns from rankings which response people would prefer. Its accuracy is reported beside what\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.scripted_endpoint import ScriptedEndpoint, serving
 from tests.stages.effects.runs import filled_in
 
 from palate import randomness
@@ -30,12 +32,18 @@ from palate.rewards.verifiers.verdict import Verdict
 from palate.run.directory import Run
 from palate.run.metrics import METRICS, headline
 from palate.stages import reward
+from palate.stages.ai_feedback import judge
 from palate.stages.reinforcement import ppo, reinforce, watching
 from palate.stages.reinforcement import step as step_of
 from palate.studio.training import progress
 
 Settings = dict[str, dict[str, Any]]
 STAGES: dict[str, tuple[Any, Any]] = {"ppo": (PPORecipe, ppo.train), "reinforce": (ReinforceRecipe, reinforce.train)}
+OTHERS: dict[str, tuple[Any, Any]] = {
+    "reward": (recipes.RewardRecipe, reward.train),
+    "judge": (recipes.JudgeRecipe, judge.judge),
+}
+STARTER = str(Path(__file__).parents[2] / "recipes" / "constitutions" / "starter.toml")
 
 
 def logged(stage: str, tree: dict[str, Any], out: Path) -> list[dict[str, float]]:
@@ -188,6 +196,9 @@ def rows_of_every_stage(
         }
     }
     trees |= {"best-of-n": trees["sample"] | {"rewards": [{"length": 3.0}]}}
+    judged = {"candidates": {"path": data["rankings"], "limit": 2}, "constitution": STARTER}
+    trees |= {"judge": {key: trees["sample"][key] for key in ("model", "precision")} | judged}
+    trees |= {"revise": trees["sample"] | {"constitution": STARTER, "keep_cut_off": True}}
     trees |= {"eval": trees["sample"] | {"baseline": "tiny", "judge": {"length": 3.0}}}
     assert set(trees) == {stage.name for stage in STAGE_COMMANDS}
     found = {}
@@ -225,6 +236,7 @@ def test_the_parts_of_a_step_take_some_of_its_time(rows_of_every_stage: dict[str
             assert sum(parts) < row["time/step_s"]
 
 
+ELSEWHERE: tuple[str, dict[str, Any]] = ("judge", {"model": "big", "endpoint": {"url": "$endpoint"}})
 ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
     "policy/pretraining_loss": (
         "ppo",
@@ -232,6 +244,9 @@ ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "objective/spread": ("reinforce", {"rewards": [{"model": "$two_heads"}]}),
     "objective/verified/NAME": ("reinforce", {"rewards": [{"verifier": {"kind": "shape", "max_words": 2}}]}),
+    "endpoint/requests": ELSEWHERE,
+    "endpoint/tokens": ELSEWHERE,
+    "endpoint/from_cache": ELSEWHERE,
     "policy/kl_loss": ("reinforce", {"kl_loss_coef": 0.1}),
     "objective/groups_resampled": ("reinforce", {"max_resamples": 1}),
     "reward/rating_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
@@ -257,18 +272,30 @@ def written_told(path: Path) -> str:
     return str(path)
 
 
+@pytest.fixture
+def endpoint() -> Iterator[ScriptedEndpoint]:
+    with serving() as served:
+        yield served
+
+
 def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
-    logged_by_every_stage: dict[str, set[str]], settings: Settings, data: dict[str, str], tmp_path: Path
+    logged_by_every_stage: dict[str, set[str]],
+    settings: Settings,
+    data: dict[str, str],
+    endpoint: ScriptedEndpoint,
+    tmp_path: Path,
 ) -> None:
     usual = set().union(*logged_by_every_stage.values())
     usual = {name if name in METRICS else f"{name.rpartition('/')[0]}/NAME" for name in usual}
     made = {"told": written_told(tmp_path / "told.jsonl"), "two_heads": str(tmp_path / "two_heads")}
+    made["endpoint"] = endpoint.url
     two_heads = load_scalar_model("tiny", precision="fp32", heads=2)
     save(two_heads.model, two_heads.chat, Path(made["two_heads"]), extra_files=files_of([Head(), Head()]))
     assert usual == set(METRICS) - set(ONLY_WITH)
+    bases = settings | {"judge": {"candidates": {"path": data["rankings"], "limit": 1}, "constitution": STARTER}}
     for number, (name, (stage, setting)) in enumerate(ONLY_WITH.items()):
-        tree = settings[stage] | filled_in(setting, data | made) | ({"steps": 1} if stage in STAGES else {})
-        kind, train = STAGES.get(stage, (recipes.RewardRecipe, reward.train))
+        tree = bases[stage] | filled_in(setting, data | made) | ({"steps": 1} if stage in STAGES else {})
+        kind, train = (STAGES | OTHERS)[stage]
         logged = names_in(rows_logged(kind, train, tree, tmp_path / str(number)))
         assert name in {name if name in METRICS else f"{name.rpartition('/')[0]}/NAME" for name in logged}
 

@@ -15,6 +15,8 @@ COMMAND = {
     "pretrain": "pretrain",
     "sft": "sft",
     "sample": "sample",
+    "judge": "judge",
+    "revise": "revise",
     "reward": "reward",
     "reward_ensemble": "reward",
     "reward_objectives": "reward",
@@ -90,6 +92,8 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         "pretrain": [f"data.path={data['documents']}", "held_out_fraction=0.2", "steps=2", "architecture.preset=1m"],
         "sft": [f"data.path={data['demonstrations']}"],
         "sample": [f"prompts.path={data['prompts']}"],
+        "judge": [f"candidates.path={data['rankings']}", "candidates.limit=10"],
+        "revise": [f"prompts.path={data['prompts']}", "prompts.limit=40", "sampling.max_new_tokens=6"],
         "reward": [f"data.path={data['rankings']}"],
         "reward_ensemble": [f"data.path={data['rankings']}"],
         "reward_objectives": [

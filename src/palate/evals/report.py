@@ -48,6 +48,8 @@ CURVES: dict[str, tuple[str, ...]] = {
     "Log-probabilities": ("dpo/chosen_logprob", "dpo/rejected_logprob"),
     "Kept responses": ("raft/kept_score",),
     "Divergence from the teacher": ("distill/loss",),
+    "The first place, and flips": ("judge/first_place", "judge/flips"),
+    "Revisions that differ from their draft": ("revise/changed",),
     "KTO loss": ("kto/loss",),
     "Thumbs on their side": ("kto/accuracy",),
     "Reference point": ("kto/kl", "kto/reference_point"),

@@ -44,7 +44,7 @@ from palate.run.metrics import explain
 from palate.run.signals import StopRequest
 from palate.run.trackers import Terminal, Tracker, duration
 
-_DATA = ("data", "held_out", "prompts", "pretraining")
+_DATA = ("data", "held_out", "prompts", "pretraining", "candidates", "people")
 """The inputs that are files of data; the others are models."""
 
 

@@ -97,6 +97,19 @@ METRICS: dict[str, str] = {
     "distill/loss": "KL of the policy to its teacher per response token, over the whole vocabulary.",
     "distill/teacher_score": "Score of the chosen teachers' own answers. Like the next, only if there are several.",
     "distill/first_teacher": "Share of prompts for which the first teacher was chosen.",
+    # AI feedback.
+    "judge/first_place": "How often the answer in the first place was chosen; every pair is asked in both orders, so "
+    "0.5 is no preference for a place. Absent, like the next two, where no question of a step was answered.",
+    "judge/flips": "Share of questions answered the other way round when the answers had changed places: ties.",
+    "judge/preferred": "Share of pairs of which one answer is preferred; the others are ties.",
+    "judge/no_choice": "Share of questions to which no choice could be read from what the model said.",
+    "revise/changed": "Share of revisions that differ from their draft. Absent where a step has none.",
+    "revise/left_out": "Share of prompts without a demonstration: a revision that is empty or was cut off, or a prompt "
+    "that was not taken.",
+    # An endpoint, where the model runs elsewhere; sums over the step, as long as it was not cut short.
+    "endpoint/requests": "Requests of the step, those that were made again counted again.",
+    "endpoint/tokens": "Tokens read and written, as the endpoint counts them.",
+    "endpoint/from_cache": "Answers that had been given before.",
     # Data.
     "data/left_out": "Rows of the data that are not used, whatever the reason; the report names the reasons.",
     # Tokens.
@@ -121,6 +134,9 @@ HEADLINES = (
     "kto/accuracy",
     "kto/loss",
     "distill/loss",
+    "judge/first_place",
+    "judge/flips",
+    "revise/changed",
     "sft/loss",
     "pretrain/loss",
     "pretrain/bits_per_byte",

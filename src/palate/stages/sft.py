@@ -22,6 +22,7 @@ from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model, sketch_model
 from palate.objectives.losses import combine_metrics, sft_loss
 from palate.recipe import SFTRecipe
+from palate.records import AI
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import finish_run, floats, longest, plan, prepare, say_chat, say_left_out, write_model
@@ -88,6 +89,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
         run,
         {
             "demonstrations": len(train_set.kept),
+            "demonstrations_by_ai": sum(learned[place].author.startswith(AI) for place in train_set.kept),
             "left_out": left_out,
             "perplexity_before": before,
             "perplexity": after,

@@ -92,11 +92,31 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
     found["questions"] = [{"id": n, "prompt": f"What of {n}?"} for n in numbers]
     found["passages"] = [{"id": n, "text": f"This of {n}. " * 20} for n in numbers]
     found["long_prompts"] = [{"prompt": f"What of {n}? " * (200 if n == 7 else 1)} for n in numbers]
+    found["long_candidates"] = [row | {"prompt": row["prompt"] * (200 if n == 7 else 1)} for n, row in enumerate(pairs)]
     found["judged"] = [
         {"prompt": row["prompt"], "response_a": row["chosen"], "response_b": row["rejected"], "winner": "lft"}
         for row in pairs[:-1]
     ] + [{"prompt": "What of it?", "response_a": "Much.", "response_b": "Little.", "winner": "rgt"}]
     return found
+
+
+CONSTITUTION = """
+[[principles]]
+name = "calm"
+compare = "Which answer is calmer?"
+critique = "Say where your last answer is excited."
+revise = "Write it anew, calmly."
+
+[[principles]]
+name = "short"
+compare = "Which answer is shorter?"
+critique = "Say where your last answer is too long."
+revise = "Write it anew, shorter."
+
+[[principles]]
+name = "long"
+compare = "Which answer is longer?"
+"""
 
 
 @pytest.fixture(scope="session")
@@ -112,9 +132,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     found |= {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in rows_of_others().items()}
     for name, text in found.items():
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    for name, text in (("constitution", CONSTITUTION), ("other_constitution", CONSTITUTION.replace("a", "e"))):
+        (directory / f"{name}.toml").write_text(text.replace("neme", "name").replace("compere", "compare"))
     write_models(directory, list(PROMPTS[:12]))
     models = ("model", "teacher", "other_teacher", "scorer", "calibrated", "zero", "two_heads", "several")
-    return {name: str(directory / f"{name}.jsonl") for name in found} | {name: str(directory / name) for name in models}
+    others = {name: str(directory / f"{name}.toml") for name in ("constitution", "other_constitution")}
+    others |= {name: str(directory / name) for name in (*models, "answers")}
+    return {name: str(directory / f"{name}.jsonl") for name in found} | others
 
 
 def write_models(directory: Path, prompts: list[Prompt]) -> None:
@@ -182,6 +206,10 @@ def runs(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run
         "kto": learning | {"data": {"path": "$records_thumbs"}},
         "sample": drawing,
         "best-of-n": drawing | {"rewards": rl["rewards"], "n": 2},
+        "judge": {key: base[key] for key in ("model", "precision")}
+        | {name: {"path": "$records_rankings"} for name in ("candidates", "people")}
+        | {"constitution": "$constitution"},
+        "revise": drawing | {"constitution": "$constitution"},
         "eval": drawing | {"baseline": "tiny", "judge": rl["rewards"][0]},
         "reinforce": rl,
         "online-dpo": rl,

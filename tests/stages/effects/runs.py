@@ -6,16 +6,20 @@ a key that was left out stands with its default. Nothing is drawn: pictures take
 
 from __future__ import annotations
 
+import io
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
+from email.message import Message
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -33,6 +37,7 @@ from palate.lm.decoder import DecoderLayer
 from palate.lm.model import Model
 from palate.lm.optim import Optimizer
 from palate.recipe import Data, Section, parse_recipe
+from palate.rewards.judges import endpoint_client
 from palate.rollout import local
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
@@ -64,6 +69,24 @@ class Update:
     learned: list[Sequences]
 
 
+KEY, KEY_VARIABLE = "a-key-of-nobody-17", "PALATE_TEST_KEY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A request to an endpoint.
+
+    Attributes:
+        together: requests that were under way when it came, itself among them.
+    """
+
+    address: str
+    headers: Mapping[str, str]
+    timeout: float
+    asked: Mapping[str, Any]
+    together: int
+
+
 @dataclass(kw_only=True)
 class Outcome:
     """What came of a run.
@@ -82,6 +105,7 @@ class Outcome:
         dtypes: of matrix products, in every model that computed something.
         saved: names of the checkpoints there after each time that one was written.
         updates: by the optimizer's name.
+        sent: requests to endpoints.
     """
 
     directory: Path
@@ -98,6 +122,7 @@ class Outcome:
     dtypes: set[torch.dtype] = field(default_factory=set)
     saved: list[list[str]] = field(default_factory=list)
     updates: dict[str, list[Update]] = field(default_factory=dict)
+    sent: list[Sent] = field(default_factory=list)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -250,6 +275,9 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
         outcome.updates.setdefault(self.name, []).append(update)
         return told
 
+    patch.setattr(endpoint_client, "send", endpoint(outcome.sent))
+    patch.setattr(endpoint_client, "LONGEST_WAIT", 0.0)
+    patch.setenv(KEY_VARIABLE, KEY)
     patch.setattr(reading, "_read", reads)
     patch.setattr(LocalEngine, "generate", generates)
     patch.setattr(local, "steps", counts)
@@ -261,6 +289,33 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
     for drawing in ("before_after", "win_rate_by_length"):
         patch.setattr(plots, drawing, lambda *_: "")
     patch.setattr(Report, "figure", lambda *_: None)
+
+
+def endpoint(sent: list[Sent]) -> Callable[..., bytes]:
+    """An endpoint that says `A` to everything, 10 tokens at a time; the model `busy` only if asked a third time."""
+    lock, under_way = threading.Lock(), []
+
+    def send(address: str, body: bytes, headers: Mapping[str, str], timeout: float) -> bytes:
+        asked = json.loads(body)
+        with lock:
+            under_way.append(body)
+            told = Sent(address=address, headers=headers, timeout=timeout, asked=asked, together=len(under_way))
+            sent.append(told)
+            times = sum(each.asked == asked for each in sent)
+        threading.Event().wait(0.002)
+        with lock:
+            under_way.remove(body)
+        if asked["model"] == "busy" and times < 3:
+            raise HTTPError(address, 503, "Service Unavailable", Message(), io.BytesIO())
+        tops = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": -2.4}]
+        choice = {
+            "message": {"content": "A"},
+            "finish_reason": "stop",
+            "logprobs": {"content": [{"top_logprobs": tops}]},
+        }
+        return json.dumps({"choices": [choice], "usage": {"total_tokens": 10}}).encode()
+
+    return send
 
 
 def sections_of_data(section: Section, prefix: str = "") -> Iterator[tuple[str, Data]]:

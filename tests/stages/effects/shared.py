@@ -122,8 +122,8 @@ def data(section: str, kind: str) -> list[Row]:
     def from_the_file(a: Outcome, b: Outcome) -> None:
         for outcome, path in ((a, "records"), (b, "others")):
             assert {file.stem for file, _ in found(outcome).places} == {f"{path}_{kind}"}
-            used = {prompt.id for rollout in outcome.rollouts for prompt in rollout.prompts}
-            assert kind != "prompts" or used <= {record.id for record in found(outcome).records}
+            used = {prompt.messages[0].content for rollout in outcome.rollouts for prompt in rollout.prompts}
+            assert kind != "prompts" or used <= set(texts(outcome))
         assert not set(texts(a)) & set(texts(b))
 
     def in_other_words(a: Outcome, b: Outcome) -> None:

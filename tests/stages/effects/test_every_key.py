@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 from tests.stages.effects import (
+    ai_feedback,
     evaluation,
     own_samples,
     preferences,
@@ -35,6 +36,8 @@ TABLE: dict[str, list[Row]] = {
     "distill": own_samples.distill(),
     "ppo": reinforcement.ppo(),
     "sample": sampling.sample(),
+    "judge": ai_feedback.judge(),
+    "revise": ai_feedback.revise(),
     "best-of-n": sampling.best_of_n(),
     "eval": evaluation.win_rate(),
 }

@@ -14,6 +14,7 @@ from tests.stages.effects.runs import Runs
 from palate.lm.sources.builtin import TINY_TEMPLATE
 from palate.lm.sources.zoo import locate
 from palate.records import content_id
+from palate.rewards.judges.constitutions import read_constitution
 
 LEARNED = {"rewards.0.model": "$scorer", "rewards.0.function": None}
 READ: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
@@ -27,6 +28,8 @@ READ: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "raft": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
     "distill": ({}, {"prompts": "$records_prompts", "teachers": "$teacher"}),
     "sample": ({}, {"prompts": "$records_prompts"}),
+    "judge": ({}, {"candidates": "$records_rankings", "people": "$records_rankings"}),
+    "revise": ({}, {"prompts": "$records_prompts"}),
     "best-of-n": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
     "eval": (
         {"judge.model": "$scorer", "judge.function": None},
@@ -54,6 +57,8 @@ def test_every_file_and_every_model_is_hashed(stage: str, runs: Runs, files: dic
         key: hashed(files.get(name.removeprefix("$"), name), by_name=key in ("rewards", "judge", "teachers"))
         for key, name in read.items()
     }
+    if stage in ("judge", "revise"):
+        assert inputs.pop("constitution") == read_constitution(files["constitution"]).version
     templates = [key for key in inputs if key.endswith("chat_template")]
     assert templates == ["chat_template"] + ["baseline_chat_template"] * (stage == "eval")
     assert inputs == expected | dict.fromkeys(templates, content_id(TINY_TEMPLATE))

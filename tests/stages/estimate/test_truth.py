@@ -18,6 +18,8 @@ from palate.run.directory import Run
 from palate.stages.estimate import fitting
 from palate.stages.estimate.workload import Workload
 
+STARTER = str(Path(__file__).parents[3] / "recipes" / "constitutions" / "starter.toml")
+
 
 def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any]:
     """A recipe of a stage on these files: two or a few steps."""
@@ -26,9 +28,13 @@ def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any
         kind = {"sft": "demonstrations", "kto": "thumbs"}.get(stage, "rankings")
         size = {"batch_size": 8} if stage in ("sft", "kto") else {"batch_responses": 16}
         tree |= {"data": {"path": files[kind]}, **size}
+    elif stage == "judge":
+        tree |= {"candidates": {"path": files["rankings"], "limit": 16}, "constitution": STARTER}
     else:
         tree |= {"prompts": {"path": files["prompts"]}, "sampling": {"max_new_tokens": 24, "num_slots": 16}}
-    if stage not in ("sft", "dpo", "kto", "reward", "sample", "best-of-n", "eval"):
+    if stage == "revise":
+        tree |= {"constitution": STARTER}
+    if stage not in ("sft", "dpo", "kto", "reward", "sample", "judge", "revise", "best-of-n", "eval"):
         tree |= {"rewards": [{"model": files["model"]}], "steps": 2, "prompts_per_step": 4}
     if stage == "distill":
         tree |= {"teachers": [files["model"]], "rewards": []}
@@ -85,6 +91,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "evaluation, capped": ("eval", CAPPED | WHOLE),
     "sample": ("sample", {}),
     "sample, bf16": ("sample", HALF),
+    "judging, whole": ("judge", WHOLE),
+    "judging, bf16, in parts": ("judge", HALF | PARTS),
+    "judging by samples": ("judge", {"samples": 1, "sampling": {"max_new_tokens": 24, "num_slots": 16}}),
+    "revising": ("revise", {}),
 }
 
 

@@ -282,6 +282,21 @@ def sampled(
     )
 
 
+def asked(
+    sketch: Sketch[LanguageModel], lengths: Sequence[Sequence[int]], *, num_answers: int, max_tokens: int
+) -> Workload:
+    """Of reading off how likely each of a few short answers is, to questions of these lengths, those of every step."""
+    net = Network(frozen(sketch.model), sketch.counted_on)
+    sequences = responses_to(max(lengths, key=sum), num_answers, 1)
+    return Workload(
+        nets=[net],
+        scoring=[scoring(net, sequences, max_tokens)],
+        tokens=13 * sequences.tokens.numel(),
+        steps=[sum(step) + num_answers * len(step) for step in lengths],
+        data=sum(map(sum, lengths)),
+    )
+
+
 def judged(
     drawing: Sequence[Sketch[LanguageModel]],
     judges: Sequence[Sketch[ScalarModel]],
