@@ -1,6 +1,6 @@
 """What becomes of the true reward while a learned one is optimised, and what ensembles, data or a KL penalty change.
 
-    gold       the hidden taste itself, which no training sees
+    gold       a hidden taste for warm, short and fluent answers, which no training sees (`gold.py`)
     labels     it says which of two answers of the SFT model is better; a quarter of what it says is turned round
     proxies    reward models that learned from those labels, alike but for their seed; one more from a quarter of them
     best of n  by each of these rewards, every n up to a pool's size, without bias
@@ -61,6 +61,7 @@ class Size:
         best_of: responses in a pool.
         responses: of each policy to each held-out prompt.
         learning_rate: of REINFORCE, constant.
+        gold: the judge of (prompts, responses).
     """
 
     scale: Scale
@@ -69,12 +70,22 @@ class Size:
     points: int
     best_of: int
     responses: int
-    learning_rate: float = 4e-4
+    learning_rate: float = 6e-4
+    gold: str = "palate.experiments.gold:pleasant_and_fluent"
 
 
 SCALES = {
-    "full": Size(scale=replace(EVERYDAY, ranked_prompts=600), members=4, steps=20, points=5, best_of=64, responses=4),
-    "tiny": Size(scale=SMALL, members=2, steps=3, points=3, best_of=4, responses=2, learning_rate=3e-3),
+    "full": Size(scale=replace(EVERYDAY, ranked_prompts=600), members=4, steps=32, points=8, best_of=64, responses=4),
+    "tiny": Size(
+        scale=SMALL,
+        members=2,
+        steps=3,
+        points=3,
+        best_of=4,
+        responses=2,
+        learning_rate=3e-3,
+        gold="palate.simulated.tastes:sunny_and_to_the_point",  # a random model says nothing that could be read
+    ),
 }
 
 
@@ -84,12 +95,12 @@ class Labelled(Loop):
     def __init__(self, out: Path, seed: int, size: Size) -> None:
         super().__init__(out, seed, size.scale)
         self.size = size
+        self.taste = Taste(function=size.gold, agreement=1, labelers=1, labels_per_prompt=1)
 
     def rankings(self) -> None:
-        """Pairs of answers of the SFT model, ordered by the taste itself, a quarter of them turned round."""
+        """Pairs of answers of the SFT model, ordered by gold itself, a quarter of them turned round."""
         candidates = self.sample("sft_samples", str(self.out / "sft"), "ranked_prompts.jsonl", num_responses=2)
-        taste = Taste(function=self.taste.function, agreement=1, labelers=1, labels_per_prompt=1)
-        right = rank_candidates(candidates, taste, seed=self.seed)
+        right = rank_candidates(candidates, self.taste, seed=self.seed)
         self.write("rankings.jsonl", with_wrong_labels(right, WRONG_LABELS, seed=self.seed))
 
     def reward(self) -> None:
@@ -160,7 +171,7 @@ def describe(entries: Sequence[Entry], report: Report) -> None:
             report.figure(
                 title,
                 plots.paths(lines, x_label=D, y_label="gained since the start", level=(0.0, "where it began")),
-                "Strong: gold, the hidden taste. Dashed: the reward that was optimised, in units of its own. A star: "
+                "Strong: gold, the truth. Dashed: the reward that was optimised, in units of its own. A star: "
                 "where the fitted form is highest, if that was passed.",
             )
     report.table(
