@@ -1,12 +1,12 @@
-"""The truth of an experiment on over-optimisation: the hidden taste, and whether what is said still reads like language.
+"""The truth of an experiment on over-optimisation: the hidden taste, and whether a response still reads like language.
 
     gold = taste + 0.5 fluency          fluency: mean log-probability of a token under the base model, in nats
 
 The taste alone is a formula, and a formula has holes of its own: a policy that had gone 86 nats from the SFT model said
-"Bridging the storm can evoke a empathetic and empathetic way of life" to everybody and pleased it more than ever. People
-would notice, and so does a language model that none of the training touches: sensible sentences of the SFT model have
-about -1.8 nats a token, those -3.7. Labelers go by gold as well, but in what they are shown fluency hardly varies, so
-that a reward model learns little about it: what it has not seen is what it is wrong about.
+"Bridging the storm can evoke a empathetic and empathetic way of life" to everybody and pleased it more than ever.
+People would notice, and so does a language model that none of the training touches: sensible sentences of the SFT model
+have about -1.8 nats a token, those -3.7. Labelers go by gold as well, but in what they are shown fluency hardly varies,
+so that a reward model learns little about it: what it has not seen is what it is wrong about.
 
 Gao et al. 2022 (arXiv 2210.10760) take a larger reward model for the truth, which is neither known nor fixed by people
 either. Left out: whether an answer is true.
@@ -56,7 +56,9 @@ def fluency(prompts: Sequence[Prompt], responses: Sequence[str]) -> Floats:
         reader.chat, prompts, responses, ended=[False] * len(responses), max_length=reader.model.context
     )
     if encoded.left_out:
-        raise DataError(f"the base model cannot read response {encoded.left_out[0].index}: {encoded.left_out[0].reason}")
+        raise DataError(
+            f"the base model cannot read response {encoded.left_out[0].index}: {encoded.left_out[0].reason}"
+        )
     sequences = encoded.sequences.to(reader.model.device)
     sums = response_logprobs(reader.model, sequences, None, temperature=1.0, max_tokens=MAX_TOKENS)
     lengths = sequences.mask.sum(1)

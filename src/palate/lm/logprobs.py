@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from palate.lm.kernels.products import sums
+from palate.lm.kernels.products import mm, sums
 
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
@@ -137,7 +137,7 @@ class _ChosenLogprobs(torch.autograd.Function):
             if grad_rows is not None:
                 _add_product(grad_rows, delta, weight[part])
             if grad_weight is not None:
-                torch.mm(delta.T, weighted, out=grad_weight[part])
+                mm(delta.T, weighted, out=grad_weight[part])
         return None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor), grad_weight, None, None, None
 
 
@@ -170,7 +170,4 @@ def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b, in fp32 whatever the dtype of both."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total += sums(a, b)
+    total += sums(a, b)
