@@ -93,6 +93,24 @@ def test_template_that_changes_what_is_said(
     assert "changes its words" in line
 
 
+@pytest.mark.parametrize("stage", ["reinforce", "online-dpo"])
+def test_a_reference_with_another_vocabulary(
+    stage: str, settings: Settings, toml: Toml, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from palate.lm.sources.zoo import locate
+
+    other = tmp_path / "other"
+    shutil.copytree(locate("tiny"), other)
+    tree = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tree["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (other / "tokenizer.json").write_text(json.dumps(tree), encoding="utf-8")
+    line = fails(capsys, *run(settings, toml, stage, tmp_path / "run", reference=str(other)))
+    assert "has another vocabulary than the policy" in line
+
+
 def test_resume_with_a_changed_recipe(
     settings: Settings, toml: Toml, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,9 @@ class RolloutRecipe(StageRecipe):
 class ScoredRecipe(RolloutRecipe):
     """What every stage has in which a reward judges what the policy says."""
 
+    reference: str = Field(
+        "", description="Model that the policy is held against: the KL is to it; empty: the one that it starts from."
+    )
     rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
     truncation_score: float | None = Field(None, description="Score of a response without a stop token.")
     max_negative_kl: Positive = Field(0.5, description="A KL below minus this, three steps in a row, ends the run.")

@@ -156,7 +156,7 @@ def reinforce(outcome: Outcome, judge: Any) -> Iterator[Told]:
     temperature, k = recipe.sampling.temperature, recipe.responses_per_prompt
     each = recipe.epochs * recipe.minibatches
     policy = Learner(recipe.model, settings=recipe.optimizer, total=recipe.steps * each)
-    reference = Learner(recipe.model)
+    reference = Learner(recipe.reference or recipe.model)
     for step, rollout in enumerate(outcome.rollouts):
         batch = turns(rollout.sequences)
         with torch.no_grad():
@@ -268,7 +268,7 @@ def ppo(outcome: Outcome, judge: Any, *, value_mean: float, value_scale: float) 
     critic = Learner(recipe.value_model, scalar=True, settings=recipe.value_optimizer, total=recipe.steps * each)
     critic.network.score.weight.data /= value_scale
     offset = value_mean / value_scale
-    reference, kl_coef = Learner(recipe.model), recipe.kl_coef
+    reference, kl_coef = Learner(recipe.reference or recipe.model), recipe.kl_coef
     for step, rollout in enumerate(outcome.rollouts):
         batch = turns(rollout.sequences)
         with torch.no_grad():

@@ -16,6 +16,7 @@ from tests.stages.effects.reinforcement import (
     draws_at_most,
     draws_for_so_many_prompts,
     draws_so_many,
+    is_held_against,
     leaves_out_long_prompts,
     makes_so_many_steps,
     rewards,
@@ -100,6 +101,7 @@ def scored(rows: Learned) -> list[Row]:
     return [
         *rolled(rows, LEARNED),
         *under("rewards", rewards()),
+        Row("reference", ("", "$teacher"), is_held_against),
         Row("truncation_score", (None, -7.0), scores_what_was_cut_off),
         Row(
             "max_negative_kl",

@@ -37,6 +37,7 @@ def rl() -> list[Row]:
         Row("responses_per_prompt", (2, 3), draws_so_many),
         Row("truncation_score", (None, -7.0), scores_what_was_cut_off),
         Row("kl_coef", (0.05, 0.5), pays_for_divergence),
+        Row("reference", ("", "$teacher"), is_held_against),
         Row("epochs", (1, 2), updates_so_often),
         Row("minibatches", (1, 3), updates_so_often, {"epochs": 2}),
         Row(
@@ -167,6 +168,18 @@ def pays_for_divergence(a: Outcome, b: Outcome) -> None:
         for row in outcome.metrics:
             assert close(row["objective/reward"], row["objective/score"] - coef * row["objective/kl"])
         assert abs(outcome.metrics[1]["objective/kl"]) > 0.01
+
+
+def is_held_against(a: Outcome, b: Outcome) -> None:
+    """What was drawn first is more likely under the policy than under another model, by the KL between the two."""
+    for outcome in (a, b):
+        rollout, named = outcome.rollouts[0], outcome.recipe.reference or outcome.recipe.model
+        reference = load_language_model(named, precision="fp32").model
+        with torch.no_grad():
+            ref_logprobs = reference.logprobs(rollout.sequences, temperature=rollout.temperature)
+        log_ratios = (rollout.logprobs - ref_logprobs).sum(1)
+        assert close(outcome.metrics[0]["objective/kl"], log_ratios.mean())
+    assert abs(b.metrics[0]["objective/kl"]) > 0.1
 
 
 def sampling() -> list[Row]:

@@ -22,7 +22,10 @@ READ: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     "reward": ({}, {"data": "$records_rankings"}),
     "dpo": ({}, {"data": "$records_rankings"}),
     "kto": ({}, {"data": "$records_thumbs"}),
-    "reinforce": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
+    "reinforce": (
+        LEARNED | {"reference": "$teacher"},
+        {"prompts": "$records_prompts", "rewards": "$scorer", "reference": "$teacher"},
+    ),
     "ppo": (TEXT, {"prompts": "$records_prompts", "value_model": "$scorer", "pretraining": "$records_texts"}),
     "online-dpo": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),
     "raft": (LEARNED, {"prompts": "$records_prompts", "rewards": "$scorer"}),

@@ -42,7 +42,7 @@ def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any
         tree |= {"rewards": [{"model": files["other"]}], "n": 3}
     if stage == "eval":
         tree |= {"baseline": files["other"], "judge": {"model": files["model"]}}
-    return tree | changes | ({"model": files[changes["model"]]} if "model" in changes else {})
+    return tree | changes | {key: files[changes[key]] for key in ("model", "reference") if key in changes}
 
 
 def run(stage: str, tree: dict[str, Any], directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workload, int]:
@@ -77,6 +77,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dpo, bf16, adapted, in parts": ("dpo", HALF | ADAPTED | PARTS),
     "reinforce, frozen, in parts": ("reinforce", FROZEN | PARTS),
     "reinforce, bf16, whole": ("reinforce", HALF | WHOLE),
+    "reinforce, frozen, against another, whole": ("reinforce", FROZEN | WHOLE | {"reference": "other"}),
+    "reinforce, adapted, against another, whole": ("reinforce", ADAPTED | WHOLE | {"reference": "other"}),
     "ppo, adapted, whole": ("ppo", ADAPTED | WHOLE),
     "ppo, bf16, frozen, in parts": ("ppo", HALF | FROZEN | PARTS),
     "online-dpo, frozen, whole": ("online-dpo", FROZEN | WHOLE),

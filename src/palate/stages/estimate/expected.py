@@ -191,6 +191,7 @@ class Expected:
     """Sketches of the models of a reinforcement stage, and the lengths of its prompts.
 
     Attributes:
+        references: one, if the recipe names it; otherwise the policy is held against itself as it was at first.
         lengths: in tokens, of the prompts of every step; the stage fills them in.
     """
 
@@ -201,6 +202,9 @@ class Expected:
         self.policy: Sketch[LanguageModel] = sketch(recipe.model, LanguageModel, recipe.chat_template)
         self.teachers: list[Sketch[LanguageModel]] = [
             sketch(name, LanguageModel) for name in getattr(recipe, "teachers", ())
+        ]
+        self.references: list[Sketch[LanguageModel]] = [
+            sketch(name, LanguageModel) for name in [getattr(recipe, "reference", "")] if name
         ]
         self.rewards = sketch_rewards(recipe.rewards, recipe.precision)
         named = [name for term in recipe.rewards for name in term.models]
@@ -226,12 +230,12 @@ def reinforced(recipe: RolloutRecipe, expected: Expected, minibatches: Any) -> W
     sequences = responses_to(prompts, count, longest_response)
     kept, notes = kept_rows(policy, sequences)
     nets, device = [policy], expected.policy.counted_on
-    beside: list[Model] = [each.anew() for each in expected.teachers]
-    reference = None if beside else base(policy.model) if recipe.adapter else expected.policy.anew()
-    beside = [reference] if reference is not None else beside
+    beside: list[Model] = [each.anew() for each in (*expected.teachers, *expected.references)]
+    itself = None if beside else base(policy.model) if recipe.adapter else expected.policy.anew()
+    beside = [itself] if itself is not None else beside
     for model in (*beside, *(each.anew() for each in expected.rewards)):
         model.freeze_all(layers_of(recipe, model))
-        nets.append(adopt(model, nets, device, is_read=model is not reference or not recipe.adapter))
+        nets.append(adopt(model, nets, device, is_read=model is not itself or not recipe.adapter))
     batches = minibatches(sequences, recipe.minibatches)
     learners = [learning(policy, batches, recipe, recipe.optimizer, first=first_above_trunk(policy, policy, kept))]
     if expected.value is not None:

@@ -1,4 +1,4 @@
-"""Who takes part in reinforcement learning: the policy, what it was at first, the rewards, and the prompts.
+"""Who takes part in reinforcement learning: the policy, its reference, the rewards, and the prompts.
 
 What stays the same in several models is in memory once. What all that will take is said before it is loaded.
 """
@@ -42,7 +42,7 @@ class Actors:
 
     Attributes:
         loaded: the policy with its chat.
-        reference: the policy as it was at first.
+        reference: what the policy is held against: itself as it was at first, or another model.
     """
 
     loaded: Loaded[LanguageModel]
@@ -101,6 +101,7 @@ def foretold(
             recipe,
             expected.policy.model,
             *(each.model for each in expected.teachers),
+            *(each.model for each in expected.references),
             *(each.model for each in expected.rewards),
         ),
         max_new_tokens=recipe.sampling.max_new_tokens,
@@ -128,7 +129,9 @@ def load_actors(recipe: ScoredRecipe, asked: Asked, run: Run) -> Actors:
         merge(model)
         share(model)
 
-    if recipe.adapter:
+    if recipe.reference:
+        reference = load_reference(recipe, chat, run, settle=merge_and_share)
+    elif recipe.adapter:
         share(reference := base(policy))
     else:
         reference = load_policy(recipe, settle=merge_and_share).model
@@ -149,3 +152,16 @@ def load_policy(recipe: ScoredRecipe, *, settle: Settle | None = None) -> Loaded
     return load_language_model(
         recipe.model, chat_template=recipe.chat_template, precision=recipe.precision, settle=settle
     )
+
+
+def load_reference(recipe: ScoredRecipe, chat: Chat, run: Run, *, settle: Settle) -> LanguageModel:
+    """Another model than the one that the policy starts from; it is asked about the policy's own tokens.
+
+    Raises:
+        ModelError: they are not its tokens.
+    """
+    loaded = load_language_model(recipe.reference, precision=recipe.precision, settle=settle)
+    if loaded.chat.tokenizer.get_vocab() != chat.tokenizer.get_vocab():
+        raise ModelError(f"the reference {recipe.reference} has another vocabulary than the policy: name a relative")
+    run.add_inputs({"reference": loaded.weights})
+    return loaded.model
