@@ -114,8 +114,7 @@ def _recipes() -> str:
         "A recipe is a TOML file. `--set a.b=value` replaces one key; an unknown key is refused. Sections such as "
         "`[optimizer]` are described once, below the stages.\n",
     ]
-    kinds = {stage.name: getattr(recipe, stage.recipe) for stage in STAGES} | {"compare": recipe.CompareRecipe}
-    for name, kind in kinds.items():
+    for name, kind in _kinds_of_recipes().items():
         parts.append(f"## `palate {name}`\n\n{inspect.getdoc(kind)}\n\n" + _table(kind))
     parts.append("## Sections\n")
     parts.extend(
@@ -124,10 +123,16 @@ def _recipes() -> str:
     return "\n".join(parts)
 
 
+def _kinds_of_recipes() -> dict[str, type[recipe.Section]]:
+    """By the command that takes them."""
+    composed = {"rounds": recipe.RoundsRecipe, "compare": recipe.CompareRecipe}
+    return {stage.name: getattr(recipe, stage.recipe) for stage in STAGES} | composed
+
+
 def _sections() -> dict[str, type[recipe.Section]]:
-    """The sections that the stages' recipes are made of, by name."""
-    names = {name for stage in STAGES for name in getattr(recipe, stage.recipe).model_json_schema().get("$defs", {})}
-    return {name: getattr(recipe, name) for name in names}
+    """The sections that recipes are made of, by name."""
+    names = {name for kind in _kinds_of_recipes().values() for name in kind.model_json_schema().get("$defs", {})}
+    return {name: getattr(recipe, name) for name in names if hasattr(recipe, name)}
 
 
 def _table(kind: type[recipe.Section]) -> str:

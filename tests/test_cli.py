@@ -42,6 +42,7 @@ COMMANDS = (
     "distill",
     "best-of-n",
     "eval",
+    "rounds",
     "compare",
     "frontier",
     "overoptimize",

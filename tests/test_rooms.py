@@ -60,6 +60,8 @@ PLAN = {
     "stages/own_samples": "lm lm/sources objectives recipe rewards rollout run stages stages/reinforcement",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
     "stages stages/reinforcement",
+    "experiments/rounds": "corpus demo evals experiments feedback/statistics lm lm/sources recipe rewards run "
+    "simulated stages stages/estimate",
     "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/estimate",
     # people
     "feedback": "",

@@ -33,6 +33,7 @@ from palate.commands import (
     INIT,
     INTRODUCTION,
     OVEROPTIMIZE,
+    ROUNDS,
     RUN_DIRECTORY,
     STAGES,
     STUDIO,
@@ -110,6 +111,7 @@ def build_parsers() -> dict[str, Parser]:
     _data(commands)
     for stage in STAGES:
         _stage(commands, stage)
+    _rounds(commands)
     _compare(commands)
     _frontier(commands)
     _overoptimize(commands)
@@ -315,6 +317,30 @@ def _stage(commands: Group, stage: Stage) -> None:
     parser.add_argument("--gpu", action="store_true", help="with --estimate: as on a GPU")
     parser.set_defaults(again="; go on with --resume")
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
+
+
+def _rounds(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        recipe = _import("palate.recipe", "load_recipe")(
+            _import("palate.recipe", "RoundsRecipe"), args.recipe, args.set
+        )
+        out = args.out or Path("runs") / args.recipe.stem
+        rounds = _import("palate.experiments.rounds.iterate", "Rounds")(recipe, out, source=str(args.recipe))
+        if args.estimate:
+            print(rounds.estimate())
+        else:
+            rounds.run()
+
+    parser = commands.add(
+        "rounds", call, "sample, judge, retrain, go on from there", ROUNDS, "palate rounds recipes/rounds.toml"
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="`recipes/rounds.toml` is one")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace keys: policy.steps=4"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/ and the recipe's name")
+    parser.add_argument("--estimate", action="store_true", help="say what it will take; nothing stays")
+    parser.set_defaults(again="; the same command goes on from there")
 
 
 def _compare(commands: Group) -> None:

@@ -257,6 +257,13 @@ report says whether those labelers would now prefer it.
 of two arguments convinces, and the model learns from it to argue for sides that nobody judged; a second reward model,
 from other topics, says whether it does. And of 124 people: are those whom a reward model never met foretold as well?"""
 
+ROUNDS = """\
+In each round the policy answers fresh prompts, simulated labelers or people judge the answers, a reward model learns
+from all judgements so far, and the policy goes on learning against it from where it was. Each policy is measured
+against the first model on held-out prompts, beside as many steps without new labels.
+
+Where people judge, the command ends when it waits for them and says what to do; given again, it goes on."""
+
 COMPARE = """\
 Runs every recipe with every seed, measures all of them alike and says which is best at equal KL and at equal cost, with
 best of n on the same axes, in one report. Recipes of any stage that ends in a policy will do, and of best-of-n. The

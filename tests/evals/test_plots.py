@@ -230,6 +230,25 @@ def test_before_and_after_on_one_axis_with_their_means(drawn: Drawn) -> None:
     assert axes.yaxis.get_major_formatter()(0.5) == "50%"
 
 
+def test_rounds_have_a_panel_for_each_title_and_an_interval_at_each_round(drawn: Drawn) -> None:
+    won = {"rounds": {1: Estimate(0.6, 0.5, 0.8), 2: Estimate(0.7, 0.6, 0.9)}, "without": {1: Estimate(0.6, 0.5, 0.8)}}
+    undefined = {"": {1: Estimate(None), 2: Estimate(2.0)}}
+    figure = drawn(plots.over_rounds, {"Win rate": won, "KL": undefined, "Third": undefined}, levels={"Win rate": 0.5})
+    first, second, _ = figure.axes
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in figure.axes] == ["Win rate", "KL", "Third"]
+    assert [0.5, 0.5] in [y for _, y in lines(first)]
+    assert [[1.0, 2.0], [0.6, 0.7]] in lines(first)
+    assert whiskers(first) == [[[1.0, 0.5], [1.0, 0.8]], [[2.0, 0.6], [2.0, 0.9]], [[1.05, 0.5], [1.05, 0.8]]]
+    legend = first.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["rounds", "without"]
+    assert second.get_legend() is None
+    x, y = lines(second)[0]
+    assert x == [1.0, 2.0]
+    assert np.isnan(y[0])
+    assert y[1] == 2.0
+
+
 @pytest.mark.parametrize(("percent", "texts"), [(True, ["70.0%", "undefined"]), (False, ["0.7", "undefined"])])
 def test_bars_have_length_interval_and_value(drawn: Drawn, percent: bool, texts: list[str]) -> None:
     estimates = [Estimate(0.7, 0.6, 0.9), Estimate(None)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from palate.cli import main
+from palate.demo.prompts import demo_prompts
 from palate.records import Prompt, Ranking, Response
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
@@ -32,6 +33,7 @@ COMMAND = {
     "distill": "distill",
     "best_of_n": "best-of-n",
     "win_rate": "eval",
+    "rounds": "rounds",
 }
 LEARNED = ["rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6", "steps=2", "prompts_per_step=2"]
 
@@ -60,6 +62,13 @@ def told(path: Path) -> str:
         for n in range(40)
     )
     path.write_text("".join(ranking.to_json() + "\n" for ranking in rankings), encoding="utf-8")
+    return str(path)
+
+
+def held_out(path: Path) -> str:
+    """Prompts that nobody learns from."""
+    prompts = demo_prompts(held_out=True)[:3]
+    path.write_text("".join(prompt.to_json() + "\n" for prompt in prompts), encoding="utf-8")
     return str(path)
 
 
@@ -112,6 +121,12 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         "raft": [f"prompts.path={data['prompts']}", *LEARNED],
         "distill": [f"prompts.path={data['prompts']}", "teachers=['tiny']", *LEARNED[1:]],
         "best_of_n": [f"prompts.path={data['prompts']}", "rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6"],
+        "rounds": [
+            f"prompts.path={data['prompts']}",
+            f"held_out.path={held_out(tmp_path / 'held_out.jsonl')}",
+            *("rounds=2", "prompts_per_round=5", "sampling.max_new_tokens=6"),
+            *("policy.steps=2", "policy.prompts_per_step=2", "evaluation.responses_per_prompt=1"),
+        ],
         "win_rate": [f"prompts.path={data['prompts']}", "baseline=tiny", "sampling.max_new_tokens=6"],
     }[recipe.stem] + ["precision=fp32"]
     overrides += [] if recipe.stem == "pretrain" else ["model=tiny"]  # which makes one

@@ -35,11 +35,14 @@ class Chain:
         self.stages: list[str] = []
 
     def stage(self, name: str, kind: type[Section], train: Callable[[Any, Run], None], **settings: Any) -> None:
-        """Run a stage into its own directory, unless it is finished; resume it if it was begun."""
-        directory = self.out / name
+        """Run a stage with these settings, as `perform` does; what all have in common need not be among them."""
         if "frozen_layers" in kind.model_fields:
             settings.setdefault("frozen_layers", self.frozen_layers)
-        recipe = parse_recipe(kind, {"seed": self.seed, "precision": self.precision, **settings})
+        self.perform(name, parse_recipe(kind, {"seed": self.seed, "precision": self.precision, **settings}), train)
+
+    def perform(self, name: str, recipe: Section, train: Callable[[Any, Run], None]) -> None:
+        """Run a stage into its own directory, unless it is finished; resume it if it was begun."""
+        directory = self.out / name
         run = Run.open(directory, recipe, resume=(directory / "lineage.json").exists())
         if not run.finished:
             run.say(f"== {name}")

@@ -172,6 +172,34 @@ def paths(
     return _render(draw, _WIDE, f"{y_label} against {x_label}")
 
 
+def over_rounds(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], *, levels: Mapping[str, float]) -> str:
+    """A small panel for each title: a line for each label, through its estimates by the number of the round.
+
+    Args:
+        levels: by title a height to compare with, dotted.
+    """
+    num_rows = -(-len(panels) // 2)
+
+    def draw(figure: Figure) -> None:
+        for index, (title, lines) in enumerate(panels.items()):
+            axes = figure.add_subplot(num_rows, 2, index + 1)
+            axes.set_title(title)
+            if title in levels:
+                axes.axhline(levels[title], color=LIGHT["muted"], linewidth=1.2, linestyle=":")
+            for number, (label, found) in enumerate(lines.items()):
+                x = [place + 0.05 * number for place in found]  # so that one interval does not hide another
+                y = [np.nan if estimate.value is None else estimate.value for estimate in found.values()]
+                style: Any = {"color": SERIES[number % len(SERIES)], "marker": _MARKERS[number % len(_MARKERS)]}
+                axes.errorbar(x, y, _errors(list(found.values())), elinewidth=1.4, capsize=3, label=label, **style)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.margins(0.08)
+            axes.set_xlabel("round")
+            if len(lines) > 1:
+                axes.legend()
+
+    return _render(draw, (8.4, 2.9 * num_rows), "Round by round")
+
+
 def calibration(result: Calibration) -> str:
     """Reliability: how often the favourite was right against how sure the model was; on the line it is honest."""
 

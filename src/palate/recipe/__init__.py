@@ -10,6 +10,7 @@ Relative paths in a recipe are relative to the directory the command runs in.
 
 from palate.recipe.ai_feedback import Constitution, Endpoint, JudgeRecipe, Principle, ReviseRecipe
 from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
+from palate.recipe.iteration import RoundsRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
 from palate.recipe.mining import AbstentionMining, ForumMining, Hygiene, RefusalMining, ThumbMining, TreeMining
 from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
@@ -85,6 +86,7 @@ __all__ = [
     "Reward",
     "RewardRecipe",
     "RolloutRecipe",
+    "RoundsRecipe",
     "SFTRecipe",
     "SampleRecipe",
     "Sampling",
