@@ -52,8 +52,9 @@ from palate.records import Message
 
 HERE = Path(__file__).resolve().parent
 TOLERANCES = {4: 2e-3, 2: 1e-2}
-"""By bytes of a number, losses of both sides, step by step from the same weights on the same data, relative. In bf16 the
-first step of AdamW moves every weight by the learning rate, and how that is rounded makes a third of DPO's second loss."""
+"""Losses of both sides, step by step from the same weights on the same data, relative; by the bytes of a number. In
+bf16 the first step of AdamW moves every weight by the learning rate, and how that is rounded makes a third of what
+DPO's second loss is."""
 NOT_THE_SAME = "NOT THE SAME"
 WARM_UP = 2
 """Iterations nobody counts: Adam's state appears in the first, and after the second memory has its size."""
