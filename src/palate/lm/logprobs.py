@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from palate.lm.kernels.products import mm, sums
+from palate.lm.kernels.products import rounded, sums
 
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
@@ -30,7 +30,13 @@ begin anywhere in a cache line (90 GFLOP/s instead of 120 on two AVX2 cores)."""
 
 
 def chosen_logprobs(
-    hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float, cap: float | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float,
+    cap: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """log softmax(hidden @ weight.T / temperature) at ``tokens``.
 
@@ -40,11 +46,14 @@ def chosen_logprobs(
         tokens: [M] the token that followed.
         temperature: of the policy, the same in sampling and training.
         cap: logits are bent to stay between minus and plus this before the temperature divides them.
+        dtype: of operands and results of the gradient's products, which need not be as exact; None: the weight's.
 
     Returns:
         [M] fp32, in nats; differentiable in `hidden` and `weight`.
     """
-    logprobs: Tensor = _ChosenLogprobs.apply(hidden, weight, tokens, temperature, cap)  # type: ignore[no-untyped-call]
+    logprobs: Tensor = _ChosenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, tokens, temperature, cap, dtype or weight.dtype
+    )
     return logprobs
 
 
@@ -102,8 +111,15 @@ def kl_by_rows(
 class _ChosenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, cap: float | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        temperature: float,
+        cap: float | None,
+        dtype: torch.dtype,
     ) -> Tensor:
+        ctx.dtype = dtype
         # without a cap the rows are divided by the temperature, which are fewer numbers than the logits
         ctx.divisor = temperature if cap is None else 1.0
         ctx.bend = None if cap is None else (cap, temperature)
@@ -121,24 +137,25 @@ class _ChosenLogprobs(torch.autograd.Function):
         return (chosen - normalizers)[:, 0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, tokens, normalizers = ctx.saved_tensors
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         # d logp(y) / d logits = one_hot(y) - softmax; what each row is weighted with is applied to [M, D], not [M, V]
         down = -grad[:, None]
-        weighted = (rows * down).to(weight.dtype)
+        weighted = (rows * down).to(ctx.dtype)
         for part, logits in _parts_of_logits(rows, weight):
             slope = None if ctx.bend is None else _bend(logits, *ctx.bend)
             delta = logits.sub_(normalizers).exp_()
             inside, column = _within(part, tokens)
             delta.scatter_(-1, column, delta.gather(-1, column) - inside.to(delta.dtype))
-            delta = (delta if slope is None else delta.mul_(slope)).to(weight.dtype)
+            delta = (delta if slope is None else delta.mul_(slope)).to(ctx.dtype)
             if grad_rows is not None:
-                _add_product(grad_rows, delta, weight[part])
+                grad_rows += rounded(delta, weight[part].T.to(ctx.dtype))
             if grad_weight is not None:
-                mm(delta.T, weighted, out=grad_weight[part])
-        return None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor), grad_weight, None, None, None
+                grad_weight[part] = rounded(delta.T, weighted.T)
+        grad_rows = None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor)
+        return grad_rows, grad_weight, None, None, None, None
 
 
 def _bend(logits: Tensor, cap: float, temperature: float) -> Tensor:
@@ -166,8 +183,3 @@ def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """[M, 1] whether each row's token is in the part, and its column there (any column, if it is not)."""
     inside = (tokens >= part.start) & (tokens < part.stop)
     return inside[:, None], torch.where(inside, tokens - part.start, 0)[:, None]
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, in fp32 whatever the dtype of both."""
-    total += sums(a, b)
