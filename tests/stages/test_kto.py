@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,49 @@ def test_a_thumb_is_a_judgement_of_one_text_as_good_or_bad(tmp_path: Path) -> No
     assert [ranking.ratings for ranking in kept] == [(7.0,), (4.5,), (1.0,)]
     assert [kto.is_up(thumb) for thumb in kept] == [True, True, False]
     assert data.rejected.unusable == {reason: len(each) for reason, each in told.items() if reason}
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "words"),
+    [
+        ("thumbs.jsonl", "thumb", {"up": "up", "down": "down"}),
+        ("thumbs.jsonl", "liked", {"up": True, "down": False}),
+        ("thumbs.csv", "reaction", {"up": "👍", "down": "👎"}),
+    ],
+)
+def test_a_row_of_prompt_response_and_thumb_is_learned_from_as_it_is(
+    name: str, column: str, words: dict[str, object], settings: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """To the last bit what our own records teach, without a format being named or anything converted."""
+    told = [
+        each.model_copy(update={"prompt": Prompt.from_text(each.prompt.text)})
+        for each in read_rankings(data_of(Path(settings["kto"]["data"]["path"]))).records
+    ]
+    (tmp_path / "ours.jsonl").write_text("".join(each.to_json() + "\n" for each in told), encoding="utf-8")
+    rows = [
+        {
+            "prompt": each.prompt.text,
+            "response": each.responses[0].text,
+            column: words["up" if each.ratings == (7.0,) else "down"],
+        }
+        for each in told
+    ]
+    with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
+        if name.endswith(".csv"):
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+        else:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    tree = settings["kto"] | {"epochs": 2, "optimizer": RATE}
+    _, ours = trained(tree | {"data": {"path": str(tmp_path / "ours.jsonl")}}, tmp_path / "ours")
+    _, theirs = trained(tree | {"data": {"path": str(tmp_path / name)}}, tmp_path / "theirs")
+    weights = "model/model.safetensors"
+    assert (tmp_path / "theirs" / weights).read_bytes() == (tmp_path / "ours" / weights).read_bytes()
+    assert [row["kto/loss"] for row in theirs] == [row["kto/loss"] for row in ours]
+    reports = [json.loads((tmp_path / run / "report.json").read_text(encoding="utf-8")) for run in ("ours", "theirs")]
+    assert reports[0]["thumbs_up"] == reports[1]["thumbs_up"] > 0
+    assert reports[1]["left_out"] == 0
 
 
 tokens = st.lists(st.integers(1, 3), min_size=1, max_size=3)

@@ -12,10 +12,13 @@ from sqlalchemy import select
 from tests.studio.collected import Collected, collect, texts_and_preferences
 from tests.studio.conftest import Client, ClientOf, Studio
 
+from palate.cli import main
 from palate.corpus.export import EXPORTERS
 from palate.corpus.reading import iterate
 from palate.corpus.rows.rejections import Rejections
 from palate.feedback.store.tables import Event, User
+from palate.feedback.tasks import judgements
+from palate.records import Message, Prompt, Ranking, Response
 
 NAMES = ("Ann Example", "=Bob", "Zoë 中")
 
@@ -163,3 +166,39 @@ def test_the_page_shows_the_counts_and_who_took_what(researcher: Client, collect
     piece = researcher.get("/exports/counts", params={"format": "hh"}).text
     assert "Rows in the file" in piece
     assert "<nav" not in piece
+
+
+@pytest.mark.parametrize("format", ["palate", "trl-kto"])
+def test_thumbs_of_the_chat_are_learned_from_as_they_are_exported(
+    format: str, researcher: Client, studio: Studio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file goes to `palate kto` as it came, several turns and reasons included; all of its thumbs are read."""
+    with studio.store.write() as session:
+        user = session.get_one(User, researcher.user.id)
+        for number in range(12):
+            turns = (f"Hello, I am {number}.", "Hi.", "How are you?")
+            roles = ("user", "assistant", "user")
+            thumb = Ranking(
+                prompt=Prompt(messages=tuple(map(_turn, roles, turns))),
+                responses=(Response(text="Fine, thanks." if number % 3 else "Go away."),),
+                ranks=(1,),
+                ratings=(7.0 if number % 3 else 1.0,),
+                labeler=user.name,
+            )
+            judgements.append(session, "thumb", thumb.model_dump(mode="json", exclude_defaults=True), user)
+    file = tmp_path / "from-the-chat.jsonl"
+    file.write_text(fetch(researcher, format, kind="thumb"), encoding="utf-8")
+    recipe = tmp_path / "kto.toml"
+    recipe.write_text('model = "tiny"\nprecision = "fp32"\nfrozen_layers = 1\nbatch_size = 8\nholdout.fraction = 0.3\n')
+    out = tmp_path / "run"
+    assert main(["kto", str(recipe), "--set", f"data.path={file}", "--out", str(out)]) == 0, capsys.readouterr().err
+    read_again = [item for _, item in iterate(file, rejections=Rejections(), strict=True)]
+    ups = [item.ratings == (7.0,) for item in read_again if isinstance(item, Ranking)]
+    assert sorted(ups) == [False] * 4 + [True] * 8
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert report["left_out"] == 0
+    assert 0 < report["thumbs_up"] < report["thumbs"] < 12, "some are held out"
+
+
+def _turn(role: str, content: str) -> Message:
+    return Message.model_validate({"role": role, "content": content})
