@@ -93,6 +93,8 @@ def test_three_methods_over_two_seeds(
     least = min(run["tokens"][-1] for name in METHODS for run in methods[name]["runs"])
     assert report["at_equal_tokens"]["tokens"] == least
     assert {row["key"] for row in report["differences"]} >= {"stage", "optimizer.learning_rate", "steps"}
+    assert report["seeds"] == 2
+    assert json.loads((out / "lineage.json").read_text(encoding="utf-8"))["ended"] is not None
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3
     assert not list(out.glob(f"*/*/{SNAPSHOTS}/*")), "measured weights are deleted"
@@ -107,7 +109,9 @@ def test_three_methods_over_two_seeds(
     before, times = files_of(out), {path: path.stat().st_mtime_ns for path in out.glob("*/*/points/*")}
     capsys.readouterr()
     assert main([*command, "--out", str(out)]) == 0
-    assert "step" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "step" not in said
+    assert f"{out}: this run finished" not in said, "more may be asked of it"
     assert files_of(out) == before
     assert without_times(report_of(out)) == without_times(report)
     assert main([*command, "--out", str(out), "--seeds", "3"]) == 0

@@ -69,7 +69,7 @@ def test_the_seed_stands_wherever_a_text_says_so() -> None:
 
 def test_a_recipe_of_palate_eval_will_do(evaluation: dict[str, Any], settings: dict[str, Any], write: Write) -> None:
     tree = {key: value for key, value in evaluation.items() if key not in ("points", "best_of")}
-    path = write("win_rate", tree | {"model": "elsewhere", "stage": "win_rate"})
+    path = write("win_rate", tree | {"model": "elsewhere", "chat_template": "plain", "stage": "win_rate"})
     _, measured_by = read_comparison([write("dpo", settings["dpo"])], Path(path), ["eval:points=7"])
     assert (measured_by.baseline, measured_by.points) == ("tiny", 7)
 
@@ -148,6 +148,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
         "nowhere.jsonl",
     ),
     "a name that is no directory": (["a/b=dpo.toml", "--eval", "judged.toml"], "a/b=dpo.toml: a recipe's name becomes"),
+    "no name at all": (["=dpo.toml", "--eval", "judged.toml"], "=dpo.toml: a recipe's name becomes a directory"),
+    "a hidden name": ([".dpo=dpo.toml", "--eval", "judged.toml"], ".dpo=dpo.toml: a recipe's name becomes"),
+    "the evaluation's name": (["eval=dpo.toml", "--eval", "judged.toml"], "two recipes are called 'eval': name each"),
+    "a stage that is none": (["odd.toml", "--eval", "judged.toml"], "odd.toml: 'dance' is no stage; write stage"),
 }
 
 
@@ -166,6 +170,7 @@ def test_a_mistake_is_one_line_and_nothing_is_made(
     write("reward", settings["reward"])
     write("mine", settings["dpo"])
     write("bad", settings["ppo"], stage="ppo", kl_coeff=0.1)
+    write("odd", settings["dpo"], stage="dance")
     arguments, message = MISTAKES[mistake]
     try:
         status = main(["compare", *arguments])

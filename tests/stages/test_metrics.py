@@ -18,6 +18,7 @@ from tests.stages.effects.runs import filled_in
 from palate import randomness
 from palate import recipe as recipes
 from palate.commands import STAGES as STAGE_COMMANDS
+from palate.commands import Stage
 from palate.errors import DataError, TrainingError
 from palate.evals import report
 from palate.lm.optim import Optimizer
@@ -47,10 +48,12 @@ STARTER = str(Path(__file__).parents[2] / "recipes" / "constitutions" / "starter
 
 
 def logged(stage: str, tree: dict[str, Any], out: Path) -> list[dict[str, float]]:
-    kind, train = STAGES[stage]
-    recipe = parse_recipe(kind, tree)
-    train(recipe, Run.open(out, recipe))
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    command = next(each for each in STAGE_COMMANDS if each.name == stage)
+    return rows_logged(getattr(recipes, command.recipe), stage_of(command), tree, out)
+
+
+def stage_of(command: Stage) -> Any:
+    return getattr(import_module(command.module), command.function)
 
 
 def test_the_learning_rate_falls_over_the_updates_that_are_made(settings: Settings, tmp_path: Path) -> None:
@@ -62,7 +65,7 @@ def test_the_learning_rate_falls_over_the_updates_that_are_made(settings: Settin
     assert [row["value/learning_rate"] for row in rows][-1] == pytest.approx(1e-5 * 0.1)
 
 
-@pytest.mark.parametrize("stage", sorted(STAGES))
+@pytest.mark.parametrize("stage", [*sorted(STAGES), "raft", "online-dpo", "distill"])
 def test_the_time_of_a_step_holds_all_of_it(
     stage: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,9 +103,11 @@ def test_a_correlation_by_hand(one: list[float], other: list[float], expected: f
     assert told == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("stage", "times"), [("reinforce", 1), ("raft", 1), ("online-dpo", 1), ("distill", 2)])
 def test_reward_models_score_in_microbatches_of_the_recipe(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, times: int, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a step's responses; each teacher's answers are judged apart."""
     asked: list[int] = []
 
     def counted(model: Any, sequences: Any, max_tokens: int, trunk: Any = None) -> Any:
@@ -110,9 +115,9 @@ def test_reward_models_score_in_microbatches_of_the_recipe(
         return raw_scores(model, sequences, max_tokens, trunk)
 
     monkeypatch.setattr(learned, "raw_scores", counted)
-    tree = settings["reinforce"] | {"rewards": [{"model": "tiny"}], "microbatch_tokens": 100, "steps": 1}
-    logged("reinforce", tree, tmp_path / "run")
-    assert asked == [100]
+    tree = settings[stage] | {"rewards": [{"model": "tiny"}], "microbatch_tokens": 100, "steps": 1}
+    logged(stage, tree, tmp_path / "run")
+    assert asked == [100] * times
 
 
 def test_the_prompts_of_a_step_cost_one_shuffle_for_each_pass(
@@ -183,10 +188,10 @@ def test_text_for_fewer_sequences_than_a_step_takes(settings: Settings, tmp_path
 
 
 @pytest.fixture(scope="module")
-def rows_of_every_stage(
+def runs_of_every_stage(
     settings: Settings, data: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[dict[str, float]]]:
-    """By the command: what a run with every setting as it comes has logged, step by step."""
+) -> dict[str, tuple[list[dict[str, float]], float]]:
+    """By the command: what a run with every setting as it comes has logged, step by step, and its seconds."""
     trees = settings | {
         "sample": {
             "model": "tiny",
@@ -203,9 +208,17 @@ def rows_of_every_stage(
     assert set(trees) == {stage.name for stage in STAGE_COMMANDS}
     found = {}
     for stage in STAGE_COMMANDS:
-        kind, train = getattr(recipes, stage.recipe), getattr(import_module(stage.module), stage.function)
-        found[stage.name] = rows_logged(kind, train, trees[stage.name], tmp_path_factory.mktemp("every") / "run")
+        out, began = tmp_path_factory.mktemp("every") / "run", time.perf_counter()
+        rows = rows_logged(getattr(recipes, stage.recipe), stage_of(stage), trees[stage.name], out)
+        found[stage.name] = rows, time.perf_counter() - began
     return found
+
+
+@pytest.fixture(scope="module")
+def rows_of_every_stage(
+    runs_of_every_stage: dict[str, tuple[list[dict[str, float]], float]],
+) -> dict[str, list[dict[str, float]]]:
+    return {stage: rows for stage, (rows, _) in runs_of_every_stage.items()}
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +247,13 @@ def test_the_parts_of_a_step_take_some_of_its_time(rows_of_every_stage: dict[str
             parts = [row[name] for name in ("time/rollout_s", "time/score_s") if name in row]
             assert all(part > 0 for part in parts)
             assert sum(parts) < row["time/step_s"]
+
+
+def test_steps_take_no_longer_than_their_run(
+    runs_of_every_stage: dict[str, tuple[list[dict[str, float]], float]],
+) -> None:
+    for stage, (rows, seconds) in runs_of_every_stage.items():
+        assert sum(row.get("time/step_s", 0.0) for row in rows) < seconds, stage
 
 
 ELSEWHERE: tuple[str, dict[str, Any]] = ("judge", {"model": "big", "endpoint": {"url": "$endpoint"}})

@@ -20,6 +20,7 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.stages import common
+from palate.stages.reinforcement import step as step_of
 
 
 @pytest.mark.parametrize("name", ["ppo", "reinforce", "online-dpo", "raft", "distill"])
@@ -44,6 +45,34 @@ def test_the_engine_is_given_the_weights_before_every_rollout(
     start(name, settings, tmp_path)
     sampler, _ = told[0]  # teachers have engines of their own, and weights that stay
     assert [what for engine, what in told if engine is sampler] == ["weights", "rollout"] * 2
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce", "online-dpo", "raft", "distill"])
+def test_every_draw_has_random_numbers_of_its_own(
+    name: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other than in any other step, of another model, with another seed and in another stage; prompts likewise."""
+    drawn: list[tuple[int | str, ...]] = []
+    shuffled: list[tuple[int | str, ...]] = []
+    generate, shuffle = LocalEngine.generate, step_of.permutation
+
+    def generates(self: LocalEngine, *args: Any, key: tuple[int | str, ...], **settings: Any) -> Rollout:
+        drawn.append(key)
+        return generate(self, *args, key=key, **settings)
+
+    def shuffles(count: int, *key: int | str) -> Any:
+        shuffled.append(key)
+        return shuffle(count, *key)
+
+    monkeypatch.setattr(LocalEngine, "generate", generates)
+    monkeypatch.setattr(step_of, "permutation", shuffles)
+    monkeypatch.setattr(common, "stage_report", lambda *_, **__: None)
+    start(name, {name: settings[name] | {"seed": 3, "epochs": 2, "minibatches": 2}}, tmp_path)
+    stage = name.replace("-", "_")
+    assert {key[:2] for key in drawn} == {key[:2] for key in shuffled} == {(3, stage)}
+    assert len(set(drawn)) == len(drawn) == (6 if name == "distill" else 2)
+    minibatches = {key for key in shuffled if "minibatches" in key}
+    assert len(minibatches) >= 4, "two steps of two epochs, each in an order of its own"
 
 
 @pytest.mark.parametrize("name", ["reinforce", "sample", "best-of-n"])

@@ -6,8 +6,8 @@
     report.html, .json    the comparison, written anew after every seed
 
 What is finished is not run or measured again; killed in the middle, the same command goes on, with the same bits. A run
-that fails is shown as failed with its reason, and the others go on. Methods of one seed share its number: the same
-prompts in the same order, as far as they sample, and always the same ones to be measured on.
+that fails is shown as failed with its reason, and the others go on. Methods of one seed share its number: recipes of
+one stage get the same prompts in the same order, and all are measured on the same ones.
 
 Run it: `palate compare recipes/ppo.toml recipes/reinforce.toml --eval recipes/win_rate.toml --seeds 3`.
 """

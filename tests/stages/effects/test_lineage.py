@@ -65,3 +65,11 @@ def test_every_file_and_every_model_is_hashed(stage: str, runs: Runs, files: dic
     templates = [key for key in inputs if key.endswith("chat_template")]
     assert templates == ["chat_template"] + ["baseline_chat_template"] * (stage == "eval")
     assert inputs == expected | dict.fromkeys(templates, content_id(TINY_TEMPLATE))
+
+
+def test_of_several_teachers_each_is_hashed_and_so_is_who_judges_them(runs: Runs, files: dict[str, str]) -> None:
+    given = {"teachers": ["$teacher", "$other_teacher"], "rewards": [{"model": "$scorer"}]}
+    lineage = json.loads((runs("distill", given).directory / "lineage.json").read_text(encoding="utf-8"))
+    teachers = [hashed(files[name], by_name=True) for name in ("teacher", "other_teacher")]
+    assert lineage["inputs"]["teachers"] == {path: digest for each in teachers for path, digest in dict(each).items()}
+    assert lineage["inputs"]["rewards"] == hashed(files["scorer"], by_name=True)
