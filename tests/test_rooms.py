@@ -82,8 +82,8 @@ PLAN = {
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources objectives recipe rewards rollout "
     "studio/web",
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
-    "studio/training": "cli corpus corpus/rows evals feedback/export feedback/store feedback/store/tables "
-    "feedback/tasks objectives recipe rewards run studio/web studio/web/charts",
+    "studio/training": "cli corpus corpus/rows evals experiments feedback/export feedback/store "
+    "feedback/store/tables feedback/tasks objectives recipe rewards run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/catalogue corpus/export corpus/formats corpus/rows feedback/export "
     "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training "
     "studio/web studio/web/charts",

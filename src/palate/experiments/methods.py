@@ -99,14 +99,21 @@ def read_evaluation(path: Path, overrides: Sequence[str], names: Sequence[str]) 
     Raises:
         RecipeError: an unknown key or a bad value.
     """
-    tree = read_tree(path, divided(overrides, names)[EVALUATION])
-    if tree.get("stage") == "win_rate":
-        del tree["stage"]
-    tree.pop("model", None)
-    tree.pop("chat_template", None)
-    found = parse_recipe(CompareRecipe, tree, where=str(path))
+    return evaluation_of(read_tree(path, divided(overrides, names)[EVALUATION]), where=str(path))
+
+
+def evaluation_of(tree: Mapping[str, Any], *, where: str) -> CompareRecipe:
+    """The same from what a file says.
+
+    Args:
+        where: it comes from, for errors.
+    """
+    said = {key: value for key, value in tree.items() if key not in ("model", "chat_template")}
+    if said.get("stage") == "win_rate":
+        del said["stage"]
+    found = parse_recipe(CompareRecipe, said, where=where)
     if "{seed}" in found.prompts.model_dump_json():
-        raise RecipeError(f"{path}: prompts must be the same for every seed; leave {{seed}} out of them")
+        raise RecipeError(f"{where}: prompts must be the same for every seed; leave {{seed}} out of them")
     return found
 
 
@@ -208,7 +215,15 @@ def check_alike(methods: Sequence[Method], evaluation: CompareRecipe, allowed: S
     Raises:
         RecipeError: names what differs, and how to have it so.
     """
+    for what, why in unlike(methods, evaluation).items():
+        if what not in allowed:
+            raise RecipeError(f"{why}; make them alike, or say --allow-different {what}")
+
+
+def unlike(methods: Sequence[Method], evaluation: CompareRecipe) -> dict[str, str]:
+    """Those of `UNLIKE` that differ, each with a sentence that says between whom."""
     recipes: dict[str, Any] = {method.name: method.recipe(0) for method in methods}
+    found = {}
     for what, value_of in UNLIKE.items():
         seen = {name: value for name, each in recipes.items() if (value := value_of(each)) is not None}
         if what == "prompts":  # best of n is drawn for the prompts that all are measured on
@@ -217,11 +232,12 @@ def check_alike(methods: Sequence[Method], evaluation: CompareRecipe, allowed: S
             seen[EVALUATION] = f"{evaluation.sampling.temperature:g}"
         first = next(iter(seen), "")
         other = next((name for name in seen if seen[name] != seen[first]), None)
-        if other is not None and what not in allowed:
-            raise RecipeError(
+        if other is not None:
+            found[what] = (
                 f"{what}: {first} has {seen[first]}, {other} has {seen[other]}, so their difference would not be that "
-                f"of the methods; make them alike, or say --allow-different {what}"
+                "of the methods"
             )
+    return found
 
 
 def differing_keys(methods: Sequence[Method]) -> list[tuple[str, list[str]]]:

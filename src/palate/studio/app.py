@@ -45,6 +45,7 @@ ROUTERS = (
     "web.description",
     "overview.start",
     "labeling.batches",
+    "training.comparing",
     "training.runs",
     "training.rounds",
 )

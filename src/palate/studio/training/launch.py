@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomli_w
+
 from palate import disk
 from palate.errors import PalateError
 from palate.studio.training import processes
@@ -50,21 +52,43 @@ def main(argv: Sequence[str]) -> int:
 
 def run(command: Sequence[str]) -> int:
     """A command of the command line, or ``score``, which only the app has a use for."""
-    if command[0] != "score":
-        from palate import cli
-
-        return cli.main(command)
-    from palate.studio.training.scoring import main as score
-
     try:
-        score(command[1:])
+        if command[0] == "score":
+            from palate.studio.training.scoring import main as score
+
+            score(command[1:])
+            return 0
+        if command[0] == "compare":
+            command = recipes_apart(Path(command[1]), Path(command[3]))
     except PalateError as error:
         print(f"palate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"palate: {str(stop) or 'interrupted'}", file=sys.stderr)
         return 130
-    return 0
+    from palate import cli
+
+    return cli.main(command)
+
+
+def recipes_apart(file: Path, out: Path) -> list[str]:
+    """The command line of a comparison, of which the app keeps all recipes in one file.
+
+    Each gets a file of its own under ``out``; the same command goes on with what was begun.
+    """
+    from palate.recipe import load_recipe
+    from palate.studio.training.recipebook import ComparisonRecipe
+
+    whole = load_recipe(ComparisonRecipe, file)
+    folder = out / "recipes"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["compare"]
+    for name, tree in whole.methods.items():
+        disk.write_text(folder / f"{name}.toml", tomli_w.dumps(tree))
+        command.append(f"{name}={folder / name}.toml")
+    disk.write_text(out / "evaluation.toml", tomli_w.dumps(whole.evaluation))
+    command += ["--eval", str(out / "evaluation.toml"), "--seeds", str(whole.seeds), "--out", str(out)]
+    return command + (["--allow-different", *whole.allow_different] if whole.allow_different else [])
 
 
 def write_note(directory: Path, note: Note) -> None:

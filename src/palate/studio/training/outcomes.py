@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -168,12 +169,37 @@ def _measure(workspace: Workspace, job: Job, directory: Path) -> Apply:
     return apply
 
 
+def _compared(workspace: Workspace, job: Job, directory: Path) -> Apply:
+    """Several methods have nothing to leave behind but what the report says of them at equal KL."""
+    figures = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    there = [row for row in figures.get("at_equal_kl", []) if row.get("win_rate") is not None]
+    said = "there is no KL that every run comes by: see the report"
+    if there:
+        said = f"win rates at a KL of {figures['at_kl']:.3g}: " + "; ".join(map(_place, there))
+    if figures["failed"]:
+        said += f"; runs that failed: {len(figures['failed'])}"
+
+    def apply(session: Session, fresh: Job) -> list[Plan]:
+        fresh.message = said
+        return []
+
+    return apply
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    """A method's win rate, and whether it is surely below the first one's."""
+    high = row["minus_first_high"]
+    near = row["minus_first"] is not None and (high is None or high >= 0)
+    return f"{row['method']} {row['win_rate']:.3g}{', too close to the first to tell' if near else ''}"
+
+
 _ACTIONS: Mapping[str, Callable[[Workspace, Job, Path], Apply]] = {
     "import": _import,
     "register": _register,
     "accuracy": _accuracy,
     "priorities": _priorities,
     "measure": _measure,
+    "compared": _compared,
     "arena": arena_jobs.collect,
 }
 

@@ -17,8 +17,10 @@ import tomli_w
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from palate.commands import STAGES
 from palate.corpus.splits import large_enough
 from palate.errors import ConflictError, DataError, NotFoundError
+from palate.experiments.methods import Method, evaluation_of, unlike
 from palate.feedback.export import datasets
 from palate.feedback.export.datasets import Collected, Dataset, Kind
 from palate.feedback.store import rounds
@@ -26,7 +28,7 @@ from palate.feedback.store.tables import Job, Model, PromptRow, ResponseRow, Rou
 from palate.recipe import Holdout, RewardRecipe, parse_recipe
 from palate.records import Candidates, Prompt
 from palate.studio.training import recipebook
-from palate.studio.training.recipebook import NamedRecipe, Plan, ScoreRecipe
+from palate.studio.training.recipebook import ComparisonRecipe, NamedRecipe, Plan, ScoreRecipe
 from palate.studio.web.workspace import Workspace
 
 DATA: Mapping[str, Kind] = {
@@ -70,6 +72,24 @@ class Choice:
     seed: int = 0
     heads: int | None = None
     aggregation: str = "mean"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """Runs that somebody wants to see compared.
+
+    Attributes:
+        run_ids: those whose recipes are run again.
+        judge_id: a reward model.
+        baseline_id: what win rates are against.
+        allow_different: in what the recipes may differ although it confounds.
+    """
+
+    run_ids: tuple[str, ...]
+    judge_id: str
+    baseline_id: str
+    seeds: int = 3
+    allow_different: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +193,67 @@ def plan_scoring(
     return Plan(
         name=name, command="score", recipe=tomli_w.dumps(recipe.model_dump()), then=then, round_number=round_number
     )
+
+
+def plan_comparison(workspace: Workspace, contest: Contest) -> Plan:
+    """A job that runs finished runs' recipes with several seeds, each from its beginning, and compares them.
+
+    All are measured as the workspace's recipe for win rates says, on the prompts kept for evaluation.
+
+    Raises:
+        ConflictError: a run that cannot be compared, recipes that differ in more than was allowed, or no prompts.
+        NotFoundError: no such run or model, or no recipe for win rates.
+    """
+    if not contest.run_ids:
+        raise ConflictError("tick the runs that are to be compared")
+    recipe = recipebook.first_of(workspace.recipes, "eval")
+    with workspace.store.read() as session:
+        collected = datasets.collect(session, "evaluation prompts")
+        judge = model_of(session, contest.judge_id, "reward").path
+        baseline = model_of(session, contest.baseline_id, "policy").path
+        methods = [_method(session, run_id) for run_id in dict.fromkeys(contest.run_ids)]
+    with workspace.store.write() as session:
+        number = rounds.current_or_first(session, workspace.settings.model).number
+    prompts = datasets.write(workspace.directory, collected).path
+    values: dict[str, Any] = {"model": baseline, "baseline": baseline, "judge": {"model": judge}}
+    values |= {"prompts": {"path": prompts}} | _chat_templates(workspace, values)
+    tree = tomllib.loads(recipebook.fill(recipe, values))
+    evaluation = evaluation_of(tree, where=f"{recipe.name}.toml")
+    for what, why in unlike(methods, evaluation).items():
+        if what not in contest.allow_different:
+            raise ConflictError(f"{why}: choose others, or say below that they may differ in it")
+    whole = ComparisonRecipe(
+        seeds=contest.seeds,
+        allow_different=contest.allow_different,
+        evaluation=tree,
+        methods={method.name: dict(method.tree) for method in methods},
+    )
+    return Plan(
+        name="compare",
+        command="compare",
+        recipe=tomli_w.dumps(whole.model_dump(mode="json")),
+        then={"do": "compared"},
+        round_number=number,
+    )
+
+
+def comparable(session: Session) -> list[Job]:
+    """Runs that made a model which answers, the newest first."""
+    commands = [stage.name for stage in STAGES if stage.makes_policy]
+    made = select(Job).where(Job.state == "done", Job.stage.in_(commands))
+    return list(session.scalars(made.order_by(Job.created_at.desc(), Job.id)))
+
+
+def _method(session: Session, run_id: str) -> Method:
+    """The recipe of a run, under the name of its directory."""
+    job = session.get(Job, run_id)
+    if job is None:
+        raise NotFoundError("no such run")
+    stage = next((each for each in STAGES if each.name == job.stage and each.makes_policy), None)
+    if stage is None or job.state != "done":
+        raise ConflictError(f"{job.name} has made no model that answers: choose runs that have")
+    name = Path(job.directory).name
+    return Method(name=name, stage=stage, tree=tomllib.loads(job.recipe), source=f"the recipe of {job.name}")
 
 
 def unanswered(session: Session, *, limit: int | None = None) -> list[Prompt]:

@@ -82,6 +82,19 @@ def progress_of(directory: Path, *, most: int | None = None) -> Progress:
     return Progress(step=int(rows[-1]["step"]) + 1 if rows else 0, total=record.get("total_steps"), rows=rows)
 
 
+def progress_of_comparison(directory: Path, recipe: Mapping[str, Any]) -> Progress:
+    """The same of a comparison, whose steps are whole runs; one that failed is never done."""
+    done = [_ended(directory / name / f"seed-{seed}") for name in recipe["methods"] for seed in range(recipe["seeds"])]
+    return Progress(step=sum(done), total=len(done), rows=[])
+
+
+def _ended(directory: Path) -> bool:
+    try:
+        return (lineage.read(directory) or {}).get("ended") is not None
+    except ValueError:  # being written
+        return False
+
+
 def read_rows(path: Path, *, most: int | None = None) -> list[dict[str, Any]]:
     """The whole lines of a JSON-lines file that may just be written, or of its last ``most`` bytes."""
     try:

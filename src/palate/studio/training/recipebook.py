@@ -74,6 +74,16 @@ class Plan:
     round_number: int | None = None
 
 
+class ComparisonRecipe(Section):
+    """What a comparing job reads, all its recipes in one; it is written by the app alone."""
+
+    stage: Literal["compare"] = "compare"
+    seeds: int = Field(ge=1, description="Runs of each method.")
+    allow_different: tuple[str, ...] = Field((), description="In what the methods may differ although it confounds.")
+    evaluation: dict[str, Any] = Field(description="What all are measured by.")
+    methods: dict[str, dict[str, Any]] = Field(min_length=1, description="Recipes by name.")
+
+
 class ScoreRecipe(Section):
     """What a scoring job reads; it is written by the app alone."""
 

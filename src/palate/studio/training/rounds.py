@@ -96,7 +96,12 @@ class Chapter:
     @property
     def trained(self) -> list[RunLine]:
         """Jobs that made a model, or chose among answers."""
-        return [line for line in self.lines if line.job.stage not in ("sample", "score", "eval")]
+        return [line for line in self.lines if line.job.stage not in ("sample", "score", "eval", "compare")]
+
+    @property
+    def compared(self) -> list[RunLine]:
+        """Jobs that ran several recipes with several seeds."""
+        return [line for line in self.lines if line.job.stage == "compare"]
 
     @property
     def policies(self) -> list[Model]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -52,7 +53,7 @@ class RunIn(BaseModel):
 
 
 class RunOut(BaseModel):
-    """A job: ``step`` of ``total`` steps are done; ``total`` is unknown before it has begun."""
+    """A job: ``step`` of ``total`` steps are done, of a comparison runs; ``total`` is unknown before it has begun."""
 
     id: str
     name: str
@@ -120,7 +121,7 @@ def new_page(request: Request, store: Db, home: Home, recipe: str | None = None)
         round_ = rounds.current_or_first(session, home.settings.model)
     with store.read() as session:
         preview = plans.preview(session, chosen)
-        models, rewards = policies.policies(session), _rewards(session)
+        models, rewards = policies.policies(session), reward_models(session)
         newest = plans.newest_reward_models(session)
         likely = plans.likely_model(session, chosen.command, round_)
     return page(
@@ -273,7 +274,11 @@ def resume(store: Db, home: Home, person: Person, run_id: str) -> RunOut:
 
 def run_out(home: Workspace, job: Job) -> RunOut:
     """A job and how far its run is."""
-    at = progress.progress_of(jobs.directory_of(home, job), most=progress.LAST)
+    directory = jobs.directory_of(home, job)
+    if job.stage == "compare":
+        at = progress.progress_of_comparison(directory, tomllib.loads(job.recipe))
+    else:
+        at = progress.progress_of(directory, most=progress.LAST)
     ended = job.ended_at or time.time()
     return RunOut(
         id=job.id,
@@ -317,5 +322,6 @@ def _jobs(session: Session) -> Sequence[Job]:
     return session.scalars(select(Job).order_by(Job.created_at.desc(), Job.id).limit(MOST_RUNS)).all()
 
 
-def _rewards(session: Session) -> Sequence[Model]:
+def reward_models(session: Session) -> Sequence[Model]:
+    """All of them, the newest first."""
     return session.scalars(select(Model).where(Model.kind == "reward").order_by(Model.created_at.desc())).all()
