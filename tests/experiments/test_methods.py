@@ -43,6 +43,9 @@ def test_every_recipe_for_a_policy_says_its_stage_or_is_called_after_it() -> Non
         "convarg",
         "hh_harmless",
         "sample",
+        "judge",
+        "revise",
+        "rounds",
         "best_of_n",
         "win_rate",
     }
