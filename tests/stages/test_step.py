@@ -11,7 +11,7 @@ import pytest
 from palate import recipe as recipes
 from palate.commands import STAGES
 from palate.lm.chat import Chat
-from palate.lm.model import Model
+from palate.lm.model import LanguageModel, Model
 from palate.lm.optim import Optimizer
 from palate.lm.projection import Projecting, Projection
 from palate.recipe import parse_recipe
@@ -45,6 +45,37 @@ def test_the_engine_is_given_the_weights_before_every_rollout(
     start(name, settings, tmp_path)
     sampler, _ = told[0]  # teachers have engines of their own, and weights that stay
     assert [what for engine, what in told if engine is sampler] == ["weights", "rollout"] * 2
+
+
+@pytest.mark.parametrize("name", ["ppo", "reinforce", "online-dpo", "raft", "distill"])
+def test_frozen_layers_are_computed_once_a_step_and_in_microbatches(
+    name: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody computes them again: not the policy that learns, nor its reference or its teachers."""
+    kept: list[int] = []
+    given: list[bool] = []
+    trunk, logprobs, kl = LanguageModel.trunk, LanguageModel.logprobs, LanguageModel.kl
+
+    def keeps(self: LanguageModel, sequences: Any, *, max_tokens: int = 8192) -> Any:
+        kept.append(max_tokens)
+        return trunk(self, sequences, max_tokens=max_tokens)
+
+    def likelihood(self: LanguageModel, *args: Any, trunk: Any = None, **more: Any) -> Any:
+        given.append(trunk is not None)
+        return logprobs(self, *args, trunk=trunk, **more)
+
+    def divergence(self: LanguageModel, *args: Any, trunk: Any = None, **more: Any) -> Any:
+        given.append(trunk is not None)
+        return kl(self, *args, trunk=trunk, **more)
+
+    monkeypatch.setattr(LanguageModel, "trunk", keeps)
+    monkeypatch.setattr(LanguageModel, "logprobs", likelihood)
+    monkeypatch.setattr(LanguageModel, "kl", divergence)
+    monkeypatch.setattr(common, "stage_report", lambda *_, **__: None)
+    start(name, {name: settings[name] | {"microbatch_tokens": 100}}, tmp_path)
+    assert kept == [100, 100]
+    assert given
+    assert all(given)
 
 
 @pytest.mark.parametrize("name", ["ppo", "reinforce", "online-dpo", "raft", "distill"])
