@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from palate.errors import DataError
-from palate.experiments.gold import READER, WEIGHT, fluency, pleasant_and_fluent
+from palate.experiments.gold_taste import READER, WEIGHT, fluency, pleasant_and_fluent
 from palate.lm.sources.zoo import load_language_model, locate
 from palate.records import Prompt
 from palate.simulated.tastes import sunny_and_to_the_point

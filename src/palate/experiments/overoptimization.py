@@ -71,7 +71,7 @@ class Size:
     best_of: int
     responses: int
     learning_rate: float = 6e-4
-    gold: str = "palate.experiments.gold:pleasant_and_fluent"
+    gold: str = "palate.experiments.gold_taste:pleasant_and_fluent"
 
 
 SCALES = {
