@@ -139,7 +139,7 @@ def test_a_budget_stops_the_run_and_a_resume_ends_as_if_it_had_not(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(judge, "PROMPTS_PER_STEP", 1)
+    monkeypatch.setattr(judge, "QUESTIONS_PER_STEP", 1)
     recipe = toml(judging | {"endpoint": {"url": endpoint.url, "max_requests": 9, "at_once": 1}})
     command = ["judge", str(recipe), "--out", str(tmp_path / "stopped")]
     assert main(command) == 2
@@ -173,7 +173,7 @@ def test_a_model_here_ends_the_same_when_it_was_stopped(
     judging: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the verdicts of a step were written, and before its line of metrics."""
-    monkeypatch.setattr(judge, "PROMPTS_PER_STEP", 1)
+    monkeypatch.setattr(judge, "QUESTIONS_PER_STEP", 1)
     recipe = parse_recipe(JudgeRecipe, judging | {"model": "tiny", "precision": "fp32"})
     judge.judge(recipe, Run.open(tmp_path / "whole", recipe))
     log = Run.log

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from palate.corpus import Read, read_candidates, read_rankings
 from palate.disk import append_text, write_text
@@ -37,8 +37,8 @@ from palate.stages.estimate.expected import asked, sampled
 from palate.stages.estimate.fitting import expect
 from palate.stages.sample import read_lines
 
-PROMPTS_PER_STEP = 8
-"""Prompts judged between two lines of progress; no verdict depends on it."""
+QUESTIONS_PER_STEP = 64
+"""Asked between two lines of progress, or a few more, since a prompt is never divided; no verdict depends on it."""
 
 
 def judge(recipe: JudgeRecipe, run: Run) -> None:
@@ -51,7 +51,7 @@ def judge(recipe: JudgeRecipe, run: Run) -> None:
     people = rankings_of(run, recipe.people) if recipe.people else []
     recipe, matters, model = opened(recipe, run, matters)
 
-    starts = range(0, len(matters), PROMPTS_PER_STEP)
+    parts = list(steps_of(matters))
     verdicts, rankings = run.directory / "verdicts.jsonl", run.directory / "rankings.jsonl"
 
     def as_rankings(judged: Sequence[Judged]) -> str:
@@ -59,15 +59,15 @@ def judge(recipe: JudgeRecipe, run: Run) -> None:
         return "".join(ranking.to_json() + "\n" for each in made for ranking in each)
 
     beginning = True
-    for step in run.steps(len(starts), every=1, keep=1, state={}):
+    for step in run.steps(len(parts), every=1, keep=1, state={}):
         if beginning:  # after a resume, the lines of a step that was cut short are written again
-            kept = read_lines(verdicts)[: starts[step]]
+            kept = read_lines(verdicts)[: sum(map(len, parts[:step]))]
             write_text(verdicts, "".join(kept))
             write_text(rankings, as_rankings([Judged.model_validate_json(line) for line in kept]))
             beginning = False
-        before, part = model.used(), matters[starts[step] :][:PROMPTS_PER_STEP]
-        choices = iter(model.choose([question for matter in part for question in matter.questions()]))
-        judged = [matter.judged(choices) for matter in part]
+        before = model.used()
+        choices = iter(model.choose([question for matter in parts[step] for question in matter.questions()]))
+        judged = [matter.judged(choices) for matter in parts[step]]
         append_text(verdicts, "".join(each.to_json() + "\n" for each in judged))
         append_text(rankings, as_rankings(judged))
         run.log(step, metrics(judged) | spent(before, model.used()))
@@ -76,6 +76,18 @@ def judge(recipe: JudgeRecipe, run: Run) -> None:
     found = figures(written, people, model=recipe.model, seed=recipe.seed)
     run_numbers = {"left_out": data.rejected.total, **totals(run.directory / "metrics.jsonl")}
     finish_run(run, found.numbers | run_numbers, extra=lambda report: add_parts(report, found, written))
+
+
+def steps_of(matters: Sequence[Matter]) -> Iterator[list[Matter]]:
+    """Prompts in their order, enough of them for a step each time."""
+    part: list[Matter] = []
+    for matter in matters:
+        part.append(matter)
+        if sum(2 * len(each.asked) for each in part) >= QUESTIONS_PER_STEP:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def say_read(run: Run, data: Read[Candidates], matters: Sequence[Matter]) -> None:
@@ -114,7 +126,8 @@ def opened(recipe: JudgeRecipe, run: Run, matters: list[Matter]) -> tuple[JudgeR
 
     sketch = sketch_model(recipe.model, LanguageModel, chat_template=recipe.chat_template, precision=recipe.precision)
     room = recipe.sampling.max_new_tokens if samples else longest_letter(sketch)
-    matters, lengths = that_fit(run, sketch, matters, room=room, max_left_out=recipe.max_left_out)
+    matters, length = that_fit(run, sketch, matters, room=room, max_left_out=recipe.max_left_out)
+    lengths = [[each for matter in part for each in length[matter.prompt.id]] for part in steps_of(matters)]
     recipe = expect(
         run,
         recipe,
@@ -144,8 +157,8 @@ def longest_letter(sketch: Sketch[LanguageModel]) -> int:
 
 def that_fit(
     run: Run, sketch: Sketch[LanguageModel], matters: Sequence[Matter], *, room: int, max_left_out: float
-) -> tuple[list[Matter], list[list[int]]]:
-    """Without the pairs whose questions are too long for the model, and the lengths of the questions of every step.
+) -> tuple[list[Matter], dict[str, list[int]]]:
+    """Without the pairs whose questions are too long for the model; and by prompt the lengths of those that are not.
 
     Args:
         room: tokens that are left for the answer.
@@ -154,7 +167,7 @@ def that_fit(
         DataError: too many pairs are left out, or all of them.
     """
     found: list[Matter] = []
-    lengths: list[list[int]] = []
+    lengths: dict[str, list[int]] = {}
     reasons: Counter[str] = Counter()
     with showing("prompts") as show:
         for number, matter in enumerate(matters):
@@ -167,7 +180,7 @@ def that_fit(
             )
             found.append(matter.without({item.index for item in usable.left_out}))
             reasons.update(item.reason for item in usable.left_out)
-            lengths.append(list(usable.lengths))
+            lengths[matter.prompt.id] = list(usable.lengths)
     say_chat(run, sketch.chat, ())
     count = sum(matter.left_out for matter in found)
     total = count + sum(len({pair for pair, _ in matter.asked}) for matter in found)
@@ -179,5 +192,4 @@ def that_fit(
             f"{count} of {total} pairs cannot be asked about, more than max_left_out = {max_left_out:g} allows; most "
             f"often: {reasons.most_common(1)[0][0]}: {advice}take a model with a longer context"
         )
-    steps = range(0, len(lengths), PROMPTS_PER_STEP)
-    return found, [[each for part in lengths[start:][:PROMPTS_PER_STEP] for each in part] for start in steps]
+    return found, lengths
