@@ -126,6 +126,11 @@ class JudgeRecipe(Section):
     principles_per_pair: PositiveInt = Field(
         1, description="Principles that are asked about each pair, drawn anew for each; the majority of them counts."
     )
+    verdict: Literal["same", "mean"] = Field(
+        "same",
+        description="`same`: the answer that is chosen in both orders; if another one is in each, a tie. `mean`: the "
+        "one that more of the model is for over both orders, which takes out a steady preference for a place.",
+    )
     samples: Count = Field(
         0,
         description="Answers drawn to each question, of which the majority counts; 0: the letter that is more likely "

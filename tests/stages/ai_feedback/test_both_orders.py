@@ -82,6 +82,30 @@ def test_what_was_judged_survives_a_round_trip(shares: list[tuple[float | None, 
     assert Judged.model_validate_json(item.to_json()) == item
 
 
+@pytest.mark.parametrize(
+    ("first", "verdict"), [((0.9, 0.2), 1), ((0.96, 0.94), 1), ((0.94, 0.96), -1), ((0.1, 0.3), -1), ((0.9, 0.9), 0)]
+)
+def test_the_mean_of_both_orders_decides_where_it_is_to(first: tuple[float, float], verdict: int) -> None:
+    item = judged(asked(*first)).model_copy(update={"rule": "mean"})
+    assert list(item.verdicts()) == [((0, 1), verdict)]
+    assert Judged.model_validate_json(item.to_json()) == item
+
+
+def test_the_mean_takes_out_a_steady_preference_for_a_place() -> None:
+    """A judge that goes by length, and adds so much for the first place that it always wins."""
+    asks = matters(20, [CALM])
+    same = scripted(asks, lambda first, second, *_: 0.9 + 0.05 * (longer(first, second) > 0.5))
+    mean = [item.model_copy(update={"rule": "mean"}) for item in same]
+    assert figures(same, (), model="m", seed=0).numbers["ties"] == 60
+    numbers = figures(mean, (), model="m", seed=0).numbers
+    assert (numbers["ties"], numbers["first_place"], numbers["flips"]) == (0, 1.0, 1.0)
+    for item in mean:
+        assert all(
+            len(item.responses[one].text) < len(item.responses[other].text) for (one, other), _ in item.verdicts()
+        )
+        assert {verdict for _, verdict in item.verdicts()} == {-1}
+
+
 # Planted.
 
 

@@ -124,7 +124,9 @@ def test_what_a_model_said_before_is_no_persons_judgement(
 ) -> None:
     recipe = toml(judging | {"endpoint": {"url": endpoint.url}})
     assert main(["judge", str(recipe), "--out", str(tmp_path / "one")]) == 0
-    people = {"people": {"path": str(tmp_path / "one" / "rankings.jsonl")}}
+    said = (tmp_path / "one" / "rankings.jsonl").read_text(encoding="utf-8").replace('"ai:big"', '"another one"')
+    (tmp_path / "said.jsonl").write_text(said, encoding="utf-8")
+    people = {"people": {"path": str(tmp_path / "said.jsonl")}}
     recipe = toml(judging | {"endpoint": {"url": endpoint.url}} | people)
     assert main(["judge", str(recipe), "--out", str(tmp_path / "two")]) == 0
     assert report(tmp_path / "two").get("agreement_with_people") is None

@@ -38,6 +38,7 @@ def judge() -> list[Row]:
         *under("candidates", data("candidates", "rankings")),
         *under("people", data("people", "rankings")),
         Row("principles_per_pair", (1, 2), asks_so_many),
+        Row("verdict", ("same", "mean"), decides_over_both_orders),
         Row("samples", (1, 3), decides_by_majority, {"sampling.max_new_tokens": 3}, spoil=says_letters),
         Row("sampling.temperature", (0.7, 1.4), draws_at, DRAWN),
         Row("sampling.max_new_tokens", (3, 6), draws_at_most, DRAWN),
@@ -144,6 +145,18 @@ def next_logits(model: Any, tokens: list[int]) -> torch.Tensor:
     hidden = model.hidden(sequences, torch.tensor([0]), torch.tensor([len(tokens) - 1]), None)
     logits: torch.Tensor = model.logits(hidden)[0]
     return logits
+
+
+def decides_over_both_orders(a: Outcome, b: Outcome) -> None:
+    """By the same answer twice, or by the larger share of the model."""
+    assert [each["first"] for each in verdicts(a)] == [each["first"] for each in verdicts(b)]
+    for outcome in (a, b):
+        for each, ranking in zip(verdicts(outcome), outcome.lines("rankings.jsonl"), strict=True):
+            one, other = each["first"]
+            steady = (one > 0.5) - (one < 0.5) if (one > 0.5) != (other > 0.5) else 0
+            verdict = steady if outcome is a else (one > other) - (one < other)
+            assert ranking["ranks"] == {1: [1, 2], 0: [1, 1], -1: [2, 1]}[verdict]
+    assert a.lines("rankings.jsonl") != b.lines("rankings.jsonl")
 
 
 def asks_so_many(a: Outcome, b: Outcome) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 from palate.corpus import Read
 from palate.errors import RecipeError
@@ -47,8 +48,8 @@ class Matter:
         asked = tuple(each for each in self.asked if each[0] not in pairs)
         return Matter(prompt=self.prompt, responses=self.responses, asked=asked, left_out=len(pairs))
 
-    def judged(self, choices: Iterator[Choice]) -> Judged:
-        """With what was answered to its questions, in their order."""
+    def judged(self, choices: Iterator[Choice], rule: Literal["same", "mean"] = "same") -> Judged:
+        """With what was answered to its questions, in their order; ``rule`` is what a verdict is."""
         found = []
         for pair, principle in self.asked:
             both = (next(choices), next(choices))
@@ -56,7 +57,9 @@ class Matter:
             found.append(
                 Asked(principle=principle.name, pair=pair, first=(both[0].first, both[1].first), reasons=reasons)
             )
-        return Judged(prompt=self.prompt, responses=self.responses, asked=tuple(found), left_out=self.left_out)
+        return Judged(
+            prompt=self.prompt, responses=self.responses, asked=tuple(found), left_out=self.left_out, rule=rule
+        )
 
 
 def matters_of(data: Read[Candidates], constitution: Constitution, *, principles: int, seed: int) -> list[Matter]:

@@ -2,12 +2,14 @@
 
 A model that prefers whatever stands first says nothing about the answers. So each pair is asked twice, each answer once
 in the first place: the same answer both times is a verdict, another one each time is a tie (Zheng et al. 2023, arXiv
-2306.05685, section 3.4). Several principles of a pair vote.
+2306.05685, section 3.4). Or the mean of both orders decides, out of which a preference for a place cancels if it is
+always the same. Several principles of a pair vote.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -49,23 +51,37 @@ class Asked(Record):
         assert self.has_verdict, "a question that was not answered has no verdict"
         return int(self.places == (1.0, 0.0)) - int(self.places == (0.0, 1.0))
 
+    @property
+    def lead(self) -> float:
+        """How much more of the model is for the pair's first answer than for its second, over both orders: -1 to 1."""
+        one, other = self.first
+        assert one is not None, "a question that was not answered has no lead"
+        assert other is not None, "a question that was not answered has no lead"
+        return one - other
+
 
 class Judged(Record):
     """A prompt, the different answers to it, and what was asked about their pairs.
 
     Attributes:
         left_out: pairs about which nothing could be asked.
+        rule: what a verdict is: the same answer in both orders, or the mean of both.
     """
 
     prompt: Prompt
     responses: tuple[Response, ...]
     asked: tuple[Asked, ...]
     left_out: int = 0
+    rule: Literal["same", "mean"] = "same"
+
+    def verdict_of(self, each: Asked) -> int:
+        """By one principle; 1, -1 or 0 as in `Asked.verdict`."""
+        return each.verdict if self.rule == "same" else int(np.sign(each.lead))
 
     def verdicts(self) -> Iterator[tuple[tuple[int, int], int]]:
         """Each pair with its verdict: that of most of its principles, 0 where they are even."""
         for pair in dict.fromkeys(each.pair for each in self.asked):
-            votes = [each.verdict for each in self.asked if each.pair == pair and each.has_verdict]
+            votes = [self.verdict_of(each) for each in self.asked if each.pair == pair and each.has_verdict]
             if votes:
                 yield pair, int(np.sign(sum(votes)))
 

@@ -1,8 +1,9 @@
 """A model compares answers by written principles: AI feedback where people would rank.
 
 Every two different candidates for a prompt are asked about in both orders, by principles drawn for it. A verdict that
-changes with the order is a tie, and how often the first place wins is reported. What comes out are rankings of two that
-say whose they are (`source = "ai"`, labeler `ai:MODEL`), for `palate reward` and `palate dpo`.
+changes with the order is a tie (or, with `verdict = "mean"`, the mean of both decides), and how often the first place
+wins is reported. What comes out are rankings of two that say whose they are (`source = "ai"`, labeler `ai:MODEL`), for
+`palate reward` and `palate dpo`.
 
 Left out: answers shown all at once, and the model's certainty as a soft label (it is kept in `verdicts.jsonl`).
 
@@ -67,7 +68,7 @@ def judge(recipe: JudgeRecipe, run: Run) -> None:
             beginning = False
         before = model.used()
         choices = iter(model.choose([question for matter in parts[step] for question in matter.questions()]))
-        judged = [matter.judged(choices) for matter in parts[step]]
+        judged = [matter.judged(choices, recipe.verdict) for matter in parts[step]]
         append_text(verdicts, "".join(each.to_json() + "\n" for each in judged))
         append_text(rankings, as_rankings(judged))
         run.log(step, metrics(judged) | spent(before, model.used()))

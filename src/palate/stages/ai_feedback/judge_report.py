@@ -6,7 +6,7 @@ Figures are per question, per pair or per comparison with a person; intervals ar
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +152,7 @@ def add_parts(report: Report, found: Figures, judged: Sequence[Judged]) -> None:
         [each.name, each.questions, str(each.first_place), str(each.flips), f"{each.no_choice:.3f}"]
         for each in found.principles
     ]
-    caption = "Flips are ties. 95% intervals, by prompt."
+    caption = "A flip is another answer in each order. 95% intervals, by prompt."
     report.table("By principle", header, rows, caption)
     report.data(
         "by_principle",
@@ -171,8 +171,8 @@ def add_parts(report: Report, found: Figures, judged: Sequence[Judged]) -> None:
         report.table("Questions without a choice", ["why", "how many"], reasons.most_common())
     if found.beside is not None:
         _add_people(report, found.beside)
-    report.side_by_side("The first verdicts", _shown(judged, lambda each: each.has_verdict and each.verdict != 0))
-    report.side_by_side("The first flips, which are ties", _shown(judged, lambda each: each.flips))
+    report.side_by_side("The first verdicts", _shown(judged, lambda each, verdict: verdict != 0))
+    report.side_by_side("The first flips", _shown(judged, lambda each, verdict: each.flips))
 
 
 def _add_people(report: Report, beside: BesidePeople) -> None:
@@ -188,18 +188,18 @@ def _add_people(report: Report, beside: BesidePeople) -> None:
     report.data("people", {name: {"with_model": one, "with_people": other} for name, one, other in beside.labelers})
 
 
-def _shown(judged: Iterable[Judged], wanted: Callable[[Asked], bool]) -> list[dict[str, object]]:
-    rows: dict[str, dict[str, object]] = defaultdict(dict)
+def _shown(judged: Iterable[Judged], wanted: Callable[[Asked, int], bool]) -> list[dict[str, object]]:
+    rows: dict[str, dict[str, object]] = {}
     for item in judged:
         for each in item.asked:
-            if wanted(each) and item.prompt.id not in rows and len(rows) < EXAMPLES:
-                better, worse = each.pair[:: each.verdict or 1]
-                names = ("preferred", "the other") if each.verdict else ("one", "the other")
+            verdict = item.verdict_of(each) if each.has_verdict else 0
+            if wanted(each, verdict) and item.prompt.id not in rows and len(rows) < EXAMPLES:
+                better, worse = each.pair[:: verdict or 1]
                 rows[item.prompt.id] = {
                     "prompt": item.prompt.text,
                     "principle": each.principle,
-                    names[0]: item.responses[better].text,
-                    names[1]: item.responses[worse].text,
+                    "preferred" if verdict else "one": item.responses[better].text,
+                    "the other": item.responses[worse].text,
                     "for the first place": " and ".join(f"{share:.2f}" for share in each.first if share is not None),
                 }
     return list(rows.values())
