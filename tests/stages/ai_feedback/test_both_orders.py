@@ -220,6 +220,7 @@ def test_agreement_with_people_and_of_people_is_as_by_hand() -> None:
     assert beside is not None
     assert beside.of_people.value == pytest.approx(2 / 3)
     assert beside.with_people.value == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 0.5) / 6)
+    assert beside.of_ties.value == beside.of_longer.value == 0.5
     assert (beside.num_with_people, beside.num_of_people, beside.num_prompts) == (6, 3, 3)
     assert beside.labelers == [
         ("ann", pytest.approx(2.5 / 3), pytest.approx(2 / 3)),
@@ -235,6 +236,17 @@ def test_votes_that_nobody_signed_are_voters() -> None:
     found = beside_people(judged(asked(0.9, 0.1)).rankings(model="m", constitution=""), votes[:3], seed=0)
     assert found.of_people.value == pytest.approx(1 / 3)
     assert found.with_people.value == pytest.approx(2 / 3)
+
+
+def test_a_tie_every_time_and_the_longer_answer_stand_beside() -> None:
+    """Of four votes two are ties: whoever calls everything a tie agrees in three quarters."""
+    responses = (Response(text="one"), Response(text="one two"))
+    votes = [Ranking(prompt=P, responses=responses, ranks=ranks) for ranks in ((1, 1), (1, 1), (2, 1), (1, 2))]
+    item = judged(asked(0.9, 0.1)).model_copy(update={"responses": responses})
+    beside = beside_people(item.rankings(model="m", constitution=""), votes, seed=0)
+    assert beside.of_ties.value == (1 + 1 + 0.5 + 0.5) / 4
+    assert beside.of_longer.value == (0.5 + 0.5 + 1 + 0) / 4
+    assert beside.with_people.value == (0.5 + 0.5 + 0 + 1) / 4
 
 
 def test_people_who_judged_something_else_agree_with_nobody() -> None:

@@ -112,6 +112,7 @@ def test_agreement_with_people_stands_beside_that_of_people(
     numbers = report(out)
     assert numbers["agreement_with_people"] == pytest.approx((1 + 2 / 3) / 2)
     assert numbers["agreement_of_people"] == pytest.approx(2 / 3)
+    assert (numbers["agreement_of_ties"], numbers["agreement_of_longer"]) == (0.5, pytest.approx((1 + 2 / 3) / 2))
     assert numbers["people"] == {
         "ann": {"with_model": 1.0, "with_people": pytest.approx(2 / 3)},
         "bob": {"with_model": pytest.approx(2 / 3), "with_people": pytest.approx(2 / 3)},

@@ -105,6 +105,8 @@ def figures(judged: Sequence[Judged], people: Sequence[Ranking], *, model: str, 
         beside = beside_people(rankings, people, seed=seed)
         numbers |= with_interval("agreement_with_people", beside.with_people)
         numbers |= with_interval("agreement_of_people", beside.of_people)
+        numbers |= with_interval("agreement_of_ties", beside.of_ties)
+        numbers |= with_interval("agreement_of_longer", beside.of_longer)
     return Figures(numbers=numbers, principles=principles, beside=beside)
 
 
@@ -176,7 +178,12 @@ def add_parts(report: Report, found: Figures, judged: Sequence[Judged]) -> None:
 
 
 def _add_people(report: Report, beside: BesidePeople) -> None:
-    estimates = {"the model with people": beside.with_people, "people with each other": beside.of_people}
+    estimates = {
+        "the model with people": beside.with_people,
+        "a tie every time, with people": beside.of_ties,
+        "the longer answer, with people": beside.of_longer,
+        "people with each other": beside.of_people,
+    }
     picture = plots.bars_with_intervals(list(estimates), list(estimates.values()), unit="share of equal verdicts")
     caption = (
         f"On the same prompts: {beside.num_with_people:,} verdicts of the model beside a person's, "
