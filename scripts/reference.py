@@ -42,6 +42,8 @@ _GROUPS = {
     "judge": "Comparisons by a model",
     "revise": "Critique and revision",
     "endpoint": "A model that runs elsewhere",
+    "agent": "An agent in an environment",
+    "labels": "Comparisons of clips",
     "data": "Data",
     "tokens": "Tokens",
     "time": "Time",
@@ -125,8 +127,8 @@ def _recipes() -> str:
 
 def _kinds_of_recipes() -> dict[str, type[recipe.Section]]:
     """By the command that takes them."""
-    composed = {"rounds": recipe.RoundsRecipe, "compare": recipe.CompareRecipe}
-    return {stage.name: getattr(recipe, stage.recipe) for stage in STAGES} | composed
+    others = {"rounds": recipe.RoundsRecipe, "compare": recipe.CompareRecipe, "agent": recipe.AgentRecipe}
+    return {stage.name: getattr(recipe, stage.recipe) for stage in STAGES} | others
 
 
 def _sections() -> dict[str, type[recipe.Section]]:

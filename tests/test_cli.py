@@ -46,6 +46,7 @@ COMMANDS = (
     "compare",
     "frontier",
     "overoptimize",
+    "agent",
     "runs",
 )
 

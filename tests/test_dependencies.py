@@ -30,6 +30,7 @@ EXTRAS = {
     "corpus/containers/tables.py": "parquet",
     "run/trackers.py": "tensorboard",
     "lm/optim.py": "bitsandbytes",
+    "stages/agent/environments.py": "gym",
 }
 """Where an extra's packages may be imported. PostgreSQL's driver is named in a URL and never imported."""
 
@@ -103,6 +104,10 @@ HELPERS = """if True:
         module(torch.ones(1, 64)).sum().backward()
         optimizer.step(0)
         return optimizer.state_dict()
+
+    def an_environment():
+        from palate.stages.agent.environments import Environments
+        return Environments("Pendulum-v1", 1, seed=0, purpose="a look")
 """
 
 WITH = {
@@ -114,6 +119,7 @@ WITH = {
         assert "palate[parquet]" in missing(lambda: list(parquet_rows(None, Path("a.parquet"))))
         assert "palate[tensorboard]" in missing(lambda: TensorBoard(Path("board")))
         assert "palate[bitsandbytes]" in missing(in_eight_bits)
+        assert "palate[gym]" in missing(an_environment)
         for command in (["init", "taste"], ["studio"]):
             assert cli.main(command) == 2
         assert not list(Path().iterdir())
@@ -121,6 +127,9 @@ WITH = {
     "bitsandbytes": """if True:
         import torch
         assert in_eight_bits()["state1/weight"].dtype == torch.uint8
+    """,
+    "gym": """if True:
+        assert an_environment().observations.shape == (1, 3)
     """,
     "parquet": """if True:
         import pyarrow, pyarrow.parquet

@@ -95,7 +95,8 @@ def test_every_page_is_listed() -> None:
 
 @by_page
 def test_commands_parse_and_their_settings_are_keys(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    kinds = {stage.name: getattr(recipe, stage.recipe) for stage in STAGES} | {"rounds": recipe.RoundsRecipe}
+    kinds = {stage.name: getattr(recipe, stage.recipe) for stage in STAGES}
+    kinds |= {"rounds": recipe.RoundsRecipe, "agent": recipe.AgentRecipe}
     for tokens in commands(page):
         try:
             name, args = parse(tokens)

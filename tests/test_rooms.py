@@ -45,7 +45,7 @@ PLAN = {
     "lm/pretraining": "lm lm/sources recipe",
     "lm/templates": "",
     "rollout": "lm lm/kernels recipe",
-    "simulated": "recipe",
+    "simulated": "objectives recipe",
     "rewards": "lm lm/sources objectives recipe rewards/verifiers rollout simulated",
     "rewards/verifiers": "recipe",
     "rewards/judges": "lm lm/sources recipe rollout",
@@ -58,11 +58,14 @@ PLAN = {
     "stages/estimate",
     "stages/estimate": "lm lm/kernels lm/sources recipe rollout run",
     "stages/own_samples": "lm lm/sources objectives recipe rewards rollout run stages stages/reinforcement",
+    "stages/agent": "corpus evals feedback/statistics lm objectives recipe rewards run simulated stages "
+    "stages/reinforcement",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
     "stages stages/reinforcement",
     "experiments/rounds": "corpus demo evals experiments feedback/statistics lm lm/sources recipe rewards run "
     "simulated stages stages/estimate",
-    "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/estimate",
+    "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/agent "
+    "stages/estimate",
     # people
     "feedback": "",
     "feedback/store": "feedback/store/tables",

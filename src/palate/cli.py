@@ -20,6 +20,7 @@ from typing import Any
 import palate
 from palate.arguments import Group, Parser, count, meaning, pair, size
 from palate.commands import (
+    AGENT,
     COMPARE,
     DATA,
     DATA_CHECK,
@@ -115,6 +116,7 @@ def build_parsers() -> dict[str, Parser]:
     _compare(commands)
     _frontier(commands)
     _overoptimize(commands)
+    _agent(commands)
     _runs(commands)
     _init(commands)
     _studio(commands)
@@ -412,6 +414,26 @@ def _overoptimize(commands: Group) -> None:
         default="full",
         help="tiny: a random model, in seconds, to see that it works; default: %(default)s",
     )
+    parser.set_defaults(again="; the same command goes on from there")
+
+
+def _agent(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        recipe = _import("palate.recipe", "load_recipe")(_import("palate.recipe", "AgentRecipe"), args.recipe, args.set)
+        run_agents = _import("palate.experiments.controls", "run_agents")
+        run_agents(recipe, args.out or Path("runs") / args.recipe.stem, seeds=args.seeds, controls=not args.alone)
+
+    example = "palate agent recipes/pendulum.toml --seeds 5"
+    parser = commands.add("agent", call, "an agent learns from comparisons of clips", AGENT, example)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="such as recipes/pendulum.toml")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace keys of the recipe: seed=1"
+    )
+    parser.add_argument(
+        "--seeds", type=count, default=1, metavar="N", help="the recipe's seed and those after it; default: %(default)s"
+    )
+    parser.add_argument("--alone", action="store_true", help="without the controls")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/ and the recipe's name")
     parser.set_defaults(again="; the same command goes on from there")
 
 

@@ -281,6 +281,12 @@ What becomes of the true reward while a learned one is optimised: a reward model
 a quarter of them wrong; best of n and REINFORCE, with and without a KL penalty, then go as far as they can. The report
 has the true reward against the root of the KL, the forms of Gao et al. 2022 fitted to it, and where it is highest."""
 
+AGENT = """\
+The method's origin: an agent in a Gymnasium environment learns by PPO what a teacher prefers when shown two clips of
+what it did. Beside it run the same agent with the environment's own reward, and with answers by lot; one report has the
+learning curves of all, over several seeds. Teachers are simulated, or people, for whom clips are drawn and who may take
+their time. It needs `palate[gym]`."""
+
 INIT = """\
 Makes a workspace: the directory in which a team's prompts, judgements, models and runs live, with a database (SQLite,
 or PostgreSQL by URL) and recipes to start from."""

@@ -13,6 +13,7 @@
     │   ├── CheckpointError        no readable checkpoint where one was expected
     │   ├── DiskFullError          the disk filled up; what was finished is kept
     │   ├── BudgetError            as many requests or tokens were used as were allowed; what was answered is kept
+    │   ├── LabelsNeededError      people must compare something before the run can go on
     │   └── TrainingError          the run itself went wrong: non-finite, negative KL, collapsed entropy
     └── RequestError               something a person asked of the app and cannot have
         ├── NotFoundError          it is not there, or not theirs: the two look alike
@@ -97,6 +98,10 @@ class DiskFullError(RunError):
 
 class BudgetError(RunError):
     """As many requests or tokens were used as were allowed; what was answered is kept and the run can be resumed."""
+
+
+class LabelsNeededError(RunError):
+    """People must compare something before the run can go on; nothing is lost, and nothing went wrong."""
 
 
 class TrainingError(RunError):

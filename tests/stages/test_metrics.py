@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests.scripted_endpoint import ScriptedEndpoint, serving
+from tests.stages.effects.agents import BASE as AGENT
 from tests.stages.effects.runs import filled_in
 
 from palate import randomness
@@ -34,6 +35,7 @@ from palate.run.directory import Run
 from palate.run.metrics import METRICS, headline
 from palate.stages import reward
 from palate.stages.ai_feedback import judge
+from palate.stages.agent import agent
 from palate.stages.reinforcement import ppo, reinforce, watching
 from palate.stages.reinforcement import step as step_of
 from palate.studio.training import progress
@@ -306,6 +308,9 @@ def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
     tmp_path: Path,
 ) -> None:
     usual = set().union(*logged_by_every_stage.values())
+    pytest.importorskip("gymnasium", reason="an agent logs as well, and needs palate[gym]")
+    agent_tree = AGENT | {"steps": 2, "steps_per_rollout": 200}
+    usual |= names_in(rows_logged(recipes.AgentRecipe, agent.train, agent_tree, tmp_path / "agent"))
     usual = {name if name in METRICS else f"{name.rpartition('/')[0]}/NAME" for name in usual}
     made = {"told": written_told(tmp_path / "told.jsonl"), "two_heads": str(tmp_path / "two_heads")}
     made["endpoint"] = endpoint.url

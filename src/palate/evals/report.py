@@ -55,6 +55,11 @@ CURVES: dict[str, tuple[str, ...]] = {
     "Reference point": ("kto/kl", "kto/reference_point"),
     "Implied rewards of thumbs": ("kto/desirable_reward", "kto/undesirable_reward"),
     "Log-probabilities of thumbs": ("kto/desirable_logprob", "kto/undesirable_logprob"),
+    "Return of an episode": ("agent/return", "agent/training_return"),
+    "Paid against the environment's reward": ("agent/reward_correlation",),
+    "Comparisons asked": ("labels/asked",),
+    "Answers foretold": ("labels/foretold",),
+    "Disagreement on the pairs asked": ("labels/disagreement",),
     "Gradient norm": ("policy/grad_norm", "value/grad_norm", "reward/grad_norm"),
 }
 

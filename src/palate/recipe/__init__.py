@@ -9,6 +9,7 @@ Relative paths in a recipe are relative to the directory the command runs in.
 """
 
 from palate.recipe.ai_feedback import Constitution, Endpoint, JudgeRecipe, Principle, ReviseRecipe
+from palate.recipe.agents import AgentOptimizer, AgentRecipe, Labels, RewardNetworks, RewardOptimizer
 from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
 from palate.recipe.iteration import RoundsRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
@@ -47,6 +48,8 @@ __all__ = [
     "ORDER",
     "AbstentionMining",
     "Adapter",
+    "AgentOptimizer",
+    "AgentRecipe",
     "Architecture",
     "BestOfNRecipe",
     "ChatTemplate",
@@ -63,6 +66,7 @@ __all__ = [
     "Hygiene",
     "JudgeRecipe",
     "KTORecipe",
+    "Labels",
     "NonNegative",
     "Objective",
     "OnlineDPORecipe",
@@ -84,6 +88,8 @@ __all__ = [
     "ReinforceRecipe",
     "ReviseRecipe",
     "Reward",
+    "RewardNetworks",
+    "RewardOptimizer",
     "RewardRecipe",
     "RolloutRecipe",
     "RoundsRecipe",

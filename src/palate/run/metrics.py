@@ -35,7 +35,8 @@ METRICS: dict[str, str] = {
     "policy/approx_kl": "KL of the sampling policy and the updated one, k3 per token. Above 0.05 steps are too large.",
     "policy/ratio_mean": "Mean probability ratio of new to sampling policy; 1 in expectation.",
     "policy/ratio_max": "Largest probability ratio of the step.",
-    "policy/entropy": "Entropy of the next-token distribution per response token. Near zero the policy has collapsed.",
+    "policy/entropy": "Entropy of the next-token distribution per response token. Near zero the policy has collapsed. "
+    "An agent's steps stand for tokens; of actions that are numbers any value is sound.",
     "policy/grad_norm": "Norm of the policy's gradient before it is scaled down to `max_grad_norm`.",
     "policy/learning_rate": "Learning rate of the policy in this step.",
     "policy/pretraining_loss": "Loss on the mixed-in pretraining text per token (PPO-ptx).",
@@ -110,6 +111,25 @@ METRICS: dict[str, str] = {
     "endpoint/requests": "Requests of the step, those that were made again counted again.",
     "endpoint/tokens": "Tokens read and written, as the endpoint counts them.",
     "endpoint/from_cache": "Answers that had been given before.",
+    # An agent in an environment.
+    "agent/return": "The environment's own reward over an episode, mean over the episodes of an evaluation, in which "
+    "the policy does what is likeliest; every `evaluate_every` steps.",
+    "agent/training_return": "The same over the episodes that ended in the rollout, in which actions are drawn. Absent "
+    "where none did.",
+    "agent/steps": "Steps in the environments so far, all copies counted.",
+    "agent/reward_correlation": "Correlation of what the agent was paid with the environment's own reward, over the "
+    "steps of the rollout; 0 where one of them does not vary.",
+    "agent/beyond_bounds": "Share of the numbers of actions that were drawn beyond the environment's bounds and taken "
+    "at the bound; 0 for choices.",
+    # Comparisons of clips.
+    "labels/asked": "Comparisons asked so far, those that were skipped included; never more than `labels.budget`. Like "
+    "all of these only in steps with a round of questions.",
+    "labels/skipped": "How many of them the teacher skipped.",
+    "labels/ties": "Share of ties among the answers of the round. Absent where all were skipped.",
+    "labels/disagreement": "Spread over the reward networks of the probability that the first clip is preferred, mean "
+    "over the pairs of the round.",
+    "labels/foretold": "Share of the round's ordered answers that the reward networks had right before they learned "
+    "from them. From the second round on.",
     # Data.
     "data/left_out": "Rows of the data that are not used, whatever the reason; the report names the reasons.",
     # Tokens.
@@ -123,6 +143,10 @@ METRICS: dict[str, str] = {
 }
 
 HEADLINES = (
+    "agent/return",
+    "agent/training_return",
+    "labels/asked",
+    "labels/foretold",
     "objective/score",
     "objective/kl",
     "policy/entropy",

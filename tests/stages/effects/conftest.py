@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.stages.effects import agents
 from tests.stages.effects.runs import Runs
 
 from palate.lm.batch import Sequences
@@ -130,6 +131,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     found["strong_rankings"] = "".join(line + "\n" for line in records(list(PROMPTS[:12]), "strong_rankings"))
     found["told_rankings"] = "".join(line + "\n" for line in records(list(PROMPTS[:12]), "told_rankings"))
     found |= {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in rows_of_others().items()}
+    found["clip_rankings"] = agents.clip_rankings()
     for name, text in found.items():
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
     for name, text in (("constitution", CONSTITUTION), ("other_constitution", CONSTITUTION.replace("a", "e"))):
@@ -215,6 +217,7 @@ def runs(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run
         "online-dpo": rl,
         "raft": rl,
         "distill": {key: value for key, value in rl.items() if key != "rewards"} | {"teachers": ["$teacher"]},
+        "agent": agents.BASE,
         "ppo": rl | {"value_model": "$scorer", "value_optimizer": rl["optimizer"]},
     }
     return Runs(bases, files, tmp_path_factory.mktemp("runs"))

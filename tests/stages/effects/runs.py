@@ -44,12 +44,15 @@ from palate.rollout.local import LocalEngine
 from palate.run import checkpoints
 from palate.run.directory import Run
 from palate.stages import common
+from palate.stages.agent import agent
 
 RECIPES: dict[str, type[Section]] = {stage.name: getattr(recipes, stage.recipe) for stage in STAGES}
+RECIPES["agent"] = recipes.AgentRecipe
 """The recipe of every command that takes one."""
 TRAIN: dict[str, Callable[..., None]] = {
     stage.name: getattr(import_module(stage.module), stage.function) for stage in STAGES
 }
+TRAIN["agent"] = agent.train
 
 
 @dataclass(frozen=True, kw_only=True)

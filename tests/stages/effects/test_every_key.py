@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from tests.stages.effects import (
     ai_feedback,
+    agents,
     evaluation,
     own_samples,
     preferences,
@@ -40,6 +41,7 @@ TABLE: dict[str, list[Row]] = {
     "revise": ai_feedback.revise(),
     "best-of-n": sampling.best_of_n(),
     "eval": evaluation.win_rate(),
+    "agent": agents.agent(),
 }
 """By the command that takes the recipe: a row for every key."""
 
@@ -49,6 +51,8 @@ TABLE: dict[str, list[Row]] = {
     [pytest.param(stage, row, id=f"{stage}-{row.name}") for stage, rows in TABLE.items() for row in rows],
 )
 def test_a_key_has_its_effect(stage: str, row: Row, runs: Runs) -> None:
+    if stage == "agent":
+        pytest.importorskip("gymnasium", reason="needs palate[gym]")
     given = {key: value for key, value in row.given.items() if key != row.key}
     outcomes = [
         runs(stage, given | {row.key: value}, spoil=row.spoil, only_reads=row.only_reads) for value in row.values

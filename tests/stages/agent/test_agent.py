@@ -1,0 +1,232 @@
+"""The agent from end to end: who it asks, what it is paid, and that a kill at any instant changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+from safetensors.torch import load_file
+
+from palate.cli import main
+from palate.corpus import read_rankings
+from palate.errors import DataError, LabelsNeededError
+from palate.recipe import AgentRecipe, Data, parse_recipe
+from palate.records import Candidates
+from palate.run.directory import Run
+from palate.stages.agent.agent import train
+from palate.stages.agent.clip_pages import PAIRS, candidates
+from palate.stages.agent.paying import EnvironmentReward, TaughtReward, share_foretold
+
+pytest.importorskip("gymnasium", reason="needs palate[gym]")
+
+
+def trained(tree: dict[str, Any], out: Path, *, resume: bool = False) -> list[dict[str, float]]:
+    recipe = parse_recipe(AgentRecipe, tree)
+    train(recipe, Run.open(out, recipe, resume=resume))
+    return rows(out)
+
+
+def rows(out: Path) -> list[dict[str, float]]:
+    path = out / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def with_labels(tree: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return tree | {"labels": tree["labels"] | changes}
+
+
+@pytest.mark.parametrize("teacher", ["perfect", "mistaken", "noisy", "skipping", "equal", "myopic", "random"])
+def test_every_teacher_is_asked_within_the_budget(teacher: str, small_agent: dict[str, Any], tmp_path: Path) -> None:
+    tree = with_labels(small_agent, teacher=teacher, threshold=0.8)
+    told = trained(tree, tmp_path / "run")
+    asked = [row["labels/asked"] for row in told]
+    assert asked == sorted(asked)
+    assert asked[-1] == 12
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    said = read_rankings(Data(path=str(tmp_path / "run" / "comparisons.jsonl"))).records
+    assert report["comparisons"] == 12
+    assert report["answers"] == len(said) == 12 - report["skipped"]
+    assert (report["skipped"] > 0) == (teacher == "skipping")
+    assert (report["ties"] > 0) == (teacher == "equal")
+    assert {ranking.source for ranking in said} == {"simulated"}
+
+
+def test_choices_are_learned_too(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    told = trained(small_agent | {"environment": "CartPole-v1"}, tmp_path / "run")
+    assert all(row["agent/beyond_bounds"] == 0 for row in told)
+    assert load_file(tmp_path / "run" / "model" / "policy.safetensors")["logits.4.weight"].shape == (2, 8)
+
+
+def test_the_environment_s_own_reward_asks_nobody(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    told = trained(small_agent | {"reward": "environment"}, tmp_path / "run")
+    assert not [name for row in told for name in row if name.startswith(("labels/", "reward/"))]
+    assert [row["agent/reward_correlation"] for row in told] == pytest.approx([1.0] * 4)
+    assert not (tmp_path / "run" / "comparisons.jsonl").exists()
+
+
+def test_the_environment_s_own_reward_keeps_its_zero(small_agent: dict[str, Any]) -> None:
+    """It is only scaled: where episodes end early, a shift would change what is best."""
+    from palate.stages.agent.actor_critic import Scale, policy_for
+    from palate.stages.agent.environments import Environments
+    from palate.stages.agent.trajectories import act
+
+    recipe = parse_recipe(AgentRecipe, small_agent)
+    environments = Environments("Pendulum-v1", 2, seed=0, purpose="test")
+    policy = policy_for(3, 0, 1, width=8, layers=1, seed=0)
+    done = act(environments, policy, Scale(3), steps=30, key=("test",))
+    own = EnvironmentReward(recipe, environments.spaces)
+    own.learn(done, 0)
+    torch.testing.assert_close(own.rewards(done).double(), done.rewards / done.rewards.std(correction=0))
+    taught = TaughtReward(recipe, environments.spaces, Path())
+    taught.learn(done, 0)
+    assert float(taught.rewards(done).mean()) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_what_the_true_reward_is_does_not_reach_the_agent(
+    small_agent: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With answers by lot, all that is learned is the same whatever the environment pays."""
+    from palate.stages.agent.environments import Environments
+
+    tree = with_labels(small_agent, teacher="random")
+    trained(tree, tmp_path / "one")
+    act = Environments._act
+
+    def pays_otherwise(self: Environments, copy: int, drawn: Any) -> Any:
+        seen, _, terminated, truncated = act(self, copy, drawn)
+        return seen, float(seen[0]), terminated, truncated
+
+    monkeypatch.setattr(Environments, "_act", pays_otherwise)
+    trained(tree, tmp_path / "other")
+    for name in ("policy", "value", "reward"):
+        files = [(tmp_path / out / "model" / f"{name}.safetensors").read_bytes() for out in ("one", "other")]
+        assert files[0] == files[1]
+
+
+def test_foretold_is_the_share_of_ordered_answers_that_were_right() -> None:
+    ranks = torch.tensor([[1, 2], [2, 1], [1, 2], [1, 1], [2, 1]])
+    assert share_foretold(torch.tensor([1.0, -1.0, -1.0, 5.0, 0.0]), ranks) == pytest.approx(2.5 / 4)
+    assert share_foretold(torch.tensor([1.0]), torch.tensor([[1, 1]])) is None
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    tree = small_agent | {"steps": 40, "checkpoint_every": 3, "evaluate_every": 10}
+    recipe = tmp_path / "agent.toml"
+    recipe.write_text(tomli_w.dumps(tree), encoding="utf-8")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["agent", str(recipe), "--alone", "--out", str(whole)]) == 0
+
+    command = [sys.executable, "-m", "palate", "agent", str(recipe), "--alone", "--out", str(killed)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    chance = random.Random("agent")
+    until, deadline = chance.randint(4, 15), time.monotonic() + 120
+    while len(rows(killed / "learned" / "seed-0")) < until and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed: give it more steps"
+    assert not (killed / "learned" / "seed-0" / "model").exists()
+
+    assert main(["agent", str(recipe), "--alone", "--out", str(killed)]) == 0
+    ends = [out / "learned" / "seed-0" for out in (whole, killed)]
+    for name in ("policy", "value", "reward", "scale", "reward_scale"):
+        first, second = ((end / "model" / f"{name}.safetensors").read_bytes() for end in ends)
+        assert first == second, name
+    untimed = [
+        [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows(end)]
+        for end in ends
+    ]
+    assert untimed[0] == untimed[1]
+    assert (ends[0] / "comparisons.jsonl").read_text() == (ends[1] / "comparisons.jsonl").read_text()
+
+
+def judge(directory: Path, *, by: str = "ann", ranks: tuple[int, int] = (1, 2)) -> None:
+    """Add ranks to every pair that has none yet."""
+    pairs = [Candidates.model_validate_json(line) for line in (directory / PAIRS).read_text().splitlines()]
+    lines = [pair.model_dump() | {"ranks": ranks, "labeler": by} for pair in pairs]
+    (directory / "rankings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def test_people_are_asked_and_waited_for(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    """The run ends while answers are missing, and then is the one that never waited."""
+    tree, out = with_labels(small_agent, teacher="people"), tmp_path / "run"
+    recipe = parse_recipe(AgentRecipe, tree)
+    for waited in range(4):
+        with pytest.raises(LabelsNeededError, match="comparisons wait for people") as stop:
+            train(recipe, Run.open(out, recipe, resume=waited > 0))
+        assert "\n" not in str(stop.value)
+        pair = json.loads((out / PAIRS).read_text().splitlines()[-1])
+        assert all((out / response["text"]).read_text().startswith("<svg") for response in pair["responses"])
+        assert f"comparison {pair['prompt']['tags']['comparison']}:" in (out / "clips" / "index.html").read_text()
+        judge(out)
+    train(recipe, Run.open(out, recipe, resume=True))
+    assert rows(out)[-1]["labels/asked"] == 12
+    said = read_rankings(Data(path=str(out / "comparisons.jsonl"))).records
+    assert {(ranking.source, ranking.ranks) for ranking in said} == {("human", (1, 2))}
+    known = tmp_path / "known.jsonl"
+    known.write_text((out / "rankings.jsonl").read_text(), encoding="utf-8")
+    trained(with_labels(tree, rankings=str(known)), tmp_path / "again")
+    for name in ("policy", "reward"):
+        path = Path("model") / f"{name}.safetensors"
+        assert (out / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
+
+
+def test_several_people_share_the_weight_of_a_pair(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    known = tmp_path / "known.jsonl"
+    records = [candidates("Pendulum-v1", number).model_dump() for number in range(12)]
+    lines = [
+        record | {"ranks": ranks, "labeler": by}
+        for record in records
+        for by, ranks in (("ann", [1, 2]), ("bob", [2, 1]))
+    ]
+    known.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    tree = small_agent | {"reward_model": small_agent["reward_model"] | {"bootstrap": False, "batch_size": 24}}
+    told = trained(with_labels(tree, teacher="people", rankings=str(known)), tmp_path / "run")
+    assert told[-1]["labels/asked"] == 12
+    assert min(row["reward/loss"] for row in told) > 0.69  # whoever contradict each other teach nothing
+    report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
+    assert (report["comparisons"], report["answers"]) == (12, 24)
+
+
+def test_rankings_of_something_else_are_refused(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    known = tmp_path / "known.jsonl"
+    record = candidates("Acrobot-v1", 0).model_dump() | {"ranks": [1, 2]}
+    known.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    tree = with_labels(small_agent, teacher="people", rankings=str(known))
+    with pytest.raises(DataError, match=r"known\.jsonl:1: .*not the two clips of one comparison of this run"):
+        trained(tree, tmp_path / "run")
+
+
+def test_the_command_waits_for_people_with_one_line(
+    small_agent: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "agent.toml"
+    recipe.write_text(tomli_w.dumps(with_labels(small_agent, teacher="people")), encoding="utf-8")
+    for _ in range(2):  # the same again: nothing has begun that could not
+        assert main(["agent", str(recipe), "--out", str(tmp_path / "out")]) == 2
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith("palate: 7 of 7 comparisons wait for people: open ")
+
+
+def test_without_gymnasium_the_command_says_what_to_install(
+    small_agent: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = tmp_path / "agent.toml"
+    recipe.write_text(tomli_w.dumps(small_agent), encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    assert main(["agent", str(recipe), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.strip().endswith("run `pip install 'palate[gym]'`")
