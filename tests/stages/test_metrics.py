@@ -34,8 +34,8 @@ from palate.rewards.verifiers.verdict import Verdict
 from palate.run.directory import Run
 from palate.run.metrics import METRICS, headline
 from palate.stages import reward
-from palate.stages.ai_feedback import judge
 from palate.stages.agent import agent
+from palate.stages.ai_feedback import judge
 from palate.stages.reinforcement import ppo, reinforce, watching
 from palate.stages.reinforcement import step as step_of
 from palate.studio.training import progress

@@ -8,16 +8,23 @@ description is its documentation: the reference page is generated from it. A fil
 Relative paths in a recipe are relative to the directory the command runs in.
 """
 
-from palate.recipe.ai_feedback import Constitution, Endpoint, JudgeRecipe, Principle, ReviseRecipe
 from palate.recipe.agents import AgentOptimizer, AgentRecipe, Labels, RewardNetworks, RewardOptimizer
+from palate.recipe.ai_feedback import Constitution, Endpoint, JudgeRecipe, Principle, ReviseRecipe
+from palate.recipe.data_settings import (
+    AbstentionMining,
+    ForumMining,
+    Hygiene,
+    Quality,
+    RefusalMining,
+    ThumbMining,
+    TreeMining,
+)
 from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
 from palate.recipe.iteration import RoundsRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
-from palate.recipe.mining import AbstentionMining, ForumMining, Hygiene, RefusalMining, ThumbMining, TreeMining
 from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
 from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe
 from palate.recipe.pretraining import Architecture, PretrainOptimizer, PretrainRecipe, Vocabulary
-from palate.recipe.quality import Quality
 from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe, RolloutRecipe, ScoredRecipe
 from palate.recipe.rewarding import Reward, Verifier
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe

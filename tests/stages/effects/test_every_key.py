@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import pytest
 from tests.stages.effects import (
-    ai_feedback,
     agents,
+    ai_feedback,
     evaluation,
     own_samples,
     preferences,
