@@ -230,7 +230,7 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
 
     def reads(data: Any, kind: Any) -> Any:
         found = read(data, kind)
-        name = next(name for name, section in sections_of_data(outcome.recipe) if section is data)
+        name = next((name for name, section in sections_of_data(outcome.recipe) if section is data), "what was named")
         outcome.read.setdefault(name, found)
         if name == only_reads:
             raise _ReadEnough
