@@ -20,7 +20,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "palate"
 GROUND = {"arguments", "commands", "errors", "disk", "intervals", "machine", "randomness", "records", "scores", "words"}
 """Definitions that many share; they import each other alone."""
 
-DOORS = {"__init__", "__main__", "cli"}
+DOORS = {"__init__", "__main__", "cli", "data_commands", "experiment_commands"}
 """What a user comes in by. They import a room when it is asked for."""
 
 PLAN = {

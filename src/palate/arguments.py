@@ -1,14 +1,16 @@
 """Parsers of command lines: help that is kept as it was written, errors of one line, commands within commands.
 
-And the kinds of values that options take.
+And the kinds of values that options take, and the import of what a command needs.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NoReturn, TypeAlias
 
+from palate.errors import MissingExtraError
 from palate.machine import bytes_meant
 
 Call: TypeAlias = Callable[[argparse.Namespace], int | None]
@@ -98,3 +100,18 @@ def meaning(text: str) -> tuple[str, str]:
     if not (value and equals and meant):
         raise argparse.ArgumentTypeError(f"{text!r} is not VALUE=MEANING, for example left=a")
     return value, meant
+
+
+def imported(module: str, name: str) -> Any:
+    """What a command needs, imported when it is called."""
+    return getattr(import_module(module), name)
+
+
+def imported_extra(module: str, name: str, *, extra: str) -> Any:
+    """The same of a part whose packages are an extra."""
+    try:
+        return imported(module, name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("palate"):
+            raise
+        raise MissingExtraError(error.name, extra) from None

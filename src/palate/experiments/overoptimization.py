@@ -1,6 +1,6 @@
 """What becomes of the true reward while a learned one is optimised, and what ensembles, data or a KL penalty change.
 
-    gold       a hidden taste for warm, short and fluent answers, which no training sees (`gold.py`)
+    gold       a hidden taste for warm, short and fluent answers, which no training sees (`gold_taste.py`)
     labels     it says which of two answers of the SFT model is better; a quarter of what it says is turned round
     proxies    reward models that learned from those labels, alike but for their seed; one more from a quarter of them
     best of n  by each of these rewards, every n up to a pool's size, without bias
