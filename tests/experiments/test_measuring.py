@@ -13,6 +13,7 @@ from tests.experiments.conftest import HELD_OUT
 
 from palate.errors import DataError
 from palate.evals.winrate import length_controlled
+from palate.experiments import measuring
 from palate.experiments.followed import TokenCount
 from palate.experiments.measuring import Measure, Point
 from palate.lm.batch import Sequences
@@ -181,7 +182,17 @@ def test_the_baselines_own_answers_follow_the_seed_and_are_as_many_as_the_policy
     assert not np.array_equal(*pools), "a pool follows the seed of the evaluation too"
 
 
-def test_the_win_rate_at_equal_length_is_of_these_answers(evaluation: dict[str, Any], tmp_path: Path) -> None:
+def test_the_win_rate_at_equal_length_is_of_these_answers(
+    evaluation: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its resamples are of the evaluation's seed, of which six prompts are too few to show anything."""
+    seeds: list[int] = []
+
+    def controlled(*args: Any, seed: int) -> Any:
+        seeds.append(seed)
+        return length_controlled(*args, seed=seed)
+
+    monkeypatch.setattr(measuring, "length_controlled", controlled)
     found, measure = measured(evaluation, tmp_path / "run", seed=4)
     policy = load_language_model("tiny", precision="fp32")
     with torch.no_grad():
@@ -190,6 +201,7 @@ def test_the_win_rate_at_equal_length_is_of_these_answers(evaluation: dict[str, 
     assert measure.words is not None
     told = length_controlled(ours.scores, measure.scores, ours.num_words(), measure.words, seed=4)
     assert found.at_equal_length == (told.value, told.low, told.high)
+    assert seeds == [4]
 
 
 def test_the_baselines_answers_are_drawn_once(
