@@ -70,25 +70,20 @@ def test_fresh_judgements_are_foretold_as_the_reward_model_scores_them(tmp_path:
     scorer = load_scalar_model("tiny", precision="fp32", seed=1)
     save(scorer.model, scorer.chat, tmp_path / "reward")
     score = LearnedReward(str(tmp_path / "reward"), precision="fp32")
-    rankings = [
-        Ranking(
-            prompt=Prompt.from_text(f"What of {n}?"),
-            responses=(Response(text=f"{n} it is."), Response(text="No, never.")),
-            ranks=ranks,
-            labeler=labeler,
-        )
-        for n in range(5)
-        for labeler, ranks in (("ann", (1, 2)), ("bob", (2, 1) if n == 0 else (1, 2)))
-    ]
+    rankings = []
+    for n in range(5):
+        prompt, texts = Prompt.from_text(f"What of {n}?"), (f"{n} it is.", "No, never.")
+        first, second = score([prompt] * 2, texts).tolist()
+        as_scored = (1, 2) if first > second else (2, 1)
+        for labeler, ranks in (("ann", as_scored), ("bob", as_scored[::-1] if n == 0 else as_scored)):
+            responses = tuple(Response(text=text) for text in texts)
+            rankings.append(Ranking(prompt=prompt, responses=responses, ranks=ranks, labeler=labeler))
     found = described(rankings, {3: str(tmp_path / "reward")}, precision="fp32", seed=0, notes=("so it is",))
-    right = 0
-    for ranking in rankings:
-        a, b = score([ranking.prompt] * 2, [each.text for each in ranking.responses]).tolist()
-        right += (a > b) == (ranking.ranks == (1, 2))
-    assert found.foretold[3].value == pytest.approx(right / 10)
+    assert found.foretold[3].value == pytest.approx(9 / 10)
     assert (found.judgements, found.prompts) == (10, 5)
     assert found.agreement.value == pytest.approx(4 / 5)
-    assert found.longer.value == pytest.approx(9 / 10)  # three words against two
+    longer = sum(ranking.ranks == (1, 2) for ranking in rankings)  # three words against two
+    assert found.longer.value == pytest.approx(longer / 10)
     found.write(tmp_path / "labels.json")
     assert Labels.read(tmp_path / "labels.json") == found
 
