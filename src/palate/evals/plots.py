@@ -179,6 +179,7 @@ def over_rounds(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], *, l
         levels: by title a height to compare with, dotted.
     """
     num_rows = -(-len(panels) // 2)
+    rounds = sorted({place for lines in panels.values() for found in lines.values() for place in found})
 
     def draw(figure: Figure) -> None:
         for index, (title, lines) in enumerate(panels.items()):
@@ -191,9 +192,7 @@ def over_rounds(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], *, l
                 y = [np.nan if estimate.value is None else estimate.value for estimate in found.values()]
                 style: Any = {"color": SERIES[number % len(SERIES)], "marker": _MARKERS[number % len(_MARKERS)]}
                 axes.errorbar(x, y, _errors(list(found.values())), elinewidth=1.4, capsize=3, label=label, **style)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.margins(0.08)
-            axes.set_xlabel("round")
+            axes.set(xlabel="round", xticks=rounds, xlim=(rounds[0] - 0.25, rounds[-1] + 0.3))
             if len(lines) > 1:
                 axes.legend()
 
