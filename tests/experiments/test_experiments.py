@@ -60,7 +60,7 @@ def test_over_optimisation_through_the_command(tmp_path: Path) -> None:
         if found["alpha_low"] is not None:  # six prompts are few
             assert found["alpha_low"] <= found["alpha"] <= found["alpha_high"]
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert "Where more optimisation does harm" in page
     heads = [(out / "seed-0" / f"reward-{n}/model/model.safetensors").read_bytes() for n in range(2)]
     assert heads[0] != heads[1], "an ensemble of equals would agree about everything"

@@ -160,11 +160,11 @@ def variations(loop: Labelled) -> list[Method]:
 def describe(entries: Sequence[Entry], report: Report) -> None:
     """Gold and proxy against d, the fitted forms, and where gold is highest."""
     fits = {entry.name: found for entry in entries if (found := fit_of(entry)) is not None}
-    for trains, title in ((False, "Best of n: gold and proxy"), (True, "REINFORCE: gold and proxy")):
+    for title, shown in figures(entries).items():
         lines = [
             line
             for number, entry in enumerate(entries)
-            if entry.trains is trains and entry.tracks
+            if entry in shown and entry.tracks
             for line in gold_and_proxy(entry, fits.get(entry.name), number)
         ]
         if lines:
@@ -181,6 +181,18 @@ def describe(entries: Sequence[Entry], report: Report) -> None:
         "Fitted to gold: d (alpha - beta d) for best of n, d (alpha - beta log d) for RL; 95% intervals by prompt.",
     )
     report.data("fits", {name: _fit_data(found) for name, found in fits.items()})
+
+
+def figures(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """What stands in one picture, by its title; one proxy stands beside the ensembles as well."""
+    trained = [entry for entry in entries if entry.trains]
+    return {
+        "Best of n: gold and proxy": [entry for entry in entries if not entry.trains],
+        "REINFORCE on one proxy: gold and proxy": [entry for entry in trained if entry.name not in ENSEMBLES],
+        "REINFORCE on ensembles: gold and proxy": [
+            entry for entry in trained if entry.name in ENSEMBLES or entry is trained[0]
+        ],
+    }
 
 
 def fit_of(entry: Entry) -> Fit | None:
