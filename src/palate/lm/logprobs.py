@@ -133,6 +133,7 @@ class _ChosenLogprobs(torch.autograd.Function):
             top = logits.amax(-1, keepdim=True)
             mass = logits.sub_(top).exp_().sum(-1, keepdim=True)
             normalizers = torch.logaddexp(normalizers, mass.log_().add_(top))
+            del logits
         ctx.save_for_backward(rows, weight, tokens, normalizers)
         return (chosen - normalizers)[:, 0]
 
@@ -150,10 +151,12 @@ class _ChosenLogprobs(torch.autograd.Function):
             inside, column = _within(part, tokens)
             delta.scatter_(-1, column, delta.gather(-1, column) - inside.to(delta.dtype))
             delta = (delta if slope is None else delta.mul_(slope)).to(ctx.dtype)
+            del logits
             if grad_rows is not None:
-                grad_rows += rounded(delta, weight[part].T.to(ctx.dtype))
+                _add_product(grad_rows, delta, weight[part].to(ctx.dtype))
             if grad_weight is not None:
-                grad_weight[part] = rounded(delta.T, weighted.T)
+                _put_product(grad_weight[part], delta.T, weighted)
+            del delta
         grad_rows = None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor)
         return grad_rows, grad_weight, None, None, None, None
 
@@ -167,19 +170,33 @@ def _bend(logits: Tensor, cap: float, temperature: float) -> Tensor:
 
 
 def _parts_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Which part of the vocabulary, and its fp32 logits [M, part], all in the same memory."""
+    """Which part of the vocabulary, and its fp32 logits [M, part]; whoever lets go of them has one part at a time."""
     count, vocabulary = len(rows), len(weight)
     budget = LOGITS if rows.device.type == "cpu" else LOGITS_ON_GPU
     width = min(max(1, budget // max(1, count) // WIDTH) * WIDTH, vocabulary)
-    memory = rows.new_empty(count * width)
     rows = rows.to(weight.dtype)
     for start in range(0, vocabulary, width):
         part = slice(start, min(start + width, vocabulary))
-        logits = memory[: count * (part.stop - start)].view(count, part.stop - start)
-        yield part, sums(rows, weight[part].T, out=logits)
+        yield part, sums(rows, weight[part].T)
 
 
 def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """[M, 1] whether each row's token is in the part, and its column there (any column, if it is not)."""
     inside = (tokens >= part.start) & (tokens < part.stop)
     return inside[:, None], torch.where(inside, tokens - part.start, 0)[:, None]
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += rounded(a, b.T)
+
+
+def _put_product(place: Tensor, a: Tensor, b: Tensor) -> None:
+    """place = a @ b."""
+    if a.dtype == place.dtype:
+        torch.mm(a, b, out=place)
+    else:
+        place.copy_(rounded(a, b.T))
