@@ -24,3 +24,12 @@ def _repeatable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setattr("os.fsync", lambda _: None)  # no test pulls the plug, and disks are slow
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modest() -> Iterator[None]:
+    """What one module's tests freed is given back: runs keep it, and all modules share a process."""
+    yield
+    from palate.lm.memory import give_back_freed_memory
+
+    give_back_freed_memory()
