@@ -97,24 +97,6 @@ def test_logprobs_of_a_half_precision_weight_are_not_rounded(rows: Tensor, linea
     assert torch.cosine_similarity(ours.flatten(), plain.flatten(), dim=0) > 0.9999
 
 
-def test_the_gradient_of_a_half_precision_head_is_rounded_once_and_its_logprobs_are_not(rows: Tensor) -> None:
-    head = TokenHead(nn.Embedding(40, 96), HALF, tied=True)
-    tokens = torch.arange(7)
-    rows.requires_grad_(True)
-    got = head(rows, tokens)
-    expected = (rows @ head.weight.T).log_softmax(-1)[torch.arange(7), tokens]
-    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-6)
-    for ours, exact_one in zip(
-        torch.autograd.grad(got.sum(), (rows, head.weight), retain_graph=True),
-        torch.autograd.grad(expected.sum(), (rows, head.weight)),
-        strict=True,
-    ):
-        assert ours.dtype == torch.float32
-        assert torch.cosine_similarity(ours.flatten(), exact_one.flatten(), dim=0) > 0.9999
-    (of_weight,) = torch.autograd.grad(head(rows, tokens).sum(), head.weight)
-    assert torch.equal(of_weight, of_weight.to(HALF).float()), "as the gradients of all other weights"
-
-
 @pytest.mark.parametrize("has", ["avx512_bf16", "amx_bf16", ""])
 def test_what_multiplies_bf16(monkeypatch: pytest.MonkeyPatch, has: str) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, has: True})

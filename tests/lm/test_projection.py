@@ -195,10 +195,7 @@ def test_another_head_runs(precision: Literal["fp32", "bf16"], sequences: Sequen
     torch.testing.assert_close(model.logprobs(sequences, temperature=0.35), flipped, atol=1e-5, rtol=1e-5)
     (of_chunks,) = torch.autograd.grad(flipped.sum(), model.lm_head.weight)
     (plain,) = torch.autograd.grad(model.logprobs(sequences, temperature=0.35).sum(), model.lm_head.weight)
-    if precision == "fp32":
-        torch.testing.assert_close(of_chunks, plain, atol=1e-4, rtol=1e-2)
-    else:  # either is 0.014 from what fp32 gives
-        assert (of_chunks - plain).norm() < 1e-2 * plain.norm()
+    torch.testing.assert_close(of_chunks, plain, atol=2e-2 if precision == "bf16" else 1e-4, rtol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF])

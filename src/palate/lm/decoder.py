@@ -164,7 +164,7 @@ class TokenHead(Projection, Unembedding):
             return logprobs_by_rows(self._logits, rows, tokens, temperature=temperature)
         if self.learns or asks_gradient(rows):
             self.kept.forget()
-        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature, cap=self.cap, dtype=self.dtype)
+        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature, cap=self.cap)
 
     def _logits(self, rows: Tensor, temperature: float = 1.0) -> Tensor:
         if self.cap is None:

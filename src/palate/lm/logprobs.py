@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from palate.lm.kernels.products import rounded, sums
+from palate.lm.kernels.products import sums
 
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
@@ -30,13 +30,7 @@ begin anywhere in a cache line (90 GFLOP/s instead of 120 on two AVX2 cores)."""
 
 
 def chosen_logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    tokens: Tensor,
-    *,
-    temperature: float,
-    cap: float | None = None,
-    dtype: torch.dtype | None = None,
+    hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float, cap: float | None = None
 ) -> Tensor:
     """log softmax(hidden @ weight.T / temperature) at ``tokens``.
 
@@ -46,14 +40,11 @@ def chosen_logprobs(
         tokens: [M] the token that followed.
         temperature: of the policy, the same in sampling and training.
         cap: logits are bent to stay between minus and plus this before the temperature divides them.
-        dtype: of operands and results of the gradient's products, which need not be as exact; None: the weight's.
 
     Returns:
         [M] fp32, in nats; differentiable in `hidden` and `weight`.
     """
-    logprobs: Tensor = _ChosenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, tokens, temperature, cap, dtype or weight.dtype
-    )
+    logprobs: Tensor = _ChosenLogprobs.apply(hidden, weight, tokens, temperature, cap)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -111,15 +102,8 @@ def kl_by_rows(
 class _ChosenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        tokens: Tensor,
-        temperature: float,
-        cap: float | None,
-        dtype: torch.dtype,
+        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, cap: float | None
     ) -> Tensor:
-        ctx.dtype = dtype
         # without a cap the rows are divided by the temperature, which are fewer numbers than the logits
         ctx.divisor = temperature if cap is None else 1.0
         ctx.bend = None if cap is None else (cap, temperature)
@@ -144,21 +128,21 @@ class _ChosenLogprobs(torch.autograd.Function):
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         # d logp(y) / d logits = one_hot(y) - softmax; what each row is weighted with is applied to [M, D], not [M, V]
         down = -grad[:, None]
-        weighted = (rows * down).to(ctx.dtype)
+        weighted = (rows * down).to(weight.dtype)
         for part, logits in _parts_of_logits(rows, weight):
             slope = None if ctx.bend is None else _bend(logits, *ctx.bend)
             delta = logits.sub_(normalizers).exp_()
             inside, column = _within(part, tokens)
             delta.scatter_(-1, column, delta.gather(-1, column) - inside.to(delta.dtype))
-            delta = (delta if slope is None else delta.mul_(slope)).to(ctx.dtype)
+            delta = (delta if slope is None else delta.mul_(slope)).to(weight.dtype)
             del logits
             if grad_rows is not None:
-                _add_product(grad_rows, delta, weight[part].to(ctx.dtype))
+                _add_product(grad_rows, delta, weight[part])
             if grad_weight is not None:
-                _put_product(grad_weight[part], delta.T, weighted)
+                torch.mm(delta.T, weighted, out=grad_weight[part])
             del delta
         grad_rows = None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor)
-        return grad_rows, grad_weight, None, None, None, None
+        return grad_rows, grad_weight, None, None, None
 
 
 def _bend(logits: Tensor, cap: float, temperature: float) -> Tensor:
@@ -187,16 +171,8 @@ def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b."""
+    """total += a @ b, in fp32 whatever the dtype of both."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     else:
-        total += rounded(a, b.T)
-
-
-def _put_product(place: Tensor, a: Tensor, b: Tensor) -> None:
-    """place = a @ b."""
-    if a.dtype == place.dtype:
-        torch.mm(a, b, out=place)
-    else:
-        place.copy_(rounded(a, b.T))
+        total += sums(a, b)
