@@ -74,23 +74,11 @@ def add_data(commands: Group) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave malformed rows out instead of stopping")
     parser = group.add("filter", filter_, "leave out poor text and duplicates", DATA_FILTER, more=_thresholds)
     _add_reading(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
-    parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="of the report; default: beside FILE, named after it"
-    )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace thresholds: min_words=20"
-    )
+    _add_writing(parser, settings="replace thresholds: min_words=20")
     parser = group.add("mine", mine, "make preferences of votes, thumbs and other traces", DATA_MINE, more=_kinds)
     parser.add_argument("kind", choices=MINED, metavar="KIND", help=", ".join(MINED))
     _add_reading(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
-    parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="of the report; default: beside FILE, named after it"
-    )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace settings of the kind"
-    )
+    _add_writing(parser, settings="replace settings of the kind")
     parser = group.add("export", export, "write records in another tool's format", DATA_EXPORT, more=_export_formats)
     parser.add_argument("file", metavar="FILE", help="records in any format that can be read")
     parser.add_argument("--format", required=True, metavar="NAME", help="one of those below")
@@ -135,6 +123,14 @@ def _add_reading(parser: Parser) -> None:
         metavar="COLUMN=FILE",
         help="add the columns of the row of FILE that has the same value of COLUMN; repeat",
     )
+
+
+def _add_writing(parser: Parser, *, settings: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ends in .jsonl or .jsonl.gz")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="of the report; default: beside FILE, named after it"
+    )
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=settings)
 
 
 def _said_of_files(args: argparse.Namespace) -> dict[str, Any]:

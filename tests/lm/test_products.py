@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from palate.lm.decoder import TokenHead
 from palate.lm.kernels import products
-from palate.lm.kernels.products import mm, packed, rounded, sums
+from palate.lm.kernels.products import packed, rounded, sums
 from palate.lm.logprobs import chosen_logprobs
 from palate.lm.projection import Projection
 
@@ -40,21 +40,6 @@ def test_sums_are_not_rounded(rows: Tensor, linear: Projection) -> None:
     out = torch.empty_like(got)
     assert sums(rows.to(HALF), linear.weight.detach().to(HALF).T, out=out) is out
     assert torch.equal(out, got)
-
-
-@pytest.mark.parametrize("avx512", [True, False])
-def test_a_product_in_fp32_is_exact_whoever_computes_it(monkeypatch: pytest.MonkeyPatch, avx512: bool) -> None:
-    """Whole or strided, into given memory or not, of no rows too."""
-    monkeypatch.setattr(products, "has_avx512", lambda: avx512)
-    numbers = torch.Generator().manual_seed(5)
-    a, b = torch.randn(40, 96, generator=numbers), torch.randn(96, 72, generator=numbers)
-    for left, right in ((a, b), (a.T.contiguous().T, b.T.contiguous().T), (a[::2, 1:], b[1:, ::3]), (a[:1], b)):
-        torch.testing.assert_close(mm(left, right).double(), left.double() @ right.double(), atol=1e-4, rtol=0)
-    out = torch.zeros(80, 72)
-    assert mm(a, b, out=out[40:]).data_ptr() == out[40:].data_ptr()
-    assert torch.equal(out[40:], mm(a, b))
-    assert not out[:40].any()
-    assert mm(a[:0], b).shape == (0, 72)
 
 
 @pytest.mark.parametrize("learns", [True, False])

@@ -117,12 +117,11 @@ class _ChosenLogprobs(torch.autograd.Function):
             top = logits.amax(-1, keepdim=True)
             mass = logits.sub_(top).exp_().sum(-1, keepdim=True)
             normalizers = torch.logaddexp(normalizers, mass.log_().add_(top))
-            del logits
         ctx.save_for_backward(rows, weight, tokens, normalizers)
         return (chosen - normalizers)[:, 0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         rows, weight, tokens, normalizers = ctx.saved_tensors
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
@@ -135,14 +134,11 @@ class _ChosenLogprobs(torch.autograd.Function):
             inside, column = _within(part, tokens)
             delta.scatter_(-1, column, delta.gather(-1, column) - inside.to(delta.dtype))
             delta = (delta if slope is None else delta.mul_(slope)).to(weight.dtype)
-            del logits
             if grad_rows is not None:
                 _add_product(grad_rows, delta, weight[part])
             if grad_weight is not None:
                 torch.mm(delta.T, weighted, out=grad_weight[part])
-            del delta
-        grad_rows = None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor)
-        return grad_rows, grad_weight, None, None, None
+        return None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor), grad_weight, None, None, None
 
 
 def _bend(logits: Tensor, cap: float, temperature: float) -> Tensor:
@@ -154,14 +150,16 @@ def _bend(logits: Tensor, cap: float, temperature: float) -> Tensor:
 
 
 def _parts_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Which part of the vocabulary, and its fp32 logits [M, part]; whoever lets go of them has one part at a time."""
+    """Which part of the vocabulary, and its fp32 logits [M, part], all in the same memory."""
     count, vocabulary = len(rows), len(weight)
     budget = LOGITS if rows.device.type == "cpu" else LOGITS_ON_GPU
     width = min(max(1, budget // max(1, count) // WIDTH) * WIDTH, vocabulary)
+    memory = rows.new_empty(count * width)
     rows = rows.to(weight.dtype)
     for start in range(0, vocabulary, width):
         part = slice(start, min(start + width, vocabulary))
-        yield part, sums(rows, weight[part].T)
+        logits = memory[: count * (part.stop - start)].view(count, part.stop - start)
+        yield part, sums(rows, weight[part].T, out=logits)
 
 
 def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,6 @@ sampling and training SmolLM2-135M). The kernel for packed weights adds up in on
 on a processor all bf16 products are its. A processor without bf16 instructions takes thirty times as long for torch's
 bf16 kernels as for fp32; there rounded operands are multiplied in fp32.
 
-Products in fp32 are MKL's, torch's own choice, but where a processor has AVX512: on those that are not Intel's MKL does
-without it, and oneDNN is twice as fast (768 rows of 576 by 5,120 in 20 ms instead of 37 on two cores of an EPYC 9005).
-
 Left out: quantised products; the policy that samples is the policy that trains.
 """
 
@@ -55,20 +52,6 @@ def is_row_invariant() -> bool:
     return all(torch.equal(product(x[:rows]), whole[:rows]) for rows in (1, 3, 16, 100, PACKED_ROWS))
 
 
-@cache
-def has_avx512() -> bool:
-    """Whether the processor has it, and torch has oneDNN to use it with."""
-    return torch.backends.mkldnn.is_available() and bool(torch.cpu.get_capabilities().get("avx512_f"))
-
-
-def mm(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """[N, K] @ [K, M] -> [N, M] in the dtype of both; not differentiable."""
-    if a.dtype != torch.float32 or a.device.type != "cpu" or not has_avx512() or 0 in a.shape + b.shape:
-        return torch.mm(a, b, out=out)
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
-    return result if out is None else out.copy_(result)
-
-
 def rounded(x: Tensor, weight: Tensor) -> Tensor:
     """[N, inputs] times [outputs, inputs], in the dtype of both; differentiable."""
     if x.dtype == torch.float32 or multiplies_bf16(x.device.type):
@@ -78,12 +61,14 @@ def rounded(x: Tensor, weight: Tensor) -> Tensor:
 
 def sums(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
     """[N, K] @ [K, M] -> [N, M] fp32, whatever the dtype of both; differentiable if there is no ``out``."""
+    if a.dtype == torch.float32:
+        return torch.mm(a, b, out=out)
     if out is None and torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         result: Tensor = _Sums.apply(a, b)  # type: ignore[no-untyped-call]
         return result
-    if a.dtype != torch.float32 and a.device.type == "cuda" and multiplies_bf16("cuda"):
+    if a.device.type == "cuda" and multiplies_bf16("cuda"):
         return torch.mm(a, b, out_dtype=torch.float32, out=out)
-    return mm(a.float(), b.float(), out=out)
+    return torch.mm(a.float(), b.float(), out=out)
 
 
 class _Sums(torch.autograd.Function):
