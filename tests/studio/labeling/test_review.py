@@ -15,7 +15,11 @@ from palate.feedback.tasks import judgements
 
 @pytest.fixture
 def scene(client_of: ClientOf, studio: Studio) -> tuple[Judged, Client, Client, Client]:
-    ann, bob, rae = client_of("labeler", "Ann"), client_of("labeler", "Bob"), client_of("reviewer", "Rae")
+    ann, bob, rae = (
+        client_of("labeler", "Ann Example"),
+        client_of("labeler", "Bob Example"),
+        client_of("reviewer", "Rae"),
+    )
     return judged.two_items(studio.store, ann.user, bob.user), ann, bob, rae
 
 
@@ -58,7 +62,7 @@ def test_labelers_have_numbers_and_models_no_names(scene: Scene) -> None:
     world, _, _, rae = scene
     item = world.items[1].id
     shown = rae.get(f"/review/{item}").text + rae.get(f"/api/review/{item}").text
-    for secret in ("Ann", "Bob", MODEL, *world.items[1].response_ids):
+    for secret in ("Ann Example", "Bob Example", MODEL, *world.items[1].response_ids):
         assert secret not in shown
     case = rae.get(f"/api/review/{item}").json()
     assert [said["labeler"] for said in case["said"]] == ["Labeler 1", "Labeler 2"]
@@ -67,10 +71,10 @@ def test_labelers_have_numbers_and_models_no_names(scene: Scene) -> None:
     named = rae.get(f"/api/review/{item}", params={"names": True}).json()
     by_name = {said["name"]: said["ranks"] for said in named["said"]}
     assert by_name == {
-        "Ann": world.by_place(rae.user, world.items[1], (1, 2, 3)),
-        "Bob": world.by_place(rae.user, world.items[1], (3, 2, 1)),
+        "Ann Example": world.by_place(rae.user, world.items[1], (1, 2, 3)),
+        "Bob Example": world.by_place(rae.user, world.items[1], (3, 2, 1)),
     }
-    assert "Ann" in rae.get(f"/review/{item}", params={"names": True}).text
+    assert "Ann Example" in rae.get(f"/review/{item}", params={"names": True}).text
     assert MODEL not in rae.get(f"/review/{item}", params={"names": True}).text
 
 
@@ -81,7 +85,7 @@ def test_settling_on_the_page_and_going_on(scene: Scene, studio: Studio) -> None
     form = {"decision": "settle", "rank": rank, "seconds": "12.5", "note": "because"}
     answer = rae.post(f"/review/{item.id}", data=form, headers={"Accept": "application/json"})
     assert answer.json() == {"location": "/review"}  # nothing else is disputed
-    assert training(studio) == [("Ann", (1, 2, 3)), ("Bob", (1, 2, 3)), ("Rae", (2, 1, 3))]
+    assert training(studio) == [("Ann Example", (1, 2, 3)), ("Bob Example", (1, 2, 3)), ("Rae", (2, 1, 3))]
     case = rae.get(f"/api/review/{item.id}").json()
     assert (case["review"]["decision"], case["review"]["note"], case["review"]["ranks"]) == ("settle", "because", rank)
     assert "<b>Settled</b> by <bdi>Rae</bdi>" in rae.get(f"/review/{item.id}").text
@@ -125,7 +129,7 @@ def test_two_reviewers_do_not_overrule_each_other_unseen(scene: Scene, client_of
     path = f"/api/review/{world.items[1].id}"
     made = rae.post(path, json={"decision": "discard", "note": "cut off"})
     assert made.status_code == 201
-    assert training(studio) == [("Ann", (1, 2, 3)), ("Bob", (1, 2, 3))]
+    assert training(studio) == [("Ann Example", (1, 2, 3)), ("Bob Example", (1, 2, 3))]
     assert roy.post(path, json={"decision": "keep"}).status_code == 409
     assert roy.post(path, json={"decision": "keep", "before": made.json()["review"]["id"]}).status_code == 201
     assert len(training(studio)) == 4
