@@ -169,7 +169,7 @@ def test_it_comes_out_with_the_export(ada: Chatter, client_of: ClientOf) -> None
 
 
 def told_of(value: object) -> tuple[set[str], set[float]]:
-    """Every key and every number of ``value``: its text has times and random ids too, and any digits may stand there."""
+    """Every key and every number of ``value``: its text has times and random ids, where any digits may be."""
     if isinstance(value, dict):
         inside = [told_of(each) for each in value.values()]
         return set(value).union(*(names for names, _ in inside)), set().union(*(numbers for _, numbers in inside))
