@@ -62,8 +62,8 @@ PLAN = {
     "stages/reinforcement",
     "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
     "stages stages/reinforcement",
-    "experiments/rounds": "corpus demo evals experiments feedback/statistics lm lm/sources recipe rewards run "
-    "simulated stages stages/estimate",
+    "experiments/rounds": "corpus demo evals experiments feedback/statistics lm lm/sources recipe rewards "
+    "rewards/judges run simulated stages stages/estimate",
     "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/agent "
     "stages/estimate",
     # people

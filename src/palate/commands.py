@@ -258,9 +258,9 @@ of two arguments convinces, and the model learns from it to argue for sides that
 from other topics, says whether it does. And of 124 people: are those whom a reward model never met foretold as well?"""
 
 ROUNDS = """\
-In each round the policy answers fresh prompts, simulated labelers or people judge the answers, a reward model learns
-from all judgements so far, and the policy goes on learning against it from where it was. Each policy is measured
-against the first model on held-out prompts, beside as many steps without new labels.
+In each round the policy answers fresh prompts; simulated labelers, people, or a model by a constitution judge the
+answers; a reward model learns from all judgements so far, and the policy goes on learning against it from where it was.
+Each policy is measured against the first model on held-out prompts, beside as many steps without new labels.
 
 Where people judge, the command ends when it waits for them and says what to do; given again, it goes on."""
 

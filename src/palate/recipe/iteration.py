@@ -18,7 +18,8 @@ class RoundsRecipe(Section):
     """Rounds: the policy answers fresh prompts, the answers are judged, and it learns from the judgements.
 
     `[sample]`, `[reward]`, `[policy]` and `[evaluation]` are recipes of those commands, without the keys that a round
-    fills in: models, data, prompts, sampling, seed, precision and chat templates.
+    fills in: models, data, prompts, sampling, seed, precision and chat templates. So is `[judge]`, whose model is its
+    own, without seed and data.
     """
 
     stage: Literal["rounds"] = "rounds"
@@ -34,12 +35,17 @@ class RoundsRecipe(Section):
     held_out: Data = Field(description="Prompts to measure on; they train nothing, even if they are among the others.")
     prompts_per_round: int = Field(0, ge=0, description="Fresh prompts of each round; 0 divides all of them evenly.")
     sampling: Sampling = Field(Sampling(), description="Sampling: to be judged, to learn, and to be measured.")
-    labelers: Literal["simulated", "people"] = Field(
-        "simulated", description="Who judges: simulated labelers, or people, for whom each round waits."
+    labelers: Literal["simulated", "people", "ai"] = Field(
+        "simulated",
+        description="Who judges: simulated labelers; people, for whom each round waits; or a model by a constitution, "
+        "whose judgements are marked as AI's.",
     )
     taste: Taste = Field(Taste(), description="What simulated labelers like, and how far they agree in each round.")
     least_ranked: Fraction = Field(
         1.0, description="Share of a round's prompts that people must have judged before it goes on."
+    )
+    judge: Table = Field(
+        {}, description="Keys of `palate judge`, where a model judges: which one, and by which constitution."
     )
     labels: Literal["all", "newest"] = Field(
         "all", description="What a round learns from: the judgements of all rounds so far, or its own alone."
@@ -66,13 +72,16 @@ class RoundsRecipe(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> RoundsRecipe:
         is_dpo = self.policy.get("stage") == "dpo"
-        if self.labelers == "people" and "judge" not in self.evaluation:
-            raise ValueError("people judge in each round, but what is measured needs a judge: name one in [evaluation]")
+        if self.labelers != "simulated" and "judge" not in self.evaluation:
+            who = "people judge" if self.labelers == "people" else "a model judges"
+            raise ValueError(f"{who} in each round, but what is measured needs a judge: name one in [evaluation]")
         # not `model_fields_set`: a recipe that a run wrote down has every key
-        if self.labelers == "people" and self.taste != Taste():
+        if self.labelers != "simulated" and self.taste != Taste():
             raise ValueError('taste belongs to labelers = "simulated": leave one of them out')
-        if self.labelers == "simulated" and self.least_ranked != 1:
-            raise ValueError('least_ranked belongs to labelers = "people": simulated labelers judge everything')
+        if self.labelers != "people" and self.least_ranked != 1:
+            raise ValueError('least_ranked belongs to labelers = "people": others judge whatever can be judged')
+        if bool(self.judge) != (self.labelers == "ai"):
+            raise ValueError('[judge] and labelers = "ai" go together: say by [judge] which model judges, and by what')
         if is_dpo and self.kl_reference == "first":
             raise ValueError('stage = "dpo" is held against where it starts: set kl_reference = "round"')
         if is_dpo and (self.reward or self.reward_start != "first"):

@@ -15,6 +15,7 @@ from tests.experiments.rounds.conftest import put
 
 from palate.experiments.rounds.iterate import Rounds
 from palate.experiments.rounds.judging import People, Simulated
+from palate.randomness import derive_seed
 from palate.recipe import RoundsRecipe, parse_recipe
 from palate.records import Prompt
 
@@ -54,6 +55,9 @@ def names(*numbers: int) -> str:
 
 
 PEOPLE = {"labelers": "people", "taste": {}, "evaluation": {"judge": {"length": 2.0}}}
+JUDGE = {"model": "tiny", "constitution": "recipes/constitutions/starter.toml"}
+BY_CONSTITUTION = {**PEOPLE, "labelers": "ai", "judge": JUDGE}
+SEEDS = [derive_seed(0, "round", number) % 2**31 for number in (1, 2)]
 FIRST, LATER = "tiny", [str(OUT / f"round-{number}" / "policy") for number in (1, 2)]
 TABLE: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Rounds], Any], Any, Any]] = {
     "model": (
@@ -108,6 +112,13 @@ TABLE: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Rounds], Any], 
         lambda r: r.judge.taste.labels_per_prompt,  # type: ignore[attr-defined]
         2,
         5,
+    ),
+    "judge": (
+        BY_CONSTITUTION,
+        {**BY_CONSTITUTION, "judge": {**JUDGE, "principles_per_pair": 2}},
+        lambda r: [(each.model, each.principles_per_pair, each.seed) for each in map(r.recipes.judge, (1, 2))],
+        [("tiny", 1, SEEDS[0]), ("tiny", 1, SEEDS[1])],
+        [("tiny", 2, SEEDS[0]), ("tiny", 2, SEEDS[1])],
     ),
     "least_ranked": (
         PEOPLE,

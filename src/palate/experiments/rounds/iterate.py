@@ -2,6 +2,7 @@
 
     round-1/prompts.jsonl       fresh prompts of the round
             samples/            a run of `palate sample`: K responses of the policy that the round starts from
+            judged/             a run of `palate judge`, where a model judges
             rankings.jsonl      what was said of them; labels.json: how many, how far labelers agree, what was foretold
             reward/             a run of `palate reward`, on the judgements of all rounds so far or on these alone
             policy/             a run of the stage that the recipe names, from the policy of the round before
@@ -28,6 +29,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,7 +45,7 @@ from palate.demo.chain import Chain
 from palate.errors import MachineError, RecipeError
 from palate.experiments.rounds.division import Division, divided
 from palate.experiments.rounds.held_out import Kept, Measuring
-from palate.experiments.rounds.judging import Waiting, judge_of
+from palate.experiments.rounds.judging import JUDGED, Waiting, judge_of
 from palate.experiments.rounds.labels import Labels, described
 from palate.experiments.rounds.recipes import RoundRecipes
 from palate.experiments.rounds.rounds_page import Round, write_report
@@ -53,6 +55,8 @@ from palate.lm.memory import give_back_freed_memory
 from palate.lm.sources.zoo import load_chat
 from palate.recipe import RoundsRecipe, load_recipe
 from palate.records import Candidates, Prompt, Ranking, Response
+from palate.rewards.judges.constitutions import read_constitution
+from palate.rewards.judges.endpoint_client import EndpointClient
 from palate.run import lineage
 from palate.run.directory import Run
 from palate.run.trackers import duration
@@ -135,6 +139,8 @@ class Rounds(Chain):
         here = self.out / f"round-{number}"
         if (here / "rankings.jsonl").exists():
             return True
+        if self.recipes.asks_a_model:
+            self.perform(f"{here.name}/{JUDGED}", self.recipes.judge(number), self._train("judge"))
         found = self.judge(self.read(f"{here.name}/samples/candidates.jsonl", Candidates), here)
         if isinstance(found, Waiting):
             run.say(found.advice)
@@ -217,11 +223,15 @@ class Rounds(Chain):
         rounds, evaluated = self.recipe.rounds, self.recipes.evaluation("")
         controls = rounds - 1 if self.recipe.control else 0
         shares = rounds * (rounds + 1) // 2 if self.recipe.labels == "all" else rounds  # of what one round is judged on
-        times = {"sample": rounds, "reward": shares, "policy": rounds + controls}
+        times = {"sample": rounds, "judge": rounds, "reward": shares, "policy": rounds + controls}
         if not self.recipes.learns_a_reward:
-            times = {"sample": rounds, "policy": shares + controls}
-        known = [(seconds[name], count) for name, count in times.items()]
+            times["policy"] = shares + controls
+        if not self.recipes.asks_a_model:
+            del times["judge"]
+        known = [(seconds.get(name), count) for name, count in times.items()]
         asked = (1 + rounds + controls) * len(data["held_out"].records) * evaluated.responses_per_prompt
+        if self.recipes.asks_a_model and "judge" not in seconds:
+            lines.append("judge: the model runs elsewhere, not timed")
         lines.append(f"measuring: {asked:,} responses of {1 + rounds + controls} policies, not timed")
         whole = sum(each * count for each, count in known if each is not None)
         missing = "" if all(each is not None for each, _ in known) else ", as far as it could be timed"
@@ -243,8 +253,22 @@ class Rounds(Chain):
         yield "sample", sample, self._train("sample")
         longest = _as_long_as(load_chat(self.recipe.model), self.recipe.sampling.max_new_tokens)
         responses = tuple(Response(text=f"{number}{longest}") for number in range(sample.responses_per_prompt))
-        ranks = tuple(range(1, sample.responses_per_prompt + 1))
-        rankings = [Ranking(prompt=prompt, responses=responses, ranks=ranks) for prompt in division.rounds[0]]
+        if self.recipes.asks_a_model:
+            (directory / "round-1" / "samples").mkdir()
+            given = [Candidates(prompt=prompt, responses=responses) for prompt in division.rounds[0]]
+            stand_in.write("round-1/samples/candidates.jsonl", given)
+            judge = recipes.judge(1)
+            read_constitution(judge.constitution)
+            if judge.endpoint is None:
+                yield "judge", judge, self._train("judge")
+            else:  # whose key is looked for
+                EndpointClient(judge.endpoint, judge.model, directory)
+        ranked = list(combinations(responses, 2)) if self.recipes.asks_a_model else [responses]  # it judges pairs
+        rankings = [
+            Ranking(prompt=prompt, responses=each, ranks=tuple(range(1, len(each) + 1)))
+            for prompt in division.rounds[0]
+            for each in ranked
+        ]
         stand_in.write("round-1/rankings.jsonl", rankings)
         if recipes.learns_a_reward:
             yield "reward", _large_enough(recipes.reward(1), rankings), self._train("reward")

@@ -1,4 +1,4 @@
-"""Who judges a round's candidates: simulated labelers at once, or people, for whom the round waits.
+"""Who judges a round's candidates: simulated labelers, a model by a constitution, or people, who are waited for.
 
 Whoever else may judge is one more `Judge`, under a name of its own in `judge_of`: given the candidates and the round's
 directory, to keep things in, it gives rankings of them, or says what it waits for. What it gives says in its `source`
@@ -7,6 +7,7 @@ where it comes from.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from palate.simulated.tastes import load_judge
 
 FROM_PEOPLE = "from_people.jsonl"
 """What people said of a round's candidates, put into its directory by hand, in any format that holds rankings."""
+JUDGED = "judged"
+"""The run of `palate judge` in a round's directory, where a model judges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,7 @@ def judge_of(recipe: RoundsRecipe) -> Judge:
     judges: dict[str, Callable[[], Judge]] = {
         "simulated": lambda: Simulated(recipe.taste, recipe.seed),
         "people": lambda: People(recipe.least_ranked),
+        "ai": ByConstitution,
     }
     return judges[recipe.labelers]()
 
@@ -99,6 +103,38 @@ class People:
         found = about(candidates, read.records, least=self.least_ranked, path=path)
         said = (*read.remarks, *str(read.rejected).splitlines())
         return Judged(rankings=found.rankings, notes=(*said, *found.notes))
+
+
+class ByConstitution:
+    """A model, by the principles of a constitution; what it said is in a run of its own."""
+
+    def __call__(self, candidates: Sequence[Candidates], directory: Path) -> Judged:
+        """What that run ended with.
+
+        Raises:
+            DataError: it prefers no answer to another.
+        """
+        run = directory / JUDGED
+        lines = (run / "rankings.jsonl").read_text(encoding="utf-8").splitlines()
+        rankings = [Ranking.model_validate_json(line) for line in lines]
+        told = json.loads((run / "report.json").read_text(encoding="utf-8"))
+        if told["ties"] == told["pairs"]:
+            raise DataError(
+                f"the model that judges prefers no answer: of {told['pairs']} pairs all are ties, "
+                f"{told['flips'] or 0:.0%} because it chose another answer in each order; nothing can be learned: name "
+                'another model, or judge.verdict = "mean", and another --out',
+                path=run,
+            )
+        judged, left_out = len({ranking.prompt.id for ranking in rankings}), told["pairs_left_out"]
+        notes = [
+            f"{told['pairs']} pairs were judged by a model, {told['ties']} of them as ties; {told['flips']:.0%} were "
+            f"decided otherwise in the other order, and {told['first_place']:.0%} of its choices were the first place"
+        ]
+        notes += [f"{left_out} pairs could not be asked about"] if left_out else []
+        notes += [f"{told['no_choice']:.1%} of its questions were not answered"] if told["no_choice"] else []
+        missing = len(candidates) - judged
+        notes += [f"{missing} of {len(candidates)} prompts were not judged"] if missing else []
+        return Judged(rankings=rankings, notes=tuple(notes))
 
 
 def about(candidates: Sequence[Candidates], rankings: Sequence[Ranking], *, least: float, path: Path) -> Judged:

@@ -10,7 +10,7 @@ from palate import recipe as recipes
 from palate.commands import STAGES, Stage
 from palate.errors import RecipeError
 from palate.randomness import derive_seed
-from palate.recipe import RewardRecipe, RoundsRecipe, SampleRecipe, WinRateRecipe, parse_recipe
+from palate.recipe import JudgeRecipe, RewardRecipe, RoundsRecipe, SampleRecipe, WinRateRecipe, parse_recipe
 from palate.recipe.loading import RecipeT
 
 IMPROVING = ("reinforce", "ppo", "raft", "online_dpo", "dpo")
@@ -20,6 +20,8 @@ FILLED_IN = (
     *("prompts", "data", "reference", "baseline", "baseline_chat_template"),
 )
 """Keys that no table may have: a round knows what they are."""
+OF_A_JUDGE = ("seed", "candidates", "people")
+"""Those that the table of a model that judges may not have: the model is its own."""
 
 
 class RoundRecipes:
@@ -44,6 +46,8 @@ class RoundRecipes:
             raise RecipeError(f"{source}: [sample]: of one response nothing is compared: raise responses_per_prompt")
         if len(self.reward(1).objectives) > 1:
             raise RecipeError(f"{source}: [reward]: a round learns one objective; leave objectives out")
+        if self.asks_a_model:
+            self.judge(1)
 
     @property
     def learns_a_reward(self) -> bool:
@@ -60,6 +64,17 @@ class RoundRecipes:
             prompts={"path": self.prompts(number)},
             sampling=self.recipe.sampling.model_dump(),
         )
+
+    @property
+    def asks_a_model(self) -> bool:
+        """Whether a model judges."""
+        return self.recipe.labelers == "ai"
+
+    def judge(self, number: int) -> JudgeRecipe:
+        """A model compares the round's candidates."""
+        given = {"seed": self._seed(number), "candidates": {"path": self.candidates(number)}}
+        where = self._checked("judge", OF_A_JUDGE)
+        return parse_recipe(JudgeRecipe, dict(self.recipe.judge) | given, where=where)
 
     def reward(self, number: int) -> RewardRecipe:
         """A reward model from the judgements."""
@@ -123,6 +138,10 @@ class RoundRecipes:
         """The round's prompts."""
         return str(self.out / f"round-{number}" / "prompts.jsonl")
 
+    def candidates(self, number: int) -> str:
+        """The responses to them."""
+        return str(self.out / f"round-{number}" / "samples" / "candidates.jsonl")
+
     def judgements(self, number: int) -> Sequence[str]:
         """What a round learns from: files of rankings, the oldest first."""
         first = 1 if self.recipe.labels == "all" else number
@@ -135,11 +154,9 @@ class RoundRecipes:
             RecipeError: the table has a key that is filled in, an unknown one, or a bad value.
         """
         said: Mapping[str, Any] = getattr(self.recipe, table)
-        where = f"{self.source}: [{table}]"
-        if taken := [key for key in FILLED_IN if key in said]:
-            raise RecipeError(f"{where}: {taken[0]} is filled in by the rounds; leave it out")
+        where = self._checked(table, FILLED_IN)
         shared: dict[str, Any] = {
-            "seed": self.recipe.seed if not number else derive_seed(self.recipe.seed, "round", number) % 2**31,
+            "seed": self._seed(number),
             "precision": self.recipe.precision,
             "model": start or self.recipe.model,
             "chat_template": "" if start else self.recipe.chat_template,
@@ -147,3 +164,14 @@ class RoundRecipes:
         if "frozen_layers" in kind.model_fields:
             shared["frozen_layers"] = self.recipe.frozen_layers
         return parse_recipe(kind, shared | dict(said) | given, where=where)
+
+    def _checked(self, table: str, filled_in: Sequence[str]) -> str:
+        """Where a table is, for errors; it has none of the keys that are filled in."""
+        where = f"{self.source}: [{table}]"
+        if taken := [key for key in filled_in if key in getattr(self.recipe, table)]:
+            raise RecipeError(f"{where}: {taken[0]} is filled in by the rounds; leave it out")
+        return where
+
+    def _seed(self, number: int) -> int:
+        """A round's own; 0: what all are measured with."""
+        return self.recipe.seed if not number else derive_seed(self.recipe.seed, "round", number) % 2**31
