@@ -220,6 +220,15 @@ examples:
   palate data mine forum answers.jsonl --out pairs.jsonl --set min_gap=5 max_longer_share=0.5
   palate data mine thumbs thumbs.jsonl --out pairs.jsonl"""
 
+DATA_ABSTENTION = """\
+Says how often a model says that it does not know, where nobody can and where somebody does: its responses to questions,
+as `palate sample` writes them, beside the known answers. With --before, what another model said to the same questions,
+and what changed. A page shows the figures with their intervals, and responses to read.
+
+example:
+  palate data abstention runs/after/candidates.jsonl --before runs/before/candidates.jsonl --out runs/abstention \\
+      --set answers=questions-with-answers.jsonl"""
+
 INTRODUCTION = """\
 Teach a language model a group of people's taste.
 

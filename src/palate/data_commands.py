@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from palate.arguments import Group, Parser, imported, meaning, pair
-from palate.commands import DATA, DATA_CHECK, DATA_EXPORT, DATA_FILTER, DATA_GET, DATA_IMPORT, DATA_MINE
+from palate.commands import (
+    DATA,
+    DATA_ABSTENTION,
+    DATA_CHECK,
+    DATA_EXPORT,
+    DATA_FILTER,
+    DATA_GET,
+    DATA_IMPORT,
+    DATA_MINE,
+)
 
 MINED = ("forum", "thumbs", "trees", "refusals", "abstention", "hygiene")
 """Kinds of `palate data mine`, here so that none is imported before one is asked for."""
@@ -54,6 +63,15 @@ def add_data(commands: Group) -> None:
         told = {"out": args.out, "settings": settings, "report_directory": args.report}
         print(imported("palate.corpus.mined.miners", "mine")(args.kind, args.files, **told, **_said_of_files(args)))
 
+    def abstention(args: argparse.Namespace) -> None:
+        settings = imported("palate.recipe", "parse_settings")(
+            imported("palate.recipe", "AbstentionMeasuring"), args.set
+        )
+        measure = imported("palate.corpus.mined.abstention_measured", "measure_abstention")
+        found = measure(args.file, settings, before=args.before)
+        found.page(f"What {args.file} says where it does not know").write(args.out)
+        print(f"{found}\nthe report with texts: {args.out}/report.html")
+
     def get(args: argparse.Namespace) -> None:
         if not args.names:
             print(imported("palate.corpus.public.fetching", "listing")())
@@ -79,6 +97,13 @@ def add_data(commands: Group) -> None:
     parser.add_argument("kind", choices=MINED, metavar="KIND", help=", ".join(MINED))
     _add_reading(parser)
     _add_writing(parser, settings="replace settings of the kind")
+    parser = group.add(
+        "abstention", abstention, "does a model say that it does not know", DATA_ABSTENTION, more=_measuring
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="responses that `palate sample` wrote")
+    parser.add_argument("--before", type=Path, metavar="FILE", help="another model's responses to the same questions")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the report")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace settings")
     parser = group.add("export", export, "write records in another tool's format", DATA_EXPORT, more=_export_formats)
     parser.add_argument("file", metavar="FILE", help="records in any format that can be read")
     parser.add_argument("--format", required=True, metavar="NAME", help="one of those below")
@@ -159,6 +184,10 @@ def _kinds() -> str:
     for name, kind in kinds:
         lines += ["", f"{name}: {kind.about}", *_settings(kind.settings)]
     return "\n".join(lines)
+
+
+def _measuring() -> str:
+    return "\n".join(["settings, and their defaults:", *_settings(imported("palate.recipe", "AbstentionMeasuring"))])
 
 
 def _settings(section: Any) -> list[str]:

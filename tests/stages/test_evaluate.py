@@ -13,6 +13,7 @@ import torch
 
 from palate.demo.prompts import demo_prompts
 from palate.evals.report import Report
+from palate.evals.taste_parts import describe_scores, mean_score
 from palate.evals.winrate import win_rate
 from palate.intervals import Estimate, ratio_estimate
 from palate.lm.batch import Sequences
@@ -148,11 +149,34 @@ def test_the_worst_are_the_greatest_losses_one_of_each_prompt() -> None:
 
 def test_the_report_shows_each_part_of_the_judges_score_and_where_it_was_won() -> None:
     numbers, page = described(compared([[COLD]] * 40, [[WARM]] * 40))
+    assert numbers["scores"]["direction"] == "rose"
+    assert numbers["scores"]["before"] < numbers["scores"]["after"]
     assert numbers["parts"]["warmth"]["direction"] == "rose"
     assert numbers["parts"]["point"]["direction"] == "no clear change"
     assert "The score gained by: warmth (+" in page
     (inside,) = numbers["win_rate_by_length"]  # ten words against twelve
     assert (inside["words_from"], inside["words_to"], inside["win_rate"], inside["pairs"]) == (-2, 2, 1.0, 40)
+
+
+def test_a_judge_that_checks_has_the_share_that_is_right_before_and_after() -> None:
+    """1 of 40 right before, by Clopper and Pearson's interval of 1 in 40, and 21 of 40 after."""
+    wrong, right = np.zeros((40, 1)), np.ones((40, 1))
+    before, after = wrong.copy(), np.concatenate([right[:20], wrong[:20]])
+    before[39] = after[39] = 1.0
+    report = Report("title")
+    describe_scores(report, before, after, seed=0)
+    found = report.numbers["scores"]
+    assert (found["before"], found["after"], found["change"], found["direction"]) == (0.025, 0.525, 0.5, "rose")
+    assert (found["before_low"], found["before_high"]) == pytest.approx((0.000633, 0.131586), abs=1e-5)
+    assert 0.3 < found["change_low"] < 0.5 < found["change_high"] < 0.7
+    assert "0.025 (0.001 to 0.132)" in report.html()
+
+
+def test_the_mean_of_scores_that_are_no_shares_may_leave_the_unit_interval() -> None:
+    found = mean_score(np.array([[-3.0], [1.0]] * 20), seed=0)
+    assert found.value == -1.0
+    assert found.low is not None
+    assert found.low < -1.0
 
 
 def test_the_signs_of_decay_have_an_interval_of_their_change() -> None:

@@ -106,6 +106,27 @@ def accuracy_on_part(rewards: ArrayLike, part: ArrayLike, *, seed: int) -> PartA
     )
 
 
+def describe_scores(report: Report, before: Floats, after: Floats, *, seed: int) -> None:
+    """The mean of a judge's scores, [P, N] before and [P, M] after; of a judge that checks, the share that is right."""
+    gained = change(before, after, seed=seed)
+    means = {name: mean_score(scores, seed=seed) for name, scores in (("before", before), ("after", after))}
+    intervals = {f"{name}_{side}": getattr(mean, side) for name, mean in means.items() for side in ("low", "high")}
+    report.data("scores", gained.as_json() | intervals)
+    report.table(
+        "The judge's mean score",
+        ["before", "after", "change", ""],
+        [[str(means["before"]), str(means["after"]), str(gained), gained.direction]],
+        "Of a judge that checks, the share that is right. In brackets 95% intervals by prompt; that of the change goes "
+        "prompt by prompt.",
+    )
+
+
+def mean_score(scores: Floats, *, seed: int) -> Estimate:
+    """Of M responses to each of P prompts, [P, M]; a share where none is below 0 or above 1."""
+    share = bool(((scores >= 0) & (scores <= 1)).all())
+    return ratio_estimate(scores.mean(1), np.ones(len(scores)), seed=seed, share=share)
+
+
 def describe_changes(report: Report, before: Mapping[str, Floats], after: Mapping[str, Floats], *, seed: int) -> None:
     """What was learned and what was not: the parts of the judge's score by name, [P, N] before and [P, M] after."""
     changes = {name: change(before[name], after[name], seed=seed) for name in after}

@@ -11,6 +11,7 @@ Relative paths in a recipe are relative to the directory the command runs in.
 from palate.recipe.agents import AgentOptimizer, AgentRecipe, Labels, RewardNetworks, RewardOptimizer
 from palate.recipe.ai_feedback import Constitution, Endpoint, JudgeRecipe, Principle, ReviseRecipe
 from palate.recipe.data_settings import (
+    AbstentionMeasuring,
     AbstentionMining,
     ForumMining,
     Hygiene,
@@ -53,6 +54,7 @@ from palate.recipe.supervised import SFTRecipe
 __all__ = [
     "AUTO",
     "ORDER",
+    "AbstentionMeasuring",
     "AbstentionMining",
     "Adapter",
     "AgentOptimizer",

@@ -82,11 +82,34 @@ class AbstentionMining(Section):
     knows: Fraction = Field(0.75, description="Share of right samples from which on the model knows.")
     does_not_know: Fraction = Field(0.0, description="Share up to which it does not.")
     max_pairs: PositiveInt = Field(2, description="Most pairs of each kind and question, of different texts.")
+    max_unsure_share: Fraction = Field(
+        1.0,
+        description="Largest share of pairs in which saying that it does not know is preferred; more of them are left "
+        "out, chosen by hash. 1: all stay.",
+    )
+    unanswerable: bool = Field(
+        False,
+        description="A question in the file that has no answer is one that nobody can answer: saying so is preferred "
+        "over whatever is said. False: its answer is merely not there, and nothing is made of it.",
+    )
     templates: str = Field(
         "", description="A file of ways to say so, one a line; `{prompt}` and tags in braces are filled in."
     )
     patterns: str = Field("", description="A file of regular expressions, one a line, by which a sample says so.")
     seed: Count = Field(0, description="Which template a question gets follows from it.")
+
+
+class AbstentionMeasuring(Section):
+    """How often a model says that it does not know, and where."""
+
+    answers: str = Field("", description="A file of questions with their known answers; without any: unanswerable.")
+    match: Literal["contains", "exact"] = Field(
+        "contains", description="A response is right if it holds an answer as whole words, or if it is one."
+    )
+    patterns: str = Field(
+        "", description="A file of regular expressions, one a line, by which a response says that it does not know."
+    )
+    seed: Count = Field(0, description="Of the intervals, and of which responses are shown.")
 
 
 class Hygiene(Section):

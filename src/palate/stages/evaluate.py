@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from palate.corpus import read_prompts
 from palate.evals import plots
 from palate.evals.report import Report
-from palate.evals.taste_parts import change, describe_accuracies, describe_changes
+from palate.evals.taste_parts import change, describe_accuracies, describe_changes, describe_scores
 from palate.evals.text import signals_of_each, text_signals
 from palate.evals.winrate import WinRate, length_controlled, win_rate, win_rate_by_length
 from palate.intervals import Estimate, ratio_estimate
@@ -265,6 +265,7 @@ def describe(report: Report, found: Comparison) -> None:
     )
     kl = found.kl
     report.number("kl", kl.value, low=kl.low, high=kl.high, label="KL", note="nats per response, model to baseline")
+    describe_scores(report, found.baseline.scores, found.model.scores, seed=found.seed)
     if found.model.parts:
         describe_changes(report, found.baseline.parts, found.model.parts, seed=found.seed)
     describe_lengths(report, found)

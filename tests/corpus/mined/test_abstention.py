@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from palate.corpus.mined.abstention import abstention_pairs
 from palate.corpus.mined.known_answers import is_right, normalized, read_answers
 from palate.corpus.mined.mining_report import Mining
 from palate.corpus.mined.phrases import patterns
+from palate.corpus.rows.rejections import Rejections
 from palate.errors import DataError
 from palate.recipe import AbstentionMining, Data
 from palate.records import Candidates, Prompt, Provenance, Ranking, Response
@@ -160,6 +162,36 @@ def test_thresholds_are_heeded(settings: dict[str, Any], pairs: list[tuple[str, 
     assert texts(rankings) == pairs
 
 
+UNKNOWN = [sampled("Capital of Chad?", "Lagos", "Cairo", "Lagos", "Cairo")]
+KNOWN = [sampled("Capital of Peru?", *["Lima"] * 4), sampled("Capital of France?", "Paris", "paris", "Paris", "Rome")]
+
+
+@pytest.mark.parametrize(
+    ("most", "unsure", "gone"), [(1.0, 2, 0), (0.5, 2, 0), (0.29, 1, 1), (0.2, 1, 1), (0.19, 0, 2), (0.0, 0, 2)]
+)
+def test_saying_so_is_preferred_in_no_more_than_its_share(most: float, unsure: int, gone: int, answers: str) -> None:
+    """Beside four pairs of other kinds; which of two goes is the same each time."""
+    rankings, report = mined(answers, *UNKNOWN, *KNOWN, max_unsure_share=most)
+    found = texts(rankings)
+    assert found == texts(mined(answers, *UNKNOWN, *KNOWN, max_unsure_share=most)[0])
+    assert [pair for pair in found if pair[0] != "?"] == [
+        ("Lima", "?"),
+        ("Paris", "?"),
+        ("paris", "?"),
+        ("Paris", "Rome"),
+    ]
+    assert len(found) - 4 == unsure == report.made["saying that it does not know over wrong answers"]
+    assert report.left_out["pairs", "saying so is preferred in more than max_unsure_share"] == gone
+
+
+def test_a_question_without_an_answer_is_unanswerable_if_the_file_is_said_to_mean_that(answers: str) -> None:
+    asked = sampled("Why are we here?", "For love", "For love", "I don't know", "By chance")
+    rankings, report = mined(answers, asked, unanswerable=True)
+    assert texts(rankings) == [("?", "For love"), ("?", "By chance")]
+    assert report.read["questions that nobody can answer"] == 1
+    assert mined(answers, asked)[0] == []
+
+
 def test_planted_knowledge_is_found_again(tmp_path: Path) -> None:
     """300 questions, each known in 95% or 2% of its samples, by a model of ours: precision and recall of both kinds."""
     chance = random.Random(5)
@@ -213,5 +245,5 @@ def test_the_command_from_samples_to_a_file_that_trains(
 def test_a_bad_row_of_answers_says_where(row: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(row + "\n")
     with pytest.raises(DataError) as error:
-        read_answers(str(tmp_path / "a.jsonl"), told())
+        read_answers(str(tmp_path / "a.jsonl"), Counter(), Rejections())
     assert said in str(error.value)

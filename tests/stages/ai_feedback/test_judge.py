@@ -69,6 +69,32 @@ def test_every_pair_has_the_verdict_of_its_principle(
     assert "no two different answers" in page
 
 
+def test_a_planted_place_and_planted_flips_are_counted_one_by_one(
+    endpoint: ScriptedEndpoint, judging: dict[str, Any], toml: Toml, tmp_path: Path
+) -> None:
+    """About moss it takes the first place, about ink the second, else the longer answer: 3 pairs of each prompt."""
+    path = tmp_path / "one.toml"
+    path.write_text('[[principles]]\nname = "long"\ncompare = "Which answer is longer?"\n', encoding="utf-8")
+
+    def rule(first: str, second: str, asked: str) -> float:
+        place = 0.8 if "moss" in asked else 0.3 if "ink?" in asked else None
+        return place if place is not None else 0.9 if len(first) > len(second) else 0.1
+
+    endpoint.rule = rule
+    tree = judging | {"constitution": str(path), "endpoint": {"url": endpoint.url}}
+    assert main(["judge", str(toml(tree)), "--out", str(tmp_path / "strict")]) == 0
+    numbers = report(tmp_path / "strict")
+    assert (numbers["pairs"], numbers["ties"], numbers["questions"]) == (12, 6, 24)
+    assert numbers["flips"] == 6 / 12
+    assert numbers["first_place"] == (3 * 2 + 3 * 0 + 6 * 1) / 24
+    ties = {ranking.prompt.text for ranking in rankings(tmp_path / "strict") if ranking.ranks == (1, 1)}
+    assert ties == {"What do you think of moss?", "What do you think of ink?"}
+    assert main(["judge", str(toml(tree | {"verdict": "mean"})), "--out", str(tmp_path / "mean")]) == 0
+    mean = report(tmp_path / "mean")
+    assert (mean["flips"], mean["first_place"]) == (numbers["flips"], numbers["first_place"])  # hidden by no mean
+    assert {ranking.prompt.text for ranking in rankings(tmp_path / "mean") if ranking.ranks == (1, 1)} == ties
+
+
 def test_another_constitution_has_other_verdicts(
     endpoint: ScriptedEndpoint, judging: dict[str, Any], toml: Toml, tmp_path: Path
 ) -> None:

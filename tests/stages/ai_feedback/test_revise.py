@@ -79,6 +79,71 @@ def test_every_step_is_kept(
         assert text in page
 
 
+DRAFTS = {
+    "mills": "A mill grinds corn.",
+    "rain": "Oh, rain! It falls on everybody!",
+    "moss": "Oh, moss is soft and green.",
+    "ink": "Ink is wet! Mind it.",
+}
+CALM = ("calm", "no exclamation marks", lambda text: text.replace("!", "."), "Oh, rain. It falls on everybody.")
+PLAIN = ("plain", "no Oh", lambda text: text.removeprefix("Oh, "), "rain! It falls on everybody!")
+
+
+@pytest.mark.parametrize(
+    ("name", "asks", "follow", "of_rain", "changed", "words_kept"),
+    [(*CALM, {"rain", "ink"}, (1 + 4 / 6 + 1 + 4 / 5) / 4), (*PLAIN, {"rain", "moss"}, (1 + 5 / 6 + 5 / 6 + 1) / 4)],
+    ids=["calm", "plain"],
+)
+def test_a_constitution_changes_what_it_says_and_nothing_else(
+    name: str,
+    asks: str,
+    follow: Callable[[str], str],
+    of_rain: str,
+    changed: set[str],
+    words_kept: float,
+    endpoint: ScriptedEndpoint,
+    revising: dict[str, Any],
+    toml: Toml,
+    tmp_path: Path,
+) -> None:
+    """A model that does to a draft what the principle asks for, and no more: page and counts show what was planted."""
+    principle = f'[[principles]]\nname = "{name}"\ncompare = "Which has {asks}?"\n'
+    principle += f'critique = "Say where there is not: {asks}."\nrevise = "Write it anew with {asks}."\n'
+    (tmp_path / "one.toml").write_text(principle, encoding="utf-8")
+
+    def says(messages: list[dict[str, str]]) -> str:
+        last = messages[-1]["content"]
+        if last.startswith("Say where"):
+            assert asks in last
+            return "Here." if follow(messages[-2]["content"]) != messages[-2]["content"] else "Nowhere."
+        if last.startswith("Write it anew"):
+            assert asks in last
+            return follow(messages[-4]["content"])
+        return DRAFTS[last.split()[-1].rstrip("?")]
+
+    endpoint.says = says
+    out = tmp_path / "run"
+    recipe = toml(revising | {"constitution": str(tmp_path / "one.toml"), "endpoint": {"url": endpoint.url}})
+    assert main(["revise", str(recipe), "--out", str(out)]) == 0
+
+    found = {each.prompt.text.split()[-1].rstrip("?"): each.response.text for each in demonstrations(out)}
+    assert found == {subject: follow(draft) for subject, draft in DRAFTS.items()}
+    assert {subject for subject, text in found.items() if text != DRAFTS[subject]} == changed
+    numbers = report(out)
+    assert (numbers["demonstrations"], numbers["unchanged"], numbers["changed"]) == (4, 2, 0.5)
+    assert numbers["words_kept"] == pytest.approx(words_kept)
+
+    page = unescape((out / "report.html").read_text(encoding="utf-8"))
+    before_and_after, same = page.split("Revisions that changed nothing")
+    before_and_after = before_and_after.split("Before and after")[-1]
+    for subject, draft in DRAFTS.items():
+        shown, other = (before_and_after, same) if subject in changed else (same, before_and_after)
+        assert f">{draft}<" in shown
+        assert f">{draft}<" not in other
+    assert f">{of_rain}<" in before_and_after
+    assert (before_and_after.count(">Here.<"), same.count(">Nowhere.<")) == (2, 2)
+
+
 def test_what_was_cut_off_or_is_empty_or_is_not_taken_is_counted(
     endpoint: ScriptedEndpoint, revising: dict[str, Any], toml: Toml, tmp_path: Path
 ) -> None:

@@ -9,7 +9,8 @@ challenges"). So the model is asked first, several times:
     between                                          nothing is made of it; counted
 
 A sample that says so by itself is neither right nor wrong and makes no pair, nor does one that was cut off; both count
-among the samples.
+among the samples. A small model knows little, so most pairs would teach it to say nothing: `max_unsure_share` is their
+share at most.
 """
 
 from __future__ import annotations
@@ -21,8 +22,13 @@ from palate.corpus.catalogue.format import Item
 from palate.corpus.mined.known_answers import is_right, read_answers
 from palate.corpus.mined.mining_report import Mining
 from palate.corpus.mined.phrases import Patterns, Templates, patterns, templates
+from palate.corpus.mined.shares import over_share
 from palate.recipe import AbstentionMining
-from palate.records import Candidates, Prompt, Ranking, Response, text_id
+from palate.records import Candidates, Prompt, Ranking, Response, content_id, text_id
+
+SAYS_SO = "saying that it does not know over wrong answers"
+RIGHT_OVER_UNSURE = "right answers over saying that it does not know"
+RIGHT_OVER_WRONG = "right answers over wrong ones"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +47,36 @@ class Sampled:
     share: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two responses to a question, the better one first.
+
+    Attributes:
+        place: file and line.
+        kind: `SAYS_SO`, `RIGHT_OVER_UNSURE` or `RIGHT_OVER_WRONG`.
+    """
+
+    place: str
+    kind: str
+    prompt: Prompt
+    better: Response
+    worse: Response
+
+    @property
+    def id(self) -> str:
+        """Hash of what it says."""
+        return content_id("abstention", self.prompt.id, *self.better.parts, *self.worse.parts)
+
+    @property
+    def ranking(self) -> Ranking:
+        """As a record."""
+        return Ranking(prompt=self.prompt, responses=(self.better, self.worse), ranks=(1, 2), source="abstention")
+
+
 def abstention_pairs(
     items: Iterable[tuple[str, Item]], settings: AbstentionMining, report: Mining
 ) -> Iterator[Ranking]:
-    """The pairs of a model's samples.
+    """The pairs of a model's samples; all of them are held in memory.
 
     Args:
         items: candidates, each with its file and line.
@@ -52,7 +84,25 @@ def abstention_pairs(
     Raises:
         DataError: the file of answers or a list cannot be read.
     """
-    answers = read_answers(settings.answers, report)
+    for pair in with_unsure_share(list(all_pairs(items, settings, report)), settings.max_unsure_share, report):
+        report.made[pair.kind] += 1
+        yield pair.ranking
+
+
+def with_unsure_share(pairs: Sequence[Pair], most: float, report: Mining) -> list[Pair]:
+    """The pairs in their order, without as many of those that prefer saying so as make their share too large."""
+    says_so = [pair for pair in pairs if pair.kind == SAYS_SO]
+    out = over_share(says_so, len(pairs) - len(says_so), most, key=lambda pair: pair.id)
+    for pair in out:
+        reason = "saying so is preferred in more than max_unsure_share"
+        report.leave_out("pairs", reason, pair.place, pair.worse.text, other=pair.prompt.text)
+    gone = {id(pair) for pair in out}
+    return [pair for pair in pairs if id(pair) not in gone]
+
+
+def all_pairs(items: Iterable[tuple[str, Item]], settings: AbstentionMining, report: Mining) -> Iterator[Pair]:
+    """Those of every question, whatever their share."""
+    answers = read_answers(settings.answers, report.read, report.rejections)
     unsure = templates(settings.templates, "abstentions.txt", settings.seed)
     says_so = patterns(settings.patterns, "unsure.txt")
     for place, item in items:
@@ -62,7 +112,9 @@ def abstention_pairs(
         if reason := _no_use(item, answers, settings):
             report.leave_out("questions", reason, place, item.prompt.text)
             continue
-        sampled = sort_samples(place, item, answers[text_id(item.prompt.text)], settings.match, says_so, report)
+        known = answers[text_id(item.prompt.text)]
+        report.read["questions that nobody can answer"] += not known
+        sampled = sort_samples(place, item, known, settings.match, says_so, report)
         yield from _pairs(sampled, settings, unsure, report)
 
 
@@ -70,7 +122,7 @@ def _no_use(item: Candidates, answers: Mapping[str, frozenset[str]], settings: A
     known = answers.get(text_id(item.prompt.text))
     if known is None:
         return "not among the questions with answers"
-    if not known:
+    if not known and not settings.unanswerable:
         return "no known answer"
     return "fewer samples than min_samples" if len(item.responses) < settings.min_samples else ""
 
@@ -78,7 +130,7 @@ def _no_use(item: Candidates, answers: Mapping[str, frozenset[str]], settings: A
 def sort_samples(
     place: str, item: Candidates, answers: frozenset[str], match: str, says_so: Patterns, report: Mining
 ) -> Sampled:
-    """Which samples are right and which wrong; the others are counted."""
+    """Which samples are right and which wrong; the others are counted. Without an answer none is right."""
     right: dict[str, Response] = {}
     wrong: dict[str, Response] = {}
     num_right = 0
@@ -101,7 +153,7 @@ def sort_samples(
     )
 
 
-def _pairs(sampled: Sampled, settings: AbstentionMining, unsure: Templates, report: Mining) -> Iterator[Ranking]:
+def _pairs(sampled: Sampled, settings: AbstentionMining, unsure: Templates, report: Mining) -> Iterator[Pair]:
     share = f"{sampled.share:.2f} of the samples are right"
     if settings.does_not_know < sampled.share < settings.knows:
         reason = "between knowing and not knowing"
@@ -114,33 +166,21 @@ def _pairs(sampled: Sampled, settings: AbstentionMining, unsure: Templates, repo
         return
     knows = sampled.share >= settings.knows
     report.read["questions that it knows" if knows else "questions that it does not know"] += 1
-    made = 0
-    kinds = _kinds_known(sampled, abstains) if knows else _kinds_unknown(sampled, abstains)
-    for name, pairs in kinds.items():
+    kinds = _kinds_known(sampled, abstains) if knows else {SAYS_SO: [(abstains, wrong) for wrong in sampled.wrong]}
+    for kind, pairs in kinds.items():
         for better, worse in pairs[: settings.max_pairs]:
-            made += 1
-            report.made[name] += 1
-            yield Ranking(prompt=sampled.prompt, responses=(better, worse), ranks=(1, 2), source="abstention")
+            yield Pair(place=sampled.place, kind=kind, prompt=sampled.prompt, better=better, worse=worse)
         for better, worse in pairs[settings.max_pairs :]:
             reason = "the question has max_pairs others of its kind"
             report.leave_out("pairs", reason, sampled.place, better.text, other=worse.text)
-    if not made:
+    if not any(kinds.values()):
         report.leave_out("questions", "no sample that can be used", sampled.place, sampled.prompt.text, about=share)
 
 
-_Pairs = list[tuple[Response, Response]]
-
-
-def _kinds_known(sampled: Sampled, abstains: Response) -> dict[str, _Pairs]:
+def _kinds_known(sampled: Sampled, abstains: Response) -> dict[str, list[tuple[Response, Response]]]:
     """A right answer over saying so; each wrong one below another right one, as long as there are some."""
     right = sampled.right
     return {
-        "right answers over saying that it does not know": [(response, abstains) for response in right],
-        "right answers over wrong ones": [
-            (right[place % len(right)], wrong) for place, wrong in enumerate(sampled.wrong) if right
-        ],
+        RIGHT_OVER_UNSURE: [(response, abstains) for response in right],
+        RIGHT_OVER_WRONG: [(right[place % len(right)], wrong) for place, wrong in enumerate(sampled.wrong) if right],
     }
-
-
-def _kinds_unknown(sampled: Sampled, abstains: Response) -> dict[str, _Pairs]:
-    return {"saying that it does not know over wrong answers": [(abstains, wrong) for wrong in sampled.wrong]}

@@ -15,13 +15,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from palate.corpus.containers.files import read_rows
 from palate.corpus.mined.mining_report import Mining
+from palate.corpus.mined.shares import over_share
 from palate.corpus.rows.rejections import Malformed, Rejected, Unusable
 from palate.corpus.rows.row import Row
 from palate.corpus.rows.values import list_of, number_of, object_of, said, truth_of
@@ -154,19 +154,13 @@ def why_not(pair: Pair, settings: ForumMining) -> str:
 
 
 def with_longer_share(pairs: Sequence[Pair], most: float, report: Mining) -> list[Pair]:
-    """The pairs in their order, without as many of those that the longer answer wins as make their share too large.
-
-    With S others the share L / (L + S) is at most m for L <= m S / (1 - m). Which ones go is decided by hash.
-    """
-    longer = sorted((pair for pair in pairs if pair.longer_wins), key=lambda pair: content_id("length", pair.id))
-    if most == 1:
-        return list(pairs)
-    allowed = Fraction(str(most))
-    room = math.floor(allowed * (len(pairs) - len(longer)) / (1 - allowed))
-    out = {id(pair) for pair in longer[room:]}
-    for pair in longer[room:]:
+    """The pairs in their order, without as many of those that the longer answer wins as make their share too large."""
+    longer = [pair for pair in pairs if pair.longer_wins]
+    out = over_share(longer, len(pairs) - len(longer), most, key=lambda pair: content_id("length", pair.id))
+    for pair in out:
         _leave_out(report, pair, "the longer one wins more often than max_longer_share")
-    return [pair for pair in pairs if id(pair) not in out]
+    gone = {id(pair) for pair in out}
+    return [pair for pair in pairs if id(pair) not in gone]
 
 
 def read_questions(

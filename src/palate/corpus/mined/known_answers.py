@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import string
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from palate.corpus.containers.files import read_rows
-from palate.corpus.mined.mining_report import Mining
-from palate.corpus.rows.rejections import Malformed, Unusable
+from palate.corpus.rows.rejections import Malformed, Rejections, Unusable
 from palate.corpus.rows.values import said
 from palate.errors import DataError
 from palate.records import text_id
@@ -41,11 +41,14 @@ def is_right(response: str, answers: Iterable[str], match: str) -> bool:
     return any(f" {answer} " in f" {given} " for answer in answers)
 
 
-def read_answers(path: str, report: Mining) -> dict[str, frozenset[str]]:
+def read_answers(path: str, read: Counter[str], rejections: Rejections) -> dict[str, frozenset[str]]:
     """Of each question, by `text_id`, its normalised answers; those of several rows are put together.
 
     A row has `question`, and `answer`, `answers` or `aliases`: a text, a list of texts, or an object with `value` and
     `aliases`. A question without any has no known answer; it is counted.
+
+    Args:
+        read, rejections: are told what was read, and what gives no question.
 
     Raises:
         DataError: no file is named, it cannot be read, or a bad row.
@@ -65,9 +68,9 @@ def read_answers(path: str, report: Mining) -> dict[str, frozenset[str]]:
         except Malformed as problem:
             raise DataError(problem.text, path=path, line=row.line) from None
         except Unusable as problem:
-            report.rejections.add(problem, path, row.line)
+            rejections.add(problem, path, row.line)
             continue
-        report.read["questions with answers" if known else "questions without a known answer"] += 1
+        read["questions with answers" if known else "questions without a known answer"] += 1
         found[text_id(asked)] = found.get(text_id(asked), frozenset()) | known
     return found
 
