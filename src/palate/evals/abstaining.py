@@ -52,18 +52,28 @@ class Answered:
         """[Q] neither right nor unsure."""
         return 1 - self.right - self.unsure
 
+    @property
+    def known(self) -> Floats:
+        """[Q] 1 where there is an answer."""
+        return self.answerable.astype(np.float64)
+
+    @property
+    def unknown(self) -> Floats:
+        """[Q] 1 where there is none."""
+        return 1 - self.known
+
 
 _Parts = tuple[Floats, Floats]
 """[Q] each: a measure is the sum of the first over the sum of the second."""
 
 MEASURES: Mapping[str, Callable[[Answered], _Parts]] = {
-    "f1": lambda found: (2 * found.unsure * ~found.answerable, found.unsure + ~found.answerable),
-    "precision": lambda found: (found.unsure * ~found.answerable, found.unsure),
-    "recall": lambda found: (found.unsure * ~found.answerable, 1.0 * ~found.answerable),
+    "f1": lambda found: (2 * found.unsure * found.unknown, found.unsure + found.unknown),
+    "precision": lambda found: (found.unsure * found.unknown, found.unsure),
+    "recall": lambda found: (found.unsure * found.unknown, found.unknown),
     "confident_wrong": lambda found: (found.wrong, np.ones(len(found.right))),
-    "right": lambda found: (found.right, 1.0 * found.answerable),
-    "unsure_answerable": lambda found: (found.unsure * found.answerable, 1.0 * found.answerable),
-    "right_when_answering": lambda found: (found.right, (1 - found.unsure) * found.answerable),
+    "right": lambda found: (found.right, found.known),
+    "unsure_answerable": lambda found: (found.unsure * found.known, found.known),
+    "right_when_answering": lambda found: (found.right, (1 - found.unsure) * found.known),
 }
 """Of one model; by question."""
 

@@ -148,7 +148,7 @@ def measure_abstention(
             answerable=np.array([bool(answers[key]) for key in asked]),
         )
 
-    def shown(answerable: bool) -> list[Mapping[str, object]]:
+    def shown(answerable: bool) -> list[dict[str, object]]:
         these = [key for key in asked if bool(answers[key]) == answerable]
         rows = []
         for place in permutation(len(these), settings.seed, "shown")[:SHOWN].tolist():
