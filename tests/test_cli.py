@@ -21,6 +21,7 @@ COMMANDS = (
     "init",
     "studio",
     "data",
+    "data abstention",
     "data check",
     "data import",
     "data filter",
