@@ -11,6 +11,11 @@ def test_words() -> None:
     assert split_words('I\'d say: "Well-known" -- (yes)!') == ["i'd", "say", "well-known", "yes"]
     assert count_words("I'd say -- yes!") == 4
     assert split_words(" ... \n") == []
+    assert split_words("x\u00b2 _a_ \u00dc4") == [
+        "x\u00b2",
+        "a",
+        "\u00fc4",
+    ]  # letters and digits are alnum as a whole or not
 
 
 def test_repetition() -> None:

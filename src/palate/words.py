@@ -15,7 +15,7 @@ _FINISHED = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"'\u2019\u201d\u00bb)\]*
 
 def split_words(text: str) -> list[str]:
     """The words of a text in lower case, without the punctuation around them; pure punctuation is no word."""
-    stripped = (_bare(word) for word in text.lower().split())
+    stripped = (word if word.isalnum() else _bare(word) for word in text.lower().split())
     return [word for word in stripped if word]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from palate.cli import main
 from palate.corpus.quality.filtering import EXACT, NEAR, Judge, filter_data
-from palate.corpus.quality.gopher import RULES, Document, failures, in_repeated_ngrams, in_top_ngram, repeated
+from palate.corpus.quality.gopher import RULES, Document, Runs, failures, in_repeated_ngrams, in_top_ngram, repeated
 from palate.corpus.quality.near_duplicates import NearDuplicates, jaccard, shingles_of
 from palate.errors import DataError, RecipeError
 from palate.recipe import Quality, parse_settings
@@ -128,11 +129,25 @@ def test_every_threshold_is_heeded(rule: object) -> None:
 def test_shares_by_hand() -> None:
     assert repeated(["ab", "ab", "cde", "ab"]) == (0.5, pytest.approx(4 / 9))
     words = ["a", "bb", "a", "bb", "c"]
-    assert in_top_ngram(words, 2) == pytest.approx(6 / 7)  # "a bb" twice, of 7 letters
-    assert in_top_ngram(["a", "b"], 2) == in_top_ngram([], 2) == 0.0
-    assert in_repeated_ngrams(["a", "b", "c", "x", "a", "b", "c"], 3) == pytest.approx(6 / 7)
-    assert in_repeated_ngrams(["a", "b", "c", "d"], 3) == 0.0
-    assert in_repeated_ngrams(["a", "a", "a", "a"], 2) == 1.0  # each word once, however many runs it is in
+    assert in_top_ngram(Runs(words), 2) == pytest.approx(6 / 7)  # "a bb" twice, of 7 letters
+    assert in_top_ngram(Runs(["a", "b"]), 2) == in_top_ngram(Runs([]), 2) == 0.0
+    assert in_repeated_ngrams(Runs(["a", "b", "c", "x", "a", "b", "c"]), 3) == pytest.approx(6 / 7)
+    assert in_repeated_ngrams(Runs(["a", "b", "c", "d"]), 3) == 0.0
+    assert in_repeated_ngrams(Runs(["a", "a", "a", "a"]), 2) == 1.0  # each word once, however many runs it is in
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "ccc", "dddd"]), max_size=60), st.integers(1, 11))
+def test_runs_are_counted_as_if_each_were_written_out(words: list[str], n: int) -> None:
+    """The plain definitions, which take a whole book their time; equal to the last bit."""
+    written = [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
+    counts = Counter(written)
+    most = max(counts.values(), default=0)
+    longest = max((len("".join(run)) for run, count in counts.items() if count == most), default=0)
+    assert in_top_ngram(Runs(words), n) == (most * longest / len("".join(words)) if most > 1 else 0.0)
+    covered = {place + step for place, run in enumerate(written) if counts[run] > 1 for step in range(n)}
+    assert in_repeated_ngrams(Runs(words), n) == sum(len(words[place]) for place in covered) / max(
+        1, len("".join(words))
+    )
 
 
 def test_likeness_by_hand() -> None:

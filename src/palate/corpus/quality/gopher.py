@@ -10,10 +10,12 @@ Left out: perplexity under a reference model, classifiers, lists of words, langu
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from palate.recipe import Quality
 from palate.words import split_words
@@ -33,6 +35,11 @@ class Document:
     def words(self) -> list[str]:
         """Pieces between white space."""
         return self.text.split()
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Of its words."""
+        return Runs(self.words)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -84,22 +91,50 @@ def repeated(parts: Sequence[str]) -> tuple[float, float]:
     return len(again) / max(1, len(parts)), sum(map(len, again)) / max(1, characters)
 
 
-def in_top_ngram(words: Sequence[str], n: int) -> float:
+class Runs:
+    """The runs of n words of a text, by number: the same for runs that say the same.
+
+    A run of n words is two shorter ones that follow each other, so a pair of their numbers tells it, and none is ever
+    written out; in whole books that is what the rules take their time for.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        known: dict[str, int] = {}
+        ones = np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int64)
+        self.lengths = np.array([len(word) for word in words], dtype=np.int64)
+        self._numbers = {1: ones}
+
+    def of(self, n: int) -> NDArray[np.int64]:
+        """[W - n + 1] numbers from 0, one for the run that begins at each of W words; none of fewer than n."""
+        if n not in self._numbers:
+            first, second = n - n // 2, n // 2
+            begins, ends = self.of(first), self.of(second)[first:]
+            pairs = begins[: len(ends)] * len(self.lengths) + ends
+            self._numbers[n] = np.unique(pairs, return_inverse=True)[1]
+        return self._numbers[n]
+
+
+def in_top_ngram(runs: Runs, n: int) -> float:
     """Share of the characters in the commonest run of n words, if it is there twice; 0 otherwise."""
-    runs = Counter(tuple(words[place : place + n]) for place in range(len(words) - n + 1))
-    if not runs:
+    numbers = runs.of(n)
+    if not len(numbers):
         return 0.0
-    most = max(runs.values())
-    longest = max(sum(map(len, run)) for run, count in runs.items() if count == most)
-    return most * longest / sum(map(len, words)) if most > 1 else 0.0
+    counts = np.bincount(numbers)
+    most = counts.max()
+    ends = np.cumsum(runs.lengths)
+    characters = ends[n - 1 :] - ends[: len(numbers)] + runs.lengths[: len(numbers)]
+    longest = characters[counts[numbers] == most].max()
+    return float(most * longest / ends[-1]) if most > 1 else 0.0
 
 
-def in_repeated_ngrams(words: Sequence[str], n: int) -> float:
+def in_repeated_ngrams(runs: Runs, n: int) -> float:
     """Share of the characters in words of runs of n that occur twice or more, each word counted once."""
-    runs = [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
-    counts = Counter(runs)
-    covered = {place + step for place, run in enumerate(runs) if counts[run] > 1 for step in range(n)}
-    return sum(len(words[place]) for place in covered) / max(1, sum(map(len, words)))
+    numbers = runs.of(n)
+    if not len(numbers):
+        return 0.0
+    again = np.bincount(numbers)[numbers] > 1
+    covered = np.convolve(again, np.ones(n, dtype=np.int64)) > 0  # [W]: some run that is there again holds the word
+    return float(runs.lengths[covered].sum() / max(1, runs.lengths.sum()))
 
 
 RULES = (
@@ -131,11 +166,11 @@ RULES = (
     Rule("max_repeated_paragraphs", "paragraphs repeat", lambda d, _: repeated(d.paragraphs)[0]),
     Rule("max_in_repeated_lines", "much of it in lines that repeat", lambda d, _: repeated(d.lines)[1]),
     Rule("max_in_repeated_paragraphs", "much of it in paragraphs that repeat", lambda d, _: repeated(d.paragraphs)[1]),
-    Rule("max_in_top_2gram", "two words repeat", lambda d, _: in_top_ngram(d.words, 2)),
-    Rule("max_in_top_3gram", "three words repeat", lambda d, _: in_top_ngram(d.words, 3)),
-    Rule("max_in_top_4gram", "four words repeat", lambda d, _: in_top_ngram(d.words, 4)),
-    Rule("max_in_repeated_5grams", "runs of five words repeat", lambda d, _: in_repeated_ngrams(d.words, 5)),
-    Rule("max_in_repeated_10grams", "runs of ten words repeat", lambda d, _: in_repeated_ngrams(d.words, 10)),
+    Rule("max_in_top_2gram", "two words repeat", lambda d, _: in_top_ngram(d.runs, 2)),
+    Rule("max_in_top_3gram", "three words repeat", lambda d, _: in_top_ngram(d.runs, 3)),
+    Rule("max_in_top_4gram", "four words repeat", lambda d, _: in_top_ngram(d.runs, 4)),
+    Rule("max_in_repeated_5grams", "runs of five words repeat", lambda d, _: in_repeated_ngrams(d.runs, 5)),
+    Rule("max_in_repeated_10grams", "runs of ten words repeat", lambda d, _: in_repeated_ngrams(d.runs, 10)),
 )
 
 

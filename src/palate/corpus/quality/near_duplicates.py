@@ -60,7 +60,7 @@ def shingles_of(text: str, words: int) -> Shingles:
     """
     found = split_words(text)
     runs = {" ".join(found[place : place + words]) for place in range(max(1, len(found) - words + 1))}
-    digests = b"".join(blake2b(run.encode(), digest_size=8).digest() for run in sorted(runs))
+    digests = b"".join(blake2b(run.encode(), digest_size=8).digest() for run in runs)
     return np.unique(np.frombuffer(digests, dtype=np.uint64))
 
 
