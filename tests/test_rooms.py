@@ -60,8 +60,8 @@ PLAN = {
     "stages/own_samples": "lm lm/sources objectives recipe rewards rollout run stages stages/reinforcement",
     "stages/agent": "corpus evals feedback/statistics lm objectives recipe rewards run simulated stages "
     "stages/reinforcement",
-    "demo": "corpus corpus/public evals feedback/statistics lm lm/sources objectives recipe rewards run simulated "
-    "stages stages/reinforcement",
+    "demo": "corpus corpus/containers corpus/public corpus/quality evals feedback/statistics lm lm/pretraining "
+    "lm/sources objectives recipe rewards rollout run simulated stages stages/estimate stages/reinforcement",
     "experiments/rounds": "corpus demo evals experiments feedback/statistics lm lm/sources recipe rewards "
     "rewards/judges run simulated stages stages/estimate",
     "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/agent "

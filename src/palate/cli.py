@@ -33,6 +33,7 @@ from palate.experiment_commands import add_experiments
 _DEMOS = {
     "everyday": ("palate.demo.loop", "demo", "runs/demo"),
     "people": ("palate.demo.real_people", "demo_people", "runs/people"),
+    "text": ("palate.demo.from_text_page", "from_text", "runs/text"),
 }
 
 
@@ -107,12 +108,25 @@ def build_parsers() -> dict[str, Parser]:
 def _demo(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         module, run, out = _DEMOS[args.which]
-        scale = imported(module, "SCALES")[args.scale]
-        imported(module, run)(args.out or Path(out), seed=args.seed, scale=scale, precision=args.precision)
+        of_text = args.which == "text"
+        if of_text and args.text is None:
+            parser.error("text needs --text: a directory of plain text, or a file")
+        if not of_text and (args.text or args.estimate):
+            parser.error("--text and --estimate go with `palate demo text`")
+        settings = {"seed": args.seed, "scale": imported(module, "SCALES")[args.scale], "precision": args.precision}
+        settings |= {"texts": args.text} if of_text else {}
+        if args.estimate:
+            print(imported("palate.demo.from_text", "estimate")(**settings))
+            return
+        imported(module, run)(args.out or Path(out), **settings)
 
-    parser = commands.add("demo", call, "the whole loop on a small model, for real", DEMO, "palate demo people")
+    parser = commands.add(
+        "demo", call, "the whole loop on a small model, for real", DEMO, "palate demo text --text tales"
+    )
     parser.add_argument("which", nargs="?", choices=tuple(_DEMOS), default="everyday", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/demo, or runs/people")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/demo, runs/people or runs/text")
+    parser.add_argument("--text", type=Path, metavar="PATH", help="with `text`: a directory of plain text, or a file")
+    parser.add_argument("--estimate", action="store_true", help="with `text`: say what it will take; nothing stays")
     parser.add_argument("--seed", type=int, default=0, help="all randomness follows from it; default: %(default)s")
     parser.add_argument(
         "--scale",

@@ -264,7 +264,10 @@ report says whether those labelers would now prefer it.
 
 `palate demo people` does it on what real people said, which it fetches (`palate data get`). A reward model learns which
 of two arguments convinces, and the model learns from it to argue for sides that nobody judged; a second reward model,
-from other topics, says whether it does. And of 124 people: are those whom a reward model never met foretold as well?"""
+from other topics, says whether it does. And of 124 people: are those whom a reward model never met foretold as well?
+
+`palate demo text --text PATH` starts from plain text: it filters it, trains a tokenizer and a new model of 5 million
+weights on it, teaches that to go on with a sentence, and then as above. No model in it comes from elsewhere."""
 
 ROUNDS = """\
 In each round the policy answers fresh prompts; simulated labelers, people, or a model by a constitution judge the

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from palate import disk
+from palate.corpus.splits import large_enough
 from palate.lm.memory import give_back_freed_memory
 from palate.lm.sources.zoo import Precision
 from palate.randomness import permutation
-from palate.recipe import Section, parse_recipe
+from palate.recipe import Holdout, Section, parse_recipe
 from palate.records import Prompt, Record
 from palate.run.directory import Run
 
@@ -52,12 +53,24 @@ class Chain:
 
     def seconds(self) -> float:
         """Time that the stages took, over all processes that worked on them."""
-        reports = [json.loads((self.out / name / "report.json").read_text(encoding="utf-8")) for name in self.stages]
-        return float(sum(report["seconds"] for report in reports))
+        return float(sum(self.figures(name)["seconds"] for name in self.stages))
+
+    def figures(self, name: str) -> dict[str, Any]:
+        """What a finished stage reported."""
+        return dict(json.loads((self.out / name / "report.json").read_text(encoding="utf-8")))
+
+    def metrics(self, name: str) -> list[dict[str, float]]:
+        """What a stage logged, step by step."""
+        lines = (self.out / name / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
 
     def shuffled(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """In an order that depends on the seed."""
         return [prompts[index] for index in permutation(len(prompts), self.seed, "demo")]
+
+    def holdout(self, data: str, kind: type[Record]) -> dict[str, float]:
+        """A tenth of the prompts; more where so few are left that a tenth may be none."""
+        return {"fraction": large_enough(self.read(data, kind), Holdout(fraction=0.1)).fraction}
 
     def data(self, name: str) -> Mapping[str, str]:
         """A recipe's data section for one of our files."""

@@ -17,7 +17,6 @@ The labelers stand in for people; everything else is what a team would run.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ import numpy as np
 
 from palate import disk
 from palate.corpus.pairs import by_prompt
-from palate.corpus.splits import large_enough
 from palate.demo.chain import Chain
 from palate.demo.needs import NEEDS, Needs, check
 from palate.demo.prompts import demo_prompts
@@ -38,7 +36,6 @@ from palate.evals.report import Report
 from palate.feedback.statistics.pairwise_agreement import agreement
 from palate.lm.sources.zoo import Precision, builtin_directory, load_language_model
 from palate.recipe import (
-    Holdout,
     PPORecipe,
     RewardRecipe,
     SampleRecipe,
@@ -46,7 +43,7 @@ from palate.recipe import (
     SFTRecipe,
     Taste,
 )
-from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response
+from palate.records import Candidates, Demonstration, Prompt, Ranking, Response
 from palate.rewards.learned import LearnedReward
 from palate.rewards.rules import FunctionReward
 from palate.simulated.labelers import rank_candidates
@@ -211,10 +208,6 @@ class Loop(Chain):
         how = {"epochs": 2, "optimizer": {"learning_rate": learning_rate}, "holdout": self.holdout(data, Demonstration)}
         self.stage(name, SFTRecipe, sft.train, model=model, data=self.data(data), **how)
 
-    def holdout(self, data: str, kind: type[Record]) -> dict[str, float]:
-        """A tenth of the prompts; more where so few are left that a tenth may be none."""
-        return {"fraction": large_enough(self.read(data, kind), Holdout(fraction=0.1)).fraction}
-
     def ppo(self) -> None:
         """Reinforcement learning against the reward model."""
         self.stage("ppo", PPORecipe, ppo.train, **self.rl(), minibatches=2, value_optimizer={"learning_rate": 2e-4})
@@ -259,7 +252,7 @@ class Loop(Chain):
     def describe_learning(self, report: Report) -> None:
         """Labelers, reward model and PPO: the figures behind the result."""
         agreed = agreement(self.read("rankings.jsonl", Ranking))
-        learned = json.loads((self.out / "reward" / "report.json").read_text(encoding="utf-8"))
+        learned = self.figures("reward")
         report.number(
             "reward_model_accuracy",
             learned["accuracy"],
@@ -276,8 +269,7 @@ class Loop(Chain):
         report.figure(
             "Do the labelers agree?", plots.agreement_matrix(names, agreed.matrix(names)), "Share of equal verdicts."
         )
-        lines = (self.out / "ppo" / "metrics.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-        rows = [json.loads(line) for line in lines]
+        rows = self.metrics("ppo")
         report.figure("PPO, step by step", plots.learning_curves(rows, PPO_CURVES), "Faint: every step.")
         report.figure(
             "Reward against KL",
