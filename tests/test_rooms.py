@@ -82,8 +82,8 @@ PLAN = {
     "studio": "feedback/store studio/training studio/web",
     "studio/web": "corpus/containers feedback/store feedback/store/tables recipe",
     "studio/web/charts": "",
-    "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources objectives recipe rewards rollout "
-    "studio/web",
+    "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources objectives recipe rewards "
+    "rewards/judges rollout studio/web",
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
     "studio/training": "cli corpus corpus/rows evals experiments feedback/export feedback/store "
     "feedback/store/tables feedback/tasks objectives recipe rewards run studio/web studio/web/charts",

@@ -7,7 +7,7 @@ record says, so the same prompt has the same id in every file, on every machine 
     Message          one turn of a conversation
     Prompt           the conversation so far, ending where the assistant is to answer
     Provenance       where a sampled response came from
-    Selection        how it was taken from among several that were drawn
+    Selection, Fit   how it was taken from among several that were drawn
     Revision         how a draft was criticised by a principle and written anew
     Response         one answer to a prompt
     Candidates       a prompt and K answers waiting to be judged
@@ -139,18 +139,33 @@ class Prompt(Record):
         return self.messages[-1].content
 
 
+class Fit(Record):
+    """How far responses follow a principle of their reader's.
+
+    Attributes:
+        principle: as the reader has written it.
+        scores: [n] log-odds of Yes against No, as a model judges.
+    """
+
+    principle: str
+    scores: tuple[float, ...]
+
+
 class Selection(Record):
     """How one of n responses that were drawn for the same prompt came to be the answer.
 
     Attributes:
         texts: [n] what they say, in the order of their numbers.
-        scores: [n] by the reward.
+        scores: [n] by the reward, the reader's principles among it.
         chosen: index of the one that was taken.
         at_random: by lot, whatever the scores, so that the others have something to be compared with.
         random_share: how likely that was; with ``seed`` and the seed of the provenance the lot can be drawn again.
         kl_bound: log n - (n - 1) / n nats, the most that taking the best of n moves a response from the model's own.
         rewards: the terms of the reward, as a recipe has them.
         checkpoints: hashes of the weights of their models, by name.
+        fits: how far they follow each of the reader's principles, if there are any.
+        judge: the model that said so.
+        principle_weight: of each principle in the scores.
     """
 
     texts: Annotated[tuple[str, ...], Field(min_length=2)]
@@ -162,11 +177,16 @@ class Selection(Record):
     kl_bound: float
     rewards: tuple[Mapping[str, JsonValue], ...] = ()
     checkpoints: Mapping[str, str] = {}
+    fits: tuple[Fit, ...] = ()
+    judge: str = ""
+    principle_weight: float = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.chosen < len(self.texts) == len(self.scores):
             raise ValueError(f"response {self.chosen} of {len(self.texts)}, of which {len(self.scores)} have a score")
+        if any(len(fit.scores) != len(self.texts) for fit in self.fits):
+            raise ValueError("a principle has no score for some of the responses")
         return self
 
 

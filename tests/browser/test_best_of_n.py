@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+import pytest
 from tests.browser.conftest import Served
 from tests.studio.fake import Fake
 
 from palate.feedback.store import policies
-from palate.recipe import Reward
+from palate.recipe import ReaderJudge, Reward
 from palate.studio.chat.generation import Done, Failed, Scored
 from palate.studio.chat.streaming import Desk
 from palate.studio.chat.talking import locator
@@ -74,6 +76,56 @@ def test_a_reader_who_wants_to_know(served: Served) -> None:
     told = why.inner_text()
     assert "4 answers were drawn, and a reward model likes this one best: it gives it 1.70, which is 1.10 more" in told
     assert "at most 0.64 nats" in told
+    assert served.complaints == []
+
+
+def test_a_reader_with_principles_of_their_own(served: Served) -> None:
+    """They are asked for where there is a model that judges by them, and the page says which one decided."""
+    axe = pytest.importorskip("axe_core_python.sync_playwright", reason="axe-core is not installed").Axe()
+    page, fake = at_the_chat(served, (0.2, 1.7, 2.1, 0.6), random_share=0)
+    page.get_by_role("button", name="Settings").click()
+    assert not page.get_by_label("My principles for answers").count()
+    best_of = served.workspace.settings.best_of
+    assert best_of is not None
+    best_of = best_of.model_copy(update={"principles": ReaderJudge(model="judge")})
+    served.workspace.settings = served.workspace.settings.model_copy(update={"best_of": best_of})
+    served.app.state.desk = Desk(fake, served.workspace.store, locator(served.workspace), per_person=2, best_of=best_of)
+
+    page.goto("/chat")
+    page.get_by_role("button", name="Settings").click()
+    field = page.get_by_label("My principles for answers")
+    field.fill("Be brief\n\n  No lists  \nBe brief")
+    assert axe.run(page)["violations"] == []
+    field.fill("x" * 201)
+    page.get_by_role("button", name="Save").click()
+    assert not field.evaluate("field => field.validity.valid")
+    field.fill("Be brief\n\n  No lists  \nBe brief")
+    page.get_by_role("button", name="Save").click()
+    assert "base, one of 4 answers by my 2 principles" in page.locator("#mode").inner_text()
+
+    fake.fits = [(0.1, -0.4, 1.9, 0.2), (0.3, 0.2, 0.1, 0.4)]
+    answer = say(page, fake, "Will it rain?")
+    assert fake.principles == ("Be brief", "No lists")
+    assert answer.locator(".text .shown").inner_text() == TEXTS[2]
+    answer.locator("summary").click()
+    assert "“Be brief” made the most of the difference" in answer.locator("details").inner_text()
+    rows = [row.split("\t") for row in answer.locator("tbody").inner_text().splitlines()]
+    assert rows == [
+        ["the reward model", "+0.10", "−1.80"],
+        ["Be brief", "+1.90", "+2.30"],
+        ["No lists", "+0.10", "−0.10"],
+    ]
+    assert axe.run(page)["violations"] == []
+    pictures = os.environ.get("PALATE_SCREENSHOTS")
+    if pictures:
+        page.screenshot(path=f"{pictures}/chat-principles.png")
+    page.get_by_role("button", name="Settings").click()
+    assert page.get_by_label("My principles for answers").input_value() == "Be brief\nNo lists"
+    page.get_by_label("My principles for answers").focus()
+    if pictures:
+        page.screenshot(path=f"{pictures}/chat-principles-settings.png")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     assert served.complaints == []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from palate.recipe import Reward
+from palate.recipe import ReaderJudge, Reward
 from palate.records import Message, Provenance, Response
 from palate.studio.chat.generation import Busy
 from palate.studio.chat.wire import Done, Failed, Piece, Scored, Serving
@@ -27,7 +27,8 @@ class Fake:
         asked: what the model was told each time.
         open: generations under way.
         scores: of the responses to each message that are drawn to be chosen from.
-        rewards: by which that was asked for last.
+        rewards, principles, judge: by which that was asked for last.
+        fits: how far they follow the principles; one for each principle is taken each time.
     """
 
     def __init__(self, *texts: str | Failed | Busy | None) -> None:
@@ -38,6 +39,9 @@ class Fake:
         self.tools: list[Mapping[str, JsonValue]] = []
         self.scores: list[tuple[float, ...]] = []
         self.rewards: Sequence[Reward] = ()
+        self.principles: tuple[str, ...] = ()
+        self.judge: ReaderJudge | None = None
+        self.fits: list[tuple[float, ...]] = []
 
     async def stream(
         self,
@@ -84,8 +88,10 @@ class Fake:
         user: str,
         num_responses: int,
         rewards: Sequence[Reward],
+        principles: Sequence[str] = (),
+        judge: ReaderJudge | None = None,
     ) -> AsyncGenerator[Done | Scored | Failed]:
-        self.rewards = rewards
+        self.rewards, self.principles, self.judge = rewards, tuple(principles), judge
         async with aclosing(
             self.stream(model, messages, sampling, seed, user=user, num_responses=num_responses)
         ) as events:
@@ -95,11 +101,13 @@ class Fake:
                 if isinstance(event, Failed):
                     return
         checkpoints = {name: "c0ffee" for term in rewards for name in term.models}
+        checkpoints |= {judge.model: "deed"} if judge and judge.endpoint is None else {}
         yield Scored(
             id="1",
             scores=self.scores.pop(0),
             kl_bound=math.log(num_responses) - (num_responses - 1) / num_responses,
             checkpoints=checkpoints,
+            fits=tuple(self.fits.pop(0) for _ in principles),
         )
 
 

@@ -9,7 +9,7 @@ Relative paths in a recipe are relative to the directory the command runs in.
 """
 
 from palate.recipe.agents import AgentOptimizer, AgentRecipe, Labels, RewardNetworks, RewardOptimizer
-from palate.recipe.ai_feedback import Constitution, Endpoint, JudgeRecipe, Principle, ReviseRecipe
+from palate.recipe.ai_feedback import Constitution, Endpoint, JudgeRecipe, Principle, ReaderJudge, ReviseRecipe
 from palate.recipe.data_settings import (
     AbstentionMeasuring,
     AbstentionMining,
@@ -92,6 +92,7 @@ __all__ = [
     "RAFTRecipe",
     "RLOptimizer",
     "RLRecipe",
+    "ReaderJudge",
     "RecipeT",
     "RefusalMining",
     "ReinforceRecipe",

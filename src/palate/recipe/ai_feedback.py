@@ -101,6 +101,16 @@ class Endpoint(Section):
         return name
 
 
+class ReaderJudge(Section):
+    """A model that says how far an answer follows what its reader asks for."""
+
+    model: str = Field(description="Model that is asked; with an endpoint, what it is called there.")
+    endpoint: Endpoint | None = Field(None, description="Where it is asked; absent: it runs here.")
+    weight: Positive = Field(
+        1.0, description="Of each principle's log-odds of Yes against No, beside the rewards; in their unit per nat."
+    )
+
+
 def check_place(endpoint: Endpoint | None, chat_template: str, precision: str) -> None:
     """Raises:
     ValueError: settings of a model that runs here, for one that does not.

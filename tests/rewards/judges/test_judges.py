@@ -11,7 +11,7 @@ import torch
 from tests.scripted_endpoint import ScriptedEndpoint, serving
 from tests.stages.in_transformers import Network
 
-from palate.errors import EndpointError, RecipeError
+from palate.errors import DataError, EndpointError, RecipeError, RewardError
 from palate.lm.sources.zoo import load_language_model, locate
 from palate.recipe import Endpoint, Principle, Sampling
 from palate.records import Prompt
@@ -19,7 +19,8 @@ from palate.rewards.judges import endpoint_client
 from palate.rewards.judges.constitutions import drawn, read_constitution, revising
 from palate.rewards.judges.endpoint_client import EndpointClient
 from palate.rewards.judges.local_judge import LocalJudge
-from palate.rewards.judges.questions import question
+from palate.rewards.judges.questions import question, whether
+from palate.rewards.judges.reader_principles import PrinciplesReward
 from palate.rewards.judges.remote_judge import RemoteJudge
 
 CALM = Principle(name="calm", compare="Which answer is calmer?")
@@ -72,6 +73,75 @@ def test_what_does_not_fit_its_context_is_not_taken_and_the_rest_is_written() ->
     assert written[2] == alone[0]
     assert judge.write(prompts[1:2], purpose="draft") == written[1:2]
     assert judge.write([prompts[2]], purpose="critique") != alone
+
+
+def test_how_far_it_says_yes_is_that_of_plain_transformers() -> None:
+    network = Network(locate("tiny"))
+    judge = LocalJudge(load_language_model("tiny", precision="fp32"), Sampling(), seed=0)
+    prompts, answers = [Prompt.from_text("What of mills?"), Prompt.from_text("What of\nrain?")], ["Good.", "A\nB"]
+    found = PrinciplesReward(judge, ("Be brief", "No lists")).by_principle(prompts, answers)
+    assert found.shape == (2, 2)
+    for row, principle in zip(found.tolist(), ("Be brief", "No lists"), strict=True):
+        for log_odds, prompt, answer in zip(row, prompts, answers, strict=True):
+            opened = network.opened(whether(prompt, answer, principle).messages)
+            logprobs = []
+            for word in ("Yes", "No"):
+                said = network.tokens(word)
+                with torch.no_grad():
+                    logits = network.network(torch.tensor([opened + said])).logits[0, len(opened) - 1 : -1]
+                logprobs.append(float(logits.log_softmax(-1)[range(len(said)), said].sum()))
+            assert log_odds == pytest.approx(logprobs[0] - logprobs[1], abs=1e-4)
+
+
+def test_a_liking_for_yes_changes_no_choice(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    """Only differences between answers count, whatever is said to all of them alike."""
+
+    def scores(liking: float) -> list[float]:
+        def reply(body: dict[str, Any]) -> dict[str, Any]:
+            merit = len(body["messages"][-1]["content"]) / 100 + liking
+            tops = [{"token": " Yes", "logprob": -8 + merit}, {"token": "No", "logprob": -8.0}]
+            return {"choices": [{"message": {"content": ""}, "logprobs": {"content": [{"top_logprobs": tops}]}}]}
+
+        endpoint.reply = reply  # type: ignore[method-assign]
+        judge = remote(endpoint, tmp_path / f"{liking}")
+        rows = PrinciplesReward(judge, ("Be long",)).by_principle(
+            [Prompt.from_text("Hm?")] * 3, ["a" * 9, "b", "c" * 5]
+        )
+        return [each - max(rows[0].tolist()) for each in rows[0].tolist()]
+
+    assert scores(0.0) == pytest.approx(scores(4.0))
+    assert scores(0.0) == pytest.approx([0, -0.08, -0.04])
+
+
+@pytest.mark.parametrize(
+    ("tops", "log_odds"),
+    [
+        ({"Yes": -0.5, " Yes": -1.5, "No": -2.0}, 1.813),
+        ({"Yes": -0.1, "The": -3.0}, 2.9),
+        ({"No": -0.1, "no": -4.0}, -3.9),
+        ({"The": -0.1, "I": -2.0}, None),
+    ],
+)
+def test_a_word_that_is_not_told_counts_as_the_least_likely_that_is(
+    tops: dict[str, float], log_odds: float | None, endpoint: ScriptedEndpoint, tmp_path: Path
+) -> None:
+    listed = [{"token": token, "logprob": logprob} for token, logprob in tops.items()]
+    choice = {"message": {"content": ""}, "logprobs": {"content": [{"top_logprobs": listed}]}}
+    endpoint.reply = lambda body: {"choices": [choice]}  # type: ignore[method-assign]
+    (found,) = remote(endpoint, tmp_path).lean([whether(Prompt.from_text("Hi"), "Ho", "Be kind")])
+    assert found.log_odds == (None if log_odds is None else pytest.approx(log_odds, abs=1e-3))
+    if log_odds is None:
+        with pytest.raises(RewardError, match="neither Yes nor No among the likeliest first tokens"):
+            PrinciplesReward(remote(endpoint, tmp_path), ("Be kind",)).by_principle([Prompt.from_text("Hi")], ["Ho"])
+
+
+def test_what_cannot_be_asked_is_one_clear_line(endpoint: ScriptedEndpoint, tmp_path: Path) -> None:
+    endpoint.gives_logprobs = False
+    with pytest.raises(EndpointError, match="gives no log-probabilities, by which principles are judged"):
+        remote(endpoint, tmp_path).lean([whether(Prompt.from_text("Hi"), "Ho", "Be kind")])
+    judge = LocalJudge(load_language_model("tiny", precision="fp32"), Sampling(), seed=0)
+    with pytest.raises(DataError, match="tokens is too long for tiny"):
+        judge.lean([whether(Prompt.from_text("long " * 600), "Ho", "Be kind")])
 
 
 # A model elsewhere.

@@ -139,6 +139,8 @@ def test_it_comes_whole_with_a_sign_of_progress(ada: Chatter) -> None:
         "best": 1.5,
         "lead": 0.5,
         "kl_bound": pytest.approx(best_of_n_kl_bound(3)),
+        "terms": [],
+        "decided": None,
     }
     assert answer["selection"] == {"n": 3, "taken": taken}
     there = str(ada.studio.workspace.directory / "runs" / "one" / "model")
@@ -248,7 +250,9 @@ def test_palate_toml(tmp_path: Path) -> None:
     file = tmp_path / "made" / "palate.toml"
     for wrong, message in (
         ("n = 1\n[[best_of.rewards]]\nmodel = 'm'", "best_of.n"),
-        ("n = 4\nrewards = []", "best_of.rewards"),
+        ("n = 4\nrewards = []", "nothing chooses: name rewards, or a model for principles"),
+        ("n = 4\n[best_of.principles]\nweight = 1", "best_of.principles.model"),
+        ("n = 4\n[best_of.principles]\nmodel = 'm'\nweight = 0", "best_of.principles.weight"),
         ("n = 4\nrandom_share = 2\n[[best_of.rewards]]\nmodel = 'm'", "best_of.random_share"),
         ("n = 4\n[[best_of.rewards]]\nmodel = 'm'\nlength = 3", "best_of.rewards.0: Value error, name exactly one"),
         ("n = 4\nshare = 1\n[[best_of.rewards]]\nmodel = 'm'", "best_of.share"),

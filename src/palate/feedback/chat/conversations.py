@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -29,12 +29,25 @@ MOST_LISTED = 200
 TITLE_LENGTH = 60
 
 
+MOST_PRINCIPLES, LONGEST_PRINCIPLE = 8, 200
+
+
+def _on_a_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+Principle = Annotated[str, AfterValidator(_on_a_line), Field(min_length=1, max_length=LONGEST_PRINCIPLE)]
+Principles = Annotated[tuple[Principle, ...], Field(max_length=MOST_PRINCIPLES)]
+"""What readers ask of answers to them, each on a line of its own."""
+
+
 class ChatSettings(BaseModel):
     """How a conversation is held.
 
     Attributes:
         two_answers: two responses to every message, blind, of which the better one is chosen.
         second_model_id: draws one of the two; None lets the conversation's model draw both.
+        principles: the owner's own, by which an answer is chosen where it is the best of several.
         consent: whether feedback may train a model; None until the owner was asked.
     """
 
@@ -44,6 +57,7 @@ class ChatSettings(BaseModel):
     second_model_id: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0.7
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 256
+    principles: Principles = ()
     consent: bool | None = None
 
 
@@ -182,6 +196,7 @@ def erase(session: Session, conversation: Conversation, *, now: float | None = N
     """
     check_quiet(turns(session, conversation))
     conversation.deleted_at, conversation.title = time.time() if now is None else now, ""
+    conversation.settings = settings_of(conversation).model_copy(update={"principles": ()}).model_dump()
     session.execute(
         update(ChatMessage).where(ChatMessage.conversation_id == conversation.id).values(content="", provenance=None)
     )

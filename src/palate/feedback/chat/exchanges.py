@@ -51,6 +51,7 @@ class Ask:
     Attributes:
         answers: one, or two in the order of their variants.
         shown: the index of the answer in each place on the screen.
+        principles: by which the owner wants the answer to be chosen.
     """
 
     conversation_id: str
@@ -60,6 +61,7 @@ class Ask:
     temperature: float
     max_new_tokens: int
     seed: int
+    principles: tuple[str, ...] = ()
 
 
 def say(session: Session, conversation: Conversation, text: str, *, now: float | None = None) -> Ask:
@@ -239,6 +241,7 @@ def _ask(session: Session, conversation: Conversation, now: float) -> Ask:
         temperature=settings.temperature,
         max_new_tokens=settings.max_new_tokens,
         seed=seed,
+        principles=settings.principles,
     )
 
 

@@ -24,6 +24,19 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leaning:
+    """How far a model says Yes rather than No.
+
+    Attributes:
+        log_odds: log p(Yes) - log p(No); None where it says neither.
+        reason: why there is none.
+    """
+
+    log_odds: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
     """What a model wrote.
 
@@ -41,6 +54,10 @@ class JudgeModel(Protocol):
 
     def choose(self, questions: Sequence[Prompt]) -> list[Choice]:
         """What it says to each of `questions.question`."""
+        ...
+
+    def lean(self, questions: Sequence[Prompt]) -> list[Leaning]:
+        """How far it says Yes to each of `questions.whether`."""
         ...
 
     def write(self, prompts: Sequence[Prompt], *, purpose: str) -> list[Written]:

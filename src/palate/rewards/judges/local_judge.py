@@ -11,14 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from palate.errors import DataError
 from palate.lm.batch import Sequences, per_token
 from palate.lm.encode import usable_prompts
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded
 from palate.recipe import Sampling
 from palate.records import Prompt, Provenance, Response
-from palate.rewards.judges.judge_model import Choice, Written, by_majority
-from palate.rewards.judges.questions import LETTERS
+from palate.rewards.judges.judge_model import Choice, Leaning, Written, by_majority
+from palate.rewards.judges.questions import LETTERS, WORDS
 from palate.rollout.local import LocalEngine
 
 
@@ -50,20 +51,37 @@ class LocalJudge:
         starts = range(0, len(rollout.texts), self.samples)
         return [by_majority(rollout.texts[start : start + self.samples]) for start in starts]
 
-    @torch.no_grad()
     def first_shares(self, questions: Sequence[Prompt]) -> Tensor:
         """[N] how likely the first letter is, given that it is one of the two: sigmoid(log p(A) - log p(B))."""
+        return torch.sigmoid(self.log_odds(questions, LETTERS))
+
+    def lean(self, questions: Sequence[Prompt]) -> list[Leaning]:
+        """As in `JudgeModel`.
+
+        Raises:
+            DataError: a question is too long for the model's context.
+        """
+        chat, words = self.loaded.chat, WORDS
+        longest = max((len(chat.prompt_tokens(each)) for each in questions), default=0)
+        room = self.loaded.model.context - max(len(chat.beginning_tokens(word)) for word in words)
+        if longest > room:
+            raise DataError(f"a question of {longest:,} tokens is too long for {self.loaded.name}, which has {room:,}")
+        return [Leaning(log_odds=each) for each in self.log_odds(questions, words).tolist()] if questions else []
+
+    @torch.no_grad()
+    def log_odds(self, questions: Sequence[Prompt], words: tuple[str, str]) -> Tensor:
+        """[N] log p(first) - log p(second), of two words with which the answer may begin."""
         chat, model = self.loaded.chat, self.loaded.model
         opened = [chat.prompt_tokens(each) for each in questions]
-        letters = [chat.beginning_tokens(letter) for letter in LETTERS]
+        begun = [chat.beginning_tokens(word) for word in words]
         sequences = Sequences.pack(
-            [tokens for tokens in opened for _ in letters],
-            letters * len(questions),
-            group_ids=[number for number in range(len(questions)) for _ in letters],
+            [tokens for tokens in opened for _ in begun],
+            begun * len(questions),
+            group_ids=[number for number in range(len(questions)) for _ in begun],
         ).to(model.device)
         logprobs = per_token(sequences, self.max_tokens, lambda part: model.logprobs(part, temperature=1.0)).sum(1)
-        first, second = logprobs.view(-1, len(letters)).double().unbind(1)
-        return torch.sigmoid(first - second)
+        first, second = logprobs.view(-1, len(begun)).double().unbind(1)
+        return first - second
 
     def write(self, prompts: Sequence[Prompt], *, purpose: str) -> list[Written]:
         """As in `JudgeModel`; it does not take what leaves no room in its context, or what its template cannot hold."""

@@ -15,6 +15,9 @@ from palate.records import Message, Prompt
 LETTERS = ("A", "B")
 """What the answer shown first is called, and the second."""
 
+WORDS = ("Yes", "No")
+"""What is answered to a question about one answer."""
+
 _THOUGHT = re.compile(r"\A.*</think>", re.DOTALL)
 _ALONE = re.compile(r"\W*([AB])(?=[^\w\s']|[^\S\n]*(?:\n|\Z))")
 _NAMED = re.compile(r"(?i:\b(?:response|answer|option)\b\W{0,4}(?:is\b\W{0,4})?)([AB])\b")
@@ -27,6 +30,16 @@ def question(prompt: Prompt, answers: tuple[str, str], principle: Principle) -> 
         "Below are a conversation and two answers to its last turn. Every line of them is quoted.\n\n"
         f"{conversation(prompt.messages)}\n\n{shown}\n\n{principle.compare}\n"
         f"Reply with one letter alone, {' or '.join(LETTERS)}."
+    )
+
+
+def whether(prompt: Prompt, answer: str, principle: str) -> Prompt:
+    """Whether an answer to a prompt follows a principle."""
+    return Prompt.from_text(
+        "Below are a conversation and an answer to its last turn. Every line of them is quoted.\n\n"
+        f"{conversation(prompt.messages)}\n\nAnswer:\n{quoted(answer)}\n\n"
+        f"Does the answer follow this principle?\n{quoted(principle)}\n"
+        f"Reply with one word alone, {' or '.join(WORDS)}."
     )
 
 

@@ -11,11 +11,13 @@ from palate.randomness import derive_seed
 from palate.recipe import Sampling
 from palate.records import Prompt, Provenance, Response
 from palate.rewards.judges.endpoint_client import EndpointClient, Reply
-from palate.rewards.judges.judge_model import Choice, Written, by_majority
-from palate.rewards.judges.questions import LETTERS
+from palate.rewards.judges.judge_model import Choice, Leaning, Written, by_majority
+from palate.rewards.judges.questions import LETTERS, WORDS
 
 TOP = 20
 """Of the likeliest first tokens so many are asked for: as many as most endpoints give."""
+FIRST_TOKEN = {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": TOP}
+"""Nothing is drawn: what counts are the log-probabilities of what would come first."""
 NO_ACCIDENT = 8
 """So many questions, none of which is taken, are no matter of questions: something is wrong with all of them."""
 _SEEDS = 2**31
@@ -42,12 +44,15 @@ class RemoteJudge:
                 or no question is taken.
         """
         if not self.samples:
-            wanted = {"max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": TOP}
-            return [self._read(reply) for reply in self._ask([_turns(each) | wanted for each in questions])]
+            return [self._read(reply) for reply in self._ask([_turns(each) | FIRST_TOKEN for each in questions])]
         numbers = range(self.samples)
         replies = self._ask([self._drawn(each, "judge", number) for each in questions for number in numbers])
         starts = range(0, len(replies), self.samples)
         return [_majority(replies[start : start + self.samples]) for start in starts]
+
+    def lean(self, questions: Sequence[Prompt]) -> list[Leaning]:
+        """As in `JudgeModel`; raises as `choose`."""
+        return [self._leaning(reply) for reply in self._ask([_turns(each) | FIRST_TOKEN for each in questions])]
 
     def write(self, prompts: Sequence[Prompt], *, purpose: str) -> list[Written]:
         """As in `JudgeModel`; raises as `choose`."""
@@ -98,14 +103,26 @@ class RemoteJudge:
             return Choice(first=None, reason="neither letter among the likeliest first tokens")
         return Choice(first=first / (first + second))
 
+    def _leaning(self, reply: Reply) -> Leaning:
+        """By the words among the likeliest first tokens; one that is not among them counts as the last that is."""
+        if reply.refusal:
+            return Leaning(log_odds=None, reason=reply.refusal)
+        if not reply.first_tokens:
+            raise EndpointError(f"{self.client.address}: gives no log-probabilities, by which principles are judged")
+        yes, no = (_mass(reply.first_tokens, word) for word in WORDS)
+        if not yes + no:
+            return Leaning(log_odds=None, reason="neither Yes nor No among the likeliest first tokens")
+        least = math.exp(min(reply.first_tokens.values()))
+        return Leaning(log_odds=math.log(yes or least) - math.log(no or least))
+
 
 def _turns(prompt: Prompt) -> dict[str, Any]:
     return {"messages": [{"role": turn.role, "content": turn.content} for turn in prompt.messages]}
 
 
-def _mass(tokens: Mapping[str, float], letter: str) -> float:
-    """The probability of a letter, with a space before it or without."""
-    return sum(math.exp(logprob) for token, logprob in tokens.items() if token.strip() == letter)
+def _mass(tokens: Mapping[str, float], word: str) -> float:
+    """The probability of a letter or a word, with a space before it or without."""
+    return sum(math.exp(logprob) for token, logprob in tokens.items() if token.strip() == word)
 
 
 def _majority(replies: Sequence[Reply]) -> Choice:

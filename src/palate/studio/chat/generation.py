@@ -33,7 +33,7 @@ from typing import Self
 from pydantic import JsonValue
 
 from palate.errors import ModelError, TooManyError
-from palate.recipe import Reward
+from palate.recipe import ReaderJudge, Reward
 from palate.records import Message, Prompt
 from palate.studio.chat import wire
 from palate.studio.chat.wire import Done, Event, Failed, Loaded, Piece, Scored, Serving, Unloaded
@@ -157,8 +157,10 @@ class Generator:
         user: str,
         num_responses: int,
         rewards: Sequence[Reward],
+        principles: Sequence[str] = (),
+        judge: ReaderJudge | None = None,
     ) -> AsyncGenerator[Done | Scored | Failed]:
-        """Responses and what a reward says of them; otherwise as `stream`.
+        """Responses and what a reward says of them, principles among it if there are any; otherwise as `stream`.
 
         Yields:
             One `Done` for every response as it ends, then the `Scored`; or a `Failed`, after which nothing follows.
@@ -175,6 +177,8 @@ class Generator:
             seed=seed,
             num_responses=num_responses,
             rewards=tuple(rewards),
+            principles=tuple(principles),
+            judge=judge,
         )
         async with aclosing(self._events(request, user)) as events:
             async for event in events:
@@ -187,7 +191,7 @@ class Generator:
             async with self._places:
                 worker = await self._running()
                 with worker.asking(request) as inbox:
-                    left = request.num_responses + bool(request.rewards)
+                    left = request.num_responses + request.is_scored
                     while left:
                         event = await inbox.get()
                         assert isinstance(event, Piece | Done | Scored | Failed)

@@ -26,7 +26,7 @@ from palate.errors import PalateError
 from palate.feedback.chat import exchanges
 from palate.feedback.chat.exchanges import Ask
 from palate.feedback.store.database import Store
-from palate.recipe import Reward
+from palate.recipe import ReaderJudge, Reward
 from palate.records import Message, Provenance, Response
 from palate.studio.chat import best
 from palate.studio.chat.generation import Busy
@@ -69,8 +69,10 @@ class Draws(Protocol):
         user: str,
         num_responses: int,
         rewards: Sequence[Reward],
+        principles: Sequence[str] = (),
+        judge: ReaderJudge | None = None,
     ) -> AsyncGenerator[Done | Scored | Failed]:
-        """Several responses, and what a reward says of them."""
+        """Several responses, and what a reward and their reader's principles say of them."""
         ...
 
 
@@ -109,7 +111,8 @@ class Writing:
     ) -> None:
         self.ask, self.user_id = ask, user_id
         self._generator, self._store, self._locate = generator, store, locate
-        self._best_of = best_of if len(ask.answers) == 1 and ask.temperature > 0 else None
+        alone = len(ask.answers) == 1 and ask.temperature > 0
+        self._best_of = best_of if alone and best_of is not None and best.chooses(best_of, ask.principles) else None
         self._sampling = Serving(temperature=ask.temperature, max_new_tokens=ask.max_new_tokens)
         self._texts = [""] * len(ask.answers)
         self._ends: list[tuple[str, Provenance | None]] = [("stopped", None)] * len(ask.answers)
@@ -174,6 +177,11 @@ class Writing:
     async def _draw_best(self, best_of: BestOf) -> None:
         """The one answer, out of several."""
         places = {name: self._locate(name) for term in best_of.rewards for name in term.models}
+        judge = best.judge_of(best_of, self.ask.principles)
+        if judge is not None and judge.endpoint is None:
+            places[judge.model] = self._locate(judge.model)
+            judge = judge.model_copy(update={"model": places[judge.model]})
+        said = self.ask.principles if judge else ()
         events = self._generator.scored(
             self._locate(self.ask.answers[0].model),
             self.ask.messages,
@@ -182,6 +190,8 @@ class Writing:
             user=self.user_id,
             num_responses=best_of.n,
             rewards=best.located(best_of.rewards, places),
+            principles=said,
+            judge=judge,
         )
         drawn: dict[int, Response] = {}
         self._bits.put_nowait(Drawn(0, best_of.n))
@@ -195,7 +205,7 @@ class Writing:
                         case Scored():
                             responses = [drawn[index] for index in range(best_of.n)]
                             names = {place: name for name, place in places.items()}
-                            self._keep(0, best.select(best_of, self.ask.seed, responses, event, names))
+                            self._keep(0, best.select(best_of, self.ask.seed, responses, event, names, said))
                             self._bits.put_nowait(Bit(0, self._texts[0]))
                         case Failed():
                             self._fail([0], TOO_LONG if event.kind == "DataError" else event.message)

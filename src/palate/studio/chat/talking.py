@@ -20,16 +20,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from palate.feedback.chat import conversations, exchanges, reactions
-from palate.feedback.chat.conversations import MAX_TEXT, ChatSettings
+from palate.feedback.chat.conversations import MAX_TEXT, ChatSettings, Principles
 from palate.feedback.chat.exchanges import Ask
 from palate.feedback.chat.reactions import ChoiceForm, ComparisonForm, EditForm, Kind, ThumbForm
 from palate.feedback.store import policies
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import ChatMessage, Conversation, User
+from palate.studio.chat import best
 from palate.studio.chat.generation import Generator
 from palate.studio.chat.streaming import Desk, Drawn, Writing
 from palate.studio.chat.views import ConversationLine, ConversationOut, ModelOut, line_of, view_of
-from palate.studio.web.access import CHATTERS, Db, Person, allow
+from palate.studio.web.access import CHATTERS, Db, Home, Person, allow
 from palate.studio.web.rendering import asset, page
 from palate.studio.web.workspace import Workspace
 
@@ -63,6 +64,7 @@ class Changes(In):
     second_model_id: str | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0.7
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 256
+    principles: Principles = ()
 
 
 class MessageIn(In):
@@ -150,8 +152,9 @@ def list_conversations(store: Db, person: Person) -> list[ConversationLine]:
 
 @router.post(API + "/conversations", summary="Begin a conversation", status_code=201)
 @allow(CHATTERS)
-def begin(store: Db, person: Person, new: NewConversation) -> ConversationOut:
+def begin(store: Db, home: Home, person: Person, new: NewConversation) -> ConversationOut:
     """Still empty."""
+    best.check_judged(home.settings.best_of, new.settings.principles)
     with store.write() as session:
         conversation = conversations.start(session, person, new.model_id, new.settings)
         return view_of(session, person, conversation)
@@ -167,8 +170,9 @@ def read(store: Db, person: Person, conversation_id: str) -> ConversationOut:
 
 @router.patch(OfConversation, summary="Change title, model, settings or consent")
 @allow(CHATTERS)
-def change(store: Db, person: Person, conversation_id: str, changes: Changes) -> ConversationOut:
+def change(store: Db, home: Home, person: Person, conversation_id: str, changes: Changes) -> ConversationOut:
     """Withdrawing consent takes back all feedback that was given under it."""
+    best.check_judged(home.settings.best_of, changes.principles)
 
     def apply(session: Session, user: User, conversation: Conversation) -> None:
         given = changes.model_dump(exclude_unset=True)
@@ -365,6 +369,6 @@ def _page(request: Request, store: Store, person: User, conversation_id: str | N
             "conversation": view_of(session, person, current).model_dump() if current else None,
             "reasons": {"up": reactions.REASONS_UP, "down": reactions.REASONS_DOWN},
             "icons": asset("chat/chat.svg"),
-            "best_of": home.settings.best_of.n if home.settings.best_of else 1,
+            **best.told_to_page(home.settings.best_of),
         }
     return page(request, "chat/chat.html", data=data)

@@ -49,14 +49,31 @@ class Reaction(BaseModel):
     edited: bool = False
 
 
+class TermOut(BaseModel):
+    """What an answer has of one part of its score, and how much more than the next best answer has of it.
+
+    ``principle`` is one of the reader's; None stands for the reward.
+    """
+
+    principle: str | None
+    score: float
+    lead: float
+
+
 class TakenOut(BaseModel):
-    """How an answer was taken from among several; ``lead`` is that of the best over the second best."""
+    """How an answer was taken from among several; ``lead`` is that of the best over the second best.
+
+    ``terms`` are there where the reader has principles; one that was not taken at random has most of its lead by
+    ``decided``.
+    """
 
     at_random: bool
     score: float
     best: float
     lead: float
     kl_bound: float
+    terms: list[TermOut]
+    decided: TermOut | None
 
 
 class SelectionOut(BaseModel):
@@ -166,15 +183,37 @@ def _answer(
 
 def _selection(selection: Selection, reaction: Reaction) -> SelectionOut:
     best, second = sorted(selection.scores, reverse=True)[:2]
+    terms = _terms(selection)
     taken = TakenOut(
         at_random=selection.at_random,
         score=selection.scores[selection.chosen],
         best=best,
         lead=best - second,
         kl_bound=selection.kl_bound,
+        terms=terms,
+        decided=max(terms, key=lambda term: term.lead) if terms and not selection.at_random else None,
     )
     is_blind = selection.random_share > 0 and reaction.thumb is None
     return SelectionOut(n=len(selection.scores), taken=None if is_blind else taken)
+
+
+def _terms(selection: Selection) -> list[TermOut]:
+    """What the score is made of, where principles are among it: the reward first, if there is one."""
+    if not selection.fits:
+        return []
+    weighted = [[selection.principle_weight * each for each in fit.scores] for fit in selection.fits]
+    parts: list[tuple[str | None, list[float]]] = [
+        (fit.principle, scores) for fit, scores in zip(selection.fits, weighted, strict=True)
+    ]
+    if selection.rewards:
+        rest = [total - sum(each) for total, *each in zip(selection.scores, *weighted, strict=True)]
+        parts.insert(0, (None, rest))
+    others = [index for index in range(len(selection.scores)) if index != selection.chosen]
+    rival = max(others, key=lambda index: selection.scores[index])
+    return [
+        TermOut(principle=name, score=scores[selection.chosen], lead=scores[selection.chosen] - scores[rival])
+        for name, scores in parts
+    ]
 
 
 def _reaction(said: Sequence[Judgement]) -> Reaction:

@@ -4,8 +4,8 @@
     Piece, Done, Scored, Loaded,
     Unloaded, Cancelled, Failed         from the worker, each with the id of the request it is about
 
-A generation gives pieces, then one `Done` for each of its responses, then one `Scored` if a reward was named; or one
-`Failed` and nothing after it.
+A generation gives pieces, then one `Done` for each of its responses, then one `Scored` if a reward or a principle was
+named; or one `Failed` and nothing after it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from palate.recipe import Reward, Section
+from palate.recipe import ReaderJudge, Reward, Section
 from palate.records import Prompt, Record, Response
 
 
@@ -65,6 +65,7 @@ class Generate(Record):
         begun: how the assistant's turn begins; the responses are what follows it.
         raw: the prompt is a text to be continued as it stands, not a conversation.
         rewards: terms of the reward that all the responses get a score from once they are drawn.
+        principles: of the reader's, which are a part of that score, as ``judge`` sees them.
     """
 
     op: Literal["generate"] = "generate"
@@ -78,6 +79,13 @@ class Generate(Record):
     begun: str = ""
     raw: bool = False
     rewards: tuple[Reward, ...] = ()
+    principles: tuple[str, ...] = ()
+    judge: ReaderJudge | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether a `Scored` follows the responses."""
+        return bool(self.rewards or self.principles)
 
 
 class Cancel(Record):
@@ -135,7 +143,8 @@ class Scored(Record):
     Attributes:
         scores: [n] in the order of their indices.
         kl_bound: log n - (n - 1) / n nats, for whoever takes the best of them.
-        checkpoints: hashes of the weights of the reward models, by name.
+        checkpoints: hashes of the weights of the reward models, by name, and of a judge that runs here.
+        fits: [P][n] how far they follow each principle: log-odds of Yes against No, without the weight they have.
     """
 
     type: Literal["scored"] = "scored"
@@ -143,6 +152,7 @@ class Scored(Record):
     scores: tuple[float, ...]
     kl_bound: float
     checkpoints: Mapping[str, str]
+    fits: tuple[tuple[float, ...], ...] = ()
 
 
 class Loaded(Record):

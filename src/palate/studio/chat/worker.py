@@ -30,6 +30,7 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from palate.errors import PalateError
 from palate.lm.batch import Sequences
@@ -44,6 +45,7 @@ from palate.rollout import stream as streaming
 from palate.rollout.engine import SampledTokens
 from palate.rollout.shaping import Chosen, Shaping
 from palate.studio.chat import wire
+from palate.studio.chat.reader_judges import NONE, Fits, ReaderJudges
 
 GRACE_SECONDS = 3.0
 """Once the input has ended, a computation that takes longer than this is cut off."""
@@ -126,6 +128,7 @@ class Worker:
     def __init__(self, out: BinaryIO, *, max_models: int, chat_templates: Mapping[str, str] | None = None) -> None:
         self.out = out
         self.models, self.judge = Models(max_models, chat_templates), Judge()
+        self.reader_judges = ReaderJudges(self.models.get)
         self.active: deque[tuple[str, Iterator[wire.Event]]] = deque()
 
     def run(self, lines: SimpleQueue[bytes | None]) -> None:
@@ -135,6 +138,7 @@ class Worker:
                 self.handle(line)
             elif self.active:
                 self.turn()
+        self.reader_judges.close()
 
     def _next(self, lines: SimpleQueue[bytes | None]) -> bytes | None:
         """The next request; empty if there is none and there are generations to go on with."""
@@ -192,10 +196,17 @@ class Worker:
             yield wire.Loaded(id=request.id, model=request.model, weights=loaded.weights)
             return
         reward = self.judge.get(request.rewards) if request.rewards else None
+        judge = request.judge if request.principles else None
+        if judge is not None:
+            self.reader_judges.named(judge)  # what is wrong with it is said before anything is drawn
         finished: list[streaming.Finished] = []
         yield from _generation(loaded, request, finished)
-        if reward is not None:
-            yield _scored(loaded, request, finished, reward)
+        finished.sort(key=lambda response: response.index)
+        fits = NONE
+        if judge is not None:
+            fits = yield from self.reader_judges.fits(judge, request, [response.text for response in finished])
+        if request.is_scored:
+            yield _scored(loaded, request, finished, reward, fits)
 
 
 def _generation(loaded: Model, request: wire.Generate, finished: list[streaming.Finished]) -> Iterator[wire.Event]:
@@ -225,25 +236,33 @@ def _generation(loaded: Model, request: wire.Generate, finished: list[streaming.
             yield _done(loaded, request, event)
 
 
-def _scored(loaded: Model, request: wire.Generate, finished: list[streaming.Finished], reward: Mix) -> wire.Scored:
-    """The very tokens that were drawn are scored, wherever the reward model's conversations look like the policy's."""
-    ordered = sorted(finished, key=lambda response: response.index)
-    prompt = loaded.chat.prompt_tokens(request.prompt)
-    sequences = Sequences.pack(
-        [prompt] * len(ordered), [response.tokens for response in ordered], group_ids=[0] * len(ordered)
-    )
-    tokens = SampledTokens(
-        sequences=sequences.to(loaded.model.device),
-        ended=tuple(response.finish_reason == "stop" for response in ordered),
-        layout=loaded.chat.fingerprint,
-    )
-    scores = reward([request.prompt] * len(ordered), [response.text for response in ordered], tokens)
+def _scored(
+    loaded: Model, request: wire.Generate, finished: list[streaming.Finished], reward: Mix | None, fits: Fits
+) -> wire.Scored:
+    """By the reward, if there is one, and by how far they follow the reader's principles, if there are any."""
+    learned = None if reward is None else _rewarded(loaded, request, finished, reward)
+    scores = learned if learned is not None and not request.principles else fits.added_to(learned)
     return wire.Scored(
         id=request.id,
         scores=tuple(scores.tolist()),
-        kl_bound=best_of_n_kl_bound(len(ordered)),
-        checkpoints=reward.hashes,
+        kl_bound=best_of_n_kl_bound(len(finished)),
+        checkpoints={**({} if reward is None else reward.hashes), **fits.checkpoints},
+        fits=tuple(tuple(each) for each in fits.log_odds.tolist()),
     )
+
+
+def _rewarded(loaded: Model, request: wire.Generate, finished: list[streaming.Finished], reward: Mix) -> Tensor:
+    """[n] The very tokens that were drawn are scored, wherever the reward model's conversations look like ours."""
+    prompt = loaded.chat.prompt_tokens(request.prompt)
+    sequences = Sequences.pack(
+        [prompt] * len(finished), [response.tokens for response in finished], group_ids=[0] * len(finished)
+    )
+    tokens = SampledTokens(
+        sequences=sequences.to(loaded.model.device),
+        ended=tuple(response.finish_reason == "stop" for response in finished),
+        layout=loaded.chat.fingerprint,
+    )
+    return reward([request.prompt] * len(finished), [response.text for response in finished], tokens)
 
 
 def _told(chat: Chat, chosen: Chosen) -> wire.Chosen:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from palate.errors import DataError
 from palate.feedback.store.database import Store
-from palate.recipe import Reward, Section
+from palate.recipe import ReaderJudge, Reward, Section
 
 CONFIG = "palate.toml"
 _FOLDERS = ("recipes", "runs", "data")
@@ -32,12 +32,21 @@ class BestOf(Section):
 
     n: Annotated[int, Field(ge=2, le=16)] = Field(description="Responses that are drawn for every answer.")
     rewards: tuple[Reward, ...] = Field(
-        min_length=1, description="Terms of the reward that chooses among them, as in recipes."
+        (), description="Terms of the reward that chooses among them, as in recipes; or none, beside principles."
+    )
+    principles: ReaderJudge | None = Field(
+        None, description="The model by which readers' own principles choose too; absent: they are not asked for any."
     )
     random_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Share of the answers that are one of the n at random, as a control."
     )
     seed: int = Field(0, description="Decides which answers these are.")
+
+    @model_validator(mode="after")
+    def _chooses(self) -> BestOf:
+        if not self.rewards and self.principles is None:
+            raise ValueError("nothing chooses: name rewards, or a model for principles")
+        return self
 
 
 class Settings(Section):

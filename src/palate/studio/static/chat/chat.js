@@ -7,7 +7,7 @@ import { chipsOf, drawnOf, listItem, make, turnOf } from "./chat_view.js";
 
 const page = pageData("chat-data");
 const $ = (id) => document.getElementById(id);
-const defaults = { two_answers: false, second_model_id: null, temperature: 0.7, max_new_tokens: 256, consent: null };
+const defaults = { two_answers: false, second_model_id: null, temperature: 0.7, max_new_tokens: 256, principles: [], consent: null };
 
 let lines = page.conversations;
 let conversation = page.conversation;
@@ -72,8 +72,10 @@ function showState() {
   $("blocked").hidden = !pair;
   $("message").disabled = Boolean(pair);
   const chosen = settings();
-  const isChosen = page.best_of > 1 && chosen.temperature > 0;
-  $("mode").textContent = chosen.two_answers ? "Two answers, names hidden" : nameOf((conversation ?? fresh).model_id) + (isChosen ? `, one of ${page.best_of} answers` : "");
+  const count = page.principles ? chosen.principles.length : 0;
+  const isChosen = page.best_of > 1 && chosen.temperature > 0 && (page.is_rewarded || count);
+  const byMine = count ? ` by my ${count === 1 ? "principle" : `${count} principles`}` : "";
+  $("mode").textContent = chosen.two_answers ? "Two answers, names hidden" : nameOf((conversation ?? fresh).model_id) + (isChosen ? `, one of ${page.best_of} answers${byMine}` : "");
 }
 
 function nameOf(id) {
@@ -281,6 +283,7 @@ async function openSettings() {
   $("second-field").hidden = !now.settings.two_answers;
   choose($("length"), now.settings.max_new_tokens);
   choose($("temperature"), now.settings.temperature);
+  if (page.principles) $("principles").value = now.settings.principles.join("\n");
   const consent = now.settings.consent;
   $("consent-unasked").hidden = consent !== null;
   document.querySelector(`[name=consent][value="${consent === null ? "" : consent ? "yes" : "no"}"]`).checked = true;
@@ -291,14 +294,28 @@ async function openSettings() {
     second_model_id: $("second-model").value || null,
     temperature: Number($("temperature").value),
     max_new_tokens: Number($("length").value),
+    ...(page.principles ? { principles: principlesIn($("principles").value) } : {}),
   };
   const wish = said === "" ? consent : said === "yes";
   if (!conversation) {
-    fresh = { model_id: $("model").value, settings: { ...chosen, consent: wish } };
+    fresh = { model_id: $("model").value, settings: { ...fresh.settings, ...chosen, consent: wish } };
     $("first-model").value = fresh.model_id;
     return showState();
   }
   await change("PATCH", pathOf(), { model_id: $("model").value, ...chosen, ...(wish === consent ? {} : { consent: wish }) });
+}
+
+// one a line, each once
+function principlesIn(text) {
+  return [...new Set(text.split("\n").map((line) => line.trim()).filter(Boolean))];
+}
+
+// says what is too much while it is being written, so that nothing is lost when the form is sent
+function checkPrinciples() {
+  const { most, longest } = page.principles;
+  const said = principlesIn($("principles").value);
+  const tooLong = said.find((line) => line.length > longest);
+  $("principles").setCustomValidity(said.length > most ? `At most ${most} principles, please.` : tooLong ? `At most ${longest} characters a line, please: “${tooLong.slice(0, 30)}…”` : "");
 }
 
 // values that were set by a program need an entry of their own
@@ -340,6 +357,7 @@ $("message").addEventListener("keydown", (event) => {
   event.preventDefault();
   send();
 });
+$("principles")?.addEventListener("input", checkPrinciples);
 $("stop").addEventListener("click", stop);
 $("open-settings").addEventListener("click", openSettings);
 $("rename").addEventListener("click", rename);

@@ -109,17 +109,35 @@ export function drawnOf({ count, n }) {
 }
 
 function selectionOf({ n, taken }) {
-  return make("details", { class: "selection" }, make("summary", {}, `One of ${n} answers`), ...wordsOf(n, taken).map((words) => make("p", {}, words)));
+  return make("details", { class: "selection" }, make("summary", {}, `One of ${n} answers`), ...wordsOf(n, taken).map((words) => make("p", {}, words)), taken?.terms.length ? termsOf(taken) : null);
 }
 
 function wordsOf(n, taken) {
-  if (!taken) return [`${n} answers were drawn. For most messages the one that a reward model likes best is shown, for some a random one, to see whether choosing helps. Which of the two this is you can read here once you have given a thumb.`];
+  if (!taken) return [`${n} answers were drawn. For most messages the one that fits best is shown, for some a random one, to see whether choosing helps. Which of the two this is you can read here once you have given a thumb.`];
   const [score, best, lead] = [taken.score, taken.best, taken.lead].map((number) => number.toFixed(2));
+  if (taken.terms.length && !taken.at_random) {
+    return [
+      `${n} answers were drawn, and this one has the most: ${score}, which is ${lead} more than the next. ${taken.decided.principle === null ? "The reward model" : `“${taken.decided.principle}”`} made the most of the difference.`,
+      klOf(n, taken),
+    ];
+  }
   if (taken.at_random) return [`${n} answers were drawn, and this one was taken at random, to see whether choosing helps. The reward model gives it ${score}; the best had ${best}.`];
   return [
     `${n} answers were drawn, and a reward model likes this one best: it gives it ${score}, which is ${lead} more than the next.`,
-    `Choosing so makes answers differ from what the model says by itself, by at most ${taken.kl_bound.toFixed(2)} nats (log n − (n − 1)/n, with n = ${n}).`,
+    klOf(n, taken),
   ];
+}
+
+function klOf(n, taken) {
+  return `Choosing so makes answers differ from what the model says by itself, by at most ${taken.kl_bound.toFixed(2)} nats (log n − (n − 1)/n, with n = ${n}).`;
+}
+
+// what the score is made of, one part a line
+function termsOf({ terms, at_random }) {
+  const signed = (number) => (number > 0 ? "+" : number < 0 ? "−" : "") + Math.abs(number).toFixed(2);
+  const head = make("tr", {}, make("th", { scope: "col" }, "By"), make("th", { scope: "col", class: "number" }, "This answer"), make("th", { scope: "col", class: "number" }, at_random ? "Against the best other" : "More than the next"));
+  const rows = terms.map(({ principle, score, lead }) => make("tr", {}, make("th", { scope: "row", dir: "auto" }, principle ?? "the reward model"), make("td", { class: "number" }, signed(score)), make("td", { class: "number" }, signed(lead))));
+  return make("table", {}, make("caption", { class: "visually-hidden" }, "What its score is made of"), make("thead", {}, head), make("tbody", {}, ...rows));
 }
 
 function toolsOf(turn, answer, canChange, acts) {
