@@ -117,7 +117,7 @@ def _recipes() -> str:
         "`[optimizer]` are described once, below the stages.\n",
     ]
     for name, kind in _kinds_of_recipes().items():
-        parts.append(f"## `palate {name}`\n\n{inspect.getdoc(kind)}\n\n" + _table(kind))
+        parts.append(f"## {name}\n\n{inspect.getdoc(kind)}\n\n" + _table(kind))
     parts.append("## Sections\n")
     parts.extend(
         f"### {name}\n\n{inspect.getdoc(kind)}\n\n" + _table(kind) for name, kind in sorted(_sections().items())
@@ -126,9 +126,15 @@ def _recipes() -> str:
 
 
 def _kinds_of_recipes() -> dict[str, type[recipe.Section]]:
-    """By the command that takes them."""
+    """By the command that takes them, as a heading."""
     others = {"rounds": recipe.RoundsRecipe, "compare": recipe.CompareRecipe, "agent": recipe.AgentRecipe}
-    return {stage.name: getattr(recipe, stage.recipe) for stage in STAGES} | others
+    stages = {
+        f'`palate {stage.command}`, `stage = "{stage.name}"`' if stage.command else f"`palate {stage.name}`": getattr(
+            recipe, stage.recipe
+        )
+        for stage in STAGES
+    }
+    return stages | {f"`palate {name}`": kind for name, kind in others.items()}
 
 
 def _sections() -> dict[str, type[recipe.Section]]:

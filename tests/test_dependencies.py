@@ -31,6 +31,7 @@ EXTRAS = {
     "run/trackers.py": "tensorboard",
     "lm/optim.py": "bitsandbytes",
     "stages/agent/environments.py": "gym",
+    "evals/asking/harness_adapter.py": "lm-eval",
 }
 """Where an extra's packages may be imported. PostgreSQL's driver is named in a URL and never imported."""
 
@@ -120,6 +121,8 @@ WITH = {
         assert "palate[tensorboard]" in missing(lambda: TensorBoard(Path("board")))
         assert "palate[bitsandbytes]" in missing(in_eight_bits)
         assert "palate[gym]" in missing(an_environment)
+        from palate.evals.asking.harness_adapter import PalateLM
+        assert "palate[lm-eval]" in missing(lambda: PalateLM("tiny"))
         for command in (["init", "taste"], ["studio"]):
             assert cli.main(command) == 2
         assert not list(Path().iterdir())
@@ -130,6 +133,11 @@ WITH = {
     """,
     "gym": """if True:
         assert an_environment().observations.shape == (1, 3)
+    """,
+    "lm-eval": """if True:
+        from palate.evals.asking.harness_adapter import PalateLM
+        from lm_eval.api.registry import get_model
+        assert get_model("palate") is PalateLM
     """,
     "parquet": """if True:
         import pyarrow, pyarrow.parquet
@@ -208,6 +216,8 @@ def link(names: Iterable[str], directory: Path) -> None:
 
 @pytest.mark.parametrize("extra", WITH)
 def test_an_extra_is_enough_for_its_files(extra: str, tmp_path: Path) -> None:
+    if extra == "lm-eval":
+        pytest.importorskip("lm_eval", reason="an environment of its own: see tests/evals/asking/test_in_lm_eval.py")
     packages, place = tmp_path / "packages", tmp_path / "place"
     packages.mkdir()
     place.mkdir()

@@ -17,7 +17,7 @@ import pytest
 
 from palate import recipe
 from palate.cli import build_parsers
-from palate.commands import STAGES
+from palate.commands import STAGES, stage_meant
 from palate.run.metrics import METRICS, explain
 
 ROOT = Path(__file__).parent.parent
@@ -103,7 +103,9 @@ def test_commands_parse_and_their_settings_are_keys(page: str, capsys: pytest.Ca
         except SystemExit:
             pytest.fail(f"palate {shlex.join(tokens)}: {capsys.readouterr().err}")
         if name in kinds and args.recipe.parts[0] == "recipes":
-            recipe.load_recipe(kinds[name], ROOT / args.recipe, args.set)
+            tree = recipe.read_tree(ROOT / args.recipe, args.set)
+            named = stage_meant(name, tree).name if name in {stage.name for stage in STAGES} else name
+            recipe.parse_recipe(kinds[named], tree)
 
 
 @by_page

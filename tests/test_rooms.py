@@ -50,8 +50,11 @@ PLAN = {
     "rewards/verifiers": "recipe",
     "rewards/judges": "lm lm/sources recipe rollout",
     "evals": "run",
-    "stages": "corpus evals feedback/statistics lm lm/pretraining lm/sources objectives recipe rewards rollout run "
-    "stages/estimate",
+    "evals/protocols": "corpus corpus/containers evals recipe rewards/verifiers",
+    "evals/asking": "evals/protocols lm lm/sources recipe rewards/judges rollout run",
+    "evals/card": "evals evals/protocols",
+    "stages": "corpus corpus/containers evals evals/asking evals/card evals/protocols feedback/statistics lm "
+    "lm/pretraining lm/sources objectives recipe rewards rollout run stages/estimate",
     "stages/ai_feedback": "corpus evals feedback/statistics lm lm/sources recipe rewards/judges run stages "
     "stages/estimate",
     "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rewards/verifiers rollout run stages "

@@ -24,6 +24,7 @@ from palate.commands import (
     STAGES,
     STUDIO,
     Stage,
+    stage_meant,
 )
 from palate.data_commands import add_data
 from palate.disk import is_full
@@ -97,7 +98,8 @@ def build_parsers() -> dict[str, Parser]:
     _demo(commands)
     add_data(commands)
     for stage in STAGES:
-        _stage(commands, stage)
+        if not stage.command:
+            _stage(commands, stage)
     add_experiments(commands)
     _runs(commands)
     _init(commands)
@@ -145,15 +147,16 @@ def _demo(commands: Group) -> None:
 
 def _stage(commands: Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
-        recipe = imported("palate.recipe", "load_recipe")(
-            imported("palate.recipe", stage.recipe), args.recipe, args.set
-        )
+        tree = imported("palate.recipe", "read_tree")(args.recipe, args.set)
+        meant = stage_meant(stage.name, tree)
+        kind = imported("palate.recipe", meant.recipe)
+        recipe = imported("palate.recipe", "parse_recipe")(kind, tree, where=str(args.recipe))
         if (args.memory is not None or args.gpu) and not args.estimate:
             parser.error("--memory and --gpu go with --estimate")
         if args.estimate:
             estimate, train = (
                 imported("palate.stages.estimate.trial", "estimate"),
-                imported(stage.module, stage.function),
+                imported(meant.module, meant.function),
             )
             print(estimate(train, recipe, memory=args.memory, on_gpu=args.gpu))
             return
@@ -165,7 +168,7 @@ def _stage(commands: Group, stage: Stage) -> None:
             out, recipe, resume=args.resume, accept_changed_data=args.accept_changed_data, trackers=trackers
         )
         if not run.finished:
-            imported(stage.module, stage.function)(recipe, run)
+            imported(meant.module, meant.function)(recipe, run)
 
     example = f"palate {stage.name} recipes/{stage.example}.toml"
     parser = commands.add(stage.name, call, stage.help, f"{stage.text}\n\n{RUN_DIRECTORY}", example)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +15,7 @@ class Stage:
         module, function: what it calls, with the recipe and the run.
         recipe: the class of its recipe.
         makes_policy: what comes out is a language model that answers, so that it can be compared with others.
+        command: of the stage whose command takes its recipes too; a recipe says by its `stage` which of them it is for.
     """
 
     name: str
@@ -23,6 +26,7 @@ class Stage:
     example: str
     function: str = "train"
     makes_policy: bool = True
+    command: str = ""
 
 
 STAGES = (
@@ -158,15 +162,34 @@ STAGES = (
     ),
     Stage(
         "eval",
-        "win rate of one model against another",
-        "Both models answer held-out prompts and a judge that training never saw compares the answers. With intervals.",
+        "did it help: a win rate, or a report card",
+        "A win rate: both models answer held-out prompts, and a judge that training never saw compares the answers.\n"
+        'A report card (stage = "card"): questions, texts and prompts of many kinds, what got better, what got worse.',
         "palate.stages.evaluate",
         "WinRateRecipe",
         "win_rate",
         function="evaluate",
         makes_policy=False,
     ),
+    Stage(
+        "card",
+        "what got better, what got worse, how sure",
+        "Two models on the same questions, texts and prompts, in pairs and corrected for their number.",
+        "palate.stages.card",
+        "CardRecipe",
+        "card",
+        function="report_card",
+        makes_policy=False,
+        command="eval",
+    ),
 )
+
+
+def stage_meant(command: str, tree: Mapping[str, Any]) -> Stage:
+    """The stage that a recipe for a command is for: the one that it names, or else the command's own."""
+    named = (each for each in STAGES if each.command == command and each.name == tree.get("stage"))
+    return next(named, next(each for each in STAGES if each.name == command))
+
 
 DATA = """\
 Recipes read these formats themselves; look at a file before you train on it, convert it for other tools, and get public

@@ -31,7 +31,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
         figure.set_label(title)
         return figure
 
-    monkeypatch.setattr(plots, "_render", render)
+    monkeypatch.setattr(plots, "render", render)
     return lambda picture, *arguments, **keywords: picture(*arguments, **keywords)
 
 

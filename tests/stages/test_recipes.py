@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ COMMAND = {
     "distill": "distill",
     "best_of_n": "best-of-n",
     "win_rate": "eval",
+    "card": "eval",
     "rounds": "rounds",
     "pendulum": "agent",
 }
@@ -95,6 +97,28 @@ def transcripts(path: Path) -> str:
     return str(path)
 
 
+def card_sections(directory: Path, data: dict[str, str]) -> list[str]:
+    """The files of every section of the card, by its place in the recipe."""
+    sections = tomllib.loads((RECIPES[0].parent / "card.toml").read_text(encoding="utf-8"))["sections"]
+    choices = [{"query": f"What of {n}?", "choices": [f"Much of {n}.", "Not so."], "gold": n % 2} for n in range(9)]
+    rows: dict[str, list[dict[str, object]]] = {
+        "winogrande": [{"sentence": f"{n} _ it.", "option1": "is", "option2": "has", "answer": "1"} for n in range(9)],
+        "lambada": [{"text": f"What of {n}"} for n in range(9)],
+        "truthfulqa": [
+            {"Question": f"{n}?", "Best Answer": "So.", "Correct Answers": "So.; As so", "Incorrect Answers": "No"}
+            for n in range(9)
+        ],
+    }
+    found = ["baseline=tiny", "sampling.max_new_tokens=6"]
+    for place, section in enumerate(sections):
+        name = section["protocol"]
+        path = directory / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows.get(name, choices)), encoding="utf-8")
+        known = {"held_out_text": data["texts"], "form": data["prompts"]}
+        found.append(f"sections.{place}.path={known.get(name, path)}")
+    return found
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None:
     if COMMAND[recipe.stem] == "agent":
@@ -130,6 +154,7 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
             *("rounds=2", "prompts_per_round=5", "sampling.max_new_tokens=6"),
             *("policy.steps=2", "policy.prompts_per_step=2", "evaluation.responses_per_prompt=1"),
         ],
+        "card": card_sections(tmp_path, data),
         "win_rate": [f"prompts.path={data['prompts']}", "baseline=tiny", "sampling.max_new_tokens=6"],
         "pendulum": ["steps=2", "num_environments=2", "epochs=1", "final_episodes=2", "reward_model.updates=2"],
     }[recipe.stem]

@@ -58,21 +58,47 @@ def calibration(margins: ArrayLike, prompt_ids: Sequence[str], *, seed: int, num
     if not len(margin):
         return Calibration(bins=(), error=None, log_loss=None, num_pairs=0)
     confidence = 0.5 * (1 + np.tanh(np.abs(margin) / 2))
-    right = _right(margin)
-    edges = np.linspace(0.5, 1, num_bins + 1)
-    index = np.clip(np.digitize(confidence, edges) - 1, 0, num_bins - 1)
-    bins = tuple(
+    bins = reliability(confidence, _right(margin), prompts, low=0.5, num_bins=num_bins, seed=seed)
+    log_loss = float(np.logaddexp(0, -margin).mean())
+    return Calibration(bins=bins, error=expected_error(bins), log_loss=log_loss, num_pairs=len(margin))
+
+
+def reliability(
+    confidence: ArrayLike,
+    right: ArrayLike,
+    prompts: NDArray[np.int64],
+    *,
+    seed: int,
+    low: float = 0.0,
+    num_bins: int = 10,
+) -> tuple[Bin, ...]:
+    """What was claimed and what was so, in bins of equal width from ``low`` to 1; empty ones are left out.
+
+    Args:
+        confidence: [N] how likely each is said to be right.
+        right: [N] whether it was; 1/2 is half.
+        prompts: [N] numbers of the prompts, by which intervals are.
+    """
+    sure, was = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    edges = np.linspace(low, 1, num_bins + 1)
+    index = np.clip(np.digitize(sure, edges) - 1, 0, num_bins - 1)
+    return tuple(
         Bin(
             low=float(edges[i]),
             high=float(edges[i + 1]),
-            predicted=float(confidence[index == i].mean()),
-            observed=_share_right(right[index == i], prompts[index == i], seed),
+            predicted=float(sure[index == i].mean()),
+            observed=_share_right(was[index == i], prompts[index == i], seed),
             count=int((index == i).sum()),
         )
         for i in np.unique(index)
     )
-    error = sum(item.count * abs(item.predicted - (item.observed.value or 0.0)) for item in bins) / len(margin)
-    return Calibration(bins=bins, error=error, log_loss=float(np.logaddexp(0, -margin).mean()), num_pairs=len(margin))
+
+
+def expected_error(bins: Sequence[Bin]) -> float | None:
+    """Expected calibration error: the mean distance of what was claimed and what was so."""
+    count = sum(item.count for item in bins)
+    distances = [item.count * abs(item.predicted - (item.observed.value or 0.0)) for item in bins]
+    return sum(distances) / count if count else None
 
 
 def accuracy(margins: ArrayLike, prompt_ids: Sequence[str], *, seed: int) -> Estimate:

@@ -103,7 +103,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequ
             if index >= len(shown) - columns:
                 axes.set_xlabel("step")
 
-    return _render(draw, (3.5 * columns if columns > 1 else 6.4, 2.7 * num_rows), "Learning curves")
+    return render(draw, (3.5 * columns if columns > 1 else 6.4, 2.7 * num_rows), "Learning curves")
 
 
 def reward_against_kl(kl: ArrayLike, reward: ArrayLike, labels: Sequence[str] = ()) -> str:
@@ -125,7 +125,7 @@ def reward_against_kl(kl: ArrayLike, reward: ArrayLike, labels: Sequence[str] = 
         axes.set_ylabel("reward")
         axes.margins(0.08)
 
-    return _render(draw, _NARROW, "Reward against KL")
+    return render(draw, _NARROW, "Reward against KL")
 
 
 def paths(
@@ -169,7 +169,7 @@ def paths(
         if lines:
             figure.legend(loc="outside right upper", handletextpad=0.6)
 
-    return _render(draw, _WIDE, f"{y_label} against {x_label}")
+    return render(draw, _WIDE, f"{y_label} against {x_label}")
 
 
 def over_rounds(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], *, levels: Mapping[str, float]) -> str:
@@ -191,12 +191,12 @@ def over_rounds(panels: Mapping[str, Mapping[str, Mapping[int, Estimate]]], *, l
                 x = [place + 0.05 * number for place in found]  # so that one interval does not hide another
                 y = [np.nan if estimate.value is None else estimate.value for estimate in found.values()]
                 style: Any = {"color": SERIES[number % len(SERIES)], "marker": _MARKERS[number % len(_MARKERS)]}
-                axes.errorbar(x, y, _errors(list(found.values())), elinewidth=1.4, capsize=3, label=label, **style)
+                axes.errorbar(x, y, ends_from(list(found.values())), elinewidth=1.4, capsize=3, label=label, **style)
             axes.set(xlabel="round", xticks=rounds, xlim=(rounds[0] - 0.25, rounds[-1] + 0.3))
             if len(lines) > 1:
                 axes.legend()
 
-    return _render(draw, (8.4, 2.9 * num_rows), "Round by round")
+    return render(draw, (8.4, 2.9 * num_rows), "Round by round")
 
 
 def calibration(result: Calibration) -> str:
@@ -209,7 +209,7 @@ def calibration(result: Calibration) -> str:
         y = [item.observed.value or 0.0 for item in result.bins]
         largest = max((item.count for item in result.bins), default=1)
         sizes = [20 + 200 * item.count / largest for item in result.bins]
-        errors = _errors([item.observed for item in result.bins])
+        errors = ends_from([item.observed for item in result.bins])
         axes.errorbar(x, y, errors, fmt="none", color=SERIES[0], elinewidth=1.4, alpha=0.45)
         axes.scatter(x, y, s=sizes, color=SERIES[0], edgecolor=LIGHT["paper"], linewidth=0.9, zorder=3)
         for a, b, item in zip(x, y, result.bins, strict=True):
@@ -220,7 +220,7 @@ def calibration(result: Calibration) -> str:
             axis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlim(0.49, 1.02)
 
-    return _render(draw, (5.6, 4.2), "Calibration of the reward model")
+    return render(draw, (5.6, 4.2), "Calibration of the reward model")
 
 
 def agreement_matrix(names: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> str:
@@ -247,7 +247,7 @@ def agreement_matrix(names: Sequence[str], matrix: Sequence[Sequence[float | Non
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, colors=LIGHT["ink"])
 
-    return _render(draw, (side + 0.8, side), "Agreement between labelers")
+    return render(draw, (side + 0.8, side), "Agreement between labelers")
 
 
 def before_after(scores_before: ArrayLike, scores_after: ArrayLike) -> str:
@@ -267,7 +267,7 @@ def before_after(scores_before: ArrayLike, scores_after: ArrayLike) -> str:
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside upper left", ncols=2)
 
-    return _render(draw, _NARROW, "Scores before and after")
+    return render(draw, _NARROW, "Scores before and after")
 
 
 def win_rate_by_length(bins: Sequence[LengthBin]) -> str:
@@ -278,7 +278,7 @@ def win_rate_by_length(bins: Sequence[LengthBin]) -> str:
         axes = figure.add_subplot()
         axes.axhline(0.5, color=LIGHT["muted"], linewidth=1.2, linestyle=":")
         places, rates = np.arange(len(bins)), [item.rate.value or 0.0 for item in bins]
-        errors = _errors([item.rate for item in bins])
+        errors = ends_from([item.rate for item in bins])
         axes.errorbar(places, rates, errors, fmt="none", color=SERIES[0], elinewidth=1.6, capsize=3, alpha=0.6)
         axes.scatter(places, rates, s=52, color=SERIES[0], edgecolor=LIGHT["paper"], linewidth=0.9, zorder=3)
         for place, rate in zip(places, rates, strict=True):
@@ -290,7 +290,7 @@ def win_rate_by_length(bins: Sequence[LengthBin]) -> str:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.grid(visible=False, axis="x")
 
-    return _render(draw, (max(6.4, 1.0 * len(bins)), 3.9), "Win rate by difference in length")
+    return render(draw, (max(6.4, 1.0 * len(bins)), 3.9), "Win rate by difference in length")
 
 
 def bars_with_intervals(
@@ -301,7 +301,7 @@ def bars_with_intervals(
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        places, errors = np.arange(len(labels)), _errors(estimates)
+        places, errors = np.arange(len(labels)), ends_from(estimates)
         axes.barh(places, values, height=0.62, color=SERIES[0], alpha=0.55)
         axes.errorbar(values, places, xerr=errors, fmt="none", color=LIGHT["ink"], elinewidth=1.4, capsize=3)
         for place, estimate in zip(places, estimates, strict=True):
@@ -318,7 +318,7 @@ def bars_with_intervals(
             axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel(unit)
 
-    return _render(draw, (7.2, 0.9 + 0.45 * len(labels)), unit or "Estimates")
+    return render(draw, (7.2, 0.9 + 0.45 * len(labels)), unit or "Estimates")
 
 
 def _shorten(label: str, length: int = 24) -> str:
@@ -366,7 +366,7 @@ def _colours(count: int) -> list[str]:
     return [SERIES[index % len(SERIES)] for index in range(count)]
 
 
-def _errors(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
+def ends_from(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
     """[2, N] distances to the interval's ends; 0 where there is none."""
     distances = [
         (0.0, 0.0)
@@ -377,7 +377,8 @@ def _errors(estimates: Sequence[Estimate]) -> NDArray[np.float64]:
     return np.array(distances, dtype=np.float64).reshape(-1, 2).T
 
 
-def _render(draw: Callable[[Figure], None], size: tuple[float, float], title: str) -> str:
+def render(draw: Callable[[Figure], None], size: tuple[float, float], title: str) -> str:
+    """What was drawn as SVG for a page; size in inches."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text: the reader's browser has the glyph
         figure = Figure(figsize=size, layout="constrained")

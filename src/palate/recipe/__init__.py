@@ -20,7 +20,7 @@ from palate.recipe.data_settings import (
     ThumbMining,
     TreeMining,
 )
-from palate.recipe.evaluation import CompareRecipe, Taste, WinRateRecipe
+from palate.recipe.evaluation import CardRecipe, CardSection, CompareRecipe, Taste, WinRateRecipe
 from palate.recipe.iteration import RoundsRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
 from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
@@ -61,6 +61,8 @@ __all__ = [
     "AgentRecipe",
     "Architecture",
     "BestOfNRecipe",
+    "CardRecipe",
+    "CardSection",
     "ChatTemplate",
     "CompareRecipe",
     "Constitution",

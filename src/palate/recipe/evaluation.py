@@ -1,14 +1,15 @@
-"""Recipes that measure, and the taste of simulated labelers."""
+"""Recipes that measure: a win rate, a report card, methods compared; and the taste of simulated labelers."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from palate.recipe.rewarding import Reward
 from palate.recipe.sections import (
     ChatTemplate,
+    Count,
     Data,
     MicrobatchTokens,
     NonNegative,
@@ -48,6 +49,61 @@ class WinRateRecipe(Section):
     sampling: Sampling = Field(Sampling(), description="Sampling, the same for both.")
     responses_per_prompt: PositiveInt = Field(2, description="Responses of each model to each prompt.")
     microbatch_tokens: MicrobatchTokens = 4096
+
+
+ProtocolName = Literal[
+    "arc_easy",
+    "arc_challenge",
+    "piqa",
+    "hellaswag",
+    "openbookqa",
+    "winogrande",
+    "boolq",
+    "commonsense_qa",
+    "lambada",
+    "held_out_text",
+    "truthfulqa",
+    "gsm8k",
+    "form",
+]
+"""As in `evals/protocols/all_protocols.py`."""
+
+
+class CardSection(Section):
+    """One thing that is measured."""
+
+    protocol: ProtocolName = Field(description="What is asked, and how answers are counted.")
+    path: str = Field(description="A file of questions, passages, documents or prompts; see the guide for its form.")
+    limit: Count = Field(
+        0, description="Items, chosen by the seed; 0: all of them, or in the quick form as many as the protocol says."
+    )
+
+
+class CardRecipe(Section):
+    """One model beside the one before, in every section that is listed: what got better, what got worse, how sure."""
+
+    stage: Literal["card"] = "card"
+    seed: int = Field(0, ge=0, description="Of the items that are chosen, of responses, and of intervals.")
+    model: str = Field(description="The model in question.")
+    baseline: str = Field("", description="The model before; empty: the model's own figures alone.")
+    chat_template: ChatTemplate = ""
+    baseline_chat_template: str = Field("", description="The same for the baseline.")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
+    form: Literal["quick", "full"] = Field(
+        "full", description="`quick`: a few items of each section, always the same ones, and wider intervals."
+    )
+    sections: Annotated[tuple[CardSection, ...], Field(min_length=1)] = Field(description="What is measured.")
+    window: Annotated[int, Field(ge=2)] = Field(1024, description="Tokens in a row, of held-out text.")
+    sampling: Sampling = Field(Sampling(), description="Of sections in which the models respond.")
+    responses_per_prompt: PositiveInt = Field(2, description="Of each model there.")
+    microbatch_tokens: MicrobatchTokens = 4096
+
+    @model_validator(mode="after")
+    def _each_once(self) -> CardRecipe:
+        names = [section.protocol for section in self.sections]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"sections: {', '.join(sorted(twice))} is there twice")
+        return self
 
 
 class CompareRecipe(Section):

@@ -92,6 +92,11 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
     ]
     found["questions"] = [{"id": n, "prompt": f"What of {n}?"} for n in numbers]
     found["passages"] = [{"id": n, "text": f"This of {n}. " * 20} for n in numbers]
+    found["choices"] = [
+        {"query": f"What of {n}?", "choices": [f"Much of {n}.", "Not so.", f"It is {n * n}."], "gold": n % 3}
+        for n in range(110)
+    ]
+    found["other_choices"] = [row | {"query": f"And {row['query']}"} for row in found["choices"][:50]]
     found["long_prompts"] = [{"prompt": f"What of {n}? " * (200 if n == 7 else 1)} for n in numbers]
     found["long_candidates"] = [row | {"prompt": row["prompt"] * (200 if n == 7 else 1)} for n, row in enumerate(pairs)]
     found["judged"] = [
@@ -213,6 +218,15 @@ def runs(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run
         | {"constitution": "$constitution"},
         "revise": drawing | {"constitution": "$constitution"},
         "eval": drawing | {"baseline": "tiny", "judge": rl["rewards"][0]},
+        "card": {key: drawing[key] for key in ("model", "precision", "sampling")}
+        | {
+            "baseline": "tiny",
+            "sections": [
+                {"protocol": "openbookqa", "path": "$choices"},
+                {"protocol": "held_out_text", "path": "$records_texts"},
+                {"protocol": "form", "path": "$records_prompts"},
+            ],
+        },
         "reinforce": rl,
         "online-dpo": rl,
         "raft": rl,

@@ -1,21 +1,26 @@
-"""Rows of the recipe that compares two models."""
+"""Rows of the recipes that compare two models."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from tests.stages.effects.reinforcement import decodes_side_by_side, draws_at_most
 from tests.stages.effects.rows import Row, under
 from tests.stages.effects.runs import Outcome
 from tests.stages.effects.sampling import (
     BREVITY,
     CHARACTERS,
     drawing,
+    draws_anew,
+    draws_at,
     draws_from,
     draws_so_many,
     lays_out,
     scores_in_parts,
 )
 from tests.stages.effects.scoring import learned_terms, scores_of, verifying
-from tests.stages.effects.shared import close
+from tests.stages.effects.shared import close, multiplies_in, refused
 
 
 def win_rate() -> list[Row]:
@@ -49,3 +54,74 @@ def wins_by_its_scores(a: Outcome, b: Outcome) -> None:
         gaps = ours[:, :, None] - theirs[:, None, :]
         assert close(outcome.report["win_rate"], (gaps.sign() / 2 + 0.5).mean())
     assert not torch.isclose(torch.tensor(a.report["win_rate"]), torch.tensor(b.report["win_rate"]))
+
+
+def card() -> list[Row]:
+    """Keys of a report card."""
+    sections = [
+        Row("protocol", ("openbookqa", "arc_easy"), asks_so),
+        Row("path", ("$choices", "$other_choices"), asks_these),
+        Row("limit", (0, 7), asks_at_most),
+    ]
+    return [
+        Row("stage", (None, "nonsense"), refused("'stage'")),
+        Row("seed", (0, 1), draws_anew),
+        Row("model", ("$model", "tiny"), draws_from(0, "model"), {"baseline": "$teacher"}),
+        Row("baseline", ("tiny", "$teacher"), draws_from(1, "baseline")),
+        Row("chat_template", ("", "plain"), lays_out(0)),
+        Row("baseline_chat_template", ("", "plain"), lays_out(1)),
+        Row("precision", ("fp32", "bf16"), multiplies_in),
+        Row("form", ("full", "quick"), asks_a_few),
+        *under("sections.0", sections),
+        Row("window", (1024, 16), reads_in_windows),
+        Row("sampling.temperature", (0.7, 1.4), draws_at),
+        Row("sampling.max_new_tokens", (3, 6), draws_at_most),
+        Row("sampling.num_slots", (1, 64), decodes_side_by_side),
+        Row("responses_per_prompt", (2, 3), draws_so_many),
+        Row("microbatch_tokens", (4096, 160), measures_in_parts),
+    ]
+
+
+def measured(outcome: Outcome, section: str, measure: str) -> dict[str, Any]:
+    """A row of a card."""
+    rows = [row for row in outcome.report["rows"] if (row["section"], row["measure"]) == (section, measure)]
+    (found,) = rows
+    return dict(found)
+
+
+def asks_so(a: Outcome, b: Outcome) -> None:
+    """ARC's questions end with a line for the answer, so that choices are as likely as after other text."""
+    one, other = measured(a, "openbookqa", "acc_norm"), measured(b, "arc_easy", "acc")
+    assert one["items"] == other["items"] == 110
+    assert (one["after"], one["before"]) != (other["after"], other["before"])
+
+
+def asks_these(a: Outcome, b: Outcome) -> None:
+    assert [measured(each, "openbookqa", "acc_norm")["items"] for each in (a, b)] == [110, 50]
+
+
+def asks_at_most(a: Outcome, b: Outcome) -> None:
+    assert [measured(each, "openbookqa", "acc_norm")["items"] for each in (a, b)] == [110, 7]
+
+
+def asks_a_few(a: Outcome, b: Outcome) -> None:
+    assert [measured(each, "openbookqa", "acc_norm")["items"] for each in (a, b)] == [110, 100]
+    assert [len(each.rollouts[0].prompts) for each in (a, b)] == [24, 24]  # 12 prompts: fewer than a few
+
+
+def reads_in_windows(a: Outcome, b: Outcome) -> None:
+    """Text is foretold from less of what came before it, and in shorter passes; nothing else changes."""
+    one, other = (measured(each, "held_out_text", "bits") for each in (a, b))
+    assert one["after"] != other["after"]
+    assert max(count for _, count in b.passes) > max(count for _, count in a.passes) or len(b.passes) >= len(a.passes)
+    assert measured(a, "openbookqa", "acc_norm") == measured(b, "openbookqa", "acc_norm")
+
+
+def measures_in_parts(a: Outcome, b: Outcome) -> None:
+    """Smaller forward passes, and the same numbers."""
+    for outcome in (a, b):
+        limit = outcome.recipe.microbatch_tokens
+        assert all(tokens <= limit or count == 1 for tokens, count in outcome.passes)
+    assert len(b.passes) > len(a.passes)
+    for one, other in zip(a.report["rows"], b.report["rows"], strict=True):
+        assert close(one["after"], other["after"])

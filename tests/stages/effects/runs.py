@@ -31,6 +31,7 @@ from palate.commands import STAGES
 from palate.corpus import reading
 from palate.errors import PalateError
 from palate.evals import plots
+from palate.evals.card import pictures
 from palate.evals.page import Report
 from palate.lm.batch import Sequences
 from palate.lm.decoder import DecoderLayer
@@ -43,7 +44,7 @@ from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
 from palate.run import checkpoints
 from palate.run.directory import Run
-from palate.stages import common
+from palate.stages import card, common
 from palate.stages.agent import agent
 
 RECIPES: dict[str, type[Section]] = {stage.name: getattr(recipes, stage.recipe) for stage in STAGES}
@@ -292,6 +293,8 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
     for drawing in ("before_after", "win_rate_by_length"):
         patch.setattr(plots, drawing, lambda *_: "")
     patch.setattr(Report, "figure", lambda *_: None)
+    patch.setattr(pictures, "render", lambda *_: "")
+    patch.setattr(card, "cache_directory", lambda: outcome.directory)  # or what one run asked, the next would know
 
 
 def endpoint(sent: list[Sent]) -> Callable[..., bytes]:

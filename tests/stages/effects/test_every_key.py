@@ -41,6 +41,7 @@ TABLE: dict[str, list[Row]] = {
     "revise": ai_feedback.revise(),
     "best-of-n": sampling.best_of_n(),
     "eval": evaluation.win_rate(),
+    "card": evaluation.card(),
     "agent": agents.agent(),
 }
 """By the command that takes the recipe: a row for every key."""

@@ -7,6 +7,7 @@ as long as they may. Passes are laid out for real, but without numbers: models a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -336,3 +337,40 @@ def sketch_rewards(terms: Sequence[Reward], precision: Precision) -> list[Sketch
     """The models that the terms of a reward name, each once."""
     names = dict.fromkeys(name for term in terms for name in term.models)
     return [sketch_model(name, ScalarModel, precision=precision) for name in names]
+
+
+def measured(
+    sketch: Sketch[LanguageModel],
+    pairs: Sequence[tuple[list[int], list[int]]],
+    *,
+    prompts: Sequence[int],
+    sampling: Sampling,
+    num_responses: int,
+    max_tokens: int,
+    tokens: int,
+) -> Workload:
+    """Of a card's questions to one model.
+
+    Args:
+        pairs: the longest contexts and continuations, in tokens.
+        prompts: lengths of those that it responds to.
+        tokens: computed in all.
+    """
+    net = adopt(frozen(sketch.anew()), [], sketch.counted_on)
+    contexts = {tuple(context): number for number, (context, _) in enumerate(pairs)}
+    groups = [contexts[tuple(context)] for context, _ in pairs]
+    longest = Sequences.pack([before for before, _ in pairs], [after for _, after in pairs], group_ids=groups)
+    return Workload(
+        nets=[net],
+        decoding=[decoding(net, prompts, sampling, num_responses)] if prompts else [],
+        scoring=[scoring(net, longest, max_tokens)] if pairs else [],
+        tokens=4 * max_tokens * 9,
+        beside=tokens,
+        data=tokens,
+    )
+
+
+def one_after_the_other(workloads: Sequence[Workload]) -> Workload:
+    """Of models that are in memory one at a time: the heaviest, and the tokens of all."""
+    heaviest = max(workloads, key=lambda each: each.peak.total)
+    return replace(heaviest, beside=sum(each.beside for each in workloads), data=max(each.data for each in workloads))

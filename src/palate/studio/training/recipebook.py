@@ -97,7 +97,7 @@ class ScoreRecipe(Section):
 @cache
 def kinds() -> dict[str, tuple[str, type[Section]]]:
     """The command and the recipe of every stage, by the name that recipes use."""
-    found = ((stage.name, getattr(recipes, stage.recipe)) for stage in STAGES)
+    found = ((stage.name, getattr(recipes, stage.recipe)) for stage in STAGES if not stage.command)
     return {kind.model_fields["stage"].default: (command, kind) for command, kind in found}
 
 

@@ -1,0 +1,231 @@
+"""All sections of a card put to one model, what it has answered before left out: likelihoods in passes of about equal
+size, responses from the engine that samples in training.
+
+After each pass its answers are on the disk, so that a run that is stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from palate.errors import DataError
+from palate.evals.asking.likelihoods import Pair, encode, likelihoods, prefix_id, tokens_of, windows, within
+from palate.evals.asking.model_identity import identity
+from palate.evals.protocols.items import Asks, Continuation, Item, Likelihood, Said, Scores
+from palate.lm.chat import Chat
+from palate.lm.encode import usable_prompts
+from palate.lm.model import LanguageModel
+from palate.lm.sources.zoo import Loaded
+from palate.recipe import Sampling
+from palate.records import Prompt, content_id
+from palate.rewards.judges.answer_cache import AnswerCache
+from palate.rollout.local import LocalEngine
+from palate.run.trackers import showing
+
+Raw: TypeAlias = list[list[Any]]
+"""The answers to one item as JSON has them."""
+
+PASSES = 4
+"""Of likelihoods between two writes."""
+PROMPTS = 32
+"""That are responded to between two writes."""
+DRAWN = 4
+"""A token that is drawn takes about as long as so many that are read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How a model is asked.
+
+    Attributes:
+        window: of documents, in tokens.
+        sampling, num_responses, seed: of responses.
+        max_tokens: computed in one pass; it changes no answer.
+    """
+
+    window: int
+    sampling: Sampling
+    num_responses: int
+    seed: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What one section asks of one model.
+
+    Attributes:
+        asks: what kind of question.
+        keys: [N] of the items, under which their answers are kept.
+        pairs: [N] each item's continuations in tokens; empty for prompts.
+        costs: [N] tokens that each takes.
+        cut: contexts that the model is too short for; their beginning is left out.
+        prompt_lengths: [N] of prompts, in tokens.
+    """
+
+    asks: Asks
+    items: Sequence[Item]
+    keys: Sequence[str]
+    pairs: Sequence[Sequence[Pair]]
+    costs: Sequence[int]
+    cut: int = 0
+    prompt_lengths: Sequence[int] = ()
+
+    @property
+    def longest(self) -> list[Pair]:
+        """The pairs of the items that take most."""
+        order = sorted(range(len(self.items)), key=lambda place: -self.costs[place])
+        return [pair for place in order[:16] for pair in (self.pairs[place] if self.pairs else ())]
+
+
+def task(asks: Asks, items: Sequence[Item], chat: Chat, context: float, terms: Terms) -> Task:
+    """A section's items for a model with this tokenizer and context.
+
+    Raises:
+        DataError: a continuation that the model is too short for.
+    """
+    if asks == "prompts":
+        drawn = terms.num_responses * terms.sampling.max_new_tokens * DRAWN
+        return Task(
+            asks=asks,
+            items=items,
+            keys=[_key(asks, item, terms) for item in items],
+            pairs=(),
+            costs=[drawn] * len(items),
+            prompt_lengths=[len(chat.prompt_tokens(prompt)) for prompt in prompts_of(items)],
+        )
+    length = int(min(terms.window, context - 1))
+    pairs, cut = [], 0
+    for item in items:
+        asked = [each for each in item.asked if isinstance(each, Continuation)]
+        found = (
+            [encode(chat.tokenizer, each) for each in asked]
+            if asks == "continuations"
+            else [
+                pair
+                for each in asked
+                for pair in windows(tokens_of(chat.tokenizer, each.text), prefix_id(chat.tokenizer), length)
+            ]
+        )
+        try:
+            kept, cut_here = within(found, context)
+        except ValueError as error:
+            raise DataError(f"{error}: {asked[0].text[:60]!r}...") from None
+        pairs.append(kept)
+        cut += cut_here
+    return Task(
+        asks=asks,
+        items=items,
+        keys=[_key(asks, item, terms) for item in items],
+        pairs=pairs,
+        costs=[_tokens(each) for each in pairs],
+        cut=cut,
+    )
+
+
+def _tokens(pairs: Sequence[Pair]) -> int:
+    """Computed for these, each distinct context once."""
+    contexts = {tuple(context) for context, _ in pairs}
+    return sum(map(len, contexts)) + sum(len(text) for _, text in pairs)
+
+
+def _key(asks: Asks, item: Item, terms: Terms) -> str:
+    if asks == "prompts":
+        (prompt,) = prompts_of([item])
+        drawn = (terms.sampling.temperature, terms.sampling.max_new_tokens, terms.num_responses, terms.seed)
+        return content_id(asks, *map(str, drawn), prompt.id)
+    asked = [each for each in item.asked if isinstance(each, Continuation)]
+    window = str(terms.window) if asks == "documents" else ""
+    return content_id(asks, window, *(part for each in asked for part in (each.context, each.text)))
+
+
+def prompts_of(items: Sequence[Item]) -> list[Prompt]:
+    """What is to be responded to, one an item."""
+    return [each for item in items for each in item.asked if isinstance(each, Prompt)]
+
+
+def answerable(items: Sequence[Item], chat: Chat, context: float, sampling: Sampling) -> tuple[list[Item], int]:
+    """The prompts that leave room for a response and that the chat template can hold; and how many do not."""
+    usable = usable_prompts(
+        chat, prompts_of(items), max_length=context - sampling.max_new_tokens, limit="the context - max_new_tokens"
+    )
+    out = {each.index for each in usable.left_out}
+    return [item for place, item in enumerate(items) if place not in out], len(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An item's answers, and what they are worth."""
+
+    scores: Scores
+    answers: Sequence[Likelihood | Said]
+
+
+def answered(
+    loaded: Loaded[LanguageModel], tasks: Mapping[str, Task], terms: Terms, cache: Path
+) -> dict[str, list[Answered]]:
+    """By section, of all its items; those that were answered before are not asked again.
+
+    Args:
+        tasks: by section, made for this model.
+        cache: a folder for answers, of all models.
+    """
+    folder, found = cache / identity(loaded), {}
+    kept = {name: AnswerCache(folder / f"{name}.jsonl") for name in tasks}
+    left = {
+        name: [place for place, key in enumerate(task.keys) if kept[name].get(key) is None]
+        for name, task in tasks.items()
+    }
+    total = sum(tasks[name].costs[place] for name, places in left.items() for place in places)
+    done = 0
+    with showing(f"{loaded.name}: thousands of tokens") as show:
+        for name, each in tasks.items():
+            for places in _passes(each, left[name], terms):
+                show(done // 1000, -(-total // 1000))
+                for place, answers in zip(places, _ask(loaded, each, places, terms), strict=True):
+                    kept[name].put(each.keys[place], {"answers": answers})
+                done += sum(each.costs[place] for place in places)
+            show(done // 1000, -(-total // 1000))
+            found[name] = [_scored(each, place, kept[name]) for place in range(len(each.items))]
+    return found
+
+
+def _scored(task: Task, place: int, kept: AnswerCache) -> Answered:
+    found = kept.get(task.keys[place])
+    assert found is not None, "all of them were asked"
+    kind: Callable[..., Likelihood | Said] = Said if task.asks == "prompts" else Likelihood
+    answers = [kind(*raw) for raw in found["answers"]]
+    return Answered(dict(task.items[place].score(answers)), answers)
+
+
+def _passes(task: Task, places: Sequence[int], terms: Terms) -> Iterator[list[int]]:
+    """The items in parts of some passes each."""
+    most = PROMPTS * max(task.costs) if task.asks == "prompts" else PASSES * terms.max_tokens
+    taken: list[int] = []
+    size = 0
+    for place in places:
+        if taken and size + task.costs[place] > most:
+            yield taken
+            taken, size = [], 0
+        taken, size = [*taken, place], size + task.costs[place]
+    if taken:
+        yield taken
+
+
+def _ask(loaded: Loaded[LanguageModel], task: Task, places: Sequence[int], terms: Terms) -> list[Raw]:
+    """The answers to these items."""
+    if task.asks == "prompts":
+        engine = LocalEngine(loaded.model, loaded.chat)
+        prompts = prompts_of([task.items[place] for place in places])
+        rollout = engine.generate(prompts, terms.sampling, num_responses=terms.num_responses, key=(terms.seed, "card"))
+        said = [[text, ended] for text, ended in zip(rollout.texts, rollout.ended.tolist(), strict=True)]
+        return [said[start : start + terms.num_responses] for start in range(0, len(said), terms.num_responses)]
+    pairs = [pair for place in places for pair in task.pairs[place]]
+    answers = iter(likelihoods(loaded.model, pairs, max_tokens=terms.max_tokens))
+    of_items = [[next(answers) for _ in task.pairs[place]] for place in places]
+    if task.asks == "documents":  # the windows of one are one answer
+        return [[[sum(each.logprob for each in found), all(each.greedy for each in found)]] for found in of_items]
+    return [[[each.logprob, each.greedy] for each in found] for found in of_items]

@@ -1,0 +1,188 @@
+"""A report card: two models on the same questions, texts and prompts; what got better, what got worse, how sure.
+
+Every section reads its file into items (`evals/protocols/`), both models answer them (`evals/asking/`), one model in
+memory at a time, and the scores are compared item by item (`evals/card/`). What a model has answered is kept in the
+cache and not asked again, whichever run asks; so a run that was stopped goes on where it was, and the next model is
+compared with the same baseline in half the time.
+
+Left out: few-shot examples, judges (`evaluate.py` has one), and tasks of lm-evaluation-harness that are not here; those
+run by its adapter (`evals/asking/harness_adapter.py`).
+
+Run it: `palate eval recipes/card.toml --set model=... baseline=...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from palate.corpus.containers.files import sha256
+from palate.evals.asking.answering import Answered, Task, Terms, answerable, answered, task
+from palate.evals.card.card_page import Part, describe
+from palate.evals.card.compared import Row, rows_of
+from palate.evals.page import Report
+from palate.evals.protocols.all_protocols import PROTOCOLS
+from palate.evals.protocols.items import Item, Likelihood, Protocol, Said, Scores
+from palate.lm.chat import Chat
+from palate.lm.model import LanguageModel
+from palate.lm.sources.whereabouts import cache_directory
+from palate.lm.sources.zoo import load_language_model, sketch_model
+from palate.randomness import permutation
+from palate.recipe import CardRecipe, CardSection, Sampling
+from palate.run.directory import Run
+from palate.stages.common import sharing
+from palate.stages.estimate.expected import measured, one_after_the_other
+from palate.stages.estimate.fitting import expect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A section and the items that are asked.
+
+    Attributes:
+        total: items in its file.
+        left_out: prompts that a model has no room for.
+    """
+
+    section: CardSection
+    protocol: Protocol
+    items: Sequence[Item]
+    total: int
+    left_out: int = 0
+
+
+def report_card(recipe: CardRecipe, run: Run) -> None:
+    """Ask, compare, and write the page."""
+    names = [(recipe.model, recipe.chat_template)]
+    names += [(recipe.baseline, recipe.baseline_chat_template)] if recipe.baseline else []
+    sketches = [
+        sketch_model(name, LanguageModel, chat_template=template, precision=recipe.precision)
+        for name, template in names
+    ]
+    run.add_inputs({"data": {section.path: sha256_of(section.path) for section in recipe.sections}})
+    asked = [choose(section, form=recipe.form, seed=recipe.seed) for section in recipe.sections]
+    for sketch in sketches:
+        asked = [with_room(each, sketch.chat, sketch.model.context, recipe.sampling) for each in asked]
+    sections: dict[str, Chosen] = {each.section.protocol: each for each in asked}
+    tasks = [tasks_of(sections, sketch.chat, sketch.model.context, terms_of(recipe)) for sketch in sketches]
+    recipe = expect(
+        run,
+        recipe,
+        sketches[0].device,
+        lambda recipe: one_after_the_other(
+            [
+                measured(
+                    sketch,
+                    [pair for each in of_model.values() for pair in each.longest],
+                    prompts=[each for task in of_model.values() for each in task.prompt_lengths],
+                    sampling=recipe.sampling,
+                    num_responses=recipe.responses_per_prompt,
+                    max_tokens=recipe.microbatch_tokens,
+                    tokens=sum(sum(each.costs) for each in of_model.values()),
+                )
+                for sketch, of_model in zip(sketches, tasks, strict=True)
+            ]
+        ),
+    )
+    found = []
+    for (name, template), of_model, key in zip(names, tasks, ("model", "baseline"), strict=False):
+        loaded = load_language_model(name, chat_template=template, precision=recipe.precision, settle=sharing([]))
+        run.add_inputs({key: loaded.weights})
+        found.append(answered(loaded, of_model, terms_of(recipe), cache_directory() / "answers"))
+        del loaded  # before the next is read
+    after, before = found[0], found[1] if recipe.baseline else None
+    parts = {name: part(each, name, after, before, tasks) for name, each in sections.items()}
+    rows = rows_of(
+        {name: each.protocol for name, each in sections.items()},
+        {name: each.after[0] for name, each in parts.items()},
+        None if before is None else {name: [each.scores for each in items] for name, items in before.items()},
+        seed=recipe.seed,
+    )
+    write(recipe, run, parts, rows)
+
+
+def terms_of(recipe: CardRecipe) -> Terms:
+    """How models are asked."""
+    return Terms(
+        window=recipe.window,
+        sampling=recipe.sampling,
+        num_responses=recipe.responses_per_prompt,
+        seed=recipe.seed,
+        max_tokens=recipe.microbatch_tokens,
+    )
+
+
+def sha256_of(path: str) -> str:
+    """Of the file; empty if it cannot be read, which is said when it is."""
+    return sha256(Path(path)) if Path(path).is_file() else ""
+
+
+def choose(section: CardSection, *, form: str, seed: int) -> Chosen:
+    """A section's items, or those of them that the form or its limit takes, in the file's order.
+
+    A smaller choice is part of every larger one, so that the full form asks nothing twice.
+    """
+    protocol = PROTOCOLS[section.protocol]
+    items = protocol.read(Path(section.path))
+    count = section.limit or (protocol.quick if form == "quick" else len(items))
+    places = sorted(permutation(len(items), seed, "card", section.protocol)[:count].tolist())
+    return Chosen(section=section, protocol=protocol, items=[items[place] for place in places], total=len(items))
+
+
+def with_room(chosen: Chosen, chat: Chat, context: float, sampling: Sampling) -> Chosen:
+    """Without the prompts that a model has no room for; the other model is not asked them either."""
+    if chosen.protocol.asks != "prompts":
+        return chosen
+    items, left_out = answerable(chosen.items, chat, context, sampling)
+    return Chosen(
+        section=chosen.section,
+        protocol=chosen.protocol,
+        items=items,
+        total=chosen.total,
+        left_out=chosen.left_out + left_out,
+    )
+
+
+def tasks_of(sections: Mapping[str, Chosen], chat: Chat, context: float, terms: Terms) -> dict[str, Task]:
+    """What a model with this tokenizer is asked."""
+    return {name: task(chosen.protocol.asks, chosen.items, chat, context, terms) for name, chosen in sections.items()}
+
+
+def part(
+    chosen: Chosen,
+    name: str,
+    after: Mapping[str, Sequence[Answered]],
+    before: Mapping[str, Sequence[Answered]] | None,
+    tasks: Sequence[Mapping[str, Task]],
+) -> Part:
+    """A section for the page, with what was left out of it."""
+    remarks = [f"{chosen.left_out} prompts that leave no room are left out."] if chosen.left_out else []
+    if cut := max(each[name].cut for each in tasks):
+        remarks.append(f"The beginning of {cut} contexts is cut: they are longer than the model's own.")
+    return Part(
+        protocol=chosen.protocol,
+        path=chosen.section.path,
+        items=chosen.items,
+        total=chosen.total,
+        after=_apart(after[name]),
+        before=None if before is None else _apart(before[name]),
+        remarks=remarks,
+    )
+
+
+def _apart(found: Sequence[Answered]) -> tuple[list[Scores], list[Sequence[Likelihood | Said]]]:
+    return [each.scores for each in found], [each.answers for each in found]
+
+
+def write(recipe: CardRecipe, run: Run, parts: Mapping[str, Part], rows: Sequence[Row]) -> None:
+    """The page, and the figures of the run."""
+    for each in parts.values():
+        for remark in each.remarks:
+            run.note(f"{each.protocol.title}: {remark}")
+    questions = sum(len(each.items) for each in parts.values())
+    against = f"against {recipe.baseline}, " if recipe.baseline else ""
+    report = Report(f"Report card: {recipe.model}", f"{against}{recipe.form} form, {questions:,} items")
+    describe(report, parts, rows, seed=recipe.seed)
+    report.write(run.directory)
+    run.finish({f"{row.section}_{row.measure.name}": row.after.value for row in rows})

@@ -1,0 +1,179 @@
+"""A report card from a recipe to its page: what is chosen, what is left out, what is kept, what is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.evals.card.harmed import Write
+
+from palate.cli import main
+from palate.errors import DataError, RecipeError
+from palate.evals.asking import answering
+from palate.lm.sources.zoo import load_language_model, save
+from palate.recipe import CardRecipe, parse_recipe
+from palate.run.directory import Run
+from palate.stages.card import choose, report_card
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(name: str, rows: list[dict[str, Any]]) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def tree(write: Write) -> dict[str, Any]:
+    """A card of every kind of question."""
+    choices = [
+        {"query": f"What of {n}?", "choices": [f"Much of {n}.", f"Some of {n}."], "gold": n % 2} for n in range(60)
+    ]
+    return {
+        "stage": "card",
+        "model": "tiny",
+        "baseline": "tiny",
+        "precision": "fp32",
+        "sections": [
+            {"protocol": "arc_easy", "path": write("choices.jsonl", choices)},
+            {"protocol": "lambada", "path": write("words.jsonl", [{"text": f"a {n} mill {n}"} for n in range(40)])},
+            {
+                "protocol": "held_out_text",
+                "path": write("texts.jsonl", [{"text": f"Mill {n}. " * 9} for n in range(20)]),
+            },
+            {"protocol": "form", "path": write("prompts.jsonl", [{"prompt": f"Tea {n}?"} for n in range(6)])},
+        ],
+        "sampling": {"max_new_tokens": 6},
+    }
+
+
+def carded(tree: dict[str, Any], directory: Path) -> tuple[dict[str, Any], str]:
+    """The numbers and the page."""
+    recipe = parse_recipe(CardRecipe, tree)
+    report_card(recipe, Run.open(directory, recipe))
+    return json.loads((directory / "report.json").read_text()), (directory / "report.html").read_text()
+
+
+@pytest.fixture
+def perturbed(tmp_path: Path) -> str:
+    loaded, numbers = load_language_model("tiny", precision="fp32"), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter += 1.5 * parameter.std() * torch.randn(parameter.shape, generator=numbers)
+    save(loaded.model, loaded.chat, tmp_path / "perturbed")
+    return str(tmp_path / "perturbed")
+
+
+def test_a_model_beside_itself_has_not_changed(tree: dict[str, Any], tmp_path: Path) -> None:
+    found, page = carded(tree, tmp_path / "run")
+    assert (found["better"], found["worse"], found["not_told_apart"]) == (0, 0, 7)
+    for row in found["rows"]:
+        assert row["before"] == row["after"]
+        assert row["difference"] == 0
+    assert "Nothing got better." in page
+    assert found["arc_easy_acc"] == found["rows"][0]["after"]
+
+
+def test_the_page_says_what_got_worse_and_shows_it(tree: dict[str, Any], perturbed: str, tmp_path: Path) -> None:
+    found, page = carded(tree | {"model": perturbed}, tmp_path / "run")
+    bits = next(row for row in found["rows"] if row["measure"] == "bits")
+    assert bits["difference"] == pytest.approx(bits["after"] - bits["before"])
+    assert bits["difference_low"] < bits["difference"] < bits["difference_high"]
+    told = {row["verdict"] for row in found["rows"]} - {""}
+    assert found["worse"] == sum(row["verdict"] == "worse" for row in found["rows"])
+    assert told - {"not told apart"}
+    for heading in ("In a minute", "What changed", "Compared", "Also measured", "Calibration of choices"):
+        assert f">{heading}</h2>" in page
+    assert "questions lost and won" in page
+    assert "responses, chosen at random" in page
+
+
+def test_one_model_alone(tree: dict[str, Any], tmp_path: Path) -> None:
+    found, page = carded({key: value for key, value in tree.items() if key != "baseline"}, tmp_path / "run")
+    assert "worse" not in found
+    assert all("before" not in row for row in found["rows"])
+    assert ">Measured</h2>" in page
+    assert ">What changed</h2>" not in page
+
+
+def test_the_quick_form_is_part_of_the_full_one(tree: dict[str, Any]) -> None:
+    (section,) = parse_recipe(CardRecipe, tree | {"sections": tree["sections"][:1]}).sections
+    full = choose(section, form="full", seed=0)
+    some, fewer = (choose(section.model_copy(update={"limit": limit}), form="quick", seed=0) for limit in (20, 10))
+    texts = [[item.asked for item in chosen.items] for chosen in (fewer, some, full)]
+    assert [len(each) for each in texts] == [10, 20, 60]
+    assert texts[0] == [each for each in texts[1] if each in texts[0]]
+    assert texts[1] == [each for each in texts[2] if each in texts[1]]
+    assert texts[1] != texts[2][:20]
+    assert (some.total, len(choose(section, form="quick", seed=0).items)) == (60, 60)
+
+
+def test_a_run_that_is_stopped_goes_on_where_it_was(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PALATE_CACHE", str(tmp_path / "cache"))
+    asked: list[int] = []
+    ask = answering._ask
+
+    def stopping(loaded: Any, task: Any, places: Any, terms: Any) -> Any:
+        if len(asked) == 2 and task.asks == "prompts":
+            asked.append(0)
+            raise KeyboardInterrupt
+        asked.append(len(places))
+        return ask(loaded, task, places, terms)
+
+    monkeypatch.setattr(answering, "_ask", stopping)
+    short = tree | {"sections": [tree["sections"][0], tree["sections"][1], tree["sections"][3]]}
+    with pytest.raises(KeyboardInterrupt):
+        carded(short, tmp_path / "run")
+    recipe = parse_recipe(CardRecipe, short)
+    report_card(recipe, Run.open(tmp_path / "run", recipe, resume=True))
+    assert asked == [60, 40, 0, 6]  # and the baseline, being the same model, nothing
+    monkeypatch.setenv("PALATE_CACHE", str(tmp_path / "other"))
+    whole, _ = carded(short, tmp_path / "whole")
+    resumed = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert resumed["rows"] == whole["rows"]
+
+
+def test_prompts_without_room_and_contexts_that_are_too_long_are_counted(
+    tree: dict[str, Any], write: Write, tmp_path: Path
+) -> None:
+    long = "tea " * 700  # the tiny model's context is 2,048 tokens, which are bytes
+    tree["sections"] = [
+        {"protocol": "form", "path": write("p.jsonl", [{"prompt": "Tea?"}, {"prompt": long}, {"prompt": "Mill?"}])},
+        {"protocol": "lambada", "path": write("w.jsonl", [{"text": f"{long}tea"}, {"text": "a mill"}])},
+    ]
+    found, page = carded(tree, tmp_path / "run")
+    assert next(row for row in found["rows"] if row["section"] == "form")["items"] == 2
+    assert "1 prompts that leave no room are left out." in page
+    assert "The beginning of 1 contexts is cut" in page
+    assert len(found["notes"]) == 2
+
+
+def test_the_command_takes_a_card_by_its_stage(tree: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    import tomli_w
+
+    (tmp_path / "card.toml").write_text(tomli_w.dumps(tree | {"form": "quick"}), encoding="utf-8")
+    out = str(tmp_path / "run")
+    assert main(["eval", str(tmp_path / "card.toml"), "--set", "sections.0.limit=5", "--out", out]) == 0
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["rows"][0]["items"] == 5
+    assert main(["eval", str(tmp_path / "card.toml"), "--estimate"]) == 0
+    assert "memory at the peak" in capsys.readouterr().out
+    (tmp_path / "card.toml").write_text(tomli_w.dumps(tree | {"forme": "quick"}), encoding="utf-8")
+    assert main(["eval", str(tmp_path / "card.toml")]) == 2
+    assert "unknown key 'forme'; did you mean 'form'?" in capsys.readouterr().err
+
+
+def test_mistakes(tree: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="arc_easy is there twice"):
+        parse_recipe(CardRecipe, tree | {"sections": [tree["sections"][0]] * 2})
+    with pytest.raises(RecipeError, match="sections"):
+        parse_recipe(CardRecipe, tree | {"sections": []})
+    with pytest.raises(DataError, match="no such file"):
+        carded(tree | {"sections": [{"protocol": "piqa", "path": "nowhere.jsonl"}]}, tmp_path / "run")
