@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from palate.stages.agent.clip_pages import ask_people, read_answers, write_pairs
+from palate.stages.agent.clip_answers import read_answers
+from palate.stages.agent.clip_pages import ask_people, write_pairs
 from palate.stages.agent.clips import Pairs
 
 
@@ -34,7 +35,7 @@ def test_clips_are_compared_on_a_page_of_their_own(browser: Any, tmp_path: Path)
     path = tmp_path / saved.value.suggested_filename
     saved.value.save_as(path)
     assert not complaints
-    assert read_answers([path], "Pendulum-v1") == {7: [(2, 1)], 8: [(1, 1)], 9: [(1, 2)]}
+    assert read_answers(tmp_path, "", "Pendulum-v1", asked={}).ranks == {7: [(2, 1)], 8: [(1, 1)], 9: [(1, 2)]}
     assert '"labeler":"ann"' in path.read_text(encoding="utf-8")
     answers = ask_people(pairs, tmp_path, "", environment="Pendulum-v1", first=7)
     assert answers.ranks.tolist() == [[2, 1], [1, 1], [1, 2]]

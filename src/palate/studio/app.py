@@ -44,6 +44,7 @@ ROUTERS = (
     "labeling.log",
     "web.description",
     "overview.start",
+    "labeling.clip_work",
     "labeling.batches",
     "training.comparing",
     "training.runs",

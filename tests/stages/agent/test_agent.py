@@ -21,10 +21,9 @@ from palate.cli import main
 from palate.corpus import read_rankings
 from palate.errors import DataError, LabelsNeededError
 from palate.recipe import AgentRecipe, Data, parse_recipe
-from palate.records import Candidates
 from palate.run.directory import Run
 from palate.stages.agent.agent import train
-from palate.stages.agent.clip_pages import PAIRS, candidates
+from palate.stages.agent.clip_answers import PAIRS, comparison_of, read_answers, read_pairs, waiting
 from palate.stages.agent.paying import EnvironmentReward, TaughtReward, share_foretold
 
 pytest.importorskip("gymnasium", reason="needs palate[gym]")
@@ -151,11 +150,28 @@ def test_killed_and_resumed_ends_with_the_same_bits(small_agent: dict[str, Any],
     assert (ends[0] / "comparisons.jsonl").read_text() == (ends[1] / "comparisons.jsonl").read_text()
 
 
-def judge(directory: Path, *, by: str = "ann", ranks: tuple[int, int] = (1, 2)) -> None:
-    """Add ranks to every pair that has none yet."""
-    pairs = [Candidates.model_validate_json(line) for line in (directory / PAIRS).read_text().splitlines()]
-    lines = [pair.model_dump() | {"ranks": ranks, "labeler": by} for pair in pairs]
-    (directory / "rankings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+def judge(directory: Path, *, ranks: dict[str, tuple[int, int]] | None = None, skip: int = 0) -> None:
+    """Say of every pair so far the ranks that each labeler gives; the last ones are skipped."""
+    pairs = read_pairs(directory)
+    judged, left = pairs[: len(pairs) - skip], pairs[len(pairs) - skip :]
+    said = ranks or {"ann": (1, 2)}
+    lines = [pair.model_dump() | {"ranks": given, "labeler": by} for pair in judged for by, given in said.items()]
+    if lines:
+        (directory / "rankings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    if skip:
+        with (directory / "skipped.jsonl").open("a", encoding="utf-8") as file:
+            file.writelines(pair.to_json() + "\n" for pair in left)
+
+
+def waited_for(tree: dict[str, Any], out: Path, **said: Any) -> None:
+    """A run with people who answer whenever it waits for them."""
+    recipe = parse_recipe(AgentRecipe, tree)
+    for waited in range(20):
+        try:
+            return train(recipe, Run.open(out, recipe, resume=waited > 0))
+        except LabelsNeededError:
+            judge(out, **said)
+    pytest.fail("it waits and waits")
 
 
 def test_people_are_asked_and_waited_for(small_agent: dict[str, Any], tmp_path: Path) -> None:
@@ -183,29 +199,73 @@ def test_people_are_asked_and_waited_for(small_agent: dict[str, Any], tmp_path: 
 
 
 def test_several_people_share_the_weight_of_a_pair(small_agent: dict[str, Any], tmp_path: Path) -> None:
-    known = tmp_path / "known.jsonl"
-    records = [candidates("Pendulum-v1", number).model_dump() for number in range(12)]
-    lines = [
-        record | {"ranks": ranks, "labeler": by}
-        for record in records
-        for by, ranks in (("ann", [1, 2]), ("bob", [2, 1]))
-    ]
-    known.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     tree = small_agent | {"reward_model": small_agent["reward_model"] | {"bootstrap": False, "batch_size": 24}}
-    told = trained(with_labels(tree, teacher="people", rankings=str(known)), tmp_path / "run")
+    waited_for(with_labels(tree, teacher="people"), tmp_path / "run", ranks={"ann": (1, 2), "bob": (2, 1)})
+    told = rows(tmp_path / "run")
     assert told[-1]["labels/asked"] == 12
     assert min(row["reward/loss"] for row in told) > 0.69  # whoever contradict each other teach nothing
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert (report["comparisons"], report["answers"]) == (12, 24)
 
 
+def test_what_people_skip_is_counted_and_not_waited_for(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    tree = with_labels(small_agent, teacher="people", budget=6, first_share=1.0)
+    with pytest.raises(LabelsNeededError):
+        trained(tree, tmp_path / "run")
+    judge(tmp_path / "run", skip=2)
+    assert waiting(tmp_path / "run") == []
+    told = trained(tree, tmp_path / "run", resume=True)
+    assert (told[0]["labels/asked"], told[0]["labels/skipped"]) == (6, 2)
+    assert json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))["answers"] == 4
+
+
+def test_nobody_has_to_answer_anything(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    """A run of which everything was skipped ends, having learned nothing from anybody."""
+    tree = with_labels(small_agent, teacher="people", budget=3, first_share=1.0)
+    with pytest.raises(LabelsNeededError):
+        trained(tree, tmp_path / "run")
+    judge(tmp_path / "run", skip=3)
+    told = trained(tree, tmp_path / "run", resume=True)
+    assert told[0]["labels/skipped"] == 3
+    assert not [name for row in told for name in row if name.startswith("reward/")]
+
+
 def test_rankings_of_something_else_are_refused(small_agent: dict[str, Any], tmp_path: Path) -> None:
     known = tmp_path / "known.jsonl"
-    record = candidates("Acrobot-v1", 0).model_dump() | {"ranks": [1, 2]}
+    names = ("clips/000000-a-000000000000.svg", "clips/000000-b-000000000000.svg")
+    record = comparison_of("Acrobot-v1", 0, names).model_dump() | {"ranks": [1, 2]}
     known.write_text(json.dumps(record) + "\n", encoding="utf-8")
     tree = with_labels(small_agent, teacher="people", rankings=str(known))
     with pytest.raises(DataError, match=r"known\.jsonl:1: .*not the two clips of one comparison of this run"):
         trained(tree, tmp_path / "run")
+
+
+def test_answers_to_another_run_are_refused(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    """Comparison 0 of another seed has the same number and other clips: its answer is no answer here."""
+    tree = with_labels(small_agent, teacher="people")
+    for seed in (0, 1):
+        with pytest.raises(LabelsNeededError):
+            trained(tree | {"seed": seed}, tmp_path / str(seed))
+    judge(tmp_path / "1")
+    (tmp_path / "1" / "rankings.jsonl").rename(tmp_path / "0" / "rankings.jsonl")
+    with pytest.raises(DataError, match=r"rankings\.jsonl:1: .*not the two clips of one comparison of this run"):
+        trained(tree, tmp_path / "0", resume=True)
+
+
+def test_what_waits_is_what_nobody_dealt_with(small_agent: dict[str, Any], tmp_path: Path) -> None:
+    assert waiting(tmp_path) == []
+    with pytest.raises(LabelsNeededError):
+        trained(with_labels(small_agent, teacher="people"), tmp_path / "run")
+    pairs = read_pairs(tmp_path / "run")
+    assert waiting(tmp_path / "run") == pairs
+    judge(tmp_path / "run", skip=0)
+    lines = (tmp_path / "run" / "rankings.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "run" / "rankings.jsonl").write_text("".join(lines[1:]), encoding="utf-8")
+    assert waiting(tmp_path / "run") == pairs[:1]
+    turned = json.loads(lines[0])
+    turned |= {"responses": turned["responses"][::-1], "ranks": [2, 1]}  # listed the other way round
+    (tmp_path / "run" / "rankings.jsonl").write_text(json.dumps(turned) + "\n", encoding="utf-8")
+    assert read_answers(tmp_path / "run", "", "Pendulum-v1", asked={}).ranks == {0: [(1, 2)]}
 
 
 def test_the_command_waits_for_people_with_one_line(

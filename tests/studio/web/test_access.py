@@ -396,7 +396,7 @@ def test_what_is_somebody_elses_is_not_there(studio: Studio, client_of: ClientOf
             names = re.findall(r"\{(\w+)", route.path)
             if not set(names) & ids.keys():
                 continue
-            path = re.sub(r"\{(\w+)[^}]*\}", lambda found: ids.get(found[1], "thumb"), route.path)
+            path = re.sub(r"\{(\w+)[^}]*\}", lambda found: (ids | {"place": "0"}).get(found[1], "thumb"), route.path)
             for method in route.methods or ():
                 operation = described["paths"].get(route.path, {}).get(method.lower(), {})
                 for body in bodies(operation, described["components"]["schemas"]):
@@ -567,7 +567,7 @@ def plant(studio: Studio, admin: Client, evil: str, everything: str) -> dict[str
             (directory / name).write_text(everything, encoding="utf-8")
         ids = {
             "task_id": task.id, "conversation_id": conversation.id, "user_id": by.id, "batch_id": batch.id,
-            "item_id": item.id, "run_id": job.id, "arena_id": held.id,
+            "item_id": item.id, "run_id": job.id, "arena_id": held.id, "place": "0",
         }  # fmt: skip
     return ids
 

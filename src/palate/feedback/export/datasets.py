@@ -23,7 +23,7 @@ from palate.corpus.pairs import is_comparison
 from palate.corpus.splits import conversation_id
 from palate.errors import ConflictError
 from palate.feedback.store.tables import Batch, Item, Judgement, PromptRow, Task, User
-from palate.feedback.tasks import judgements
+from palate.feedback.tasks import clip_batches, judgements
 from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, content_id
 
 Kind = Literal["rankings", "thumbs", "demonstrations", "prompts", "evaluation prompts", "responses"]
@@ -176,7 +176,8 @@ def _demonstrations(session: Session) -> Collected:
 
 
 def _prompts(session: Session, *, evaluation: bool) -> Collected:
-    records = session.scalars(select(PromptRow.record).order_by(PromptRow.created_at, PromptRow.id))
+    asked = select(PromptRow.record).where(clip_batches.language_only())
+    records = session.scalars(asked.order_by(PromptRow.created_at, PromptRow.id))
     prompts = [Prompt.model_validate(record) for record in records]
     kind: Kind = "evaluation prompts" if evaluation else "prompts"
     kept = [prompt for prompt in prompts if for_evaluation(prompt)]
@@ -192,7 +193,7 @@ def _left_out(session: Session, of_kind: ColumnElement[bool]) -> dict[str, int]:
     """Why judgements that hold teach nothing: the first reason that applies to each."""
     taught = set(session.scalars(judgements.for_training().with_only_columns(Judgement.id)))
     lines = session.execute(
-        select(Judgement, User.is_held_out, Task.is_surplus, Batch.is_screening, Batch.kind)
+        select(Judgement, User.is_held_out, Task.is_surplus, Batch)
         .join(User, User.id == Judgement.user_id)
         .outerjoin(Task, Task.id == Judgement.task_id)
         .outerjoin(Item, Item.id == Judgement.item_id)
@@ -201,18 +202,18 @@ def _left_out(session: Session, of_kind: ColumnElement[bool]) -> dict[str, int]:
     )
     return dict(
         Counter(
-            _reason(line, held_out, surplus, screening, kind)
-            for line, held_out, surplus, screening, kind in lines
-            if line.id not in taught
+            _reason(line, held_out, surplus, batch) for line, held_out, surplus, batch in lines if line.id not in taught
         )
     )
 
 
-def _reason(line: Judgement, held_out: bool, surplus: bool | None, screening: bool | None, kind: str | None) -> str:
-    if screening:
+def _reason(line: Judgement, held_out: bool, surplus: bool | None, batch: Batch | None) -> str:
+    if batch is not None and batch.is_screening:
         return "part of a screening test"
-    if kind == "arena":
+    if batch is not None and batch.kind == "arena":
         return "a blind comparison in the arena"
+    if batch is not None and clip_batches.run_of(batch) is not None:
+        return "a comparison of clips, which teaches the agent that asked"
     if not line.consent:
         return "no consent to training"
     if held_out:

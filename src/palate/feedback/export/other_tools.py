@@ -23,7 +23,7 @@ from palate.feedback.tasks import judgements
 from palate.records import Demonstration, Ranking
 
 View = Literal["training", "all"]
-Kind = Literal["", "ranking", "pair", "demonstration", "arena", "thumb", "choice", "edit"]
+Kind = Literal["", "ranking", "pair", "clips", "demonstration", "arena", "thumb", "choice", "edit"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ACTION = "exported"
@@ -38,7 +38,7 @@ class Selection:
 
     Attributes:
         view: "training" is what may teach a model; "all" adds tests, arena, held-out labelers, late and discarded ones.
-        kind: of a batch, or of what is said in the chat.
+        kind: of a batch, or of what is said in the chat; comparisons of clips teach no model, and are had by theirs.
     """
 
     view: View = "training"
@@ -48,13 +48,15 @@ class Selection:
 
     def lines(self) -> Select[Judgement]:
         """As a view of the log, in its order."""
-        found = judgements.for_training() if self.view == "training" else judgements.current()
+        of_clips = None if self.batch_id else self.kind == "clips"
+        found = judgements.for_training(of_clips=of_clips) if self.view == "training" else judgements.current()
         found = found.where(Judgement.consent, ~in_open_arena())
-        if self.kind and self.kind not in BATCH_KINDS:
+        if self.kind and self.kind not in (*BATCH_KINDS, "clips"):
             found = found.where(Judgement.kind == self.kind)
         wanted = ((Batch.id, self.batch_id), (Batch.round_number, self.round_number))
         where = [column == value for column, value in wanted if value is not None]
-        where += [Batch.kind == self.kind] if self.kind in BATCH_KINDS else []
+        where += [Batch.kind == self.kind, ~judgements.compares_clips()] if self.kind in BATCH_KINDS else []
+        where += [judgements.compares_clips()] if self.kind == "clips" else []
         if where:
             items = select(Item.id).join(Batch, Batch.id == Item.batch_id).where(*where)
             found = found.where(Judgement.item_id.in_(items))

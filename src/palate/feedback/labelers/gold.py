@@ -90,7 +90,11 @@ def candidates(session: Session, *, batch_id: str | None = None, everything: boo
     Args:
         everything: also items without an order that people agree on; somebody then enters the ranks.
     """
-    where: list[ColumnElement[bool]] = [Batch.kind.in_(("ranking", "pair")), ~Batch.is_screening]
+    where: list[ColumnElement[bool]] = [
+        Batch.kind.in_(("ranking", "pair")),
+        ~Batch.is_screening,
+        ~judgements.compares_clips(),
+    ]
     where += [] if batch_id is None else [Batch.id == batch_id]
     said = meetings.grouped(meetings.opinions(session, *where), lambda opinion: opinion.item_id)
     settled = _settled(session)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from sqlalchemy import Select, exists, select
+from sqlalchemy import ColumnElement, Select, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from palate.errors import ConflictError, NotFoundError
@@ -276,13 +276,14 @@ def current_of_task(session: Session, task: Task) -> Judgement | None:
     return session.scalars(current().where(Judgement.task_id == task.id)).first()
 
 
-def for_training(*, held_out: bool = False) -> Select[Judgement]:
+def for_training(*, held_out: bool = False, of_clips: bool | None = False) -> Select[Judgement]:
     """What may teach a model: consented, not surplus, not from a test or an arena, not by held-out people.
 
     The latest review of an item decides: a discarded one is left out, of a settled one only the settlement counts.
 
     Args:
         held_out: the same of held-out people, which may only test one.
+        of_clips: comparisons of clips instead, which teach the agent that asked for them; None: of either kind.
     """
     settled = exists().where(
         Review.item_id == Judgement.item_id,
@@ -295,9 +296,11 @@ def for_training(*, held_out: bool = False) -> Select[Judgement]:
         Batch.id == Item.batch_id,
         Batch.is_screening | (Batch.kind == "arena"),
     )
+    clips = exists().where(Item.id == Judgement.item_id, Batch.id == Item.batch_id, compares_clips())
     surplus = exists().where(Task.id == Judgement.task_id, Task.is_surplus)
     judge = exists().where(User.id == Judgement.user_id, User.is_held_out == held_out)
-    return current().where(Judgement.consent, ~settled, ~not_teaching, ~surplus, judge)
+    found = current().where(Judgement.consent, ~settled, ~not_teaching, ~surplus, judge)
+    return found if of_clips is None else found.where(clips if of_clips else ~clips)
 
 
 def rankings(session: Session, view: Select[Judgement]) -> Iterator[Ranking]:
@@ -356,6 +359,12 @@ def by_place(order: Sequence[int], by_response: Sequence[Any]) -> tuple[Any, ...
 def _check_own(user: User, judgement: Judgement) -> None:
     if judgement.user_id != user.id:
         raise NotFoundError("no such judgement")
+
+
+def compares_clips() -> ColumnElement[bool]:
+    """Whether a batch is one of clips (see `clip_batches`)."""
+    found: ColumnElement[bool] = Batch.settings["clips"].as_string().is_not(None)
+    return found
 
 
 def flags_offered(batch: Batch) -> tuple[str, ...]:

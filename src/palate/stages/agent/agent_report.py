@@ -33,9 +33,10 @@ _EXAMPLES = 4
 def rankings_of(comparisons: Comparisons, environment: str, teacher: str) -> list[Ranking]:
     """What was said, as records; where several people judged a pair each is a labeler of its own."""
     found, times = [], dict.fromkeys(comparisons.numbers.tolist(), 0)
-    for number, ranks in zip(comparisons.numbers.tolist(), comparisons.ranks.tolist(), strict=True):
+    rows = zip(comparisons.numbers.tolist(), comparisons.ranks.tolist(), comparisons.pairs.observations, strict=True)
+    for number, ranks, observations in rows:
         times[number] += 1
-        record = candidates(environment, number)
+        record = candidates(environment, number, observations)
         found.append(
             Ranking(
                 prompt=record.prompt,
@@ -51,8 +52,9 @@ def rankings_of(comparisons: Comparisons, environment: str, teacher: str) -> lis
 def foretold_rankings(comparisons: Comparisons, environment: str, *, since: int) -> list[Ranking]:
     """What the networks had said of the comparisons from number ``since`` on, as if they were a labeler."""
     found = {}
-    for number, margin in zip(comparisons.numbers.tolist(), comparisons.margins.tolist(), strict=True):
-        record = candidates(environment, number)
+    rows = zip(comparisons.numbers.tolist(), comparisons.margins.tolist(), comparisons.pairs.observations, strict=True)
+    for number, margin, observations in rows:
+        record = candidates(environment, number, observations)
         ranks = (1, 2) if margin > 0 else (2, 1) if margin < 0 else (1, 1)
         ranking = Ranking(prompt=record.prompt, responses=record.responses, ranks=ranks, labeler=NETWORKS, source="ai")
         if number >= since:

@@ -1,13 +1,12 @@
 """People as teachers: pairs of clips are laid before them, and their rankings are read back in.
 
-    clips/000017-a.svg      the clips of comparison 17, moving
-    clips/000017-b.svg
-    clips/index.html        the pairs that wait, side by side; what is chosen there is saved as a file of rankings
-    pairs.jsonl             every pair so far: `Candidates`, whose responses name the pictures
-    rankings*.jsonl         what people said of them; several files, and several people, are read as one
+    clips/000017-a-3f9c1e7b2d40.svg     the clips of comparison 17, moving; the digits are those of `clip_answers`
+    clips/000017-b-80d2a61f5c39.svg
+    clips/index.html                    the pairs that wait, side by side; what is chosen is saved as a file of rankings
 
 A line of ``pairs.jsonl`` becomes a ranking by adding ``"ranks": [1, 2]`` if the first clip is better, ``[2, 1]`` if the
-second is, ``[1, 1]`` if neither; the page does just that. Several people who judge one pair share its weight.
+second is, ``[1, 1]`` if neither; the page does just that, and so does the studio. Several people who judge one pair
+share its weight.
 
 The run ends while answers are missing. Everything being a function of the seed, the same command acts the steps since
 the last checkpoint once more, finds the same pairs and goes on with what was said of them. So answers to earlier rounds
@@ -16,44 +15,44 @@ must stay where they are.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import hashlib
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from palate import disk
-from palate.corpus import read_rankings
-from palate.errors import DataError, LabelsNeededError
+from palate.errors import LabelsNeededError
 from palate.evals.theme import CSS
-from palate.recipe import Data
-from palate.records import Candidates, Prompt, Ranking, Response
+from palate.records import Candidates
+from palate.stages.agent.clip_answers import CLIPS, PAIRS, Names, comparison_of, read_answers
 from palate.stages.agent.clip_pictures import SIZE, picture
 from palate.stages.agent.clip_questions import Answers
 from palate.stages.agent.clips import Pairs
 
-CLIPS, PAIRS = "clips", "pairs.jsonl"
 _SCRIPT = Path(__file__).parent / "comparing.js"
 _CHOICES = {"a": "the first is better", "neither": "neither", "b": "the second is better"}
 
 
-def clip_names(number: int) -> tuple[str, str]:
-    """What the two clips of a comparison are called: where their pictures are, from the run's directory."""
-    return f"{CLIPS}/{number:06d}-a.svg", f"{CLIPS}/{number:06d}-b.svg"
+def clip_names(number: int, observations: Tensor) -> Names:
+    """What the two clips of a comparison are called: where their pictures are, from the run's directory.
+
+    Args:
+        observations: [2, L, O] of its clips; their digest is part of the names.
+    """
+    first, second = (hashlib.sha256(clip.contiguous().numpy().tobytes()).hexdigest()[:12] for clip in observations)
+    return f"{CLIPS}/{number:06d}-a-{first}.svg", f"{CLIPS}/{number:06d}-b-{second}.svg"
 
 
-def candidates(environment: str, number: int) -> Candidates:
-    """A comparison as a record of what is to be judged."""
-    prompt = Prompt.from_text(
-        f"{environment}, comparison {number}: in which of the two clips does it do better?",
-        tags={"environment": environment, "comparison": str(number)},
-    )
-    return Candidates(prompt=prompt, responses=tuple(Response(text=name) for name in clip_names(number)))
+def candidates(environment: str, number: int, observations: Tensor) -> Candidates:
+    """A comparison of clips with observations [2, L, O] as a record of what is to be judged."""
+    return comparison_of(environment, number, clip_names(number, observations))
 
 
 def ask_people(pairs: Pairs, directory: Path, file: str, *, environment: str, first: int) -> Answers:
-    """What people said of these pairs.
+    """What people said of these pairs; of those that they skip nothing.
 
     Args:
         pairs: P of them.
@@ -65,10 +64,10 @@ def ask_people(pairs: Pairs, directory: Path, file: str, *, environment: str, fi
         LabelsNeededError: some have no answer yet; the pictures are there.
         DataError: a file of rankings cannot be read, or ranks something else.
     """
-    paths = [Path(file)] if file else sorted(directory.glob("rankings*.jsonl"))
-    said = read_answers([path for path in paths if path.exists()], environment)
     numbers = range(first, first + len(pairs))
-    missing = [number for number in numbers if number not in said]
+    asked = {number: clip_names(number, pairs.observations[row]) for row, number in enumerate(numbers)}
+    said = read_answers(directory, file, environment, asked=asked)
+    missing = [number for number in numbers if not said.has(number)]
     if missing:
         write_pairs(pairs, directory, environment=environment, first=first)
         raise LabelsNeededError(
@@ -76,44 +75,18 @@ def ask_people(pairs: Pairs, directory: Path, file: str, *, environment: str, fi
             f"the file that it saves {f'into {file}' if file else f'beside {directory / PAIRS}'}, then give the same "
             "command"
         )
-    found = [(row, ranks, 1 / len(said[number])) for row, number in enumerate(numbers) for ranks in said[number]]
-    rows, ranks, weights = zip(*found, strict=True)
-    return Answers(rows=torch.tensor(rows), ranks=torch.tensor(ranks), weights=torch.tensor(weights))
-
-
-def read_answers(paths: Sequence[Path], environment: str) -> dict[int, list[tuple[int, int]]]:
-    """The ranks of the two clips of each comparison, by its number, as often as it was judged.
-
-    Raises:
-        DataError: a file cannot be read, or ranks something else than the two clips of a pair.
-    """
-    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for path in paths:
-        read = read_rankings(Data(path=str(path)))
-        for ranking, (file, line) in zip(read.records, read.places, strict=True):
-            answer = _answer(ranking, environment)
-            if answer is None:
-                said = " and ".join(response.text[:40] for response in ranking.responses)
-                raise DataError(f"{said}: not the two clips of one comparison of this run", path=file, line=line)
-            found[answer[0]].append(answer[1])
-    return dict(found)
-
-
-def _answer(ranking: Ranking, environment: str) -> tuple[int, tuple[int, int]] | None:
-    """Number of the comparison, and the ranks of its first and its second clip; None if it is none of this run."""
-    rank_of = {response.text: rank for response, rank in zip(ranking.responses, ranking.ranks, strict=True)}
-    digits = ranking.prompt.text.partition("comparison ")[2].partition(":")[0]
-    number = int(digits) if digits.isdecimal() else -1
-    first, second = clip_names(number)
-    if ranking.prompt.id != candidates(environment, number).prompt.id or rank_of.keys() != {first, second}:
-        return None
-    return number, (rank_of[first], rank_of[second])
+    found = [(row, ranks) for row, number in enumerate(numbers) for ranks in said.ranks.get(number, [])]
+    return Answers(
+        rows=torch.tensor([row for row, _ in found], dtype=torch.long),
+        ranks=torch.tensor([ranks for _, ranks in found], dtype=torch.long).view(-1, 2),
+        weights=torch.tensor([1 / len(said.ranks[first + row]) for row, _ in found], dtype=torch.float32),
+    )
 
 
 def write_pairs(pairs: Pairs, directory: Path, *, environment: str, first: int) -> None:
     """Pictures, page and records of one round of questions; those of earlier rounds stay."""
     (directory / CLIPS).mkdir(exist_ok=True)
-    records = [candidates(environment, first + row) for row in range(len(pairs))]
+    records = [candidates(environment, first + row, pairs.observations[row]) for row in range(len(pairs))]
     for row, record in enumerate(records):
         for side, response in enumerate(record.responses):
             drawn = picture(environment, pairs.observations[row, side].double().numpy(), response.text)

@@ -16,10 +16,11 @@ from palate.feedback.store import people, policies, rounds
 from palate.feedback.store.rounds import BatchView
 from palate.feedback.store.tables import Batch, Item, PromptRow, Task, User
 from palate.feedback.tasks import batches as material
-from palate.feedback.tasks import importing, proposing
+from palate.feedback.tasks import clip_batches, importing, proposing
 from palate.feedback.tasks.batches import BatchPlan
 from palate.feedback.tasks.judgements import FLAGS
 from palate.records import Prompt
+from palate.studio.labeling.clip_runs import runs_that_wait
 from palate.studio.training import jobs, plans, recipebook
 from palate.studio.training.runs import RunOut, run_out
 from palate.studio.web.access import ADMINS, RESEARCHERS, Db, Home, Person, allow
@@ -33,6 +34,7 @@ Start = Annotated[int, Field(ge=0, le=10**9)]
 KINDS = {
     "ranking": "Rank several answers",
     "pair": "Choose between two answers",
+    "clips": "Compare two clips of an agent",
     "demonstration": "Write an answer",
     "arena": "Blind comparison of two models",
 }
@@ -111,18 +113,18 @@ def batches_page(request: Request, store: Db) -> HTMLResponse:
     """All batches, the newest first."""
     with store.read() as session:
         views = _views(session)
-    return page(request, "labeling/batches.html", views=views, kinds=KINDS)
+    return page(request, "labeling/batches.html", views=views, kinds=KINDS, kind_of=clip_batches.kind_of)
 
 
 @router.get("/batches/new", include_in_schema=False)
 @allow(RESEARCHERS)
 def new_page(
-    request: Request, store: Db, home: Home, source: Literal["", "sampled", "people", "file"] = ""
+    request: Request, store: Db, home: Home, source: Literal["", "sampled", "people", "file", "clips"] = ""
 ) -> HTMLResponse:
     """Three ways to make a batch, and the form of one."""
     with store.read() as session:
         models, round_ = policies.policies(session), rounds.current(session)
-        prompts = session.scalar(select(func.count()).select_from(PromptRow)) or 0
+        prompts = session.scalar(select(func.count()).where(clip_batches.language_only())) or 0
         unanswered, unasked = plans.count_unanswered(session), len(_unasked(session))
     return page(
         request,
@@ -135,6 +137,8 @@ def new_page(
         unasked=unasked,
         flags=FLAGS,
         sampling=sampling_defaults(home),
+        waiting=runs_that_wait(home) if source == "clips" else [],
+        runs=home.runs,
         megabytes=home.settings.upload_megabytes,
     )
 
@@ -147,7 +151,8 @@ def batch_page(request: Request, store: Db, home: Home, batch_id: str, start: St
         batch = batch_of(session, batch_id)
         view = rounds.batch_view(session, batch)
         items = _items(session, batch, start)
-        rewards = plans.newest_reward_models(session) if batch.kind != "demonstration" else []
+        has_texts = clip_batches.kind_of(batch) not in ("demonstration", "clips")
+        rewards = plans.newest_reward_models(session) if has_texts else []
     return page(
         request,
         "labeling/batch.html",
@@ -159,6 +164,7 @@ def batch_page(request: Request, store: Db, home: Home, batch_id: str, start: St
         rewards=rewards,
         members=plans.ensemble_size(home, rewards),
         kinds=KINDS,
+        kind=clip_batches.kind_of(batch),
         flags=FLAGS,
     )
 
@@ -168,7 +174,7 @@ def batch_page(request: Request, store: Db, home: Home, batch_id: str, start: St
 def list_batches(store: Db) -> list[BatchOut]:
     """With how far each is."""
     with store.read() as session:
-        return [_out(view) for view in _views(session)]
+        return [batch_out(view) for view in _views(session)]
 
 
 @router.post("/api/batches/sampled", tags=["batches"], summary="Sample answers to be judged", status_code=201)
@@ -210,7 +216,7 @@ def make_demonstrations(store: Db, person: Person, home: Home, new: Demonstratio
         batch = create(session, home, person, new)
         for prompt_id in ids:
             material.add_item(session, batch, prompt_id)
-        return _out(rounds.batch_view(session, batch))
+        return batch_out(rounds.batch_view(session, batch))
 
 
 @router.get("/api/batches/{batch_id}", tags=["batches"], summary="One batch")
@@ -218,7 +224,7 @@ def make_demonstrations(store: Db, person: Person, home: Home, new: Demonstratio
 def get_batch(store: Db, batch_id: str) -> BatchOut:
     """With how far it is."""
     with store.read() as session:
-        return _out(rounds.batch_view(session, batch_of(session, batch_id)))
+        return batch_out(rounds.batch_view(session, batch_of(session, batch_id)))
 
 
 @router.get("/api/batches/{batch_id}/items", tags=["batches"], summary="Items of a batch, in their order of priority")
@@ -239,7 +245,7 @@ def change_state(store: Db, person: Person, batch_id: str, change: StateIn) -> B
             raise ConflictError("an arena is opened and closed on its own page")
         batch.state = change.state
         people.record(session, person.id, f"{change.state} a batch", name=batch.name)
-        return _out(rounds.batch_view(session, batch))
+        return batch_out(rounds.batch_view(session, batch))
 
 
 @router.post(
@@ -253,6 +259,8 @@ def order_by_doubt(store: Db, home: Home, person: Person, batch_id: str) -> RunO
     """A job that scores what nobody has judged; with several reward models, where they contradict each other."""
     with store.read() as session:
         batch = batch_of(session, batch_id)
+        if clip_batches.run_of(batch) is not None:
+            raise ConflictError("a reward model of texts knows nothing of clips")
         rewards = plans.newest_reward_models(session)
         candidates = [each for _, each in proposing.unlabelled(session, batch)]
     if not rewards:
@@ -324,8 +332,8 @@ def _views(session: Session) -> list[BatchView]:
 def _unasked(session: Session) -> list[str]:
     """Ids of prompts that are in no batch of demonstrations, the oldest first."""
     asked = select(Item.prompt_id).join(Batch, Batch.id == Item.batch_id).where(Batch.kind == "demonstration")
-    rows = select(PromptRow.id).where(PromptRow.id.not_in(asked)).order_by(PromptRow.created_at, PromptRow.id)
-    return list(session.scalars(rows))
+    rows = select(PromptRow.id).where(PromptRow.id.not_in(asked), clip_batches.language_only())
+    return list(session.scalars(rows.order_by(PromptRow.created_at, PromptRow.id)))
 
 
 def _items(session: Session, batch: Batch, start: int) -> list[ItemOut]:
@@ -356,12 +364,13 @@ def _counts(session: Session, ids: Sequence[str]) -> dict[tuple[str, str], int]:
     return {(item_id, state): count for item_id, state, count in rows}
 
 
-def _out(view: BatchView) -> BatchOut:
+def batch_out(view: BatchView) -> BatchOut:
+    """A batch as JSON."""
     batch = view.batch
     return BatchOut(
         id=batch.id,
         name=batch.name,
-        kind=batch.kind,
+        kind=clip_batches.kind_of(batch),
         state=batch.state,
         overlap=batch.overlap,
         per_labeler=batch.per_labeler,

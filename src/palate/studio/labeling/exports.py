@@ -39,6 +39,7 @@ KIND_NAMES: dict[str, str] = {
     "": "everything",
     "ranking": "rankings",
     "pair": "pairs",
+    "clips": "clips of an agent",
     "demonstration": "demonstrations",
     "arena": "arena",
     "thumb": "thumbs from the chat",

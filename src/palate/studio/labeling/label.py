@@ -30,6 +30,7 @@ UNDO_SECONDS = 900.0
 KINDS = {
     "ranking": "Rank the responses",
     "pair": "Compare two responses",
+    "clips": "Compare two clips",
     "demonstration": "Write a response",
     "arena": "Compare two responses",
 }

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from palate.feedback.labelers import reviewing
 from palate.feedback.labelers.reviewing import Case, Decision, Disputed, Said
 from palate.feedback.store.tables import Batch, User
+from palate.feedback.tasks import clip_batches
 from palate.feedback.tasks.judgements import FLAGS, RATINGS, STRENGTHS
 from palate.records import Message
 from palate.studio.labeling.tasks import PLACES
@@ -87,6 +88,7 @@ class CaseOut(BaseModel):
     batch: str
     prompt: list[Message]
     responses: list[str]
+    are_clips: bool
     disagreement: float
     said: list[SaidOut]
     review: ReviewOut | None
@@ -243,6 +245,7 @@ def _case_out(case: Case, *, names: bool) -> CaseOut:
         batch=case.batch.name,
         prompt=list(case.prompt.messages),
         responses=list(case.texts),
+        are_clips=clip_batches.run_of(case.batch) is not None,
         disagreement=case.disagreement,
         said=[_said_out(each, names=names) for each in case.said],
         review=_review_out(case),

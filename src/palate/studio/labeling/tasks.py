@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from palate.feedback.labelers import admission
 from palate.feedback.store.tables import Batch, Item, Task, User
-from palate.feedback.tasks import batches, blind, judgements, queue, worklist
+from palate.feedback.tasks import batches, blind, clip_batches, judgements, queue, worklist
 from palate.feedback.tasks.judgements import DemonstrationForm, RankingForm
 from palate.feedback.tasks.worklist import Draft, Pile
 from palate.records import Message
@@ -50,11 +50,12 @@ class Asked(BaseModel):
 class TaskOut(BaseModel):
     """A task as its owner sees it: ``responses`` by place, and the form as far as it is filled in.
 
-    ``draft`` is what was saved last, ``said`` what was handed in.
+    ``draft`` is what was saved last, ``said`` what was handed in. Where clips are compared the responses are names of
+    pictures, and `/label/{id}/clips/{place}.svg` has them.
     """
 
     id: str
-    kind: Literal["ranking", "pair", "demonstration", "arena"]
+    kind: Literal["ranking", "pair", "demonstration", "arena", "clips"]
     state: Literal["leased", "submitted", "skipped", "released"]
     batch_id: str
     batch: str
@@ -213,9 +214,10 @@ def submit(store: Db, person: Person, task_id: str, form: RankingForm | Demonstr
             handed = judgements.submit_ranking(session, user, task, form)
         else:
             handed = judgements.submit_demonstration(session, user, task, form)
+        batch = worklist.batch_of(session, task)
         if handed.judgement is None:
-            return SubmittedOut(stored=False, questions=questions(form, handed.nudges))
-        outcome = _settle(session, user, worklist.batch_of(session, task))
+            return SubmittedOut(stored=False, questions=questions(form, handed.nudges, batch))
+        outcome = _settle(session, user, batch)
         return SubmittedOut(stored=True, surplus=task.is_surplus, screening=outcome)
 
 
@@ -228,7 +230,8 @@ def correct(store: Db, person: Person, task_id: str, form: RankingForm | Demonst
         task = queue.task_of(session, user, task_id)
         handed = worklist.correct(session, user, task, form)
         stored = handed.judgement is not None
-        return SubmittedOut(stored=stored, questions=[] if stored else questions(form, handed.nudges))
+        batch = worklist.batch_of(session, task)
+        return SubmittedOut(stored=stored, questions=[] if stored else questions(form, handed.nudges, batch))
 
 
 @router.post("/{task_id}/skip", summary="Leave a task to others")
@@ -270,7 +273,7 @@ def shown(session: Session, task: Task) -> TaskOut:
     batch = session.get_one(Batch, item.batch_id)
     return TaskOut(
         id=task.id,
-        kind=batch.kind,
+        kind=clip_batches.kind_of(batch),
         state=task.state,
         batch_id=batch.id,
         batch=batch.name,
@@ -312,7 +315,7 @@ def pile_out(pile: Pile) -> PileOut:
     return PileOut(
         id=batch.id,
         name=batch.name,
-        kind=batch.kind,
+        kind=clip_batches.kind_of(batch),
         is_screening=batch.is_screening,
         threshold=batch.threshold,
         done=pile.done,
@@ -321,14 +324,16 @@ def pile_out(pile: Pile) -> PileOut:
     )
 
 
-def questions(form: RankingForm | DemonstrationForm, nudges: tuple[str, ...]) -> list[str]:
+def questions(form: RankingForm | DemonstrationForm, nudges: tuple[str, ...], batch: Batch) -> list[str]:
     """The nudges in words."""
     assert isinstance(form, RankingForm), "only rankings are asked about"
+    are_clips = clip_batches.run_of(batch) is not None
+    what = "two clips. Have you watched both" if are_clips else f"{len(form.ranks)} responses. Have you read them all"
     texts = {
         "contradiction": _contradiction(form) if "contradiction" in nudges else "",
         "all_tied": "You put all responses into one rank. Are they really equally good?",
         "as_shown": "Your ranking is exactly the order in which the responses were shown. Is that what you mean?",
-        "fast": f"That took {form.seconds:.0f} seconds for {len(form.ranks)} responses. Have you read them all?",
+        "fast": f"That took {form.seconds:.0f} seconds for {what}?",
     }
     return [texts[nudge] for nudge in nudges]
 
@@ -353,7 +358,7 @@ def _settle(session: Session, user: User, batch: Batch) -> Literal["passed", "fa
 def _finished_out(each: worklist.Finished) -> FinishedOut:
     return FinishedOut(
         id=each.task.id,
-        kind=each.batch.kind,
+        kind=clip_batches.kind_of(each.batch),
         state=each.task.state,
         batch=each.batch.name,
         prompt=each.prompt.text[:200],

@@ -16,7 +16,7 @@ from palate.errors import ConflictError
 from palate.feedback.labelers import guidelines
 from palate.feedback.store import policies, rounds
 from palate.feedback.store.tables import Batch, Job, Judgement, Model, PromptRow, ResponseRow, User
-from palate.feedback.tasks import importing, judgements
+from palate.feedback.tasks import clip_batches, importing, judgements
 from palate.feedback.tasks.importing import Imported, Parsed
 from palate.records import Prompt
 from palate.studio.labeling.batches import reason_out, sampling_defaults
@@ -137,7 +137,7 @@ def _counts(session: Session) -> CountsOut:
 
     said = judgements.current().order_by(None).with_only_columns(Judgement.id).subquery()
     return CountsOut(
-        prompts=count(PromptRow),
+        prompts=count(PromptRow, clip_batches.language_only()),
         unanswered=plans.count_unanswered(session),
         responses=count(ResponseRow),
         labelers=count(User, User.role == "labeler"),

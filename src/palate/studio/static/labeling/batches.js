@@ -22,6 +22,20 @@ document.querySelector("#from-file")?.addEventListener("sent", (event) => {
   event.target.querySelector(".result").replaceChildren(box);
 });
 
+// answers that went back to an agent: what went, and what happens next
+document.querySelector("#go-on")?.addEventListener("sent", (event) => {
+  const { answers, skipped, left_out: left, open, job_id: job, run } = event.detail;
+  const counts = [`${answers} answers`, skipped && `${skipped} skipped`, left && `${left} judgements that do not count`, open && `${open} comparisons that nobody has dealt with`];
+  const said = document.createElement("p");
+  said.textContent = `Given to ${run}: ${counts.filter(Boolean).join(", ")}. `;
+  if (job) said.append(Object.assign(document.createElement("a"), { href: `/runs/${job}`, textContent: "Look at the run" }));
+  else said.append("Give the command of the run again: it goes on from there.");
+  const box = document.createElement("div");
+  box.className = open ? "alert warn" : "alert good";
+  box.append(said);
+  event.target.parentElement.querySelector(".result").replaceChildren(box);
+});
+
 // progress of one batch
 const numbers = document.querySelector("[data-batch]");
 if (numbers) {

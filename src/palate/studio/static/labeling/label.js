@@ -2,11 +2,12 @@
 
 import { call, notice } from "../web/palate.js";
 import { placeOf } from "./label_cards.js";
+import { toggleStill } from "./label_clips.js";
 import { Clock } from "./label_clock.js";
 import { Saver } from "./label_saving.js";
 import { toggleWritten } from "../web/written.js";
 
-const KINDS = { ranking: "./label_ranking.js", pair: "./label_pair.js", arena: "./label_pair.js", demonstration: "./label_demonstration.js" };
+const KINDS = { ranking: "./label_ranking.js", pair: "./label_pair.js", clips: "./label_clips.js", arena: "./label_pair.js", demonstration: "./label_demonstration.js" };
 const RETRIES = 2;
 
 const find = (selector) => document.querySelector(selector);
@@ -190,9 +191,10 @@ const ACTIONS = {
   help: () => find("#help").showModal(),
   skip: () => find("#skip")?.showModal(),
   written: toggleWritten,
+  still: toggleStill,
 };
 // A, B, C ... are the responses: no other key is one of the first nine letters
-const SHORTCUTS = { u: "undo", r: "guidelines", s: "skip", w: "written", "?": "help" };
+const SHORTCUTS = { u: "undo", r: "guidelines", s: "skip", w: "written", p: "still", "?": "help" };
 
 function onKey(event) {
   if (event.defaultPrevented || find("dialog:modal")) return;
