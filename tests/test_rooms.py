@@ -91,8 +91,8 @@ PLAN = {
     "studio/training": "cli corpus corpus/rows evals experiments feedback/export feedback/store "
     "feedback/store/tables feedback/tasks objectives recipe rewards run studio/web studio/web/charts",
     "studio/labeling": "corpus corpus/catalogue corpus/export corpus/formats corpus/rows feedback/export "
-    "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks studio/training "
-    "studio/web studio/web/charts",
+    "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks stages/agent "
+    "studio/training studio/web studio/web/charts",
     "studio/overview": "feedback/chat feedback/labelers feedback/statistics feedback/store feedback/store/tables "
     "feedback/tasks studio/labeling studio/training studio/web studio/web/charts",
 }
