@@ -82,7 +82,7 @@ PLAN = {
     "feedback/chat": "feedback/store feedback/store/tables feedback/tasks",
     "feedback/export": "corpus corpus/export feedback/store feedback/store/tables feedback/tasks",
     # the web app: overview -> labeling -> training, chat apart, all of them on web; a job runs a command
-    "studio": "feedback/store studio/training studio/web",
+    "studio": "feedback/chat feedback/store feedback/store/tables studio/chat studio/training studio/web",
     "studio/web": "corpus/containers feedback/store feedback/store/tables recipe",
     "studio/web/charts": "",
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources objectives recipe rewards "

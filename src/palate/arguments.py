@@ -78,6 +78,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def processes(text: str) -> int:
+    """How many processes."""
+    if not text.isdigit() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes, 1 to 64")
+    return int(text)
+
+
 def pair(text: str) -> tuple[str, str]:
     """``NAME=COLUMN``."""
     name, equals, value = text.partition("=")

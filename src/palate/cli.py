@@ -15,11 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import palate
-from palate.arguments import Group, Parser, imported, imported_extra, size
+from palate.arguments import Group, Parser, imported, imported_extra, processes, size
 from palate.commands import (
+    BACKUP,
     DEMO,
     INIT,
     INTRODUCTION,
+    RESTORE,
     RUN_DIRECTORY,
     STAGES,
     STUDIO,
@@ -104,6 +106,8 @@ def build_parsers() -> dict[str, Parser]:
     _runs(commands)
     _init(commands)
     _studio(commands)
+    _backup(commands)
+    _restore(commands)
     return parsers
 
 
@@ -216,10 +220,37 @@ def _init(commands: Group) -> None:
 def _studio(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         serve = imported_extra("palate.studio.serve", "serve", extra="studio")
-        serve(args.workspace, host=args.host, port=args.port, https=args.https)
+        serve(args.workspace, host=args.host, port=args.port, https=args.https, processes=args.processes)
 
     parser = commands.add("studio", call, "the web app: label, train, chat", STUDIO, "palate studio --workspace taste")
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: this directory")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="0 finds a free one; default: %(default)s")
     parser.add_argument("--https", action="store_true", help="there is HTTPS before it: cookies are for HTTPS alone")
+    parser.add_argument(
+        "--processes", type=processes, default=1, metavar="N", help="that answer at this address; default: %(default)s"
+    )
+
+
+def _backup(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        imported_extra("palate.studio.backup", "backup", extra="studio")(args.workspace, args.out)
+
+    example = "palate backup --workspace taste --out taste.tar"
+    parser = commands.add("backup", call, "a workspace into one file, while people work in it", BACKUP, example)
+    parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: this directory")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.tar", help="must not be there yet")
+
+
+def _restore(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        restore = imported_extra("palate.studio.backup", "restore", extra="studio")
+        restore(args.archive, args.workspace, database=args.database)
+
+    example = "palate restore taste.tar --workspace taste"
+    parser = commands.add("restore", call, "a workspace out of such a file", RESTORE, example)
+    parser.add_argument("archive", type=Path, metavar="FILE.tar", help="what `palate backup` wrote")
+    parser.add_argument(
+        "--workspace", type=Path, required=True, metavar="DIR", help="where to; not there yet, or empty"
+    )
+    parser.add_argument("--database", metavar="URL", help="where its rows go instead; an empty database")

@@ -329,3 +329,11 @@ or PostgreSQL by URL) and recipes to start from."""
 STUDIO = """\
 Serves a workspace to browsers: people write and rank answers, see how far they agree, train the next model from what
 they said and chat with it. The first start prints a link that makes the first admin; it works once."""
+
+BACKUP = """\
+Writes a workspace into one file while people work in it: the database as it was at one moment, whichever kind it is,
+and every file, runs and models among them. The file holds the workspace's secret and what people wrote."""
+
+RESTORE = """\
+Makes a workspace again from a backup, after each file was compared with its hash. With --database its rows go into
+another database than before, of either kind: so a workspace moves from SQLite to PostgreSQL, or back."""

@@ -29,6 +29,8 @@ class Fake:
         scores: of the responses to each message that are drawn to be chosen from.
         rewards, principles, judge: by which that was asked for last.
         fits: how far they follow the principles; one for each principle is taken each time.
+        tags: what each generation belonged to.
+        elsewhere: tags that other processes draw for; stopped ones are gone.
     """
 
     def __init__(self, *texts: str | Failed | Busy | None) -> None:
@@ -42,6 +44,8 @@ class Fake:
         self.principles: tuple[str, ...] = ()
         self.judge: ReaderJudge | None = None
         self.fits: list[tuple[float, ...]] = []
+        self.tags: list[str] = []
+        self.elsewhere: set[str] = set()
 
     async def stream(
         self,
@@ -55,9 +59,11 @@ class Fake:
         num_responses: int = 1,
         raw: bool = False,
         tools: Sequence[Mapping[str, JsonValue]] = (),
+        tag: str = "",
     ) -> AsyncGenerator[Piece | Done | Failed]:
         self.asked.append((model, [(message.role, message.content) for message in messages]))
         self.sampling.append(sampling)
+        self.tags.append(tag)
         self.tools = list(tools)
         texts = [self.texts.pop(0) for _ in range(num_responses)]
         self.open += 1
@@ -78,6 +84,11 @@ class Fake:
         finally:
             self.open -= 1
 
+    async def stop(self, tag: str) -> int:
+        found = tag in self.elsewhere
+        self.elsewhere.discard(tag)
+        return int(found)
+
     async def scored(
         self,
         model: str,
@@ -90,10 +101,11 @@ class Fake:
         rewards: Sequence[Reward],
         principles: Sequence[str] = (),
         judge: ReaderJudge | None = None,
+        tag: str = "",
     ) -> AsyncGenerator[Done | Scored | Failed]:
         self.rewards, self.principles, self.judge = rewards, tuple(principles), judge
         async with aclosing(
-            self.stream(model, messages, sampling, seed, user=user, num_responses=num_responses)
+            self.stream(model, messages, sampling, seed, user=user, num_responses=num_responses, tag=tag)
         ) as events:
             async for event in events:
                 if not isinstance(event, Piece):

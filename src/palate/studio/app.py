@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
@@ -21,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 import palate
 from palate.errors import ConflictError, ForbiddenError, NotFoundError, PalateError, TooManyError
 from palate.studio.web.access import ANYONE, Db, SignInNeeded, allow, guard, roles_of
+from palate.studio.web.monitoring import Measured
 from palate.studio.web.rendering import STATIC, page, wants_json
 from palate.studio.web.security import SecurityHeaders
 from palate.studio.web.workspace import Workspace
@@ -43,6 +45,7 @@ ROUTERS = (
     "overview.dashboard",
     "labeling.log",
     "web.description",
+    "web.monitoring",
     "overview.start",
     "labeling.clip_work",
     "labeling.batches",
@@ -74,19 +77,20 @@ def healthz(store: Db) -> dict[str, str]:
 
 
 class Studio(FastAPI):
-    """The app with `SecurityHeaders` around all of it; middleware would be inside of what reports errors."""
+    """The app with these around all of it; middleware would be inside of what reports errors."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        await SecurityHeaders(super().__call__)(scope, receive, send)
+        await Measured(SecurityHeaders(super().__call__))(scope, receive, send)
 
 
-def create_app(workspace: Workspace, *, secure_cookies: bool = False) -> FastAPI:
+def create_app(workspace: Workspace, *, secure_cookies: bool = False, hub: Path | None = None) -> FastAPI:
     """The app of a workspace.
 
     Args:
         workspace: its database is brought to this version.
         secure_cookies: for HTTPS; a browser then never sends the session over plain HTTP.
+        hub: the socket of the process that holds the models, if there are several like this one.
     """
     workspace.store.upgrade()
     modules = [import_module(f"palate.studio.{name}") for name in ROUTERS]
@@ -100,7 +104,7 @@ def create_app(workspace: Workspace, *, secure_cookies: bool = False) -> FastAPI
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.workspace, app.state.secure_cookies = workspace, secure_cookies
+    app.state.workspace, app.state.secure_cookies, app.state.hub = workspace, secure_cookies, hub
     app.state.routers = [health, *(module.router for module in modules)]
     for router in app.state.routers:
         app.include_router(router)

@@ -1,15 +1,25 @@
-"""`palate init` and `palate studio`: make a workspace, and serve it."""
+"""`palate init` and `palate studio`: make a workspace, and serve it, from one process or from several.
+
+Run as a module it is one web process of several, which `supervisor` starts.
+"""
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
+import os
+import signal
 import socket
+import sys
+import threading
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from palate.errors import DataError
 from palate.feedback.store import people
+from palate.studio import supervisor
 from palate.studio.app import create_app
 from palate.studio.training.recipebook import FIRST_STARTERS, write_starters
 from palate.studio.web import workspace as workspaces
@@ -34,14 +44,19 @@ def init(directory: Path, *, database: str | None = None, name: str | None = Non
     print(f"made a workspace in {directory}\nstart it: palate studio --workspace {directory}")
 
 
-def serve(directory: Path, *, host: str = "127.0.0.1", port: int = 8000, https: bool = False) -> None:
+def serve(
+    directory: Path, *, host: str = "127.0.0.1", port: int = 8000, https: bool = False, processes: int = 1
+) -> None:
     """Serve a workspace until Ctrl-C.
 
+    Args:
+        processes: that answer at one address; with more than one another process holds the models for all of them.
+
     Raises:
-        DataError: no workspace there, or the port is taken.
+        DataError: no workspace there, the port is taken, or the processes end as soon as they are started.
     """
     workspace = Workspace(directory)
-    app = create_app(workspace, secure_cookies=https)
+    workspace.store.upgrade()
     new = write_starters(workspace.recipes, workspace.settings.model, given=FIRST_STARTERS)
     listener = _listen(host, port)
     address = f"{'https' if https else 'http'}://{host}:{listener.getsockname()[1]}"
@@ -54,6 +69,13 @@ def serve(directory: Path, *, host: str = "127.0.0.1", port: int = 8000, https: 
         print(f"first admin    {address}/join/{secret}   (works once, for a day)", flush=True)
     if not _is_loopback(host) and not https:
         print("others can reach this address over plain HTTP: put HTTPS before it and use --https", flush=True)
+    if processes == 1:
+        _run(create_app(workspace, secure_cookies=https), listener)
+    else:
+        supervisor.supervise(workspace, listener, processes=processes, https=https)
+
+
+def _run(app: FastAPI, listener: socket.socket) -> None:
     config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=5)
     uvicorn.Server(config).run(sockets=[listener])
 
@@ -70,3 +92,27 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _end_with_the_supervisor() -> None:
+    """It keeps our standard input open as long as it lives, however it ends."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """One web process of several."""
+    parser = argparse.ArgumentParser(prog="python -m palate.studio.serve", description="One web process of several.")
+    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--listener", type=int, required=True, help="descriptor of the socket that all listen on")
+    parser.add_argument("--hub", type=Path, required=True, help="socket of the process that holds the models")
+    parser.add_argument("--https", action="store_true")
+    arguments = parser.parse_args()
+    threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
+    app = create_app(Workspace(arguments.workspace), secure_cookies=arguments.https, hub=arguments.hub)
+    _run(app, socket.socket(fileno=arguments.listener))
+    os._exit(0)  # at once: a usual exit would wait for the thread that reads
+
+
+if __name__ == "__main__":
+    main()

@@ -185,6 +185,11 @@ def end(session: Session, message_id: str, text: str, state: str, provenance: Pr
         good[0].is_chosen = True
 
 
+def being_written(session: Session) -> set[str]:
+    """The conversations in which an answer is being written, or was when its process died."""
+    return set(session.scalars(select(ChatMessage.conversation_id).where(ChatMessage.state == "streaming")))
+
+
 def reconcile(session: Session, conversation: Conversation | None = None) -> int:
     """Where nobody is writing, what was being written is stopped: everywhere after a start, or in one conversation."""
     left = select(ChatMessage).where(ChatMessage.state == "streaming")

@@ -80,14 +80,14 @@ class Store:
             yield session
             session.commit()
 
-    def upgrade(self) -> None:
-        """Bring the tables to this version of Palate; an empty database gets all of them.
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the tables to this version of Palate, or to a ``revision``; an empty database gets all of them.
 
         Raises:
             DataError: the database cannot be used, or a newer version of Palate made it.
         """
         try:
-            command.upgrade(self._config(), "head")
+            command.upgrade(self._config(), revision)
         except DBAPIError as error:
             raise DataError(f"cannot use the database {self.url!r}: {_first_line(error)}") from None
         except CommandError:

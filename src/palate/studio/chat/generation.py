@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import itertools
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -47,52 +48,18 @@ LINE_LIMIT = 1 << 24
 """Bytes in one event; the longest is the whole text of a response."""
 
 
+Drawn = AsyncGenerator[Piece | Done | Scored | Failed]
+
+
 class Busy(TooManyError):
     """This user has as many generations under way as one may have."""
 
 
-class Generator:
-    """Draws responses in a worker process; belongs to one event loop.
+class Drawing(ABC):
+    """What can be asked of whoever draws responses, in this process (`Generator`) or in another (`hub.Client`)."""
 
-    Args:
-        max_streams: generations at once; the others wait.
-        max_per_user: generations of one user at once, waiting ones included.
-        max_models: kept loaded by the worker.
-        chat_templates: of models that do not have their own, by name.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_streams: int = 4,
-        max_per_user: int = 2,
-        max_models: int = 2,
-        chat_templates: Mapping[str, str] | None = None,
-    ) -> None:
-        self.max_per_user, self.max_models = max_per_user, max_models
-        self._templates = chat_templates or {}
-        self._places = asyncio.Semaphore(max_streams)
-        self._users: Counter[str] = Counter()
+    def __init__(self) -> None:
         self._ids = map(str, itertools.count(1))
-        self._starting = asyncio.Lock()
-        self._worker: _Worker | None = None
-        self._closed = False
-
-    @property
-    def pid(self) -> int | None:
-        """Of the worker; None if none is running."""
-        return self._worker.process.pid if self._worker and self._worker.alive else None
-
-    async def start(self) -> None:
-        """Start the worker; it takes some seconds until it answers, and what is asked meanwhile waits."""
-        await self._running()
-
-    async def close(self) -> None:
-        """End the worker. Generations under way fail, and so do later ones."""
-        self._closed = True
-        async with self._starting:
-            if self._worker is not None:
-                await self._worker.close()
 
     async def stream(
         self,
@@ -106,6 +73,7 @@ class Generator:
         num_responses: int = 1,
         raw: bool = False,
         tools: Sequence[Mapping[str, JsonValue]] = (),
+        tag: str = "",
     ) -> AsyncGenerator[Piece | Done | Failed]:
         """The events of one generation, as they come; nothing is asked of the worker before the first step.
 
@@ -121,6 +89,7 @@ class Generator:
             num_responses: drawn side by side, as one generation; their events carry the index.
             raw: the one message is a text to be continued as it stands.
             tools: definitions of those that may be called.
+            tag: what it belongs to, for whoever stops it in another process (`hub`).
 
         Yields:
             Pieces, and one `Done` for every response; or a `Failed`, after which nothing follows.
@@ -142,7 +111,7 @@ class Generator:
             begun=last.content if is_begun else "",
             raw=raw,
         )
-        async with aclosing(self._events(request, user)) as events:
+        async with aclosing(self._events(request, user, tag)) as events:
             async for event in events:
                 assert not isinstance(event, Scored)
                 yield event
@@ -159,6 +128,7 @@ class Generator:
         rewards: Sequence[Reward],
         principles: Sequence[str] = (),
         judge: ReaderJudge | None = None,
+        tag: str = "",
     ) -> AsyncGenerator[Done | Scored | Failed]:
         """Responses and what a reward says of them, principles among it if there are any; otherwise as `stream`.
 
@@ -180,12 +150,60 @@ class Generator:
             principles=tuple(principles),
             judge=judge,
         )
-        async with aclosing(self._events(request, user)) as events:
+        async with aclosing(self._events(request, user, tag)) as events:
             async for event in events:
                 if not isinstance(event, Piece):
                     yield event
 
-    async def _events(self, request: wire.Generate, user: str) -> AsyncGenerator[Piece | Done | Scored | Failed]:
+    @abstractmethod
+    def _events(self, request: wire.Generate, user: str, tag: str) -> Drawn:
+        """Those of one generation, until its last."""
+
+
+class Generator(Drawing):
+    """Draws responses in a worker process; belongs to one event loop.
+
+    Args:
+        max_streams: generations at once; the others wait.
+        max_per_user: generations of one user at once, waiting ones included.
+        max_models: kept loaded by the worker.
+        chat_templates: of models that do not have their own, by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_streams: int = 4,
+        max_per_user: int = 2,
+        max_models: int = 2,
+        chat_templates: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.max_per_user, self.max_models = max_per_user, max_models
+        self._templates = chat_templates or {}
+        self._places = asyncio.Semaphore(max_streams)
+        self._users: Counter[str] = Counter()
+        self._starting = asyncio.Lock()
+        self._worker: _Worker | None = None
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker; None if none is running."""
+        return self._worker.process.pid if self._worker and self._worker.alive else None
+
+    async def start(self) -> None:
+        """Start the worker; it takes some seconds until it answers, and what is asked meanwhile waits."""
+        await self._running()
+
+    async def close(self) -> None:
+        """End the worker. Generations under way fail, and so do later ones."""
+        self._closed = True
+        async with self._starting:
+            if self._worker is not None:
+                await self._worker.close()
+
+    async def _events(self, request: wire.Generate, user: str, tag: str = "") -> Drawn:
         """Those of one generation, until its last."""
         with self._counted(user):
             async with self._places:
@@ -197,6 +215,14 @@ class Generator:
                         assert isinstance(event, Piece | Done | Scored | Failed)
                         left = 0 if isinstance(event, Failed) else left - isinstance(event, Done | Scored)
                         yield event
+
+    def draw(self, request: wire.Generate, user: str) -> Drawn:
+        """A request that another process made; its events have an id of ours."""
+        return self._events(request.model_copy(update={"id": next(self._ids)}), user)
+
+    async def stop(self, tag: str) -> int:
+        """Nothing: whoever reads a generation of this process stops it by closing it."""
+        return 0
 
     async def load(self, model: str) -> str:
         """Have a model ready, so that the first piece comes at once; returns the hash of its weights.

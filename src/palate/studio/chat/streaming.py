@@ -34,6 +34,9 @@ from palate.studio.chat.wire import Done, Failed, Piece, Scored, Serving
 from palate.studio.web.workspace import BestOf
 
 SAVE_SECONDS = 1.0
+KEEP_SECONDS = 5.0
+"""How long another process may take to keep what it has written once it is told to stop."""
+
 TOO_LONG = (
     "This conversation has become too long for the model. Shorten your message, ask for shorter answers, or start a "
     "new conversation."
@@ -55,6 +58,7 @@ class Draws(Protocol):
         num_responses: int = 1,
         raw: bool = False,
         tools: Sequence[Mapping[str, JsonValue]] = (),
+        tag: str = "",
     ) -> AsyncGenerator[Piece | Done | Failed]:
         """The events of one generation; it ends when the iterator is closed."""
         ...
@@ -71,8 +75,13 @@ class Draws(Protocol):
         rewards: Sequence[Reward],
         principles: Sequence[str] = (),
         judge: ReaderJudge | None = None,
+        tag: str = "",
     ) -> AsyncGenerator[Done | Scored | Failed]:
         """Several responses, and what a reward and their reader's principles say of them."""
+        ...
+
+    async def stop(self, tag: str) -> int:
+        """End the generations with this tag that other processes read; returns how many there were."""
         ...
 
 
@@ -166,6 +175,7 @@ class Writing:
             self.ask.answers[indices[0]].sample_index,
             user=self.user_id,
             num_responses=len(indices),
+            tag=self.ask.conversation_id,
         )
         try:
             async with aclosing(events) as drawn:
@@ -192,6 +202,7 @@ class Writing:
             rewards=best.located(best_of.rewards, places),
             principles=said,
             judge=judge,
+            tag=self.ask.conversation_id,
         )
         drawn: dict[int, Response] = {}
         self._bits.put_nowait(Drawn(0, best_of.n))
@@ -299,10 +310,18 @@ class Desk:
             self._people += Counter()  # forgets people at zero
 
     async def stop(self, conversation_id: str) -> None:
-        """Stop what is being written in a conversation, and wait until it is kept."""
+        """Stop what is being written in a conversation, here or in another process, and wait until it is kept."""
         if writing := self._writings.get(conversation_id):
             writing.stop()
             await writing.ended()
+        elif await self.generator.stop(conversation_id):
+            give_up = time.monotonic() + KEEP_SECONDS
+            while time.monotonic() < give_up and await asyncio.to_thread(self._is_written, conversation_id):
+                await asyncio.sleep(0.05)
+
+    def _is_written(self, conversation_id: str) -> bool:
+        with self._store.read() as session:
+            return conversation_id in exchanges.being_written(session)
 
     async def close(self) -> None:
         """Stop everything."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -27,7 +28,8 @@ from palate.feedback.store import policies
 from palate.feedback.store.database import Store
 from palate.feedback.store.tables import ChatMessage, Conversation, User
 from palate.studio.chat import best
-from palate.studio.chat.generation import Generator
+from palate.studio.chat.hub import Client
+from palate.studio.chat.placing import generator_of, locator
 from palate.studio.chat.streaming import Desk, Drawn, Writing
 from palate.studio.chat.views import ConversationLine, ConversationOut, ModelOut, line_of, view_of
 from palate.studio.web.access import CHATTERS, Db, Home, Person, allow
@@ -77,11 +79,8 @@ async def start(app: FastAPI) -> None:
     """The models' process starts when it is first needed; what a crash left half written is closed."""
     home: Workspace = app.state.workspace
     settings = home.settings
-    generator = Generator(
-        max_streams=settings.chat_streams,
-        max_per_user=settings.chat_streams_per_person,
-        chat_templates={locator(home)(settings.model): home.chat_template} if home.chat_template else {},
-    )
+    hub: Path | None = app.state.hub
+    generator = generator_of(home) if hub is None else Client(hub)
     app.state.generator = generator
     app.state.desk = Desk(
         generator,
@@ -92,23 +91,14 @@ async def start(app: FastAPI) -> None:
     )
     with home.store.write() as session:
         policies.base_policy(session, settings.model)
-        exchanges.reconcile(session)
+        if hub is None:  # otherwise another process may be writing, and whoever started them all has seen to it
+            exchanges.reconcile(session)
 
 
 async def stop(app: FastAPI) -> None:
     """End what is being written, then the models' process."""
     await app.state.desk.close()
     await app.state.generator.close()
-
-
-def locator(home: Workspace) -> Callable[[str], str]:
-    """From a model's path in the database, which may be relative to the workspace, to where it is."""
-
-    def locate(path: str) -> str:
-        inside = home.directory / path
-        return str(inside) if inside.is_dir() else path
-
-    return locate
 
 
 def the_desk(request: Request) -> Desk:

@@ -202,6 +202,6 @@ REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminat
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
 
-def line(message: Request | Event) -> bytes:
+def line(message: Record) -> bytes:
     """One line; empty fields are written too, for the kind of a message is one of them."""
     return message.model_dump_json().encode() + b"\n"

@@ -24,7 +24,7 @@ from palate.feedback.store.database import Store
 from palate.recipe import ReaderJudge, Reward, Section
 
 CONFIG = "palate.toml"
-_FOLDERS = ("recipes", "runs", "data")
+FOLDERS = ("recipes", "runs", "data")
 
 
 class BestOf(Section):
@@ -115,7 +115,7 @@ def create(directory: Path, settings: Settings | None = None) -> Workspace:
         raise DataError(
             f"there is a workspace already: start it with `palate studio --workspace {directory}`", path=directory
         )
-    for folder in _FOLDERS:
+    for folder in FOLDERS:
         (directory / folder).mkdir(parents=True, exist_ok=True)
     secret = os.open(directory / "secret", os.O_WRONLY | os.O_CREAT, 0o600)
     with os.fdopen(secret, "w", encoding="utf-8") as file:

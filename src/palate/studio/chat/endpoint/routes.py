@@ -34,8 +34,8 @@ from palate.feedback.store.tables import Model
 from palate.studio.chat.endpoint.errors import ApiError
 from palate.studio.chat.endpoint.replies import Bit, ChatReply, Reply, TextReply
 from palate.studio.chat.endpoint.requests import ChatRequest, CompletionRequest
+from palate.studio.chat.placing import locator
 from palate.studio.chat.streaming import Draws
-from palate.studio.chat.talking import locator
 from palate.studio.chat.wire import Done, Failed, Piece
 from palate.studio.web.access import CHATTERS, Db, Home, Person, allow
 from palate.studio.web.workspace import Workspace
