@@ -2,11 +2,15 @@
 
     python benchmarks/studio_load.py                                             # SQLite, 50 labelers, two minutes
     python benchmarks/studio_load.py --database postgresql+psycopg://USER@HOST/EMPTY
-    python benchmarks/studio_load.py --kill                                      # SIGKILL half-way, then a restart
+    python benchmarks/studio_load.py --processes 2 --database URL                # two web processes
+    python benchmarks/studio_load.py --kill server                               # SIGKILL half-way, then a restart
+    python benchmarks/studio_load.py --processes 2 --kill process --database URL # of one of the web processes
+    python benchmarks/studio_load.py --kill database --database URL              # of PostgreSQL, as its owner or root
 
 Each labeler claims a task, reads its page, saves a draft, thinks for four to twelve seconds (people take five times
-as long) and hands in; a reply that was lost is asked for again with the same form. Afterwards the database is read:
-every judgement that was acknowledged must be there once, and no item may have more judgements than its overlap.
+as long) and hands in; a reply that was lost, or that said to come again, is asked for again with the same form.
+Afterwards the database is read: every judgement that was acknowledged must be there once, and no item may have more
+judgements than its overlap.
 Prints figures as JSON; status 1 if anything was lost, double or refused.
 """
 
@@ -31,8 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import tomli_w
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from palate.feedback.store import people
 from palate.feedback.store.tables import Item, Judgement, Task
@@ -57,6 +62,7 @@ class Seen:
     )
     errors: Counter[str] = field(default_factory=Counter)
     lost_connections: int = 0
+    come_again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +101,10 @@ def prepare(directory: Path, database: str | None, *, labelers: int, items: int)
     return workspace, badges
 
 
-def start(directory: Path, port: int) -> subprocess.Popen[bytes]:
-    """A server process, once it answers."""
+def start(directory: Path, port: int, processes: int) -> subprocess.Popen[bytes]:
+    """A server, once it answers."""
     command = [sys.executable, "-m", "palate", "studio", "--workspace", str(directory), "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen([*command, "--processes", str(processes)], stdout=subprocess.DEVNULL)
     while True:
         try:
             if httpx2.get(f"http://127.0.0.1:{port}/healthz", timeout=1).status_code == 200:
@@ -123,6 +129,10 @@ async def labeler(url: str, badge: Badge, seed: int, until: float, seen: Seen, t
                     seen.lost_connections += 1
                     await asyncio.sleep(0.2)
                     continue
+                if response.status_code == 503:
+                    seen.come_again += 1
+                    await asyncio.sleep(0.2)
+                    continue
                 seen.seconds[kind].append(time.monotonic() - began)
                 if response.status_code != 200:
                     seen.errors[f"{kind} {response.status_code} {response.text[:80]}"] += 1
@@ -145,24 +155,43 @@ async def labeler(url: str, badge: Badge, seed: int, until: float, seen: Seen, t
 
 
 async def load(
-    directory: Path, port: int, badges: list[Badge], *, seconds: float, kill: bool, think: tuple[float, float]
+    workspace: Workspace,
+    port: int,
+    badges: list[Badge],
+    *,
+    seconds: float,
+    kill: str,
+    think: tuple[float, float],
+    processes: int,
 ) -> Seen:
     """Everybody at once; returns what they met."""
     seen, url = Seen(), f"http://127.0.0.1:{port}"
-    server = await asyncio.to_thread(start, directory, port)
+    server = await asyncio.to_thread(start, workspace.directory, port, processes)
     until = time.monotonic() + seconds
     everybody = [
         asyncio.create_task(labeler(url, badge, number, until, seen, think)) for number, badge in enumerate(badges)
     ]
     if kill:
         await asyncio.sleep(seconds / 2)
-        os.kill(server.pid, signal.SIGKILL)
-        server.wait()
-        server = await asyncio.to_thread(start, directory, port)
+        os.kill(victim(kill, server, workspace), signal.SIGKILL)
+        if kill == "server":
+            server.wait()
+            server = await asyncio.to_thread(start, workspace.directory, port, processes)
     await asyncio.gather(*everybody)
     server.terminate()
     server.wait()
     return seen
+
+
+def victim(kill: str, server: subprocess.Popen[bytes], workspace: Workspace) -> int:
+    """The process to kill. PostgreSQL ends all its connections and recovers when one of its processes is killed."""
+    if kill == "database":
+        with workspace.store.engine.connect() as connection:
+            return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+    if kill == "process":
+        children = psutil.Process(server.pid).children()
+        return next(child.pid for child in children if "palate.studio.serve" in child.cmdline())
+    return server.pid
 
 
 def check(workspace: Workspace, seen: Seen) -> list[str]:
@@ -198,25 +227,29 @@ def run(
     database: str | None = None,
     labelers: int = 50,
     seconds: float = 120,
-    kill: bool = False,
+    kill: str = "",
     think: tuple[float, float] = (4.0, 12.0),
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Prepare, load, check: the figures."""
     items = int(labelers * seconds / sum(think) * 2 / OVERLAP * 1.5) + labelers
     workspace, badges = prepare(directory, database, labelers=labelers, items=items)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    seen = asyncio.run(load(directory, port, badges, seconds=seconds, kill=kill, think=think))
+    seen = asyncio.run(load(workspace, port, badges, seconds=seconds, kill=kill, think=think, processes=processes))
+    workspace.store.close()  # its connections may have died with the database
     wrong = check(workspace, seen)
     workspace.store.close()
     return {
         "database": workspace.store.engine.dialect.name,
+        "processes": processes,
         "labelers": labelers,
         "seconds": seconds,
         "killed": kill,
         "think": think,
         "submitted": len(seen.acknowledged),
         "lost_connections": seen.lost_connections,
+        "come_again": seen.come_again,
         "milliseconds": {kind: _quantiles(times) for kind, times in seen.seconds.items()},
         "wrong": wrong,
     }
@@ -234,7 +267,8 @@ def main() -> int:
     parser.add_argument("--labelers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--think", type=float, nargs=2, default=(4.0, 12.0), metavar="SECONDS", help="least and most")
-    parser.add_argument("--kill", action="store_true", help="SIGKILL the server half-way and start it again")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--kill", choices=("server", "process", "database"), default="", help="by SIGKILL, half-way")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         figures = run(
@@ -243,6 +277,7 @@ def main() -> int:
             labelers=args.labelers,
             seconds=args.seconds,
             kill=args.kill,
+            processes=args.processes,
             think=tuple(args.think),
         )
     print(json.dumps(figures, indent=2))

@@ -25,6 +25,7 @@ from palate.commands import (
     RUN_DIRECTORY,
     STAGES,
     STUDIO,
+    WORKER,
     Stage,
     stage_meant,
 )
@@ -106,6 +107,7 @@ def build_parsers() -> dict[str, Parser]:
     _runs(commands)
     _init(commands)
     _studio(commands)
+    _worker(commands)
     _backup(commands)
     _restore(commands)
     return parsers
@@ -220,7 +222,14 @@ def _init(commands: Group) -> None:
 def _studio(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
         serve = imported_extra("palate.studio.serve", "serve", extra="studio")
-        serve(args.workspace, host=args.host, port=args.port, https=args.https, processes=args.processes)
+        serve(
+            args.workspace,
+            host=args.host,
+            port=args.port,
+            https=args.https,
+            processes=args.processes,
+            with_jobs=not args.no_jobs,
+        )
 
     parser = commands.add("studio", call, "the web app: label, train, chat", STUDIO, "palate studio --workspace taste")
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: this directory")
@@ -230,6 +239,16 @@ def _studio(commands: Group) -> None:
     parser.add_argument(
         "--processes", type=processes, default=1, metavar="N", help="that answer at this address; default: %(default)s"
     )
+    parser.add_argument("--no-jobs", action="store_true", help="`palate worker` looks after them")
+
+
+def _worker(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        imported_extra("palate.studio.serve", "work", extra="studio")(args.workspace)
+
+    example = "palate worker --workspace taste"
+    parser = commands.add("worker", call, "a workspace's sampling and training, without the web app", WORKER, example)
+    parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: this directory")
 
 
 def _backup(commands: Group) -> None:

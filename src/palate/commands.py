@@ -330,6 +330,11 @@ STUDIO = """\
 Serves a workspace to browsers: people write and rank answers, see how far they agree, train the next model from what
 they said and chat with it. The first start prints a link that makes the first admin; it works once."""
 
+WORKER = """\
+Runs what is started in the web app: sampling, training, scoring, measuring, one after the other. The web app does so
+itself unless it is started with --no-jobs; a worker keeps them apart from it, in a container of its own for instance.
+It has to see the workspace's directory and the web app's processes."""
+
 BACKUP = """\
 Writes a workspace into one file while people work in it: the database as it was at one moment, whichever kind it is,
 and every file, runs and models among them. The file holds the workspace's secret and what people wrote."""

@@ -18,16 +18,21 @@ from pathlib import Path
 import httpx2 as httpx
 import psutil
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import select
 from tests.postgres import Server
 from tests.studio.fake import events_of
 
+from palate.cli import main
 from palate.errors import PalateError
 from palate.feedback.store import people
-from palate.feedback.store.tables import ChatMessage, Conversation, Model, User
+from palate.feedback.store.tables import ChatMessage, Conversation, Job, Model, User
+from palate.studio import serve as serve_module
+from palate.studio.app import create_app
 from palate.studio.chat.hub import Client
 from palate.studio.serve import create
 from palate.studio.supervisor import MOST_EARLY, Child, HopelessError, _keep, close_what_nobody_writes
+from palate.studio.training.jobs import Runner
 from palate.studio.web.access import COOKIE
 from palate.studio.web.workspace import Settings, Workspace
 
@@ -305,3 +310,72 @@ def test_the_port_of_somebody_else_is_one_clear_line(tmp_path: Path) -> None:
         )
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def queued(workspace: Workspace) -> str:
+    """A job that cannot succeed, and says so: that it was run shows."""
+    with workspace.store.write() as session:
+        job = Job(name="j", stage="sft", recipe="no_such_key = 1\n", directory="runs/j", created_at=1.0)
+        session.add(job)
+        session.flush()
+        return job.id
+
+
+def test_a_worker_looks_after_the_jobs_and_ends_when_it_is_asked(tmp_path: Path) -> None:
+    workspace = create(tmp_path / "workspace")
+    job_id = queued(workspace)
+    command = [sys.executable, "-m", "palate", "worker", "--workspace", str(tmp_path / "workspace")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"looking after the jobs of {workspace.directory}\n"
+
+    def state() -> tuple[str, str]:
+        with workspace.store.read() as session:
+            job = session.get_one(Job, job_id)
+            return job.state, job.message
+
+    while state()[0] in ("queued", "running"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert state()[0] == "failed"
+    assert "'data' is required" in state()[1]
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
+    workspace.store.close()
+
+
+def test_without_jobs_they_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = create(tmp_path / "workspace")
+    looked = threading.Event()
+    monkeypatch.setattr("palate.studio.training.jobs.LOOK_EVERY", 0.01)
+    monkeypatch.setattr(Runner, "tick", lambda _: looked.set())
+    for with_jobs in (False, True):
+        with TestClient(create_app(workspace, with_jobs=with_jobs)):
+            assert looked.wait(60 if with_jobs else 0.3) is with_jobs
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_no_jobs_reaches_whoever_would_look_after_them(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(tmp_path / "workspace").store.close()
+    given: list[bool] = []
+    commands: list[list[str]] = []
+    monkeypatch.setattr(serve_module, "_run", lambda app, _: given.append(app.state.with_jobs))
+
+    def started(child: Child) -> None:
+        commands.append(child.command)
+        if child.name == "web process 1":
+            raise HopelessError("enough")
+
+    monkeypatch.setattr(Child, "start", started)
+    monkeypatch.setattr(Child, "end", lambda _: None)
+    for words in ([], ["--no-jobs"]):
+        main(
+            ["studio", "--workspace", str(tmp_path / "workspace"), "--port", "0", "--processes", str(processes), *words]
+        )
+    if processes == 1:
+        assert given == [True, False]
+    else:
+        assert ["--no-jobs" in command for command in commands if "palate.studio.serve" in command] == [False, True]

@@ -84,13 +84,16 @@ class Studio(FastAPI):
         await Measured(SecurityHeaders(super().__call__))(scope, receive, send)
 
 
-def create_app(workspace: Workspace, *, secure_cookies: bool = False, hub: Path | None = None) -> FastAPI:
+def create_app(
+    workspace: Workspace, *, secure_cookies: bool = False, hub: Path | None = None, with_jobs: bool = True
+) -> FastAPI:
     """The app of a workspace.
 
     Args:
         workspace: its database is brought to this version.
         secure_cookies: for HTTPS; a browser then never sends the session over plain HTTP.
         hub: the socket of the process that holds the models, if there are several like this one.
+        with_jobs: look after the workspace's jobs, unless another process does already.
     """
     workspace.store.upgrade()
     modules = [import_module(f"palate.studio.{name}") for name in ROUTERS]
@@ -104,7 +107,8 @@ def create_app(workspace: Workspace, *, secure_cookies: bool = False, hub: Path 
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.workspace, app.state.secure_cookies, app.state.hub = workspace, secure_cookies, hub
+    app.state.workspace, app.state.secure_cookies = workspace, secure_cookies
+    app.state.hub, app.state.with_jobs = hub, with_jobs
     app.state.routers = [health, *(module.router for module in modules)]
     for router in app.state.routers:
         app.include_router(router)

@@ -21,6 +21,7 @@ from palate.errors import DataError
 from palate.feedback.store import people
 from palate.studio import supervisor
 from palate.studio.app import create_app
+from palate.studio.training.jobs import Runner
 from palate.studio.training.recipebook import FIRST_STARTERS, write_starters
 from palate.studio.web import workspace as workspaces
 from palate.studio.web.workspace import Settings, Workspace
@@ -45,12 +46,19 @@ def init(directory: Path, *, database: str | None = None, name: str | None = Non
 
 
 def serve(
-    directory: Path, *, host: str = "127.0.0.1", port: int = 8000, https: bool = False, processes: int = 1
+    directory: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    https: bool = False,
+    processes: int = 1,
+    with_jobs: bool = True,
 ) -> None:
     """Serve a workspace until Ctrl-C.
 
     Args:
         processes: that answer at one address; with more than one another process holds the models for all of them.
+        with_jobs: look after the workspace's jobs too; otherwise `work` does.
 
     Raises:
         DataError: no workspace there, the port is taken, or the processes end as soon as they are started.
@@ -70,9 +78,26 @@ def serve(
     if not _is_loopback(host) and not https:
         print("others can reach this address over plain HTTP: put HTTPS before it and use --https", flush=True)
     if processes == 1:
-        _run(create_app(workspace, secure_cookies=https), listener)
+        _run(create_app(workspace, secure_cookies=https, with_jobs=with_jobs), listener)
     else:
-        supervisor.supervise(workspace, listener, processes=processes, https=https)
+        supervisor.supervise(workspace, listener, processes=processes, https=https, with_jobs=with_jobs)
+
+
+def work(directory: Path) -> None:
+    """Look after a workspace's jobs, and nothing else, until Ctrl-C; what runs then goes on, and is found again.
+
+    Raises:
+        DataError: no workspace there.
+    """
+    workspace = Workspace(directory)
+    workspace.store.upgrade()
+    runner = Runner(workspace)
+    with supervisor.told_to_stop() as stopped:
+        runner.start()
+        print(f"looking after the jobs of {workspace.directory}", flush=True)
+        stopped.wait()
+        runner.stop()
+    workspace.store.close()
 
 
 def _run(app: FastAPI, listener: socket.socket) -> None:
@@ -107,9 +132,15 @@ def main() -> None:
     parser.add_argument("--listener", type=int, required=True, help="descriptor of the socket that all listen on")
     parser.add_argument("--hub", type=Path, required=True, help="socket of the process that holds the models")
     parser.add_argument("--https", action="store_true")
+    parser.add_argument("--no-jobs", action="store_true")
     arguments = parser.parse_args()
     threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
-    app = create_app(Workspace(arguments.workspace), secure_cookies=arguments.https, hub=arguments.hub)
+    app = create_app(
+        Workspace(arguments.workspace),
+        secure_cookies=arguments.https,
+        hub=arguments.hub,
+        with_jobs=not arguments.no_jobs,
+    )
     _run(app, socket.socket(fileno=arguments.listener))
     os._exit(0)  # at once: a usual exit would wait for the thread that reads
 

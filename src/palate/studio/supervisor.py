@@ -106,19 +106,22 @@ class Child:
             self.process.wait()
 
 
-def supervise(workspace: Workspace, listener: socket.socket, *, processes: int, https: bool) -> None:
+def supervise(
+    workspace: Workspace, listener: socket.socket, *, processes: int, https: bool, with_jobs: bool = True
+) -> None:
     """Serve a workspace from several processes until SIGINT or SIGTERM.
 
     Args:
         listener: a socket that listens.
         https: cookies are for HTTPS alone.
+        with_jobs: one of them looks after the workspace's jobs.
 
     Raises:
         HopelessError: a process ends as soon as it is started, again and again; the others are ended too.
     """
     with workspace.store.write() as session:
         exchanges.reconcile(session)  # nobody writes yet
-    with tempfile.TemporaryDirectory(prefix="palate-") as private, _told_to_stop() as stopped:
+    with tempfile.TemporaryDirectory(prefix="palate-") as private, told_to_stop() as stopped:
         path = Path(private) / "hub"
         python = [sys.executable, "-P", "-m"]
         home = ["--workspace", str(workspace.directory)]
@@ -129,23 +132,25 @@ def supervise(workspace: Workspace, listener: socket.socket, *, processes: int, 
         children = [
             Child(
                 name=f"web process {number}",
-                command=[*python, *web, *(["--https"] if https else [])],
+                command=[*python, *web, *(["--https"] if https else []), *([] if with_jobs else ["--no-jobs"])],
                 descriptors=(listener.fileno(),),
                 environment={SHARED: private},
             )
             for number in range(1, processes + 1)
         ]
-        for child in (hub, *children):
-            child.start()
+        started: list[Child] = []
         try:
+            for child in (hub, *children):
+                child.start()
+                started.append(child)
             while not stopped.wait(LOOK_EVERY):
                 _keep([hub])
                 if _keep(children):
                     close_what_nobody_writes(workspace, Client(path))
         finally:
-            for child in children:  # all at once
+            for child in started[1:]:  # all at once
                 child.ask_to_end()
-            for child in (*children, hub):  # the models' last: what is being written is kept first
+            for child in reversed(started):  # the models' last: what is being written is kept first
                 child.end()
 
 
@@ -176,7 +181,7 @@ def close_what_nobody_writes(workspace: Workspace, hub: Client) -> int:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
+def told_to_stop() -> Iterator[threading.Event]:
     """Set by SIGINT or SIGTERM."""
     stopped = threading.Event()
 

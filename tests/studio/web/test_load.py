@@ -1,4 +1,4 @@
-"""Several labelers at once through real HTTP, and a server that is killed in the middle: the benchmark, in short."""
+"""Several labelers at once through real HTTP, and something that is killed in the middle: the benchmark, in short."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.postgres import serving
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "studio_load.py"
 
@@ -27,7 +28,7 @@ def studio_load() -> Any:
 def test_nothing_is_lost_when_the_server_is_killed(
     kind: str, studio_load: Any, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    how: dict[str, Any] = {"labelers": 5, "seconds": 6.0, "kill": True, "think": (0.1, 0.4)}
+    how: dict[str, Any] = {"labelers": 5, "seconds": 6.0, "kill": "server", "think": (0.1, 0.4)}
     if kind == "sqlite":
         figures = studio_load.run(tmp_path / "workspace", **how)
     else:
@@ -36,3 +37,19 @@ def test_nothing_is_lost_when_the_server_is_killed(
     assert figures["wrong"] == []
     assert figures["submitted"] > 0
     assert figures["lost_connections"] > 0, "the server was not killed while they worked"
+
+
+@pytest.mark.parametrize("kill", ["process", "database"])
+def test_nothing_is_lost_where_there_are_several_processes(
+    kill: str, studio_load: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """PostgreSQL is one of our own: the others would lose their connections too."""
+    with serving() as server, server.empty() as url:
+        how: dict[str, Any] = {"labelers": 6, "seconds": 8.0, "kill": kill, "think": (0.1, 0.4), "processes": 2}
+        figures = studio_load.run(tmp_path / "workspace", database=url, **how)
+    assert figures["wrong"] == []
+    assert figures["submitted"] > 0
+    if kill == "process":  # between two requests of its own, perhaps: then nobody notices
+        assert "was ended by SIGKILL; another one is started" in capfd.readouterr().err
+    else:
+        assert figures["come_again"] > 0, "the database was not killed while they worked"

@@ -297,9 +297,10 @@ def tail(path: Path, *, most: int = 16_000) -> str:
 
 
 async def start(app: FastAPI) -> None:
-    """Look after the workspace's jobs while the app runs."""
+    """Look after the workspace's jobs while the app runs, if that is not somebody else's part."""
     app.state.jobs = Runner(app.state.workspace)
-    app.state.jobs.start()
+    if app.state.with_jobs:
+        app.state.jobs.start()
 
 
 async def stop(app: FastAPI) -> None:
