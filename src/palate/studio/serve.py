@@ -77,10 +77,11 @@ def serve(
         print(f"first admin    {address}/join/{secret}   (works once, for a day)", flush=True)
     if not _is_loopback(host) and not https:
         print("others can reach this address over plain HTTP: put HTTPS before it and use --https", flush=True)
-    if processes == 1:
-        _run(create_app(workspace, secure_cookies=https, with_jobs=with_jobs), listener)
-    else:
-        supervisor.supervise(workspace, listener, processes=processes, https=https, with_jobs=with_jobs)
+    with listener:
+        if processes == 1:
+            _run(create_app(workspace, secure_cookies=https, with_jobs=with_jobs), listener)
+        else:
+            supervisor.supervise(workspace, listener, processes=processes, https=https, with_jobs=with_jobs)
 
 
 def work(directory: Path) -> None:
