@@ -161,6 +161,30 @@ def test_a_reader_that_goes_ends_the_generation(run: Run, generator: Generator, 
     run(test())
 
 
+def test_who_leaves_while_waiting_for_a_place_waits_no_more(
+    run: Run, generator: Generator, talker: Path, tmp_path: Path
+) -> None:
+    """Nothing is written to a client that waits, so a broken connection alone would never be noticed."""
+
+    async def test() -> None:
+        async with serving(generator, tmp_path / "hub") as (one, other):
+            drawn = [one.stream(str(talker), HI, LONG, seed=1, user=user, tag=user) for user in ("ada", "bob")]
+            for stream in drawn:
+                await anext(stream)
+            waits = asyncio.create_task(all_of(other.stream("tiny", HI, SHORT, seed=1, user="cyd", tag="cyd")))
+
+            async def tags(expected: set[str]) -> bool:
+                return await one.tags() == expected
+
+            await until(lambda: tags({"ada", "bob", "cyd"}))
+            waits.cancel()
+            await until(lambda: tags({"ada", "bob"}))
+            for stream in drawn:
+                await stream.aclose()
+
+    run(test())
+
+
 def test_who_talks_nonsense_is_hung_up_on(run: Run, generator: Generator, tmp_path: Path) -> None:
     async def test() -> None:
         async with serving(generator, tmp_path / "hub") as (one, _):
