@@ -234,6 +234,38 @@ def test_an_error_before_the_start_leaves_no_trace(room: Room) -> None:
     asyncio.run(test())
 
 
+def test_a_generation_is_known_by_its_conversation(room: Room) -> None:
+    """By which another process can stop it."""
+
+    async def test() -> None:
+        fake = Fake("one", "two", "three", "four")
+        alone, two = room.start(), room.start(two_answers=True)
+        for at in (alone, two):
+            async with room.desk(fake).writing(room.user.id, room.asking(at)) as writing:
+                assert [bit async for bit in writing]
+        assert fake.tags == [alone, two]
+
+    asyncio.run(test())
+
+
+def test_what_another_process_writes_is_stopped_there_and_waited_for(room: Room) -> None:
+    async def test() -> None:
+        fake, at = Fake(), room.start()
+        ask = room.asking(at)()
+        fake.elsewhere.add(at)
+        stopping = asyncio.create_task(room.desk(fake).stop(at))
+        while at in fake.elsewhere:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.1)
+        assert not stopping.done(), "the other process has not kept it yet"
+        with room.store.write() as session:
+            exchanges.end(session, ask.answers[0].message_id, "as far as it went", "stopped")
+        await stopping
+        assert room.last(at).variants[0].content == "as far as it went"
+
+    asyncio.run(test())
+
+
 def test_closing_stops_everything(room: Room) -> None:
     async def test() -> None:
         desk = room.desk(fake := Fake(None, None))
