@@ -8,7 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from palate.corpus import read_candidates
 from palate.errors import DataError
+from palate.recipe import Data
 from palate.records import Candidates, Message, Prompt, Response
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +57,17 @@ def test_two_judges_of_the_same_answers(
     assert " before, 0.500 (" in formed
     picture = out.read_text(encoding="utf-8")
     assert all(f">{name}, {when}<" in picture for name in ("right", "formed") for when in ("before", "after"))
+
+
+def test_answers_are_paired_by_what_was_asked(before_after: ModuleType, tmp_path: Path) -> None:
+    """In another order in the other file: the interval of a change hangs on it, its value does not."""
+    rows = [(f"{number} + 0?", str(number), (str(number),)) for number in range(5)]
+    before, after = (
+        read_candidates(Data(path=answered(tmp_path / name, *order))).records
+        for name, order in (("a.jsonl", rows), ("b.jsonl", rows[::-1]))
+    )
+    assert [item.prompt.id for item in after] != [item.prompt.id for item in before]
+    assert [item.prompt.id for item in before_after.same_prompts(before, after)] == [item.prompt.id for item in before]
 
 
 def test_other_prompts_are_refused(before_after: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from palate.cli import main
-from palate.corpus.mined.abstention_measured import kind_of
+from palate.corpus.mined.abstention_measured import MEANING, kind_of, measure_abstention
 from palate.corpus.mined.phrases import patterns
+from palate.recipe import AbstentionMeasuring
 from palate.records import Candidates, Prompt, Provenance, Response
 
 UNSURE = patterns("", "unsure.txt")
@@ -85,8 +86,16 @@ def test_before_and_after_by_hand(files: dict[str, str], tmp_path: Path, capsys:
     said = capsys.readouterr().out
     assert "confident_wrong, change" in said
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    for text in ("I think Paris", "Because of &lt;b&gt;", "right before, and says so now", "Before and after"):
+    for text in ("I think Paris", "Because of &lt;b&gt;", "right before, and withheld now", "Before and after"):
         assert text in page
+
+
+def test_no_label_is_cut_short_in_the_picture(files: dict[str, str]) -> None:
+    found = measure_abstention(
+        files["after"], AbstentionMeasuring(answers=files["answers"]), before=files["before"]
+    ).picture()
+    assert "\u2026" not in found
+    assert all(f">{label}, {when}<" in found for label in list(MEANING.values())[:7] for when in ("before", "after"))
 
 
 def test_one_model_alone(files: dict[str, str], tmp_path: Path) -> None:

@@ -32,17 +32,17 @@ SHOWN = 8
 """Questions of each kind, with what was said to them, drawn by the seed."""
 
 MEANING: Mapping[str, str] = {
-    "f1": "F1 of saying so where nobody can know",
-    "precision": "of all that say so, where nobody can know",
-    "recall": "where nobody can know, says so",
-    "confident_wrong": "wrong without saying so, of all",
-    "right": "right, where there is an answer",
-    "unsure_answerable": "says so, where there is an answer",
-    "right_when_answering": "right, of what is not withheld there",
+    "f1": "F1 of saying so",
+    "precision": "says so, and nobody can know",
+    "recall": "nobody can know, and says so",
+    "confident_wrong": "wrong without saying so",
+    "right": "right, where it can be",
+    "unsure_answerable": "says so, though it can be known",
+    "right_when_answering": "right, of what is not withheld",
     "kept": "right before, and right still",
-    "withheld": "right before, and says so now",
+    "withheld": "right before, and withheld now",
 }
-"""As they stand on the page."""
+"""As they stand on the page; short enough for a picture with `before` or `after`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
