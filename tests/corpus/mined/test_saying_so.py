@@ -32,6 +32,11 @@ def test_among_the_answers_that_it_was_written_with() -> None:
     assert counts(seen=True) == (11, 1, 1, 26)
 
 
+def test_among_answers_that_it_was_not_written_for() -> None:
+    """Precision 5 of 6, recall 5 of 7: "impossible to know everything" is an answer, and no "remain unclear" is told."""
+    assert counts(seen=False) == (5, 1, 2, 19)
+
+
 @pytest.mark.parametrize("text", templates("", "abstentions.txt", 0).texts)
 def test_our_own_ways_to_say_so_are_told(text: str) -> None:
     assert UNSURE.find(text)
