@@ -33,7 +33,7 @@ def test_among_the_answers_that_it_was_written_with() -> None:
 
 
 def test_among_answers_that_it_was_not_written_for() -> None:
-    """Precision 5 of 6, recall 5 of 7: "impossible to know everything" is an answer, and no "remain unclear" is told."""
+    """Precision 5 of 6, recall 5 of 7: "impossible to know everything" is an answer, and "remain unclear" is missed."""
     assert counts(seen=False) == (5, 1, 2, 19)
 
 
