@@ -79,10 +79,12 @@ def test_before_and_after_by_hand(files: dict[str, str], tmp_path: Path, capsys:
         "questions without a known answer": 2,
         "questions measured": 4,
         "of them without an answer": 2,
-        "responses": 4,
-        "of them cut off": 1,
+        "responses before": 4,
+        "cut off before": 0,
+        "responses after": 4,
+        "cut off after": 1,
     }
-    assert found["left_out"] == {"not among the questions with answers": 1}
+    assert found["left_out"] == {"not among the questions with answers": 2}
     said = capsys.readouterr().out
     assert "confident_wrong, change" in said
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

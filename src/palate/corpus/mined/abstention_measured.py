@@ -125,44 +125,30 @@ def measure_abstention(
     """
     read: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    answers = read_answers(settings.answers, read, Rejections())
-    unsure = patterns(settings.patterns, "unsure.txt")
-    ours = responses_of(path)
-    theirs = responses_of(before) if before else {}
-    asked = [key for key in ours if key in answers and (not before or key in theirs)]
-    left_out["not among the questions with answers"] = sum(key not in answers for key in ours)
-    if before:
-        left_out["answered by one of the two models alone"] = len((ours.keys() ^ theirs.keys()) & answers.keys())
+    rejections = Rejections()
+    answers = read_answers(settings.answers, read, rejections)
+    left_out["rows of the answers that hold none"] = rejections.total
+    files = {"before": before, "after": path} if before else {"after": path}
+    said = {name: responses_of(file) for name, file in files.items()}
+    asked = [key for key in said["after"] if key in answers and all(key in each for each in said.values())]
+    everything = dict.fromkeys(key for each in said.values() for key in each)
+    left_out["not among the questions with answers"] = sum(key not in answers for key in everything)
+    left_out["answered by one of the two models alone"] = len(everything.keys() & answers.keys()) - len(asked)
     if not asked:
         raise DataError(f"nothing in it is among the questions of {settings.answers}", path=path)
     read["questions measured"] = len(asked)
     read["of them without an answer"] = sum(not answers[key] for key in asked)
-    read["responses"] = sum(len(ours[key].texts) for key in asked)
-    read["of them cut off"] = sum(ours[key].cut_off for key in asked)
+    for name, each in said.items():
+        read[f"responses {name}"] = sum(len(each[key].texts) for key in asked)
+        read[f"cut off {name}"] = sum(each[key].cut_off for key in asked)
 
-    def answered(said: Mapping[str, Said]) -> Answered:
-        kinds = [[kind_of(text, answers[key], settings.match, unsure) for text in said[key].texts] for key in asked]
-        return Answered(
-            right=np.array([each.count("right") / len(each) for each in kinds]),
-            unsure=np.array([each.count("unsure") / len(each) for each in kinds]),
-            answerable=np.array([bool(answers[key]) for key in asked]),
-        )
-
-    def shown(answerable: bool) -> list[dict[str, object]]:
-        these = [key for key in asked if bool(answers[key]) == answerable]
-        rows = []
-        for place in permutation(len(these), settings.seed, "shown")[:SHOWN].tolist():
-            key = these[place]
-            row: dict[str, object] = {"question": ours[key].question}
-            row |= {"known": " | ".join(sorted(answers[key])[:3])} if answerable else {}
-            for name, said in (("before", theirs), ("after", ours)) if before else (("response", ours),):
-                text = said[key].texts[0]
-                row |= {name: text, f"{name} counts as": kind_of(text, answers[key], settings.match, unsure)}
-            rows.append(row)
-        return rows
-
-    after, seed = answered(ours), settings.seed
-    first = answered(theirs) if before else None
+    unsure = patterns(settings.patterns, "unsure.txt")
+    kinds = {
+        name: {key: [kind_of(text, answers[key], settings.match, unsure) for text in each[key].texts] for key in asked}
+        for name, each in said.items()
+    }
+    found = {name: answered(each, answers) for name, each in kinds.items()}
+    after, first, seed = found["after"], found.get("before"), settings.seed
     return AbstentionMeasured(
         found=abstention(after, seed=seed),
         before=abstention(first, seed=seed) if first else {},
@@ -170,8 +156,39 @@ def measure_abstention(
         beside=abstention_beside(first, after, seed=seed) if first else {},
         read=read,
         left_out=+left_out,
-        shown={"questions with an answer": shown(True), "questions that nobody can answer": shown(False)},
+        shown={
+            title: examples([key for key in asked if bool(answers[key]) == known], said, kinds, answers, seed)
+            for title, known in (("questions with an answer", True), ("questions that nobody can answer", False))
+        },
     )
+
+
+def answered(kinds: Mapping[str, Sequence[str]], answers: Mapping[str, frozenset[str]]) -> Answered:
+    """What each question's responses count as, as shares."""
+    return Answered(
+        right=np.array([each.count("right") / len(each) for each in kinds.values()]),
+        unsure=np.array([each.count("unsure") / len(each) for each in kinds.values()]),
+        answerable=np.array([bool(answers[key]) for key in kinds]),
+    )
+
+
+def examples(
+    asked: Sequence[str],
+    said: Mapping[str, Mapping[str, Said]],
+    kinds: Mapping[str, Mapping[str, Sequence[str]]],
+    answers: Mapping[str, frozenset[str]],
+    seed: int,
+) -> list[dict[str, object]]:
+    """Some of the questions by the seed, with what is known, each model's first response and what it counts as."""
+    rows = []
+    for place in permutation(len(asked), seed, "shown")[:SHOWN].tolist():
+        key = asked[place]
+        row: dict[str, object] = {"question": said["after"][key].question}
+        row |= {"known": " | ".join(sorted(answers[key])[:3])} if answers[key] else {}
+        for name, each in said.items():
+            row |= {name: each[key].texts[0], f"counts {name} as": kinds[name][key][0]}
+        rows.append(row)
+    return rows
 
 
 def kind_of(text: str, answers: frozenset[str], match: str, unsure: Patterns) -> str:
