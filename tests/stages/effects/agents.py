@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +15,11 @@ from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
 from tests.stages.effects.shared import cured, keeps_so_many, optimizer, refused, saves_after
 
-from palate.stages.agent.clip_pages import candidates
+from palate.errors import LabelsNeededError
+from palate.recipe import AgentRecipe, parse_recipe
+from palate.run.directory import Run
+from palate.stages.agent.agent import train
+from palate.stages.agent.clip_answers import read_pairs
 
 BASE: dict[str, Any] = {
     "environment": "Pendulum-v1",
@@ -235,8 +242,15 @@ def pays_otherwise(a: Outcome, b: Outcome) -> None:
     assert a.metrics[0]["value/error"] != b.metrics[0]["value/error"]
 
 
-def clip_rankings() -> str:
-    """What somebody said of every comparison that may come."""
-    records = (candidates("Pendulum-v1", number) for number in range(40))
-    rankings = (record.model_dump() | {"ranks": [1, 2], "labeler": "ann"} for record in records)
-    return "".join(json.dumps(ranking) + "\n" for ranking in rankings)
+def clip_rankings(directory: Path) -> str:
+    """What somebody says of every comparison that the run of `BASE` asks for; it is asked round by round."""
+    if find_spec("gymnasium") is None:
+        return ""
+    recipe = parse_recipe(AgentRecipe, BASE | {"labels": BASE["labels"] | {"teacher": "people"}})
+    said = directory / "rankings.jsonl"
+    for waited in range(BASE["steps"] + 1):
+        with suppress(LabelsNeededError):
+            train(recipe, Run.open(directory, recipe, resume=waited > 0))
+        lines = (pair.model_dump() | {"ranks": [1, 2], "labeler": "ann"} for pair in read_pairs(directory))
+        said.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return said.read_text(encoding="utf-8")

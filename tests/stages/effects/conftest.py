@@ -136,7 +136,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     found["strong_rankings"] = "".join(line + "\n" for line in records(list(PROMPTS[:12]), "strong_rankings"))
     found["told_rankings"] = "".join(line + "\n" for line in records(list(PROMPTS[:12]), "told_rankings"))
     found |= {name: "".join(json.dumps(row) + "\n" for row in rows) for name, rows in rows_of_others().items()}
-    found["clip_rankings"] = agents.clip_rankings()
+    found["clip_rankings"] = agents.clip_rankings(directory / "people")
     for name, text in found.items():
         (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
     for name, text in (("constitution", CONSTITUTION), ("other_constitution", CONSTITUTION.replace("a", "e"))):
