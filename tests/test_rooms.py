@@ -50,7 +50,7 @@ PLAN = {
     "rewards/verifiers": "recipe",
     "rewards/judges": "lm lm/sources recipe rollout",
     "evals": "run",
-    "evals/protocols": "corpus corpus/containers evals recipe rewards/verifiers",
+    "evals/protocols": "corpus corpus/containers corpus/mined evals recipe rewards/verifiers",
     "evals/asking": "evals/protocols lm lm/sources recipe rewards/judges rollout run",
     "evals/card": "evals evals/protocols",
     "stages": "corpus corpus/containers evals evals/asking evals/card evals/protocols feedback/statistics lm "

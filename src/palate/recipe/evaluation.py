@@ -65,6 +65,7 @@ ProtocolName = Literal[
     "truthfulqa",
     "gsm8k",
     "form",
+    "abstention",
 ]
 """As in `evals/protocols/all_protocols.py`."""
 

@@ -18,11 +18,14 @@ from palate.evals.asking.answering import Terms, answered, task
 from palate.evals.asking.likelihoods import encode, likelihoods, windows, within
 from palate.evals.asking.model_identity import identity
 from palate.evals.protocols.choices import question
-from palate.evals.protocols.items import Continuation
+from palate.evals.protocols.items import Continuation, Item
+from palate.evals.protocols.responses import form_scores
 from palate.evals.protocols.texts import TEXTS
+from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
+from palate.records import Prompt
 
 TERMS = Terms(window=40, sampling=Sampling(max_new_tokens=5), num_responses=2, seed=0, max_tokens=90)
 
@@ -47,8 +50,6 @@ def alone(model: LanguageModel, context: list[int], text: list[int]) -> tuple[fl
     total, greedy = 0.0, True
     for place, token in enumerate(text):
         before = torch.tensor([context + text[:place]])
-        from palate.lm.batch import Sequences
-
         sequences = Sequences.pack([before[0].tolist()], [[token]])
         row = model.hidden(sequences, torch.tensor([0]), torch.tensor([before.shape[1] - 1]), None)
         logits = model.logits(row)[0].double()
@@ -68,18 +69,14 @@ def test_a_sum_is_that_of_its_tokens_one_by_one(tiny: Loaded[LanguageModel], max
 def test_greedy_is_the_likeliest_token_each_time(tiny: Loaded[LanguageModel]) -> None:
     context, said = [5, 6, 7], []
     for _ in range(3):
-        from palate.lm.batch import Sequences
-
         with torch.no_grad():
             sequences = Sequences.pack([context + said], [[0]])
             last = torch.tensor([len(context + said) - 1])
             row = tiny.model.hidden(sequences, torch.tensor([0]), last, None)
             said.append(int(tiny.model.logits(row).argmax()))
-    other = [*said[:2], said[2] + 1]
-    assert [each.greedy for each in likelihoods(tiny.model, [(context, said), (context, other)], max_tokens=99)] == [
-        True,
-        False,
-    ]
+    others = [[*said[:2], said[2] + 1], [*said[:2], (said[2] - 1) % 259], [said[0] + 1, *said[1:]]]
+    found = likelihoods(tiny.model, [(context, text) for text in (said, *others)], max_tokens=99)
+    assert [each.greedy for each in found] == [True, False, False, False]
 
 
 @given(st.integers(1, 60), st.integers(1, 20))
@@ -158,7 +155,26 @@ def test_another_model_or_question_is_asked_anew(tiny: Loaded[LanguageModel], tm
     assert not set(one.keys) & set(asked_otherwise.keys)
 
 
-def test_windows_and_sampling_are_part_of_what_is_asked(tiny: Loaded[LanguageModel], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sampling": Sampling(max_new_tokens=5, temperature=0.9)},
+        {"sampling": Sampling(max_new_tokens=6)},
+        {"num_responses": 3},
+        {"seed": 1},
+    ],
+)
+def test_how_it_responds_is_part_of_what_a_model_is_asked(tiny: Loaded[LanguageModel], changed: dict[str, Any]) -> None:
+    prompts = [Item(asked=(Prompt.from_text(f"Tea {n}?"),), score=form_scores) for n in range(3)]
+    one, again, other = (
+        set(task("prompts", prompts, tiny.chat, 2048, terms).keys)
+        for terms in (TERMS, replace(TERMS, max_tokens=9, window=3), replace(TERMS, **changed))
+    )
+    assert one == again
+    assert not one & other
+
+
+def test_windows_are_part_of_what_is_asked(tiny: Loaded[LanguageModel], tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     path.write_text("Once there was a mill by a river. " * 5, encoding="utf-8")
     documents = TEXTS["held_out_text"].read(path)

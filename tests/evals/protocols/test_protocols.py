@@ -98,6 +98,9 @@ GIVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_a_row_as_published_and_as_passed_on_ask_the_same(section: str, tmp_path: Path) -> None:
     published, given = (asked(section, tmp_path, row) for row in GIVEN[section])
     assert published == given
+    if section != "lambada":
+        read = [PROTOCOLS[section].read(written(tmp_path / "rows.jsonl", [row])) for row in GIVEN[section]]
+        assert [item.score(answers(-1, -2))["gold"] for (item,) in read] == [GIVEN[section][1]["gold"]] * 2
 
 
 def test_what_is_asked_to_the_letter(tmp_path: Path) -> None:
@@ -107,6 +110,13 @@ def test_what_is_asked_to_the_letter(tmp_path: Path) -> None:
     assert rows["winogrande"] == [("Ann saw Bea and Ann", " waved."), ("Ann saw Bea and Bea", " waved.")]
     assert rows["openbookqa"][0] == ("Foxes eat", " tea")
     assert rows["lambada"] == [("over the", " river")]
+
+
+def test_a_choice_is_as_long_as_its_characters_without_the_blank_before_it(tmp_path: Path) -> None:
+    row = {"query": "Where?", "choices": ["ööö", "over"], "gold": 0}
+    (item,) = PROTOCOLS["arc_easy"].read(written(tmp_path / "rows.jsonl", [row]))
+    assert item.score(answers(-3.0, -3.9))["acc_norm"] == 0.0  # -1 and -0.975 a character
+    assert item.score(answers(-2.9, -3.9))["acc_norm"] == 1.0  # 6 bytes or 4 characters would be other numbers
 
 
 def test_hellaswag_in_six_lines_a_question(tmp_path: Path) -> None:
@@ -159,6 +169,7 @@ def test_an_empty_file_and_none(tmp_path: Path) -> None:
 def test_last_words_and_documents(tmp_path: Path) -> None:
     (word,) = PROTOCOLS["lambada"].read(written(tmp_path / "rows.jsonl", [{"text": "a b"}]))
     assert word.score([Likelihood(-2.0, greedy=True)]) == {"acc": 1.0, "nats": 2.0}
+    assert word.score([Likelihood(-0.5, greedy=False)]) == {"acc": 0.0, "nats": 0.5}
     (document,) = PROTOCOLS["held_out_text"].read(written(tmp_path / "rows.jsonl", [{"text": "Köln"}]))
     assert document.asked == (Continuation("", "Köln"),)
     assert document.score([Likelihood(-10 * math.log(2), greedy=False)]) == pytest.approx({"bits": 10.0, "bytes": 5.0})
@@ -181,6 +192,7 @@ def test_truthfulqa_from_its_table(tmp_path: Path) -> None:
     weights = [math.exp(logprob) for logprob in (-2.0, -1.0, -9.0, -1.5, -3.0)]
     assert found == pytest.approx({"mc1": 0.0, "mc2": sum(weights[:3]) / sum(weights)})
     assert truth_scores(answers(-1.0, -9.0, -2.0), num_true=2)["mc1"] == 1.0
+    assert truth_scores(answers(-2.0, -1.0, -3.0), num_true=2)["mc1"] == 1.0  # another true one may be likelier
 
 
 def test_sums_and_the_form_of_text(tmp_path: Path) -> None:
@@ -196,3 +208,18 @@ def test_sums_and_the_form_of_text(tmp_path: Path) -> None:
     assert found["repeated_3"] == pytest.approx(0.125)  # one of four runs, and none
     assert found["finished"] == 0.5
     assert found["said_once"] == pytest.approx(2 / 3)  # "two three" and "three one"; "one two" is said by both
+
+
+def test_who_is_unsure_where_nobody_can_know_and_where_one_can(tmp_path: Path) -> None:
+    rows = [
+        {"question": "Who sang it?", "answer": ["The Beatles"], "answerable": True},
+        {"question": "Where does time go?", "answer": None, "answerable": False},
+    ]
+    known, unknown = PROTOCOLS["abstention"].read(written(tmp_path / "rows.jsonl", rows))
+    said = [Said("I don't know.", ended=True), Said("I am not sure, but it was Beatles.", ended=True)]
+    assert known.score(said) == {"with": 1, "without": 0, "unsure_with": 0.5, "unsure_without": 0, "right": 0.5}
+    assert unknown.score([said[0], Said("To France.", ended=True)]) == {
+        "with": 0, "without": 1, "unsure_with": 0, "unsure_without": 0.5, "right": 0,
+    }  # fmt: skip
+    with pytest.raises(DataError, match="it is answerable and holds no answer"):
+        PROTOCOLS["abstention"].read(written(tmp_path / "rows.jsonl", [rows[0] | {"answer": []}]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, rows in records.items():
         path = directory / f"{name}.jsonl"
         path.write_text("".join(row.to_json() + "\n" for row in rows), encoding="utf-8")
+    choices = [
+        {
+            "query": f"What of {number}?",
+            "choices": [f"{answer} {'And so on. ' * (number % 5)}" for answer in answers],
+            "gold": 0,
+        }
+        for number in range(60)
+    ]
+    (directory / "choices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in choices), encoding="utf-8")
+    (directory / "texts.txt").write_text("A mill by a river turned all day. " * 300, encoding="utf-8")
     models = {name: str(directory / name) for name in ("model", "other", "capped")}
+    models |= {"choices": str(directory / "choices.jsonl"), "texts": str(directory / "texts.txt")}
     return {name: str(directory / f"{name}.jsonl") for name in records} | models
 
 

@@ -12,9 +12,11 @@ from tests.stages.estimate import allocated
 from palate import recipe as recipes
 from palate.commands import STAGES
 from palate.evals import plots
+from palate.evals.card import pictures
 from palate.evals.page import Report
 from palate.recipe import parse_recipe
 from palate.run.directory import Run
+from palate.stages import card
 from palate.stages.estimate import fitting
 from palate.stages.estimate.workload import Workload
 
@@ -28,18 +30,24 @@ def settings(stage: str, files: dict[str, str], **changes: Any) -> dict[str, Any
         kind = {"sft": "demonstrations", "kto": "thumbs"}.get(stage, "rankings")
         size = {"batch_size": 8} if stage in ("sft", "kto") else {"batch_responses": 16}
         tree |= {"data": {"path": files[kind]}, **size}
+    elif stage == "card":
+        kinds = {"openbookqa": "choices", "held_out_text": "texts", "form": "prompts"}
+        sections = [{"protocol": name, "path": files[kind]} for name, kind in kinds.items()]
+        tree |= {"sections": sections, "window": 500, "sampling": {"max_new_tokens": 24, "num_slots": 16}}
     elif stage == "judge":
         tree |= {"candidates": {"path": files["rankings"], "limit": 16}, "constitution": STARTER}
     else:
         tree |= {"prompts": {"path": files["prompts"]}, "sampling": {"max_new_tokens": 24, "num_slots": 16}}
     if stage == "revise":
         tree |= {"constitution": STARTER}
-    if stage not in ("sft", "dpo", "kto", "reward", "sample", "judge", "revise", "best-of-n", "eval"):
+    if stage not in ("sft", "dpo", "kto", "reward", "sample", "judge", "revise", "best-of-n", "eval", "card"):
         tree |= {"rewards": [{"model": files["model"]}], "steps": 2, "prompts_per_step": 4}
     if stage == "distill":
         tree |= {"teachers": [files["model"]], "rewards": []}
     if stage == "best-of-n":
         tree |= {"rewards": [{"model": files["other"]}], "n": 3}
+    if stage == "card":
+        tree |= {"baseline": files["other"]}
     if stage == "eval":
         tree |= {"baseline": files["other"], "judge": {"model": files["model"]}}
     return tree | changes | {key: files[changes[key]] for key in ("model", "reference") if key in changes}
@@ -50,6 +58,8 @@ def run(stage: str, tree: dict[str, Any], directory: Path, monkeypatch: pytest.M
     told: list[Workload] = []
     monkeypatch.setattr(fitting, "say", lambda run, work, peak, room: told.append(work))
     monkeypatch.setattr(Report, "figure", lambda *_: None)
+    monkeypatch.setattr(pictures, "render", lambda *_: "")
+    monkeypatch.setattr(card, "cache_directory", lambda: directory)
     for name in ("calibration", "agreement_matrix", "before_after", "win_rate_by_length"):
         monkeypatch.setattr(plots, name, lambda *_: None)
     command = next(each for each in STAGES if each.name == stage)
@@ -88,6 +98,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "best of n, bf16, in parts": ("best-of-n", HALF | PARTS),
     "evaluation, whole": ("eval", WHOLE),
     "evaluation, bf16, in parts": ("eval", HALF | PARTS),
+    "card, whole": ("card", WHOLE),
+    "card, bf16, in parts": ("card", HALF | {"microbatch_tokens": 600}),
     "sft, capped, whole": ("sft", CAPPED | WHOLE),
     "sft, capped, bf16, adapted, in parts": ("sft", CAPPED | HALF | ADAPTED | PARTS),
     "evaluation, capped": ("eval", CAPPED | WHOLE),

@@ -101,9 +101,14 @@ def _of_rows(model: LanguageModel, rows: Tensor, tokens: Tensor) -> tuple[Tensor
     """[M] log p of each token, predicted by one row, and [M] whether it is the most likely one."""
     budget = LOGITS if rows.device.type == "cpu" else LOGITS_ON_GPU
     size = max(1, budget // model.model.shape.vocab_size)
-    logprobs, greedy = [], []
-    for part, chosen in zip(rows.split(size), tokens.split(size), strict=True):
-        logits = model.logits(part)
-        greedy.append(logits.argmax(-1) == chosen)
-        logprobs.append(logits.gather(-1, chosen[:, None])[:, 0] - logits.logsumexp(-1))
+    found = [_of_part(model, *part) for part in zip(rows.split(size), tokens.split(size), strict=True)]
+    logprobs, greedy = zip(*found, strict=True)
     return torch.cat(logprobs), torch.cat(greedy)
+
+
+def _of_part(model: LanguageModel, rows: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of so many rows that their logits, which are written over, are small."""
+    logits = model.logits(rows)
+    top, likeliest = logits.max(-1)
+    chosen = logits.gather(-1, tokens[:, None])[:, 0] - top
+    return chosen - logits.sub_(top[:, None]).exp_().sum(-1).log_(), likeliest == tokens

@@ -9,5 +9,6 @@ from palate.evals.protocols.items import Protocol
 from palate.evals.protocols.responses import RESPONSES
 from palate.evals.protocols.texts import TEXTS
 from palate.evals.protocols.truthful import TRUTHFUL
+from palate.evals.protocols.unsure import UNSURE
 
-PROTOCOLS: dict[str, Protocol] = {**CHOICES, **TEXTS, **TRUTHFUL, **RESPONSES}
+PROTOCOLS: dict[str, Protocol] = {**CHOICES, **TEXTS, **TRUTHFUL, **RESPONSES, **UNSURE}
