@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from palate.errors import MissingExtraError
 from palate.machine import bytes_meant
+from palate.world import speaks
 
 Call: TypeAlias = Callable[[argparse.Namespace], int | None]
 
@@ -43,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line, status 2."""
-        self.exit(2, f"palate: {message} (see `{self.prog} --help`)\n")
+        self.exit(2, f"palate: {message} (see `{self.prog} --help`)\n" if speaks() else None)
 
 
 class Group:

@@ -31,8 +31,9 @@ from palate.commands import (
 )
 from palate.data_commands import add_data
 from palate.disk import is_full
-from palate.errors import PalateError
+from palate.errors import PalateError, RunError, SilentError
 from palate.experiment_commands import add_experiments
+from palate.world import is_one_of_several, speaks
 
 _DEMOS = {
     "everyday": ("palate.demo.loop", "demo", "runs/demo"),
@@ -48,8 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _dispatch(list(sys.argv[1:] if argv is None else argv))
         finally:
             sys.stdout.flush()  # a closed pipe is noticed here, while it can still be met
+    except SilentError as error:
+        return error.status
     except PalateError as error:
-        message, status = str(error), 2
+        message, status = str(error), error.status
     except KeyboardInterrupt as error:
         message, status = str(error) or "interrupted", 130
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -71,6 +74,8 @@ def _dispatch(argv: list[str]) -> int:
     parser: Parser = args.parser
     if unknown:
         parser.error(f"no option {unknown[0]!r}{_near(unknown[0], re.findall('--[a-z-]+', parser.format_usage()))}")
+    if is_one_of_several() and not args.divides:
+        raise RunError("this command runs in one process: leave out torchrun") if speaks() else SilentError(2)
     try:
         return int(args.call(args) or 0)
     except KeyboardInterrupt as stop:
@@ -95,7 +100,7 @@ def build_parsers() -> dict[str, Parser]:
     """Every parser by the name of its command: "" is ``palate`` itself, "data import" one of ``data``'s."""
     root = Parser(prog="palate", description=INTRODUCTION)
     root.add_argument("--version", action="version", version=f"palate {palate.__version__}")
-    root.set_defaults(again="")
+    root.set_defaults(again="", divides=False)
     parsers = {"": root}
     commands = Group(parsers, "")
     _demo(commands)
@@ -153,6 +158,18 @@ def _demo(commands: Group) -> None:
 
 def _stage(commands: Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
+        if not is_one_of_several():
+            return perform(args)
+        if args.estimate:
+            parser.error("--estimate is of one process: leave out torchrun")
+        args.resume = args.resume or imported("palate.run.following", "goes_on")(args.out or default_out(args))
+        with imported("palate.cluster.gang", "joined")():
+            return perform(args)
+
+    def default_out(args: argparse.Namespace) -> Path:
+        return Path("runs") / str(args.recipe.stem)
+
+    def perform(args: argparse.Namespace) -> None:
         tree = imported("palate.recipe", "read_tree")(args.recipe, args.set)
         meant = stage_meant(stage.name, tree)
         kind = imported("palate.recipe", meant.recipe)
@@ -166,7 +183,7 @@ def _stage(commands: Group, stage: Stage) -> None:
             )
             print(estimate(train, recipe, memory=args.memory, on_gpu=args.gpu))
             return
-        out = args.out or Path("runs") / args.recipe.stem
+        out = args.out or default_out(args)
         trackers = [imported("palate.run.trackers", "TensorBoard")(out / "tensorboard")] if args.tensorboard else []
         if args.accept_changed_data and not args.resume:
             parser.error("--accept-changed-data goes with --resume")
@@ -194,7 +211,7 @@ def _stage(commands: Group, stage: Stage) -> None:
         "--memory", type=size, metavar="SIZE", help="with --estimate: as if so much were left, such as 24GB"
     )
     parser.add_argument("--gpu", action="store_true", help="with --estimate: as on a GPU")
-    parser.set_defaults(again="; go on with --resume")
+    parser.set_defaults(again="; go on with --resume", divides=stage.divides)
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
 
 

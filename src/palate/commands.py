@@ -16,6 +16,7 @@ class Stage:
         recipe: the class of its recipe.
         makes_policy: what comes out is a language model that answers, so that it can be compared with others.
         command: of the stage whose command takes its recipes too; a recipe says by its `stage` which of them it is for.
+        divides: what it computes can be divided among several processes.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Stage:
     function: str = "train"
     makes_policy: bool = True
     command: str = ""
+    divides: bool = True
 
 
 STAGES = (
@@ -57,6 +59,7 @@ STAGES = (
         "sample",
         function="write_candidates",
         makes_policy=False,
+        divides=False,
     ),
     Stage(
         "judge",
@@ -68,6 +71,7 @@ STAGES = (
         "judge",
         function="judge",
         makes_policy=False,
+        divides=False,
     ),
     Stage(
         "revise",
@@ -79,6 +83,7 @@ STAGES = (
         "revise",
         function="revise",
         makes_policy=False,
+        divides=False,
     ),
     Stage(
         "reward",
@@ -159,6 +164,7 @@ STAGES = (
         "best_of_n",
         function="choose",
         makes_policy=False,
+        divides=False,
     ),
     Stage(
         "eval",
@@ -170,6 +176,7 @@ STAGES = (
         "win_rate",
         function="evaluate",
         makes_policy=False,
+        divides=False,
     ),
     Stage(
         "card",
@@ -181,6 +188,7 @@ STAGES = (
         function="report_card",
         makes_policy=False,
         command="eval",
+        divides=False,
     ),
 )
 

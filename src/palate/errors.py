@@ -14,7 +14,9 @@
     │   ├── DiskFullError          the disk filled up; what was finished is kept
     │   ├── BudgetError            as many requests or tokens were used as were allowed; what was answered is kept
     │   ├── LabelsNeededError      people must compare something before the run can go on
+    │   ├── PeerError              another process of the run is gone, or did not come in time; exit status 3
     │   └── TrainingError          the run itself went wrong: non-finite, negative KL, collapsed entropy
+    ├── SilentError                another process of the run has said what is wrong; it has that one's exit status
     └── RequestError               something a person asked of the app and cannot have
         ├── NotFoundError          it is not there, or not theirs: the two look alike
         ├── ForbiddenError         their role does not allow it
@@ -31,6 +33,9 @@ from pathlib import Path
 
 class PalateError(Exception):
     """Base of all errors a user can cause or meet; its message says what to do."""
+
+    status = 2
+    """Of a command that ends with it."""
 
 
 class RecipeError(PalateError):
@@ -102,6 +107,24 @@ class BudgetError(RunError):
 
 class LabelsNeededError(RunError):
     """People must compare something before the run can go on; nothing is lost, and nothing went wrong."""
+
+
+class PeerError(RunError):
+    """Another process of the run is gone, or did not come in time; what was finished is kept."""
+
+    status = 3
+
+
+class SilentError(PalateError):
+    """Another process of the run has said what is wrong.
+
+    Args:
+        status: that it ends with.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__("")
+        self.status = status
 
 
 class TrainingError(RunError):

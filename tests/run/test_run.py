@@ -18,8 +18,9 @@ from palate import disk
 from palate.errors import CheckpointError, DiskFullError, RunError, TrainingError
 from palate.recipe import Data, SFTRecipe
 from palate.run import checkpoints
-from palate.run.directory import Run, is_running
+from palate.run.directory import Run
 from palate.run.listing import list_runs
+from palate.run.locking import is_running
 from palate.run.trackers import showing
 
 RECIPE = SFTRecipe(data=Data(path="demonstrations.jsonl"))

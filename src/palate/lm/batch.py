@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import groupby
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from palate.lm.division import divided, in_parts
+from palate.world import world
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,27 +86,17 @@ class Sequences:
         return replace(self, **picked)
 
     def microbatches(self, max_tokens: int, *, whole_groups: bool = False) -> Iterator[Self]:
-        """Microbatches of at most ``max_tokens`` computed tokens, sequences of one group side by side.
+        """Those of the `divided` that this process computes, which in one process are all of them."""
+        return world().mine(self.divided(max_tokens, whole_groups=whole_groups))
+
+    def divided(self, max_tokens: int, *, whole_groups: bool = False) -> list[Self]:
+        """All microbatches, of at most ``max_tokens`` computed tokens, sequences of one group side by side.
 
         With ``whole_groups`` a group is never divided, and one that is larger than a microbatch is one of its own.
         Without, it is divided where the microbatch is full, and its prompt is computed once in each.
         """
-        groups, prompts = self.group_ids.tolist(), self.prompt_lengths.tolist()
-        lengths = self.lengths.tolist()
-        taken: list[int] = []
-        used = 0
-        for _, members in groupby(sorted(range(len(self)), key=lambda row: groups[row]), key=lambda row: groups[row]):
-            group = list(members)
-            for unit in [group] if whole_groups else [[row] for row in group]:
-                cost = sum(lengths[row] - prompts[row] for row in unit)
-                shared = bool(taken) and groups[taken[-1]] == groups[unit[0]]
-                cost += 0 if shared else prompts[unit[0]]
-                if taken and used + cost > max_tokens:
-                    yield self.select(torch.tensor(taken))
-                    cost += prompts[unit[0]] if shared else 0
-                    taken, used = [], 0
-                taken, used = taken + unit, used + cost
-        yield self.select(torch.tensor(taken))
+        parts = divided(self, max_tokens, whole_groups=whole_groups, among=world().size)
+        return [self.select(part) for part in parts]
 
     @classmethod
     def join(cls, several: Sequence[Self]) -> Self:
@@ -385,10 +377,9 @@ def widened(x: Tensor, width: int) -> Tensor:
     return torch.nn.functional.pad(x, (0, width - x.shape[1]))
 
 
-@torch.no_grad()
 def per_token(sequences: Sequences, max_tokens: int, compute: Callable[[Sequences], Tensor]) -> Tensor:
     """[B, T] of something computed microbatch by microbatch, from which nothing is learned: it carries no gradient."""
     out = torch.zeros(sequences.mask.shape, device=sequences.tokens.device)
-    for microbatch in sequences.microbatches(max_tokens):
-        out[microbatch.rows, : microbatch.mask.shape[1]] = compute(microbatch)
+    for microbatch, values in in_parts(sequences, max_tokens, compute, "numbers of tokens"):
+        out[microbatch.rows, : microbatch.mask.shape[1]] = values.to(out.device)
     return out

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
+from palate.lm.division import in_parts
 from palate.lm.logprobs import kl_by_rows, logprobs_by_rows
 from palate.lm.projection import Projection, share_packed
 
@@ -171,7 +172,6 @@ class Model(nn.Module):
         """Whether the output of the frozen layers is kept for so many rows."""
         return self.trunk_layers > 0 and num_rows * self.model.shape.hidden_size * FP32 <= TRUNK_BYTES
 
-    @torch.no_grad()
     def trunk(
         self, sequences: Sequences, *, max_tokens: int = 8192, show: Callable[[int, int], None] | None = None
     ) -> Trunk | None:
@@ -184,9 +184,8 @@ class Model(nn.Module):
         prompts: dict[int, Tensor] = {}
         responses: dict[int, Tensor] = {}
         done, total = 0, int(sequences.lengths.sum())
-        for microbatch in sequences.microbatches(max_tokens):
-            layout = Layout.of(microbatch)
-            below: Tensor = self(self.model.trunk, layout, self.trunk_layers)
+        for microbatch, below in in_parts(sequences, max_tokens, self._below, "the frozen layers' output"):
+            layout, below = Layout.of(microbatch), below.to(self.device)
             spans = torch.split(below, layout.run_lengths.tolist())
             prompts |= zip(layout.groups.tolist(), spans, strict=False)
             responses |= zip(layout.rows.tolist(), spans[len(layout.groups) :], strict=True)
@@ -194,6 +193,10 @@ class Model(nn.Module):
             if show is not None:
                 show(done, total)
         return Trunk(prompts=prompts, responses=responses, key=self.trunk_key)
+
+    def _below(self, sequences: Sequences) -> Tensor:
+        below: Tensor = self(self.model.trunk, Layout.of(sequences), self.trunk_layers)
+        return below
 
     def first_layer(self, trunk: Trunk | None) -> int:
         """Where a pass begins: above the trunk, if there is one and it is this model's; else at the embeddings."""

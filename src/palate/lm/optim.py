@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from palate import recipe
 from palate.errors import MissingExtraError, TrainingError
+from palate.world import world
 
 State = dict[str, Tensor | int | float | str]
 
@@ -50,6 +51,7 @@ class Optimizer:
         Raises:
             TrainingError: the gradient is not finite; nothing was applied.
         """
+        self._sum_gradients()
         limit = self.settings.max_grad_norm or math.inf
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
         if not math.isfinite(norm):
@@ -66,6 +68,18 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
         self.updates += 1
         return {f"{self.name}/grad_norm": norm, f"{self.name}/learning_rate": rate}
+
+    def _sum_gradients(self) -> None:
+        """Over all processes; a parameter that has a gradient in none of them keeps having none."""
+        learning = self.parameters.values()
+        has = torch.tensor([parameter.grad is not None for parameter in learning], dtype=torch.float32)
+        world().add([has], f"which weights of the {self.name} have a gradient")
+        used = [parameter for parameter, count in zip(learning, has.tolist(), strict=True) if count]
+        for parameter in used:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        world().add(
+            [parameter.grad for parameter in used if parameter.grad is not None], f"gradients of the {self.name}"
+        )
 
     def learning_rate(self, update: int) -> float:
         """After a linear warm-up, down to its floor, mostly zero, after the last update (unless constant)."""

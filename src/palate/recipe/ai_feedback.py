@@ -12,6 +12,7 @@ from palate.recipe.sections import (
     ChatTemplate,
     Count,
     Data,
+    Engine,
     Fraction,
     MicrobatchTokens,
     Positive,
@@ -147,6 +148,7 @@ class JudgeRecipe(Section):
         "as the answer's first token.",
     )
     sampling: Sampling = Field(Sampling(), description="How they are drawn.")
+    engine: Engine = Field(Engine(), description="What draws them.")
     max_left_out: Fraction = Field(
         0.05, description="Largest share of the pairs that may be left out because a question is too long."
     )
@@ -173,6 +175,7 @@ class ReviseRecipe(Section):
     prompts: Data = Field(description="Prompts to answer.")
     revisions: PositiveInt = Field(1, description="Rounds of critique and revision, each by a principle drawn for it.")
     sampling: Sampling = Field(Sampling(), description="Of drafts, critiques and revisions.")
+    engine: Engine = Field(Engine(), description="What draws them.")
     keep_cut_off: bool = Field(False, description="Keep revisions that were cut off; otherwise they are left out.")
     max_left_out: PromptsLeftOut = 0.0
 

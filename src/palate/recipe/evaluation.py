@@ -11,6 +11,7 @@ from palate.recipe.sections import (
     ChatTemplate,
     Count,
     Data,
+    Engine,
     MicrobatchTokens,
     NonNegative,
     PositiveInt,
@@ -47,6 +48,7 @@ class WinRateRecipe(Section):
     judge: Reward = Field(description="Scores a response; the higher score wins.")
     max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling, the same for both.")
+    engine: Engine = Field(Engine(), description="What draws them.")
     responses_per_prompt: PositiveInt = Field(2, description="Responses of each model to each prompt.")
     microbatch_tokens: MicrobatchTokens = 4096
 

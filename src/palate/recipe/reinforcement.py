@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from palate.recipe.rewarding import Reward
 from palate.recipe.sections import (
     Data,
+    Engine,
     Fraction,
     NonNegative,
     Optimizer,
@@ -30,6 +31,7 @@ class RolloutRecipe(StageRecipe):
     rewards: tuple[Reward, ...] = Field((), description="Summed with their weights.")
     max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
+    engine: Engine = Field(Engine(), description="What draws them.")
     steps: PositiveInt = Field(20, description="Rollouts, each followed by its updates.")
     prompts_per_step: PositiveInt = Field(
         16, description="Prompts in a rollout; different ones, but where a pass over them ends."

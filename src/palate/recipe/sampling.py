@@ -10,6 +10,7 @@ from palate.recipe.rewarding import Reward
 from palate.recipe.sections import (
     ChatTemplate,
     Data,
+    Engine,
     MicrobatchTokens,
     PositiveInt,
     PromptsLeftOut,
@@ -30,6 +31,7 @@ class BestOfNRecipe(Section):
     rewards: tuple[Reward, ...] = Field(min_length=1, description="Summed with their weights.")
     max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
+    engine: Engine = Field(Engine(), description="What draws them.")
     n: PositiveInt = Field(8, description="Responses to choose from.")
     microbatch_tokens: MicrobatchTokens = 4096
 
@@ -45,4 +47,5 @@ class SampleRecipe(Section):
     prompts: Data = Field(description="Prompts to sample responses for.")
     max_left_out: PromptsLeftOut = 0.0
     sampling: Sampling = Field(Sampling(), description="Sampling.")
+    engine: Engine = Field(Engine(), description="What draws them.")
     responses_per_prompt: PositiveInt = Field(4, description="Responses sampled for each (K).")

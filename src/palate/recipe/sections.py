@@ -151,6 +151,12 @@ class Sampling(Section):
     num_slots: PositiveInt = Field(64, description="Sequences decoded side by side.")
 
 
+class Engine(Section):
+    """What draws the responses."""
+
+    kind: Literal["local"] = Field("local", description="`local`: the network that trains, in the same process.")
+
+
 class TrainingRecipe(Section):
     """What every stage has in which a model learns, from whatever it learns."""
 

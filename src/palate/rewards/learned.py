@@ -16,6 +16,7 @@ from torch import Tensor
 from palate.errors import DataError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
+from palate.lm.division import in_parts
 from palate.lm.encode import encode_responses
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.sources.zoo import Loaded, Precision, Settle, load_scalar_model, locate
@@ -100,12 +101,12 @@ class LearnedReward:
         return scores
 
 
-@torch.no_grad()
 def raw_scores(model: ScalarModel, sequences: Sequences, max_tokens: int, trunk: Trunk | None = None) -> Tensor:
     """[B, H] the heads' own outputs, in the order of the sequences."""
     scores = torch.zeros(len(sequences), model.num_heads, device=model.device)
     places = {int(row): place for place, row in enumerate(sequences.rows.tolist())}
-    for microbatch in sequences.microbatches(max_tokens):
+    found = in_parts(sequences, max_tokens, lambda microbatch: model.scores(microbatch, trunk=trunk), "scores")
+    for microbatch, numbers in found:
         index = torch.tensor([places[row] for row in microbatch.rows.tolist()], device=model.device)
-        scores[index] = model.scores(microbatch, trunk=trunk)
+        scores[index] = numbers.to(model.device)
     return scores

@@ -15,12 +15,13 @@ from palate.lm.sources.zoo import Precision, Settle
 from palate.objectives.aggregation import spread
 from palate.recipe import Reward
 from palate.records import Prompt
-from palate.rewards.ensemble import EnsembleReward
+from palate.rewards.ensemble import ByModel, EnsembleReward
 from palate.rewards.learned import MAX_TOKENS, LearnedReward
 from palate.rewards.rules import FunctionReward, LengthReward, VerifiedReward
 from palate.rewards.verifiers.verdict import Verdict
 from palate.rollout.engine import SampledTokens
 from palate.scores import one_number_each
+from palate.world import world
 
 
 class RewardSource(Protocol):
@@ -110,6 +111,10 @@ class Mix:
             RewardError: a term gave what is no score, or their sum is none.
         """
         by_model = {model.loaded.name: model.by_head(prompts, responses, tokens).cpu() for model in self.learned}
+        return world().once(lambda: self._mixed(by_model, prompts, responses), "rewards")
+
+    def _mixed(self, by_model: ByModel, prompts: Sequence[Prompt], responses: Sequence[str]) -> MixedScores:
+        """Functions and verifiers are somebody's own code: asked twice they may answer differently."""
         terms: list[Tensor] = []
         spreads: list[Tensor] = []
         verdicts: dict[str, Sequence[Verdict]] = {}

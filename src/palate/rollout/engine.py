@@ -6,7 +6,7 @@ any of them the log-probabilities that RL needs would be those of another policy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -95,11 +95,20 @@ class RolloutEngine(Protocol):
     """Draws responses and says how likely each token was."""
 
     def generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, num_responses: int, key: tuple[int | str, ...]
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        num_responses: int,
+        key: tuple[int | str, ...],
+        show: Callable[[int, int], None] | None = None,
     ) -> Rollout:
-        """K responses to each prompt; a response depends on ``key``, its prompt and its number alone."""
+        """K responses to each prompt; a response depends on ``key``, its prompt and its number alone.
+
+        ``show`` is told how many of how many responses are done.
+        """
         ...
 
     def load_weights(self, model: LanguageModel) -> None:
-        """Sample from these weights from now on."""
+        """Sample from these weights from now on: called before the first rollout, and after every update."""
         ...

@@ -26,6 +26,7 @@ from palate.records import Prompt
 from palate.rollout import padded, slots
 from palate.rollout.drawing import Drawn, Pick, draw
 from palate.rollout.engine import Rollout
+from palate.world import world
 
 
 class LocalEngine:
@@ -62,13 +63,28 @@ class LocalEngine:
             drawn_before[prompt.id] += num_responses
             for number in range(first, first + num_responses):
                 responses.append(undrawn(index, prompt, number, sampling, key))
+        by_prompt = [responses[start : start + num_responses] for start in range(0, len(responses), num_responses)]
+        own = list(world().mine(by_prompt))
+        self._draw(prompt_tokens, [response for each in own for response in each], sampling, show)
+        drawn = [response for each in world().whole(own, "responses") for response in each]
+        return self._rollout(prompts, prompt_tokens, drawn, sampling)
+
+    def _draw(
+        self,
+        prompt_tokens: list[list[int]],
+        responses: list[Drawn],
+        sampling: Sampling,
+        show: Callable[[int, int], None] | None,
+    ) -> None:
+        """Fill in the responses."""
+        if not responses:  # all prompts are other processes'
+            return
         network = self.model.model
         # one context around all steps, so that transformers' weights are cast once
         with network.autocast() if isinstance(network, Foreign) else nullcontext():
             for _ in steps(self.model, prompt_tokens, responses, sampling, self.chat.stop_id):
                 if show is not None:
                     show(sum(response.done for response in responses), len(responses))
-        return self._rollout(prompts, prompt_tokens, responses, sampling)
 
     def _rollout(
         self, prompts: Sequence[Prompt], tokens: list[list[int]], responses: list[Drawn], sampling: Sampling

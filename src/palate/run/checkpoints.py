@@ -94,6 +94,19 @@ def load_newest(root: Path, names: Mapping[str, object], say: Callable[[str], No
     return None
 
 
+def read(root: Path, step: int, names: Mapping[str, object]) -> Checkpoint:
+    """The one after ``step`` finished steps, which another process has just read.
+
+    Raises:
+        CheckpointError: it cannot be read here.
+    """
+    path = root / f"{_PREFIX}{step:06d}"
+    try:
+        return _read(path, names)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read by every process of the run: {error}") from None
+
+
 def _write(directory: Path, step: int, state: Mapping[str, Stateful], seconds: float) -> None:
     body: dict[str, Any] = {"step": step, "seconds": seconds, "states": {}, "files": {}}
     for name, stateful in state.items():

@@ -15,12 +15,12 @@ A stage is one loop over `Run.steps`, which restores, checkpoints and stops; the
         run.log(step, {"objective/score": 0.3})
     run.finish({"score": 0.3})
 
-Left out: an experiment database (a directory is one), and writing from several processes (a lock refuses it).
+Of a run in several processes the first one writes; the others have a `Following`. Left out: an experiment database (a
+directory is one), and writing from several processes (a lock refuses it).
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -30,7 +30,7 @@ import tomllib
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -40,9 +40,11 @@ from palate.errors import RunError, TrainingError
 from palate.records import content_id
 from palate.run import checkpoints, lineage
 from palate.run.checkpoints import Stateful
+from palate.run.locking import lock
 from palate.run.metrics import explain
 from palate.run.signals import StopRequest
 from palate.run.trackers import Terminal, Tracker, duration
+from palate.world import world
 
 _DATA = ("data", "held_out", "prompts", "pretraining", "candidates", "people")
 """The inputs that are files of data; the others are models."""
@@ -65,7 +67,7 @@ class Run:
         self._metrics: dict[str, float] = {}
         self._next_step = 0
         self._seconds_before, self._clock = 0.0, time.monotonic()
-        self._unlock = weakref.finalize(self, os.close, _lock(directory))
+        self._unlock = weakref.finalize(self, os.close, lock(directory))
 
     @classmethod
     def open(
@@ -92,11 +94,22 @@ class Run:
             RunError: there is a run and no ``resume``, or the other way round, or its recipe is another one, or
                 another process is working on it.
         """
-        directory = Path(directory)
-        with disk.disk_errors(directory):
-            run = (cls._resume if resume else cls._create)(directory, recipe, trackers)
-        run._accepts_changed_data = accept_changed_data
-        return run
+        directory, opened = Path(directory), list[Self]()
+
+        def begin() -> tuple[dict[str, Any], bool]:
+            with disk.disk_errors(directory):
+                opened.append((cls._resume if resume else cls._create)(directory, recipe, trackers))
+            opened[0]._accepts_changed_data = accept_changed_data
+            return opened[0]._record, opened[0]._begun
+
+        record, begun = world().once(begin, "the run directory to be opened")
+        return opened[0] if opened else cls._following(directory, record, resumed=resume, begun=begun)
+
+    @classmethod
+    def _following(cls, directory: Path, record: dict[str, Any], *, resumed: bool, begun: bool) -> Self:
+        from palate.run.following import Following
+
+        return cast("Self", Following(directory, record, resumed=resumed, begun=begun))
 
     @classmethod
     def _create(cls, directory: Path, recipe: BaseModel, trackers: Sequence[Tracker]) -> Self:
@@ -151,6 +164,10 @@ class Run:
             RunError: the run goes on after some steps and something is not what it was when it began: a model, or data
                 whose change was not accepted.
         """
+        everywhere = world().whole([content_id(disk.json_text(inputs))], "hashes of what is read")
+        if strangers := [str(rank) for rank, each in enumerate(everywhere) if each != everywhere[0]]:
+            what = f"{', '.join(inputs)} of process {', '.join(strangers)} is not what process 0 reads"
+            raise RunError(f"{what}: give every machine the same files, best on a disk that all of them see")
         known = dict(lineage.flatten(self._record["inputs"]))
         for key, value in lineage.flatten(inputs):
             if self._begun and known.get(key, value) != value:
@@ -172,11 +189,15 @@ class Run:
 
     def settle(self, name: str, choose: Callable[[], int]) -> int:
         """A number that the recipe leaves open: chosen once, and the same whenever the run goes on."""
-        settled = self._record.setdefault("settled", {})
-        if not (self._begun and name in settled):
-            settled[name] = choose()
-            self._write_record()
-        return int(settled[name])
+
+        def settled() -> int:
+            known = self._record.setdefault("settled", {})
+            if not (self._begun and name in known):
+                known[name] = choose()
+                self._write_record()
+            return int(known[name])
+
+        return world().once(settled, name)
 
     def steps(self, total: int, *, every: int, keep: int, state: Mapping[str, Stateful]) -> Iterator[int]:
         """The steps that are still to be done; after a resume the state is put back first.
@@ -206,7 +227,7 @@ class Run:
                 for step in range(self._next_step, total):
                     yield step
                     self._terminal.step(step, self._metrics)
-                    self._next_step, stopping = step + 1, stop.asked
+                    self._next_step, stopping = step + 1, any(world().whole([stop.asked], "the end of a step"))
                     if stopping or (step + 1) % every == 0 or step + 1 == total:
                         self._save(state, keep)
                     if stopping:
@@ -232,14 +253,13 @@ class Run:
                 f"step {step}: {', '.join(wrong)}; look at {self.directory}/metrics.jsonl, try a lower learning rate"
             )
         self._metrics = {name: float(value) for name, value in metrics.items()}
-        disk.append_text(self.directory / "metrics.jsonl", _line({"step": step, **self._metrics}))
+        self._append("metrics.jsonl", _line({"step": step, **self._metrics}))
         for tracker in self._trackers:
             tracker.log(step, self._metrics)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """Keep a few responses of this step to be read later."""
-        text = "".join(_line({"step": step, **row}) for row in rows)
-        disk.append_text(self.directory / "samples.jsonl", text)
+        self._append("samples.jsonl", "".join(_line({"step": step, **row}) for row in rows))
         for tracker in self._trackers:
             tracker.text(step, rows)
 
@@ -258,6 +278,9 @@ class Run:
         What the stage reports is added to what is known here and to what a written report holds already. The model is
         flushed to the disk first; the checkpoints, which a finished run has no use for, are deleted last.
         """
+        world().once(lambda: self._finish(report), "the run to be finished")
+
+    def _finish(self, report: Mapping[str, Any]) -> None:
         known = {
             "stage": self.stage,
             "recipe": self._record["recipe"],
@@ -286,10 +309,8 @@ class Run:
     def _restore(self, state: Mapping[str, Stateful]) -> None:
         found = checkpoints.load_newest(self.directory / "checkpoints", state, self.note)
         if found is not None:
-            for name, stateful in state.items():
-                stateful.load_state_dict(found.states.pop(name))
-            self._next_step = found.step
-            self._seconds_before, self._clock = found.seconds, time.monotonic()
+            self._take(found, state)
+        world().once(lambda: found and found.step, "the checkpoint to be read")
         for name in ("metrics.jsonl", "samples.jsonl"):
             rows = _keep_rows(self.directory / name, self._next_step)
             if name == "metrics.jsonl" and rows:
@@ -302,32 +323,17 @@ class Run:
             f"going on at step {self._next_step}" if found else "no checkpoint was finished yet: starting at step 0"
         )
 
+    def _take(self, found: checkpoints.Checkpoint, state: Mapping[str, Stateful]) -> None:
+        for name, stateful in state.items():
+            stateful.load_state_dict(found.states.pop(name))
+        self._next_step = found.step
+        self._seconds_before, self._clock = found.seconds, time.monotonic()
+
+    def _append(self, name: str, text: str) -> None:
+        disk.append_text(self.directory / name, text)
+
     def _write_record(self) -> None:
         disk.write_text(self.directory / lineage.FILE, disk.json_text(self._record, indent=2) + "\n")
-
-
-def is_running(directory: Path) -> bool:
-    """Whether another process is working on the run right now."""
-    try:
-        os.close(_lock(directory, create=False))
-    except RunError:
-        return True
-    except OSError:  # never locked, or not ours to write
-        pass
-    return False
-
-
-def _lock(directory: Path, *, create: bool = True) -> int:
-    """Keep other processes away until the descriptor is closed, which a killed process does too."""
-    descriptor = os.open(directory / ".lock", os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        os.close(descriptor)
-        raise RunError(f"{directory}: another process is working on this run") from None
-    except OSError:  # a network file system without locks: as safe as it can be there
-        pass
-    return descriptor
 
 
 def _has_begun(directory: Path) -> bool:

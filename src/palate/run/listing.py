@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from palate.run import lineage
-from palate.run.directory import is_running
+from palate.run.locking import is_running
 from palate.run.metrics import headline
 from palate.run.trackers import duration
 

@@ -8,7 +8,10 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from palate.world import world
+
 _NOTICE = b"\nstopping after this step; once more stops at once\n"
+_NOTICE_OF_SEVERAL = b"\nstopping after this step\n"  # whoever started them ends them at once
 
 
 class StopRequest:
@@ -32,7 +35,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        several = world().size > 1
+        if self.asked and not several:
             raise KeyboardInterrupt("stopped at once, after the last checkpoint")
-        self.asked = True
-        os.write(2, _NOTICE)  # not print: the signal may have come in the middle of one
+        told, self.asked = self.asked, True
+        if not told and world().rank == 0:  # not print: the signal may have come in the middle of one
+            os.write(2, _NOTICE_OF_SEVERAL if several else _NOTICE)

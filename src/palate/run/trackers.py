@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from palate import disk
 from palate.errors import MissingExtraError
 from palate.run.metrics import headline
+from palate.world import world
 
 
 class Tracker(Protocol):
@@ -40,11 +41,12 @@ class Terminal:
     """A line that moves where somebody is looking; elsewhere a plain line a step, at most one a second.
 
     Args:
-        console: where to write; standard error, so that standard output carries results only.
+        console: where to write; standard error, so that standard output carries results only. Of several processes the
+            first one writes.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True, quiet=world().rank > 0)
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._first = self._total = 0

@@ -21,7 +21,7 @@ from palate.objectives.divergence import best_of_n_kl_bound, best_of_n_win_rate_
 from palate.recipe import BestOfNRecipe
 from palate.records import Demonstration, Prompt, Response
 from palate.rewards.mix import Mix
-from palate.rollout.local import LocalEngine
+from palate.rollout import engines
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import finish_run, prompts_with_room, sharing
@@ -67,7 +67,8 @@ def choose(recipe: BestOfNRecipe, run: Run) -> None:
         if not source.reads_like(loaded.chat):
             run.note(f"chat template: that of {source.loaded.name} is another one; it is given what the responses say")
 
-    engine = LocalEngine(loaded.model, loaded.chat)
+    engine = engines.make_engine(recipe.engine, loaded.model, loaded.chat)
+    engine.load_weights(loaded.model)
     key = (recipe.seed, "best_of_n")
     with showing("responses") as show:
         rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.n, key=key, show=show)

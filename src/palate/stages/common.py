@@ -22,11 +22,13 @@ from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import LanguageModel, Model, ModelT, Trunk
 from palate.lm.projection import give_back_packed
 from palate.lm.sources.zoo import Loaded, Settle, save
+from palate.objectives.losses import Metrics, combine_metrics
 from palate.randomness import permutation
 from palate.recipe import StageRecipe, TrainingRecipe
 from palate.records import Demonstration, Prompt, Ranking, content_id
 from palate.run.directory import Run
 from palate.run.trackers import showing
+from palate.world import world
 
 T = TypeVar("T", Prompt, Demonstration, Ranking)
 
@@ -50,7 +52,10 @@ def write_model(
     """What came out, to ``model/``: whole, or the adapter alone."""
     alone = recipe.adapter is not None and not recipe.adapter.merge
     beside = loaded if alone else None
-    save(loaded.model, loaded.chat, run.directory / "model", beside=beside, extra_files=extra_files)
+    world().once(
+        lambda: save(loaded.model, loaded.chat, run.directory / "model", beside=beside, extra_files=extra_files),
+        "the model to be written",
+    )
 
 
 def longest(recipe: StageRecipe, *models: Model) -> tuple[float, str]:
@@ -215,8 +220,15 @@ def response_logprobs(
 def finish_run(run: Run, numbers: Mapping[str, float | None], *, extra: Callable[[Report], None] | None = None) -> None:
     """Draw the report, with what the stage adds to it; then write the figures and mark the run as finished."""
     title = f"{run.stage}: {run.directory.name}"
-    stage_report(run.directory, title=title, numbers=numbers, notes=run.notes, extra=extra)
+    world().once(
+        lambda: stage_report(run.directory, title=title, numbers=numbers, notes=run.notes, extra=extra), "the report"
+    )
     run.finish(numbers)
+
+
+def combined(computed: Sequence[Metrics]) -> Metrics:
+    """The metrics of an optimizer step from those of all its microbatches, whichever process computed them."""
+    return combine_metrics(world().whole(computed, "metrics"))
 
 
 def floats(metrics: Mapping[str, Tensor | float]) -> dict[str, float]:

@@ -24,11 +24,12 @@ from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model, sketch_model
 from palate.objectives.direct import dpo_loss, ipo_loss
-from palate.objectives.losses import Metrics, combine_metrics
+from palate.objectives.losses import Metrics
 from palate.recipe import DPORecipe
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import (
+    combined,
     finish_run,
     floats,
     longest,
@@ -116,7 +117,7 @@ def train(recipe: DPORecipe, run: Run) -> None:
             )
             loss.backward()
             computed.append(metrics)
-        run.log(step, floats(combine_metrics(computed)) | optimizer.step(step) | {"data/left_out": left_out})
+        run.log(step, floats(combined(computed)) | optimizer.step(step) | {"data/left_out": left_out})
 
     chosen, rejected = chosen_and_rejected(validation.judgements_in(validation.sequences, validation.sets))
     after = logprobs_of(validation.sequences, held_out_trunk)

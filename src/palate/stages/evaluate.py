@@ -30,12 +30,12 @@ from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model, sketch_model
 from palate.objectives.divergence import k1
 from palate.randomness import permutation
-from palate.recipe import Sampling, WinRateRecipe
+from palate.recipe import Engine, Sampling, WinRateRecipe
 from palate.records import Prompt
 from palate.rewards.mix import Mix, RewardSource
 from palate.rewards.rules import FunctionReward
+from palate.rollout import engines
 from palate.rollout.engine import Rollout
-from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import prompts_with_room, sharing
@@ -138,6 +138,7 @@ def evaluate(recipe: WinRateRecipe, run: Run) -> None:
         recipe.sampling,
         num_responses=recipe.responses_per_prompt,
         seed=recipe.seed,
+        engine=recipe.engine,
         max_tokens=recipe.microbatch_tokens,
     )
     figures = {
@@ -172,11 +173,12 @@ def compare(
     *,
     num_responses: int,
     seed: int,
+    engine: Engine = engines.IN_PROCESS,
     max_tokens: int = 4096,
 ) -> Comparison:
     """Sample from both and let the judge decide; ``max_tokens`` are in one pass of the baseline, for the KL."""
-    ours = answers(model, prompts, judge, sampling, num_responses=num_responses, seed=seed)
-    theirs = answers(baseline, prompts, judge, sampling, num_responses=num_responses, seed=seed)
+    ours = answers(model, prompts, judge, sampling, num_responses=num_responses, seed=seed, engine=engine)
+    theirs = answers(baseline, prompts, judge, sampling, num_responses=num_responses, seed=seed, engine=engine)
     return contrast(ours, theirs, baseline.model, seed=seed, max_tokens=max_tokens)
 
 
@@ -201,13 +203,15 @@ def answers(
     *,
     num_responses: int,
     seed: int,
+    engine: Engine = engines.IN_PROCESS,
     purpose: str = "evaluation",
 ) -> Answers:
     """Sampled and judged; for another purpose the random numbers are others."""
-    engine = LocalEngine(loaded.model, loaded.chat)
+    drawing = engines.make_engine(engine, loaded.model, loaded.chat)
+    drawing.load_weights(loaded.model)
     key = (seed, purpose)
     with showing(f"responses of {loaded.name}") as show:
-        rollout = engine.generate(prompts, sampling, num_responses=num_responses, key=key, show=show)
+        rollout = drawing.generate(prompts, sampling, num_responses=num_responses, key=key, show=show)
     scores = judge(rollout.prompts, rollout.texts, rollout.sampled_tokens())
     shape = (len(prompts), num_responses)
     parts = judge.parts(rollout.prompts, rollout.texts) if isinstance(judge, FunctionReward | Mix) else {}

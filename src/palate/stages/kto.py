@@ -24,18 +24,19 @@ from palate.corpus import Read, read_rankings
 from palate.corpus.splits import split
 from palate.errors import DataError
 from palate.lm.batch import Sequences
+from palate.lm.division import in_parts
 from palate.lm.encode import Encoded, LeftOut, encode_responses
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model, sketch_model
 from palate.objectives.direct import kto_loss, kto_reference_point
-from palate.objectives.losses import combine_metrics
 from palate.randomness import permutation
 from palate.recipe import KTORecipe
 from palate.records import Ranking
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.common import (
+    combined,
     finish_run,
     floats,
     longest,
@@ -124,14 +125,9 @@ def train(recipe: KTORecipe, run: Run) -> None:
         len(steps), every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"policy": optimizer}
     ):
         batch, mismatched = (each.select(steps[step]) for each in (train_set.sequences, train_set.mismatched))
-        with torch.no_grad():
-            log_ratios = torch.cat(
-                [
-                    policy.logprobs(microbatch, temperature=recipe.temperature, trunk=mismatched_trunk).sum(1)
-                    - mismatched_reference[microbatch.rows]
-                    for microbatch in mismatched.microbatches(recipe.microbatch_tokens)
-                ]
-            )
+        others = partial(policy.logprobs, temperature=recipe.temperature, trunk=mismatched_trunk)
+        found = in_parts(mismatched, recipe.microbatch_tokens, others, "the reference point")
+        log_ratios = torch.cat([part.sum(1) - mismatched_reference[microbatch.rows] for microbatch, part in found])
         reference_point = kto_reference_point(log_ratios)
         computed = []
         for microbatch in batch.microbatches(recipe.microbatch_tokens):
@@ -146,7 +142,7 @@ def train(recipe: KTORecipe, run: Run) -> None:
             loss.backward()
             computed.append(metrics)
         moved = {"kto/kl": float(log_ratios.mean()), "kto/reference_point": float(reference_point)}
-        run.log(step, floats(combine_metrics(computed)) | moved | optimizer.step(step) | {"data/left_out": left_out})
+        run.log(step, floats(combined(computed)) | moved | optimizer.step(step) | {"data/left_out": left_out})
 
     after = logprobs_of(validation.sequences, None), logprobs_of(validation.mismatched, None)
     _, metrics = loss_of_thumbs(

@@ -20,6 +20,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from palate.corpus.splits import split_texts
 from palate.errors import DataError, RecipeError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
+from palate.lm.division import in_parts
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.pretraining.packing import Documents, Rows
@@ -46,10 +48,11 @@ from palate.records import Prompt, text_id
 from palate.rollout import local
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, plan, prepare, say_chat, write_model
+from palate.stages.common import combined, finish_run, plan, prepare, say_chat, write_model
 from palate.stages.estimate.expected import pretrained
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.trial import some
+from palate.world import world
 
 NEW = "new"
 """Under this name a new model lies in the run's directory until the run is finished."""
@@ -110,13 +113,13 @@ def train(recipe: PretrainRecipe, run: Run) -> None:
             number = step // steps_a_pass
             rows = a_pass(recipe, train_set, number)
         batch = rows.select(batches[step].numpy()).to(model.device)
-        num_tokens, losses = int(batch.mask.sum()), []
+        num_tokens, computed = int(batch.mask.sum()), []
         for microbatch in batch.microbatches(recipe.microbatch_tokens):
             logprobs = model.logprobs(microbatch, temperature=1.0)
             loss, metrics = sft_loss(logprobs, microbatch.mask, denominator=num_tokens)
             loss.backward()
-            losses.append(metrics["sft/loss"])
-        told = {"pretrain/loss": float(sum(losses))} | optimizer.step(step)
+            computed.append(metrics)
+        told = {"pretrain/loss": float(combined(computed)["sft/loss"])} | optimizer.step(step)
         told["time/tokens_per_s"] = num_tokens / (time.perf_counter() - begun)
         told["pretrain/tokens"] = int(tokens_seen[step])
         told["pretrain/passes"] = int(tokens_seen[step]) / train_set.num_learned
@@ -174,21 +177,30 @@ def documents(recipe: PretrainRecipe, run: Run) -> tuple[list[str], list[str]]:
 def new_model(recipe: PretrainRecipe, run: Run, texts: Sequence[str]) -> Path:
     """A directory in the run's with the config and the tokenizer of a model without weights."""
     directory = run.directory / NEW
-    if not (run.resumed and (directory / "config.json").exists()):
+
+    def make() -> None:
+        if run.resumed and (directory / "config.json").exists():
+            return
         settings = recipe.vocabulary
         tokenizer = load_chat(settings.model).tokenizer if settings.model else train_tokenizer(texts, settings.size)
         if not settings.model and len(tokenizer) < settings.size:
             run.note(f"vocabulary: {len(tokenizer)} tokens instead of {settings.size}: the text has no more to merge")
         config = new_config(recipe.architecture, tokenizer, context=recipe.sequence_length + 1)
         disk.write_directory(directory, lambda temporary: write_new(temporary, config, tokenizer, {}))
+
+    world().once(make, "the new model's tokenizer")
     return directory
 
 
 def draw_weights(directory: Path, config: Any, chat: Chat, seed: int) -> None:
     """First weights beside config and tokenizer, unless they are there."""
-    if not (directory / "model.safetensors").exists():
-        weights = draw(config, seed)
-        disk.write_directory(directory, lambda temporary: write_new(temporary, config, chat.tokenizer, weights))
+
+    def write() -> None:
+        if not (directory / "model.safetensors").exists():
+            weights = draw(config, seed)
+            disk.write_directory(directory, lambda temporary: write_new(temporary, config, chat.tokenizer, weights))
+
+    world().once(write, "the new model's weights")
 
 
 def check_lengths(recipe: PretrainRecipe, context: float) -> None:
@@ -234,11 +246,10 @@ def account(run: Run, train_set: Documents, test_set: Documents, seen: int) -> N
         run.note(f"the data repeats: {seen:,} tokens are {passes:.1f} passes over {train_set.num_learned:,}; {verdict}")
 
 
-@torch.no_grad()
 def measure(model: LanguageModel, validation: Sequences, num_bytes: int, max_tokens: int) -> dict[str, float]:
     """The loss on held-out documents, their ends included, in nats per token and in bits per byte of their text."""
-    microbatches = validation.microbatches(max_tokens)
-    nats = -sum(float(model.logprobs(part, temperature=1.0).double().sum()) for part in microbatches)
+    found = in_parts(validation, max_tokens, partial(model.logprobs, temperature=1.0), "the held-out loss")
+    nats = -sum(float(part.double().sum()) for _, part in found)
     return {
         "pretrain/held_out_loss": nats / int(validation.mask.sum()),
         "pretrain/bits_per_byte": nats / math.log(2) / num_bytes,

@@ -14,7 +14,8 @@ from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model, sketch_model
 from palate.recipe import SampleRecipe, Sampling
 from palate.records import Candidates, Prompt, Provenance, Response
-from palate.rollout.local import LocalEngine
+from palate.rollout import engines
+from palate.rollout.engine import RolloutEngine
 from palate.run.directory import Run
 from palate.stages.common import finish_run, prompts_with_room
 from palate.stages.estimate.expected import sampled
@@ -49,6 +50,8 @@ def write_candidates(recipe: SampleRecipe, run: Run) -> None:
 
     loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     run.add_inputs({"model": loaded.weights})
+    engine = engines.make_engine(recipe.engine, loaded.model, loaded.chat)
+    engine.load_weights(loaded.model)
     starts = range(0, len(prompts), PROMPTS_PER_STEP)
     path = run.directory / "candidates.jsonl"
 
@@ -58,6 +61,7 @@ def write_candidates(recipe: SampleRecipe, run: Run) -> None:
             write_text(path, "".join(read_lines(path)[: starts[step]]))
             beginning = False
         candidates = sample(
+            engine,
             loaded,
             prompts[starts[step] :][:PROMPTS_PER_STEP],
             recipe.sampling,
@@ -91,10 +95,15 @@ def cut_off(candidates: Sequence[Candidates]) -> float:
 
 
 def sample(
-    loaded: Loaded[LanguageModel], prompts: Sequence[Prompt], sampling: Sampling, *, num_responses: int, seed: int
+    engine: RolloutEngine,
+    loaded: Loaded[LanguageModel],
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    num_responses: int,
+    seed: int,
 ) -> list[Candidates]:
     """K responses to each prompt, in the order of the prompts; a function of model, prompt and seed alone."""
-    engine = LocalEngine(loaded.model, loaded.chat)
     rollout = engine.generate(prompts, sampling, num_responses=num_responses, key=(seed, "sample"))
     logprobs, ended = rollout.logprobs.sum(1).tolist(), rollout.ended.tolist()
 

@@ -11,21 +11,34 @@ Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Run it: `palate sft recipes/
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from palate.corpus import read_demonstrations
 from palate.corpus.splits import split
 from palate.lm.batch import Sequences
+from palate.lm.division import in_parts
 from palate.lm.encode import encode_demonstrations
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model, sketch_model
-from palate.objectives.losses import combine_metrics, sft_loss
+from palate.objectives.losses import sft_loss
 from palate.recipe import SFTRecipe
 from palate.records import AI
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, longest, plan, prepare, say_chat, say_left_out, write_model
+from palate.stages.common import (
+    combined,
+    finish_run,
+    floats,
+    longest,
+    plan,
+    prepare,
+    say_chat,
+    say_left_out,
+    write_model,
+)
 from palate.stages.estimate.expected import supervised
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.trial import some
@@ -81,7 +94,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
             loss, metrics = sft_loss(logprobs, microbatch.mask, denominator=num_tokens)
             loss.backward()
             computed.append(metrics)
-        run.log(step, floats(combine_metrics(computed)) | optimizer.step(step) | {"data/left_out": left_out})
+        run.log(step, floats(combined(computed)) | optimizer.step(step) | {"data/left_out": left_out})
 
     after = perplexity(model, validation.sequences.to(model.device), recipe.microbatch_tokens)
     write_model(run, recipe, loaded)
@@ -97,9 +110,8 @@ def train(recipe: SFTRecipe, run: Run) -> None:
     )
 
 
-@torch.no_grad()
 def perplexity(model: LanguageModel, sequences: Sequences, max_tokens: int) -> float:
     """exp of the mean negative log-likelihood per masked token, at temperature 1."""
-    microbatches = sequences.microbatches(max_tokens)
-    total = sum(float(model.logprobs(microbatch, temperature=1.0).sum()) for microbatch in microbatches)
+    logprobs = partial(model.logprobs, temperature=1.0)
+    total = sum(float(part.sum()) for _, part in in_parts(sequences, max_tokens, logprobs, "the perplexity"))
     return float(torch.tensor(-total / int(sequences.mask.sum())).exp())

@@ -28,11 +28,12 @@ from palate.corpus import read_rankings
 from palate.corpus.pairs import ComparisonSet, Judgement, Lesson, is_comparison, ordered_pairs
 from palate.corpus.reading import as_one
 from palate.errors import DataError
-from palate.objectives.losses import Metrics, combine_metrics, ranking_loss
+from palate.objectives.losses import Metrics, ranking_loss
 from palate.objectives.pointwise import flag_loss, increasing, not_yet_increasing, rating_loss
 from palate.randomness import uniforms
 from palate.recipe import Data, Objective
 from palate.records import Ranking
+from palate.stages.common import combined
 from palate.stages.comparisons import COPIES, THUMB, TIES, WEIGHTLESS, without
 
 RATINGS = 7
@@ -301,9 +302,9 @@ def step_metrics(parts: Sequence[Metrics], judgements: Sequence[Judgement], flag
     weights = dict.fromkeys(KINDS, 0.0)
     for judgement in judgements:
         weights[kind_of(judgement, flags)] += judgement.weight
-    combined, total = combine_metrics(parts), sum(weights.values())
+    means, total = combined(parts), sum(weights.values())
     beside = {"reward/rating_error": "reward/rating_loss"}
     for name in (*KINDS, *beside):
-        if name in combined:
-            combined[name] = combined[name] * (total / weights[beside.get(name, name)])
-    return combined
+        if name in means:
+            means[name] = means[name] * (total / weights[beside.get(name, name)])
+    return means

@@ -43,6 +43,7 @@ def judge() -> list[Row]:
         Row("sampling.temperature", (0.7, 1.4), draws_at, DRAWN),
         Row("sampling.max_new_tokens", (3, 6), draws_at_most, DRAWN),
         Row("sampling.num_slots", (1, 64), decodes_side_by_side, DRAWN | {"candidates.limit": 2}),
+        Row("engine.kind", ("local", "elsewhere"), refused("engine.kind")),
         Row(
             "max_left_out",
             (0.5, 0.05),
@@ -75,6 +76,7 @@ def revise() -> list[Row]:
         Row("sampling.temperature", (0.7, 1.4), draws_at),
         Row("sampling.max_new_tokens", (3, 6), draws_at_most),
         Row("sampling.num_slots", (1, 64), decodes_side_by_side),
+        Row("engine.kind", ("local", "elsewhere"), refused("engine.kind")),
         *endpoint(),
     ]
 

@@ -92,6 +92,7 @@ def rolled(rows: Learned, more_models: Mapping[str, Any]) -> list[Row]:
         Row("sampling.temperature", (0.7, 1.4), draws_and_learns_at),
         Row("sampling.max_new_tokens", (3, 6), draws_at_most),
         Row("sampling.num_slots", (1, 64), decodes_side_by_side),
+        Row("engine.kind", ("local", "elsewhere"), refused("engine.kind")),
         *optimizer("optimizer", "policy", {}),
     ]
 

@@ -49,6 +49,7 @@ def rl() -> list[Row]:
         ),
         Row("min_entropy", (0.02, 100.0), refused("step 2: the policy's entropy"), {"steps": 3}),
         *under("sampling", sampling()),
+        Row("engine.kind", ("local", "elsewhere"), refused("engine.kind")),
         *optimizer("optimizer", "policy", {}),
     ]
 

@@ -16,11 +16,11 @@ from palate.lm.batch import Sequences, per_token
 from palate.lm.encode import usable_prompts
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded
-from palate.recipe import Sampling
+from palate.recipe import Engine, Sampling
 from palate.records import Prompt, Provenance, Response
 from palate.rewards.judges.judge_model import Choice, Leaning, Written, by_majority
 from palate.rewards.judges.questions import LETTERS, WORDS
-from palate.rollout.local import LocalEngine
+from palate.rollout import engines
 
 
 class LocalJudge:
@@ -29,16 +29,25 @@ class LocalJudge:
     Args:
         samples: answers drawn to each question; 0: none, the log-probabilities of the letters decide.
         sampling: of whatever is drawn.
+        engine: that draws it.
         max_tokens: computed in one pass where nothing is drawn.
         seed: with the purpose and the prompt it determines what is drawn.
     """
 
     def __init__(
-        self, loaded: Loaded[LanguageModel], sampling: Sampling, *, seed: int, samples: int = 0, max_tokens: int = 4096
+        self,
+        loaded: Loaded[LanguageModel],
+        sampling: Sampling,
+        *,
+        seed: int,
+        engine: Engine = engines.IN_PROCESS,
+        samples: int = 0,
+        max_tokens: int = 4096,
     ) -> None:
         self.loaded, self.sampling, self.seed = loaded, sampling, seed
         self.samples, self.max_tokens = samples, max_tokens
-        self.engine = LocalEngine(loaded.model, loaded.chat)
+        self.engine = engines.make_engine(engine, loaded.model, loaded.chat)
+        self.engine.load_weights(loaded.model)
 
     def choose(self, questions: Sequence[Prompt]) -> list[Choice]:
         """As in `JudgeModel`; questions and answers fit the model's context."""

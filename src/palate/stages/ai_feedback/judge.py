@@ -148,7 +148,8 @@ def opened(recipe: JudgeRecipe, run: Run, matters: list[Matter]) -> tuple[JudgeR
     loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     run.add_inputs({"model": loaded.weights})
     max_tokens = recipe.microbatch_tokens
-    return recipe, matters, LocalJudge(loaded, recipe.sampling, seed=seed, samples=samples, max_tokens=max_tokens)
+    judge = LocalJudge(loaded, recipe.sampling, seed=seed, engine=recipe.engine, samples=samples, max_tokens=max_tokens)
+    return recipe, matters, judge
 
 
 def longest_letter(sketch: Sketch[LanguageModel]) -> int:

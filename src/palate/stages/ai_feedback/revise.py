@@ -111,7 +111,7 @@ def opened(
     )
     loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     run.add_inputs({"model": loaded.weights})
-    return roomy.prompts, LocalJudge(loaded, recipe.sampling, seed=recipe.seed)
+    return roomy.prompts, LocalJudge(loaded, recipe.sampling, seed=recipe.seed, engine=recipe.engine)
 
 
 def without_tools(data: Read[Prompt]) -> Read[Prompt]:

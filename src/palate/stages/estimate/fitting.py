@@ -18,6 +18,7 @@ from palate.recipe import AUTO, Adapter, Section
 from palate.run.directory import Run
 from palate.stages.estimate.trial import Trial
 from palate.stages.estimate.workload import Moment, Workload
+from palate.world import world
 
 RecipeT = TypeVar("RecipeT", bound=Section)
 Changes = dict[str, Any]
@@ -30,10 +31,12 @@ SHARE = 0.8
 
 
 def left(device: str) -> int | None:
-    """Bytes that a run could have: of the GPU, or of the machine or the container; None if nobody says."""
+    """Bytes that a process of a run could have: of its GPU, or of the machine or the container, which it may share with
+    others of the run; None if nobody says."""
     if device.startswith("cuda"):
         return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    return available_memory()
+    free = available_memory()
+    return None if free is None else free // world().here
 
 
 def expect(run: Run, recipe: RecipeT, device: str, workload: Callable[[RecipeT], Workload]) -> RecipeT:

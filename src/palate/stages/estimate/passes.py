@@ -104,7 +104,7 @@ def scoring(
     longest = sequences.lengths.argsort(descending=True)[:LOOKED_AT].sort().values
     passes = [
         Pass.of(net.model, microbatch, 0 if last else wanted(net.model, microbatch))
-        for microbatch in sequences.select(longest).microbatches(max_tokens)
+        for microbatch in sequences.select(longest).divided(max_tokens)
     ]
     return Scoring(
         net=net,
@@ -130,7 +130,7 @@ def learning(
     first: int = 0,
 ) -> Learning:
     """Of the heaviest batches the microbatch that needs most."""
-    parts = [list(batch.microbatches(recipe.microbatch_tokens, whole_groups=whole_groups)) for batch in batches]
+    parts = [batch.divided(recipe.microbatch_tokens, whole_groups=whole_groups) for batch in batches]
     passes = {Pass.of(net.model, part, wanted(net.model, part)) for each in parts for part in each}
 
     def size(part: Pass) -> int:

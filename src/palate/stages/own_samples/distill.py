@@ -28,14 +28,14 @@ from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import Loaded, load_language_model
-from palate.objectives.losses import combine_metrics, distillation_loss
+from palate.objectives.losses import distillation_loss
 from palate.recipe import DistillRecipe
 from palate.records import Prompt
 from palate.rewards.mix import Mix
+from palate.rollout import engines
 from palate.rollout.engine import Rollout
-from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
-from palate.stages.common import finish_run, floats, prepare, sharing, write_model
+from palate.stages.common import combined, finish_run, floats, prepare, sharing, write_model
 from palate.stages.reinforcement.actors import foretold
 from palate.stages.reinforcement.step import minibatches, prompts_of_step
 from palate.stages.reinforcement.watching import mean_of_updates, sample_rows
@@ -46,7 +46,7 @@ def train(recipe: DistillRecipe, run: Run) -> None:
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
     school = load_school(recipe, run)
     policy, max_tokens, key = school.loaded.model, recipe.microbatch_tokens, (recipe.seed, recipe.stage)
-    engine = LocalEngine(policy, school.loaded.chat)
+    engine = engines.make_engine(recipe.engine, policy, school.loaded.chat)
     optimizer = Optimizer(policy, recipe.optimizer, recipe.steps * recipe.epochs * recipe.minibatches, name="policy")
 
     for step in run.steps(
@@ -73,7 +73,7 @@ def train(recipe: DistillRecipe, run: Run) -> None:
                         loss, numbers = distillation_loss(kl, microbatch.mask, denominator=num_tokens)
                         loss.backward()
                         computed.append(numbers)
-                updates.append((num_tokens, floats(combine_metrics(computed)) | optimizer.step(step)))
+                updates.append((num_tokens, floats(combined(computed)) | optimizer.step(step)))
 
         metrics = measure(rollout) | mean_of_updates(updates) | {"data/left_out": float(asked.left_out)}
         if len(school.teachers) > 1:
@@ -150,7 +150,9 @@ def teacher_scores(school: School, prompts: Sequence[Prompt], recipe: DistillRec
     scores = []
     for number, teacher in enumerate(school.teachers):
         key = (recipe.seed, recipe.stage, "teacher", number, step)
-        answers = LocalEngine(teacher, school.loaded.chat).generate(prompts, recipe.sampling, num_responses=1, key=key)
+        engine = engines.make_engine(recipe.engine, teacher, school.loaded.chat)
+        engine.load_weights(teacher)
+        answers = engine.generate(prompts, recipe.sampling, num_responses=1, key=key)
         scores.append(school.judge(answers.prompts, answers.texts, answers.sampled_tokens()))
     return torch.stack(scores)
 

@@ -24,11 +24,10 @@ from torch import Tensor
 from palate.lm.batch import Sequences, per_token
 from palate.lm.optim import Optimizer
 from palate.objectives.advantages import differ
-from palate.objectives.losses import combine_metrics
 from palate.recipe import OnlineDPORecipe
-from palate.rollout.local import LocalEngine
+from palate.rollout import engines
 from palate.run.directory import Run
-from palate.stages.common import finish_run, floats, make_room, write_model
+from palate.stages.common import combined, finish_run, floats, make_room, write_model
 from palate.stages.dpo import loss_of_pairs
 from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.reinforcement.actors import foretold, load_actors
@@ -42,7 +41,7 @@ def train(recipe: OnlineDPORecipe, run: Run) -> None:
     recipe, asked = foretold(recipe, run, prompts_of_step, partial(minibatches_of, each=in_pairs))
     actors = load_actors(recipe, asked, run)
     policy, max_tokens, key = actors.policy, recipe.microbatch_tokens, (recipe.seed, recipe.stage)
-    engine = LocalEngine(policy, actors.chat)
+    engine = engines.make_engine(recipe.engine, policy, actors.chat)
     optimizer = Optimizer(policy, recipe.optimizer, recipe.steps * recipe.epochs * recipe.minibatches, name="policy")
     watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
     loss_of = loss_of_pairs(recipe.loss, beta=recipe.beta, label_smoothing=0.0)
@@ -85,7 +84,7 @@ def train(recipe: OnlineDPORecipe, run: Run) -> None:
                     )
                     loss.backward()
                     computed.append(numbers)
-                updates.append((num_pairs, floats(combine_metrics(computed)) | optimizer.step(step)))
+                updates.append((num_pairs, floats(combined(computed)) | optimizer.step(step)))
 
         metrics |= mean_of_updates(updates) if updates else {}
         metrics |= {"dpo/pairs": float(len(chosen)), "data/left_out": float(actors.left_out)}

@@ -23,12 +23,12 @@ import torch
 
 from palate.lm.batch import per_token
 from palate.lm.optim import Optimizer
-from palate.objectives.losses import combine_metrics, sft_loss
+from palate.objectives.losses import sft_loss
 from palate.recipe import RAFTRecipe
-from palate.rollout.local import LocalEngine
+from palate.rollout import engines
 from palate.run.directory import Run
 from palate.stages.best_of_n import best_rows
-from palate.stages.common import finish_run, floats, make_room, write_model
+from palate.stages.common import combined, finish_run, floats, make_room, write_model
 from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.reinforcement.actors import foretold, load_actors
 from palate.stages.reinforcement.step import minibatches, prompts_of_step, score
@@ -40,7 +40,7 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
     recipe, asked = foretold(recipe, run, prompts_of_step, partial(minibatches_of, each=1))
     actors = load_actors(recipe, asked, run)
     policy, max_tokens, key = actors.policy, recipe.microbatch_tokens, (recipe.seed, recipe.stage)
-    engine = LocalEngine(policy, actors.chat)
+    engine = engines.make_engine(recipe.engine, policy, actors.chat)
     optimizer = Optimizer(policy, recipe.optimizer, recipe.steps * recipe.epochs * recipe.minibatches, name="policy")
     watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
 
@@ -78,7 +78,7 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
                     loss, numbers = sft_loss(logprobs, microbatch.mask, denominator=num_tokens)
                     loss.backward()
                     computed.append(numbers)
-                updates.append((num_tokens, floats(combine_metrics(computed)) | optimizer.step(step)))
+                updates.append((num_tokens, floats(combined(computed)) | optimizer.step(step)))
 
         metrics |= mean_of_updates(updates) | {"raft/kept_score": float(scores[best.to(scores.device)].mean())}
         metrics |= {"data/left_out": float(actors.left_out), "time/rollout_s": sampled - begun}

@@ -26,7 +26,7 @@ from palate.objectives.advantages import gae, token_weights, whiten
 from palate.objectives.losses import policy_loss, value_loss
 from palate.recipe import PPORecipe
 from palate.rewards.heads import read_heads, value_units
-from palate.rollout.local import LocalEngine
+from palate.rollout import engines
 from palate.run.directory import Run
 from palate.stages.common import finish_run, write_model
 from palate.stages.reinforcement.actors import Actors, foretold, load_actors
@@ -62,7 +62,7 @@ def train(recipe: PPORecipe, run: Run) -> None:
         recipe,
         run,
         actors,
-        LocalEngine(actors.policy, actors.chat),
+        engines.make_engine(recipe.engine, actors.policy, actors.chat),
         method,
         kl=KLController(recipe.kl_coef, target=recipe.kl_target, horizon=recipe.kl_horizon),
         value_warmup=recipe.value_warmup,

@@ -17,6 +17,7 @@ from palate.objectives.losses import sft_loss
 from palate.randomness import permutation
 from palate.recipe import Pretraining
 from palate.run.directory import Run
+from palate.stages.common import combined
 
 
 def load_text(settings: Pretraining, policy: LanguageModel, chat: Chat, run: Run) -> Sequences:
@@ -69,10 +70,10 @@ class PretrainingGradient:
         """Add to what is there already; which windows is a function of where the run is."""
         order = permutation(len(self.text), *self.key, "pretraining", step, epoch, minibatch)
         batch = self.text.select(torch.from_numpy(order[: self.count]))
-        num_tokens, losses = int(batch.mask.sum()), []
+        num_tokens, computed = int(batch.mask.sum()), []
         for microbatch in batch.microbatches(self.max_tokens):
             logprobs = self.policy.logprobs(microbatch, temperature=1.0)
             loss, metrics = sft_loss(logprobs, microbatch.mask, denominator=num_tokens)
             (self.coef * loss).backward()
-            losses.append(metrics["sft/loss"])
-        return {"policy/pretraining_loss": float(sum(losses))}
+            computed.append(metrics)
+        return {"policy/pretraining_loss": float(combined(computed)["sft/loss"])}

@@ -38,7 +38,7 @@ from palate.objectives.advantages import (
 from palate.objectives.losses import Metrics, policy_loss
 from palate.objectives.surrogates import clipped_weight_loss, sequence_policy_loss
 from palate.recipe import ReinforceRecipe
-from palate.rollout.local import LocalEngine
+from palate.rollout import engines
 from palate.run.directory import Run
 from palate.stages.common import finish_run, write_model
 from palate.stages.reinforcement.actors import foretold, load_actors
@@ -67,7 +67,7 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         recipe,
         run,
         actors,
-        LocalEngine(actors.policy, actors.chat),
+        engines.make_engine(recipe.engine, actors.policy, actors.chat),
         method(recipe),
         kl=KLController(recipe.kl_coef),
         max_resamples=recipe.max_resamples,

@@ -35,7 +35,7 @@ from palate.lm.model import LanguageModel, ScalarModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.objectives.advantages import explained_variance, shape_rewards
 from palate.objectives.divergence import k1
-from palate.objectives.losses import Metrics, combine_metrics
+from palate.objectives.losses import Metrics
 from palate.objectives.surrogates import kl_loss
 from palate.randomness import permutation
 from palate.recipe import RLRecipe
@@ -44,7 +44,7 @@ from palate.rewards.mix import Mix, MixedScores
 from palate.rollout.engine import Rollout, RolloutEngine
 from palate.run.checkpoints import Stateful
 from palate.run.directory import Run
-from palate.stages.common import floats, make_room
+from palate.stages.common import combined, floats, make_room
 from palate.stages.reinforcement.actors import Actors
 from palate.stages.reinforcement.resampling import resampled
 from palate.stages.reinforcement.watching import (
@@ -327,7 +327,7 @@ def add_gradients(
             loss, metrics = loss + method.kl_loss_coef * divergence, metrics | penalty
         loss.backward()
         computed.append(metrics)
-    return floats(combine_metrics(computed)), log_ratios
+    return floats(combined(computed)), log_ratios
 
 
 def add_value_gradients(
@@ -343,7 +343,7 @@ def add_value_gradients(
         loss, metrics = critic.loss(new_values, values, returns, microbatch.mask, denominator=num_tokens)
         loss.backward()
         computed.append(metrics)
-    return floats(combine_metrics(computed))
+    return floats(combined(computed))
 
 
 def explained(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]:

@@ -19,6 +19,7 @@ from palate.objectives.divergence import k1, k3, updated_kl_coef
 from palate.rewards.mix import MixedScores
 from palate.rewards.verifiers.verdict import Verdict
 from palate.rollout.engine import Rollout
+from palate.world import world
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token, mean over the step: fp32 stays below 1e-4, bf16 below 0.01 (docs/concepts/precision.md)."""
@@ -85,7 +86,8 @@ def check_on_policy(
     which hold a handful of tokens and would differ by far more, or less, than the mean.
 
     Args:
-        log_ratios: [N] for each microbatch, log p of the response tokens in training minus that in sampling.
+        log_ratios: [N] for each microbatch that was computed here, log p of the response tokens in training minus that
+            in sampling.
         num_responses: in all of them.
         clip_range: of the ratio, on either side of 1.
         step: the run's, for the error message.
@@ -96,7 +98,7 @@ def check_on_policy(
     Raises:
         TrainingError: they do not, so that no probability ratio would mean anything.
     """
-    log_ratio = torch.cat([part.detach().double() for part in log_ratios])
+    log_ratio = torch.cat([part.detach().double() for part in world().whole(log_ratios, "log-probabilities")])
     gap = float(log_ratio.abs().mean())
     if not gap < ON_POLICY_TOLERANCE:  # a NaN is no agreement
         raise TrainingError(

@@ -1,0 +1,98 @@
+"""`torchrun -m palate STAGE RECIPE`, for real: two processes, one run, one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from safetensors.torch import load_file
+from tests.cluster.gangs import in_gang
+
+from palate.demo.prompts import demo_prompts
+from palate.recipe import ReinforceRecipe, parse_recipe
+from palate.run.directory import Run
+from palate.stages import common
+from palate.stages.reinforcement.reinforce import train
+
+SOURCE = Path(__file__).parents[2]
+KILLED = "tests.cluster.killed"
+"""palate, but in the first attempt process 1 is killed in the third step."""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> dict[str, Any]:
+    """A recipe of four short steps."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(prompt.to_json() + "\n" for prompt in demo_prompts(held_out=False)[:12]))
+    return {
+        "model": "tiny",
+        "precision": "fp32",
+        "frozen_layers": 1,
+        "optimizer": {"learning_rate": 1e-3},
+        "prompts": {"path": str(prompts)},
+        "rewards": [{"length": 3.0}],
+        "sampling": {"max_new_tokens": 6},
+        "prompts_per_step": 3,
+        "steps": 4,
+        "checkpoint_every": 2,
+    }
+
+
+def torchrun(
+    tmp_path: Path, tree: dict[str, Any], *more: str, module: str = "palate", restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Two processes that meet at a port which the system chooses."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(tomli_w.dumps(tree))
+    options = ["--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--max-restarts={restarts}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", module, "reinforce", str(file)]
+    environment = os.environ | {"PALATE_PEER_TIMEOUT": "120", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "--out", str(tmp_path / "run"), *more],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=SOURCE,
+        env=environment,
+    )
+
+
+def test_a_killed_process_is_started_again_and_the_run_ends_with_the_same_bits(
+    tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """As if nobody had been killed; one process writes and speaks."""
+    ran = torchrun(tmp_path, tree, module=KILLED, restarts=1)
+    assert ran.returncode == 0, ran.stderr
+    lines = [line for line in ran.stderr.splitlines() if line.startswith("palate: ")]
+    assert len(lines) == 1, ran.stderr
+    assert "process 1 was last at " in lines[0]
+    assert ran.stderr.count("going on at step 2") == 1
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    record = json.loads((tmp_path / "run" / "lineage.json").read_text())
+    assert record["ended"]
+    assert len(record["resumed"]) == 1
+
+    def unharmed(_: object) -> None:
+        common.stage_report = lambda *_, **__: None  # type: ignore[assignment]
+        recipe = parse_recipe(ReinforceRecipe, tree)
+        train(recipe, Run.open(tmp_path / "unharmed", recipe))
+
+    assert in_gang(2, tmp_path / "gang", unharmed) == [None, None]
+    same, weights = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("unharmed", "run"))
+    assert all((weights[name] == tensor).all() for name, tensor in same.items())
+
+
+def test_a_mistake_is_said_once(tree: dict[str, Any], tmp_path: Path) -> None:
+    ran = torchrun(tmp_path, tree | {"stpes": 3}, "--resume")
+    assert ran.returncode != 0
+    said = [line for line in ran.stderr.splitlines() if line.startswith("palate: ")]
+    assert len(said) == 1
+    assert "steps" in said[0]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,149 @@
+"""Every stage that trains, in several processes: the metrics, gradients and weights of one, up to rounding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.cluster.gangs import in_gang
+
+from palate import recipe as recipes
+from palate.cluster.gang import Gang
+from palate.commands import STAGES
+from palate.recipe import parse_recipe
+from palate.run.directory import Run
+from palate.stages import common
+from palate.world import OneProcess, entered
+
+DIVIDED = [stage.name for stage in STAGES if stage.divides]
+UNEVEN: dict[str, dict[str, Any]] = {
+    "sft": {"batch_size": 9},
+    "kto": {"batch_size": 11},
+    "pretrain": {"batch_size": 5, "steps": 3},
+    "reward": {"batch_responses": 12},
+    "dpo": {"batch_responses": 12},
+    "distill": {"prompts_per_step": 3},
+    "ppo": {"prompts_per_step": 3, "value_optimizer": {"learning_rate": 1e-3}, "value_warmup": 1},
+}
+"""Batches that no number of processes divides."""
+
+
+@pytest.fixture(scope="module")
+def trees(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Small recipes by stage; each makes a few steps of several microbatches, one of which may be a process's own."""
+    found = {}
+    for name in DIVIDED:
+        tree = settings[name] | {"optimizer": {"learning_rate": 1e-3}, "microbatch_tokens": 300}
+        tree |= UNEVEN.get(name, {"prompts_per_step": 3})
+        if "data" in tree and name != "pretrain":
+            tree["data"] = tree["data"] | {"limit": 24}
+        found[name] = tree
+    return found
+
+
+def perform(name: str, tree: Mapping[str, Any], directory: Path) -> None:
+    """Run a stage here, without its pictures."""
+    stage = next(each for each in STAGES if each.name == name)
+    recipe: Any = parse_recipe(getattr(recipes, stage.recipe), tree)
+    common.stage_report = lambda *_, **__: None  # type: ignore[assignment]
+    getattr(import_module(stage.module), stage.function)(recipe, Run.open(directory, recipe))
+
+
+@pytest.fixture(scope="module")
+def alone(
+    trees: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, Mapping[str, Any]], Path]:
+    """Runs of one process; each is made once."""
+    made: dict[str, Path] = {}
+
+    def run(name: str, more: Mapping[str, Any]) -> Path:
+        key = f"{name} {json.dumps(more)}"
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("alone") / "run"
+            in_one(made[key].parent, lambda: perform(name, trees[name] | more, made[key]))
+        return made[key]
+
+    return run
+
+
+def in_one(directory: Path, work: Callable[[], None]) -> None:
+    """In a process of its own, which is in no world but its own, so that nothing of this one is changed."""
+
+    def apart(_: Gang) -> None:
+        with entered(OneProcess()):
+            work()
+
+    (found,) = in_gang(1, directory / "gang", apart)
+    assert found is None, found
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_two_processes_learn_what_one_does(
+    name: str,
+    trees: dict[str, dict[str, Any]],
+    alone: Callable[[str, Mapping[str, Any]], Path],
+    tmp_path: Path,
+) -> None:
+    """Batches are not divisible by two, and layers are frozen but in pretraining."""
+    check(name, trees[name], {}, alone(name, {}), tmp_path, size=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("ppo", {"adapter": {"rank": 2}, "frozen_layers": 0}),
+        ("sft", {"batch_size": 2, "frozen_layers": 2}),
+    ],
+    ids=["ppo with adapters", "sft with nothing to do"],
+)
+def test_four_processes_do_too(
+    name: str,
+    more: dict[str, Any],
+    trees: dict[str, dict[str, Any]],
+    alone: Callable[[str, Mapping[str, Any]], Path],
+    tmp_path: Path,
+) -> None:
+    """With adapters, and where a step has two sequences, so that two of the processes have nothing to do."""
+    check(name, trees[name], more, alone(name, more), tmp_path, size=4)
+
+
+def check(
+    name: str, tree: Mapping[str, Any], more: Mapping[str, Any], one: Path, directory: Path, *, size: int
+) -> None:
+    """Run it in so many processes and compare."""
+    several = directory / "run"
+
+    def work(gang: Gang) -> dict[str, float]:
+        perform(name, {**tree, **more}, several)
+        return {} if gang.rank else {"written": 1.0}
+
+    found = in_gang(size, directory / "gang", work)
+    assert found == [{"written": 1.0}] + [{}] * (size - 1)
+    rows, others = metrics(one), metrics(several)
+    assert [row.keys() for row in rows] == [row.keys() for row in others]
+    for row, other in zip(rows, others, strict=True):
+        for key, value in row.items():
+            if not key.startswith("time/") and key not in BY_A_SIGN:
+                assert other[key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
+    (weights,), (same,) = ([*each.glob("model/*model.safetensors")] for each in (one, several))
+    mine, theirs = load_file(weights), load_file(same)
+    assert mine.keys() == theirs.keys()
+    for key, tensor in mine.items():
+        torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=5e-5)
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in several.iterdir())
+    assert not [*several.glob("checkpoints/*")]
+
+
+BY_A_SIGN = {"dpo/accuracy", "sampler/gap_max"}
+"""Before anything is learned these are of numbers that are zero but for rounding."""
+
+
+def metrics(directory: Path) -> list[dict[str, float]]:
+    """A row for each step."""
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
