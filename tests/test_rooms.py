@@ -17,10 +17,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "palate"
 
-GROUND = {
-    *("arguments", "commands", "errors", "disk", "intervals", "machine", "randomness", "records", "scores", "words"),
-    "world",
-}
+GROUND = {"arguments", "commands", "errors", "disk", "intervals", "machine", "randomness", "records", "scores", "words"}
 """Definitions that many share; they import each other alone."""
 
 DOORS = {"__init__", "__main__", "cli", "data_commands", "experiment_commands"}
@@ -42,15 +39,15 @@ PLAN = {
     "corpus/mined": "corpus corpus/accounting corpus/catalogue corpus/containers corpus/formats corpus/rows evals "
     "recipe",
     "corpus/export": "corpus corpus/catalogue corpus/containers corpus/formats corpus/rows",
-    "cluster": "",
-    "lm": "lm/kernels lm/templates recipe",
+    "cluster": "run",
+    "lm": "lm/kernels lm/templates recipe run",
     "lm/kernels": "",
     "lm/sources": "lm lm/kernels lm/templates",
     "lm/pretraining": "lm lm/sources recipe",
     "lm/templates": "",
-    "rollout": "lm lm/kernels recipe",
+    "rollout": "lm lm/kernels recipe run",
     "simulated": "objectives recipe",
-    "rewards": "lm lm/sources objectives recipe rewards/verifiers rollout simulated",
+    "rewards": "lm lm/sources objectives recipe rewards/verifiers rollout run simulated",
     "rewards/verifiers": "recipe",
     "rewards/judges": "lm lm/sources recipe rollout",
     "evals": "run",

@@ -1,20 +1,31 @@
 """Parsers of command lines: help that is kept as it was written, errors of one line, commands within commands.
 
-And the kinds of values that options take, and the import of what a command needs.
+And the kinds of values that options take, the import of what a command needs, and who speaks of several processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn, TypeAlias
 
 from palate.errors import MissingExtraError
 from palate.machine import bytes_meant
-from palate.world import speaks
 
 Call: TypeAlias = Callable[[argparse.Namespace], int | None]
+
+
+def is_one_of_several() -> bool:
+    """Whether this process was started as one of several, by torchrun or in its way."""
+    told = all(os.environ.get(name) for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
+    return told and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def speaks() -> bool:
+    """Whether this process says what all of them know before they have met."""
+    return not is_one_of_several() or os.environ["RANK"] == "0"
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -15,7 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import palate
-from palate.arguments import Group, Parser, imported, imported_extra, processes, size
+from palate.arguments import (
+    Group,
+    Parser,
+    imported,
+    imported_extra,
+    is_one_of_several,
+    processes,
+    size,
+    speaks,
+)
 from palate.commands import (
     BACKUP,
     DEMO,
@@ -33,7 +42,6 @@ from palate.data_commands import add_data
 from palate.disk import is_full
 from palate.errors import PalateError, RunError, SilentError
 from palate.experiment_commands import add_experiments
-from palate.world import is_one_of_several, speaks
 
 _DEMOS = {
     "everyday": ("palate.demo.loop", "demo", "runs/demo"),

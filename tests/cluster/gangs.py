@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from palate.cluster.gang import Gang
-from palate.world import entered
+from palate.run.world import entered
 
 PATIENCE = timedelta(seconds=60)
 """Far more than anything here takes on a loaded machine."""

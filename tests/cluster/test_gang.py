@@ -21,7 +21,7 @@ from palate.cluster import gang as gangs
 from palate.cluster.gang import Gang
 from palate.errors import PeerError, RunError, SilentError
 from palate.lm.batch import Sequences, per_token
-from palate.lm.division import divided
+from palate.lm.microbatches import divided
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model, load_scalar_model
 from palate.recipe import Sampling

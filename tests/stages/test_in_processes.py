@@ -18,8 +18,8 @@ from palate.cluster.gang import Gang
 from palate.commands import STAGES
 from palate.recipe import parse_recipe
 from palate.run.directory import Run
+from palate.run.world import OneProcess, entered
 from palate.stages import common
-from palate.world import OneProcess, entered
 
 DIVIDED = [stage.name for stage in STAGES if stage.divides]
 UNEVEN: dict[str, dict[str, Any]] = {

@@ -25,7 +25,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from palate.errors import PalateError, PeerError, SilentError
-from palate.world import World, entered
+from palate.run.world import World, entered
 
 T = TypeVar("T")
 

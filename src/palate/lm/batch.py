@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palate.lm.division import divided, in_parts
-from palate.world import world
+from palate.lm.microbatches import divided, in_parts
+from palate.run.world import world
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
-from palate.lm.division import in_parts
 from palate.lm.logprobs import kl_by_rows, logprobs_by_rows
+from palate.lm.microbatches import in_parts
 from palate.lm.projection import Projection, share_packed
 
 Result = TypeVar("Result")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from palate import recipe
 from palate.errors import MissingExtraError, TrainingError
-from palate.world import world
+from palate.run.world import world
 
 State = dict[str, Tensor | int | float | str]
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from palate.errors import DataError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
-from palate.lm.division import in_parts
 from palate.lm.encode import encode_responses
+from palate.lm.microbatches import in_parts
 from palate.lm.model import ScalarModel, Trunk
 from palate.lm.sources.zoo import Loaded, Precision, Settle, load_scalar_model, locate
 from palate.records import Prompt

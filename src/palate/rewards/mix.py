@@ -20,8 +20,8 @@ from palate.rewards.learned import MAX_TOKENS, LearnedReward
 from palate.rewards.rules import FunctionReward, LengthReward, VerifiedReward
 from palate.rewards.verifiers.verdict import Verdict
 from palate.rollout.engine import SampledTokens
+from palate.run.world import world
 from palate.scores import one_number_each
-from palate.world import world
 
 
 class RewardSource(Protocol):

@@ -26,7 +26,7 @@ from palate.records import Prompt
 from palate.rollout import padded, slots
 from palate.rollout.drawing import Drawn, Pick, draw
 from palate.rollout.engine import Rollout
-from palate.world import world
+from palate.run.world import world
 
 
 class LocalEngine:

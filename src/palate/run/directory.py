@@ -44,7 +44,7 @@ from palate.run.locking import lock
 from palate.run.metrics import explain
 from palate.run.signals import StopRequest
 from palate.run.trackers import Terminal, Tracker, duration
-from palate.world import world
+from palate.run.world import world
 
 _DATA = ("data", "held_out", "prompts", "pretraining", "candidates", "people")
 """The inputs that are files of data; the others are models."""

@@ -12,7 +12,7 @@ from palate.run import checkpoints, lineage
 from palate.run.checkpoints import Stateful
 from palate.run.directory import Run
 from palate.run.trackers import Terminal
-from palate.world import world
+from palate.run.world import world
 
 
 class Following(Run):

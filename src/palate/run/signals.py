@@ -8,7 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from palate.world import world
+from palate.run.world import world
 
 _NOTICE = b"\nstopping after this step; once more stops at once\n"
 _NOTICE_OF_SEVERAL = b"\nstopping after this step\n"  # whoever started them ends them at once

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from palate import disk
 from palate.errors import MissingExtraError
 from palate.run.metrics import headline
-from palate.world import world
+from palate.run.world import world
 
 
 class Tracker(Protocol):

@@ -28,7 +28,7 @@ from palate.recipe import StageRecipe, TrainingRecipe
 from palate.records import Demonstration, Prompt, Ranking, content_id
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.world import world
+from palate.run.world import world
 
 T = TypeVar("T", Prompt, Demonstration, Ranking)
 

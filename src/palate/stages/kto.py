@@ -24,8 +24,8 @@ from palate.corpus import Read, read_rankings
 from palate.corpus.splits import split
 from palate.errors import DataError
 from palate.lm.batch import Sequences
-from palate.lm.division import in_parts
 from palate.lm.encode import Encoded, LeftOut, encode_responses
+from palate.lm.microbatches import in_parts
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model, sketch_model

@@ -34,7 +34,7 @@ from palate.corpus.splits import split_texts
 from palate.errors import DataError, RecipeError
 from palate.lm.batch import Sequences
 from palate.lm.chat import Chat
-from palate.lm.division import in_parts
+from palate.lm.microbatches import in_parts
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.pretraining.packing import Documents, Rows
@@ -48,11 +48,11 @@ from palate.records import Prompt, text_id
 from palate.rollout import local
 from palate.run.directory import Run
 from palate.run.trackers import showing
+from palate.run.world import world
 from palate.stages.common import combined, finish_run, plan, prepare, say_chat, write_model
 from palate.stages.estimate.expected import pretrained
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.trial import some
-from palate.world import world
 
 NEW = "new"
 """Under this name a new model lies in the run's directory until the run is finished."""

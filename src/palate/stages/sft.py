@@ -18,8 +18,8 @@ import torch
 from palate.corpus import read_demonstrations
 from palate.corpus.splits import split
 from palate.lm.batch import Sequences
-from palate.lm.division import in_parts
 from palate.lm.encode import encode_demonstrations
+from palate.lm.microbatches import in_parts
 from palate.lm.model import LanguageModel
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import load_language_model, sketch_model

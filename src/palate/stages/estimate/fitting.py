@@ -16,9 +16,9 @@ from palate.errors import MachineError
 from palate.machine import available_memory, gb
 from palate.recipe import AUTO, Adapter, Section
 from palate.run.directory import Run
+from palate.run.world import world
 from palate.stages.estimate.trial import Trial
 from palate.stages.estimate.workload import Moment, Workload
-from palate.world import world
 
 RecipeT = TypeVar("RecipeT", bound=Section)
 Changes = dict[str, Any]

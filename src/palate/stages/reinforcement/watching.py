@@ -19,7 +19,7 @@ from palate.objectives.divergence import k1, k3, updated_kl_coef
 from palate.rewards.mix import MixedScores
 from palate.rewards.verifiers.verdict import Verdict
 from palate.rollout.engine import Rollout
-from palate.world import world
+from palate.run.world import world
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token, mean over the step: fp32 stays below 1e-4, bf16 below 0.01 (docs/concepts/precision.md)."""

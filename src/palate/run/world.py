@@ -12,7 +12,6 @@ One process is a `World` too, in which all of these do nothing. What joins sever
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -77,17 +76,6 @@ class OneProcess:
     def once(self, compute: Callable[[], T], what: str) -> T:
         """Computed here."""
         return compute()
-
-
-def is_one_of_several() -> bool:
-    """Whether this process was started as one of several, by torchrun or in its way."""
-    told = all(os.environ.get(name) for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"))
-    return told and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def speaks() -> bool:
-    """Whether this process says what all of them know before they have met."""
-    return not is_one_of_several() or os.environ["RANK"] == "0"
 
 
 _world: World = OneProcess()

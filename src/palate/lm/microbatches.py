@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from palate.world import world
+from palate.run.world import world
 
 if TYPE_CHECKING:
     from palate.lm.batch import Sequences
