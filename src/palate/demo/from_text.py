@@ -58,8 +58,8 @@ LENGTH = 256
 """Tokens of a row of pretraining."""
 
 REWARD_EPOCHS = 3
-TOKENS_A_RESPONSE = 80
-"""Tokens of pretraining that take as long as what is done once to a response: measured, on one core."""
+TOKENS_A_RESPONSE = 35
+"""Tokens of pretraining that take as long as what is done once to a response: measured, by the time of one processor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +133,8 @@ class FromText(Chain):
     def run(self) -> None:
         """Every part in turn; finished ones are not run again."""
         self.documents()
+        self.passages()  # before anything learns: of too little text one should know at once
         self.stage("pretrained", PretrainRecipe, pretrain.train, **self.pretraining())
-        self.passages()
         self.sft()
         self.rankings()
         self.reward()
@@ -316,6 +316,7 @@ def estimate(*, seed: int, scale: TextScale, texts: Path, precision: Precision =
     with TemporaryDirectory(prefix="palate-text-") as directory:
         chain = FromText(Path(directory), seed, scale, texts, precision)
         chain.documents()
+        chain.passages()
         recipe = parse_recipe(PretrainRecipe, {"seed": seed, "precision": precision, **chain.pretraining()})
         found = foresee(pretrain.train, recipe)
     lines = [f"pretraining: {line}" for line in found.lines]
