@@ -59,7 +59,7 @@ LENGTH = 256
 
 REWARD_EPOCHS = 3
 TOKENS_A_RESPONSE = 35
-"""Tokens of pretraining that take as long as what is done once to a response: measured, by the time of one processor."""
+"""Tokens of pretraining that take as long as what is done once to a response, in measured processor time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
