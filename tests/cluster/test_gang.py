@@ -27,6 +27,7 @@ from palate.lm.sources.zoo import load_language_model, load_scalar_model
 from palate.recipe import Sampling
 from palate.records import Prompt
 from palate.rewards.learned import raw_scores
+from palate.rewards.mix import Mix
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
 
@@ -155,6 +156,39 @@ def test_every_sequence_is_in_one_microbatch(
     units = len(batch.group_ids.unique()) if whole_groups else len(batch)
     if among == 2 and units >= 2 and len(set(lengths)) == 1:
         assert len(parts) >= 2, "alike as they are, both have something to do"
+
+
+def test_what_is_somebody_elses_is_asked_once(tmp_path: Path) -> None:
+    """A reward's function, and a number that the recipe leaves open and memory decides."""
+
+    def work(gang: Gang) -> Any:
+        rewards = Mix((recipe.Reward(function="tests.cluster.gangs:process"),))
+        run = Run.open(tmp_path / "run", recipe.SFTRecipe(data={"path": "x"}))
+        return rewards([Prompt.from_text("Hi")] * 2, ["a", "b"]).tolist(), run.settle("tokens", lambda: 5 + gang.rank)
+
+    first, second = in_gang(2, tmp_path / "gang", work)
+    assert first == second
+    assert first[1] == 5
+
+
+def test_weights_that_have_drifted_apart_are_noticed(tmp_path: Path) -> None:
+    """All make the same updates, so at a checkpoint all have the same bits, or something is wrong."""
+
+    def work(gang: Gang) -> Any:
+        model = nn.Linear(3, 2)
+        with torch.no_grad():
+            model.weight.fill_(1.0)
+            model.bias.fill_(0.5 if gang.rank == 0 else 0.5 + 2e-7)
+        optimizer = Optimizer(model, recipe.Optimizer(), 10, name="policy")
+        run = Run.open(tmp_path / "run", recipe.SFTRecipe(data={"path": "x"}))
+        for step in run.steps(2, every=1, keep=1, state={"policy": optimizer}):
+            run.log(step, {"sft/loss": 1.0})
+
+    found = in_gang(2, tmp_path / "gang", work)
+    told = [str(each) for each in found if not isinstance(each, SilentError)]
+    assert told
+    assert all(each.startswith("the weights of process 1 are not those of process 0") for each in told)
+    assert not [*(tmp_path / "run" / "checkpoints").glob("step-*")]
 
 
 def test_an_error_of_one_ends_the_others_with_its_status(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -47,12 +49,12 @@ def trees(settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def perform(name: str, tree: Mapping[str, Any], directory: Path) -> None:
+def perform(name: str, tree: Mapping[str, Any], directory: Path, *, resume: bool = False) -> None:
     """Run a stage here, without its pictures."""
     stage = next(each for each in STAGES if each.name == name)
     recipe: Any = parse_recipe(getattr(recipes, stage.recipe), tree)
     common.stage_report = lambda *_, **__: None  # type: ignore[assignment]
-    getattr(import_module(stage.module), stage.function)(recipe, Run.open(directory, recipe))
+    getattr(import_module(stage.module), stage.function)(recipe, Run.open(directory, recipe, resume=resume))
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,38 @@ def test_four_processes_do_too(
 ) -> None:
     """With adapters, and where a step has two sequences, so that two of the processes have nothing to do."""
     check(name, trees[name], more, alone(name, more), tmp_path, size=4)
+
+
+@pytest.mark.parametrize("size", [2, 1])
+def test_all_stop_at_once_and_a_checkpoint_suits_any_number(
+    size: int, trees: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """One process of two is asked to stop. As many go on to the same bits, another number up to rounding."""
+    tree = trees["ppo"] | {"steps": 4, "value_warmup": 0, "kl_target": 0.5, "kl_horizon": 50}
+    assert in_gang(2, tmp_path / "gang 1", lambda _: perform("ppo", tree, tmp_path / "whole")) == [None, None]
+
+    def stopped(gang: Gang) -> None:
+        log = Run.log
+
+        def logs(self: Run, step: int, metrics: Mapping[str, float]) -> None:
+            log(self, step, metrics)
+            if step == 1 and gang.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        Run.log = logs  # type: ignore[method-assign]
+        perform("ppo", tree, tmp_path / "cut")
+
+    found = in_gang(2, tmp_path / "gang 2", stopped)
+    assert "stopped at step 2 of 4" in {str(each) for each in found if isinstance(each, KeyboardInterrupt)}
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").glob("step-*")] == ["step-000002"]
+
+    resumed = in_gang(size, tmp_path / "gang 3", lambda _: perform("ppo", tree, tmp_path / "cut", resume=True))
+    assert resumed == [None] * size
+    whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.allclose(cut[key], weight, rtol=1e-4, atol=5e-5) for key, weight in whole.items())
+    same = all(torch.equal(cut[key], weight) for key, weight in whole.items())
+    assert same or size == 1
+    assert [row["step"] for row in metrics(tmp_path / "cut")] == [0, 1, 2, 3]
 
 
 def check(

@@ -18,11 +18,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from zlib import crc32
 
 from safetensors import SafetensorError
 
 from palate import disk
 from palate.errors import CheckpointError
+from palate.run.world import world
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +71,38 @@ def save(root: Path, step: int, state: Mapping[str, Stateful], *, seconds: float
             shutil.rmtree(temporary, ignore_errors=True)
     _prune(root, step, keep)
     return final
+
+
+def check_alike(state: Mapping[str, Stateful]) -> None:
+    """Of a run in several processes: all of them must have the same to the bit, as each makes the same updates.
+
+    Raises:
+        CheckpointError: one has drifted, as other processors or other versions of a library round otherwise.
+    """
+    if world().size == 1:
+        return
+    everywhere = world().whole([_checksum(state)], "whether all have the same weights")
+    if strangers := [str(rank) for rank, each in enumerate(everywhere) if each != everywhere[0]]:
+        raise CheckpointError(
+            f"the weights of process {', '.join(strangers)} are not those of process 0: give all processes machines of "
+            "one kind with the same versions of everything, and go on with --resume from the checkpoint before"
+        )
+
+
+def _checksum(state: Mapping[str, Stateful]) -> int:
+    """Of all numbers, whatever their order: cheap beside writing them."""
+    total = 0
+    for stateful in state.values():
+        for value in stateful.state_dict().values():
+            total += crc32(repr(value).encode()) if isinstance(value, int | float | str) else _sum_of_bits(value)
+    return total
+
+
+def _sum_of_bits(tensor: Tensor) -> int:
+    import torch
+
+    plain = tensor.detach().contiguous().flatten()
+    return int(plain.view(torch.int32 if plain.element_size() % 4 == 0 else torch.uint8).sum(dtype=torch.int64))
 
 
 def load_newest(root: Path, names: Mapping[str, object], say: Callable[[str], None]) -> Checkpoint | None:

@@ -229,6 +229,7 @@ class Run:
                     self._terminal.step(step, self._metrics)
                     self._next_step, stopping = step + 1, any(world().whole([stop.asked], "the end of a step"))
                     if stopping or (step + 1) % every == 0 or step + 1 == total:
+                        checkpoints.check_alike(state)
                         self._save(state, keep)
                     if stopping:
                         raise KeyboardInterrupt(f"stopped at step {step + 1} of {total}")
