@@ -49,6 +49,8 @@ _DEMOS = {
     "text": ("palate.demo.from_text_page", "from_text", "runs/text"),
 }
 
+ALONE = "this command runs in one process: leave out torchrun"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -83,7 +85,7 @@ def _dispatch(argv: list[str]) -> int:
     if unknown:
         parser.error(f"no option {unknown[0]!r}{_near(unknown[0], re.findall('--[a-z-]+', parser.format_usage()))}")
     if is_one_of_several() and not args.divides:
-        raise RunError("this command runs in one process: leave out torchrun") if speaks() else SilentError(2)
+        raise RunError(ALONE) if speaks() else SilentError(2)
     try:
         return int(args.call(args) or 0)
     except KeyboardInterrupt as stop:
@@ -180,6 +182,8 @@ def _stage(commands: Group, stage: Stage) -> None:
     def perform(args: argparse.Namespace) -> None:
         tree = imported("palate.recipe", "read_tree")(args.recipe, args.set)
         meant = stage_meant(stage.name, tree)
+        if is_one_of_several() and not meant.divides:
+            raise RunError(ALONE)
         kind = imported("palate.recipe", meant.recipe)
         recipe = imported("palate.recipe", "parse_recipe")(kind, tree, where=str(args.recipe))
         if (args.memory is not None or args.gpu) and not args.estimate:

@@ -59,7 +59,6 @@ STAGES = (
         "sample",
         function="write_candidates",
         makes_policy=False,
-        divides=False,
     ),
     Stage(
         "judge",
@@ -164,7 +163,6 @@ STAGES = (
         "best_of_n",
         function="choose",
         makes_policy=False,
-        divides=False,
     ),
     Stage(
         "eval",
@@ -176,7 +174,6 @@ STAGES = (
         "win_rate",
         function="evaluate",
         makes_policy=False,
-        divides=False,
     ),
     Stage(
         "card",

@@ -30,6 +30,7 @@ from palate.rewards.learned import raw_scores
 from palate.rewards.mix import Mix
 from palate.rollout.local import LocalEngine
 from palate.run.directory import Run
+from palate.stages.reinforcement.watching import check_on_policy
 
 
 def sequences() -> Sequences:
@@ -171,6 +172,30 @@ def test_what_is_somebody_elses_is_asked_once(tmp_path: Path) -> None:
     assert first[1] == 5
 
 
+def test_sampler_and_trainer_are_compared_on_every_token(tmp_path: Path) -> None:
+    """Not on those of one process, which would then end alone."""
+
+    def work(gang: Gang) -> Any:
+        own = [torch.full((3,), 0.01 * place) for place in gang.mine(range(4))]
+        return check_on_policy(own, 4, clip_range=0.2, step=0)
+
+    for found in in_gang(2, tmp_path / "gang", work):
+        assert found["sampler/gap"] == pytest.approx(0.015)
+        assert found["sampler/gap_max"] == pytest.approx(0.03)
+
+
+def test_there_is_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for rank, error in (("0", RunError), ("1", SilentError)):
+        for name, value in {"RANK": rank, "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        monkeypatch.setenv("MASTER_PORT", "1")
+        with pytest.raises(error, match="2 processes" if rank == "0" else None), gangs.joined():
+            pass
+
+
 def test_weights_that_have_drifted_apart_are_noticed(tmp_path: Path) -> None:
     """All make the same updates, so at a checkpoint all have the same bits, or something is wrong."""
 
@@ -189,6 +214,14 @@ def test_weights_that_have_drifted_apart_are_noticed(tmp_path: Path) -> None:
     assert told
     assert all(each.startswith("the weights of process 1 are not those of process 0") for each in told)
     assert not [*(tmp_path / "run" / "checkpoints").glob("step-*")]
+
+
+@pytest.mark.parametrize("whole_groups", [False, True])
+def test_a_batch_that_fits_in_one_pass_is_divided_all_the_same(whole_groups: bool) -> None:
+    batch = Sequences.pack([[1, 1, 1]] * 12, [[2] * 4] * 12, group_ids=[row // 2 for row in range(12)])
+    for among, sizes in ((1, [12]), (2, [6, 6]), (3, [4, 4, 4])):
+        parts = divided(batch, 4096, whole_groups=whole_groups, among=among)
+        assert [len(part) for part in parts] == sizes
 
 
 def test_an_error_of_one_ends_the_others_with_its_status(tmp_path: Path) -> None:

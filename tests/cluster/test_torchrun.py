@@ -14,6 +14,7 @@ import tomli_w
 from safetensors.torch import load_file
 from tests.cluster.gangs import in_gang
 
+from palate.cli import main
 from palate.demo.prompts import demo_prompts
 from palate.recipe import ReinforceRecipe, parse_recipe
 from palate.run.directory import Run
@@ -96,3 +97,28 @@ def test_a_mistake_is_said_once(tree: dict[str, Any], tmp_path: Path) -> None:
     assert len(said) == 1
     assert "steps" in said[0]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "rank", "said"),
+    [
+        (["demo"], "0", "palate: this command runs in one process: leave out torchrun\n"),
+        (["demo"], "1", ""),
+        (["sft", "recipe.toml", "--estimate"], "0", "palate: --estimate is of one process: leave out torchrun"),
+        (["sft", "recipe.toml", "--bogus"], "1", ""),
+    ],
+)
+def test_before_they_meet_the_first_speaks(
+    argv: list[str], rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what cannot be divided is refused, instead of being done twice."""
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    try:
+        status = main(argv)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    assert status == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(said)
+    assert bool(shown) == bool(said)

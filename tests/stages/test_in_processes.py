@@ -23,7 +23,8 @@ from palate.run.directory import Run
 from palate.run.world import OneProcess, entered
 from palate.stages import common
 
-DIVIDED = [stage.name for stage in STAGES if stage.divides]
+DRAWING = ("sample", "best-of-n", "eval")
+DIVIDED = [stage.name for stage in STAGES if stage.divides and stage.name not in DRAWING]
 UNEVEN: dict[str, dict[str, Any]] = {
     "sft": {"batch_size": 9},
     "kto": {"batch_size": 11},
@@ -115,6 +116,34 @@ def test_four_processes_do_too(
     check(name, trees[name], more, alone(name, more), tmp_path, size=4)
 
 
+@pytest.mark.parametrize("name", DRAWING)
+def test_two_processes_draw_what_one_does(name: str, settings: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """And judge it alike; the files are those of one."""
+    asked = {key: settings["reinforce"][key] for key in ("model", "prompts", "sampling", "precision")}
+    asked["prompts"] = asked["prompts"] | {"limit": 5}
+    trees = {
+        "sample": asked,
+        "best-of-n": asked | {"rewards": [{"length": 3.0}], "n": 3},
+        "eval": asked | {"baseline": "tiny", "judge": {"length": 3.0}},
+    }
+    in_one(tmp_path, lambda: perform(name, trees[name], tmp_path / "one"))
+    assert in_gang(2, tmp_path / "two gang", lambda _: perform(name, trees[name], tmp_path / "two")) == [None, None]
+    files = ([path.name for path in sorted((tmp_path / each).iterdir())] for each in ("one", "two"))
+    assert len({tuple(each) for each in files}) == 1
+    one, two = (json.loads((tmp_path / each / "report.json").read_text(encoding="utf-8")) for each in ("one", "two"))
+    for key, value in one.items():
+        if isinstance(value, float) and key != "seconds":
+            assert two[key] == pytest.approx(value, abs=1e-5), key
+    if name == "sample":
+        assert texts_of(tmp_path / "one" / "candidates.jsonl") == texts_of(tmp_path / "two" / "candidates.jsonl")
+    elif name == "best-of-n":
+        assert (tmp_path / "one" / "responses.jsonl").read_bytes() == (
+            tmp_path / "two" / "responses.jsonl"
+        ).read_bytes()
+    else:
+        assert one["texts"] == two["texts"]
+
+
 @pytest.mark.parametrize("size", [2, 1])
 def test_all_stop_at_once_and_a_checkpoint_suits_any_number(
     size: int, trees: dict[str, dict[str, Any]], tmp_path: Path
@@ -176,6 +205,12 @@ def check(
 
 BY_A_SIGN = {"dpo/accuracy", "sampler/gap_max"}
 """Before anything is learned these are of numbers that are zero but for rounding."""
+
+
+def texts_of(path: Path) -> list[list[str]]:
+    """What the responses to each prompt say."""
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [[response["text"] for response in line["responses"]] for line in lines]
 
 
 def metrics(directory: Path) -> list[dict[str, float]]:

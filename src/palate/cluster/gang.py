@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from palate.errors import PalateError, PeerError, SilentError
+from palate.arguments import speaks
+from palate.errors import PalateError, PeerError, RunError, SilentError
 from palate.run.world import World, entered
 
 T = TypeVar("T")
@@ -166,14 +167,17 @@ def joined(*, patience: timedelta = PATIENCE) -> Iterator[World]:
     """
     patience = timedelta(seconds=float(os.environ.get("PALATE_PEER_TIMEOUT", patience.total_seconds())))
     backend = "gloo"
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if torch.cuda.is_available():
+        if here > (gpus := torch.cuda.device_count()):
+            few = f"{here} processes on a machine of {gpus} GPUs: start at most one for each"
+            raise RunError(few) if speaks() else SilentError(2)
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     shared, rank, size = next(iter(rendezvous("env://", timeout=patience)))
     # torchrun's store outlives the processes: addresses that an earlier attempt wrote there are those of the dead
     store = PrefixStore(f"palate {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)
     dist.init_process_group(backend, store=PrefixStore("torch", store), rank=rank, world_size=size, timeout=patience)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     gang = Gang(PrefixStore("gang", store), here=here, patience=patience)
     try:
         with entered(gang):

@@ -254,15 +254,23 @@ class Run:
                 f"step {step}: {', '.join(wrong)}; look at {self.directory}/metrics.jsonl, try a lower learning rate"
             )
         self._metrics = {name: float(value) for name, value in metrics.items()}
-        self._append("metrics.jsonl", _line({"step": step, **self._metrics}))
+        self.append("metrics.jsonl", _line({"step": step, **self._metrics}))
         for tracker in self._trackers:
             tracker.log(step, self._metrics)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
         """Keep a few responses of this step to be read later."""
-        self._append("samples.jsonl", "".join(_line({"step": step, **row}) for row in rows))
+        self.append("samples.jsonl", "".join(_line({"step": step, **row}) for row in rows))
         for tracker in self._trackers:
             tracker.text(step, rows)
+
+    def append(self, name: str, text: str) -> None:
+        """Add to a file of the run's."""
+        disk.append_text(self.directory / name, text)
+
+    def rewrite(self, name: str, text: str) -> None:
+        """Replace a file of the run's."""
+        disk.write_text(self.directory / name, text)
 
     def say(self, message: str) -> None:
         """Print a line."""
@@ -329,9 +337,6 @@ class Run:
             stateful.load_state_dict(found.states.pop(name))
         self._next_step = found.step
         self._seconds_before, self._clock = found.seconds, time.monotonic()
-
-    def _append(self, name: str, text: str) -> None:
-        disk.append_text(self.directory / name, text)
 
     def _write_record(self) -> None:
         disk.write_text(self.directory / lineage.FILE, disk.json_text(self._record, indent=2) + "\n")

@@ -43,8 +43,11 @@ class Following(Run):
     def _write_record(self) -> None:
         pass
 
-    def _append(self, name: str, text: str) -> None:
-        pass
+    def append(self, name: str, text: str) -> None:
+        """The first process has added it."""
+
+    def rewrite(self, name: str, text: str) -> None:
+        """The first process has replaced it."""
 
     def _save(self, state: Mapping[str, Stateful], keep: int) -> None:
         pass

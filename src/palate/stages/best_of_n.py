@@ -24,6 +24,7 @@ from palate.rewards.mix import Mix
 from palate.rollout import engines
 from palate.run.directory import Run
 from palate.run.trackers import showing
+from palate.run.world import world
 from palate.stages.common import finish_run, prompts_with_room, sharing
 from palate.stages.estimate.expected import judged, sketch_rewards
 from palate.stages.estimate.fitting import expect
@@ -75,7 +76,7 @@ def choose(recipe: BestOfNRecipe, run: Run) -> None:
     scores = rewards(rollout.prompts, rollout.texts, rollout.sampled_tokens()).view(-1, recipe.n)
     best = [rollout.texts[row] for row in best_rows(scores)]
 
-    write_answers(run, prompts, best)
+    world().once(lambda: write_answers(run, prompts, best), "the responses to be written")
     finish_run(
         run,
         {

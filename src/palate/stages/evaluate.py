@@ -38,6 +38,7 @@ from palate.rollout import engines
 from palate.rollout.engine import Rollout
 from palate.run.directory import Run
 from palate.run.trackers import showing
+from palate.run.world import world
 from palate.stages.common import prompts_with_room, sharing
 from palate.stages.estimate.expected import judged, sketch_rewards
 from palate.stages.estimate.fitting import expect
@@ -148,12 +149,18 @@ def evaluate(recipe: WinRateRecipe, run: Run) -> None:
         "kl": found.kl.value,
         "left_out": data.rejected.total,
     }
-    report = Report(f"{recipe.model} against {recipe.baseline}", f"{found.win_rate.num_prompts} held-out prompts")
+    title = f"{recipe.model} against {recipe.baseline}"
+    world().once(lambda: write_report(run, title, found), "the report")
+    run.finish(figures)
+
+
+def write_report(run: Run, title: str, found: Comparison) -> None:
+    """Figures, pictures, texts, and what was left out."""
+    report = Report(title, f"{found.win_rate.num_prompts} held-out prompts")
     describe(report, found)
     if run.notes:
         report.text("Dropped, skipped, assumed", "\n\n".join(run.notes))
     report.write(run.directory)
-    run.finish(figures)
 
 
 def say_layouts(run: Run, model: Chat, baseline: Chat, judge: Mix) -> None:

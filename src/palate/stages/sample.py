@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palate.corpus import read_prompts
-from palate.disk import append_text, write_text
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model, sketch_model
 from palate.recipe import SampleRecipe, Sampling
@@ -58,7 +57,7 @@ def write_candidates(recipe: SampleRecipe, run: Run) -> None:
     beginning = True
     for step in run.steps(len(starts), every=1, keep=1, state={}):
         if beginning:  # after a resume, the lines of a step that was cut short are written again
-            write_text(path, "".join(read_lines(path)[: starts[step]]))
+            run.rewrite(path.name, "".join(read_lines(path)[: starts[step]]))
             beginning = False
         candidates = sample(
             engine,
@@ -68,7 +67,7 @@ def write_candidates(recipe: SampleRecipe, run: Run) -> None:
             num_responses=recipe.responses_per_prompt,
             seed=recipe.seed,
         )
-        append_text(path, "".join(item.to_json() + "\n" for item in candidates))
+        run.append(path.name, "".join(item.to_json() + "\n" for item in candidates))
         run.log(step, {"tokens/truncated": cut_off(candidates)})
 
     written = [Candidates.model_validate_json(line) for line in read_lines(path)]
