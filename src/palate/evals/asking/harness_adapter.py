@@ -122,7 +122,8 @@ class PalateLM(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        pairs, _cut = within([(context, text) for _texts, context, text in requests], self.max_length)
+        most = min(self.max_length + 1, self.model.context)  # as the harness counts: the last token is not read
+        pairs, _cut = within([(context, text) for _texts, context, text in requests], most)
         found: list[tuple[float, bool]] = []
         with showing("requests") as show:
             for part in _parts(pairs, PASSES * self.max_tokens):
