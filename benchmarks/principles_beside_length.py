@@ -3,9 +3,9 @@
     palate demo --out runs/demo
     python benchmarks/principles_beside_length.py runs/demo/rankings.jsonl --model smollm2-135m
 
-Of every two answers to a prompt with different numbers of words: how often has the shorter one the higher log-odds
-of Yes? By "be brief" it should be always, by "be long" never, and by a principle about something else about as often as
-not. With intervals by prompt. Beside it how often `palate judge` would answer otherwise with the answers exchanged.
+Of every two answers to a prompt with different numbers of words: how often has the shorter one the higher log-odds of
+Yes? By "be brief" it should be always, and by "be long" never. With intervals by prompt. Beside it how often a verdict
+of `palate judge` would change with the order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from palate.words import count_words
 PRINCIPLES = {
     "Be brief.": "Which answer is briefer?",
     "Be long and detailed.": "Which answer is longer and more detailed?",
-    "Be kind.": "Which answer is kinder?",
 }
 
 
