@@ -91,6 +91,8 @@ PLAN = {
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
     "studio/training": "cli corpus corpus/rows evals experiments feedback/export feedback/store "
     "feedback/store/tables feedback/tasks objectives recipe rewards run studio/web studio/web/charts",
+    "studio/training/sources": "corpus/mined feedback/export feedback/store feedback/store/tables studio/training "
+    "studio/web",
     "studio/labeling": "corpus corpus/catalogue corpus/export corpus/formats corpus/rows feedback/export "
     "feedback/labelers feedback/statistics feedback/store feedback/store/tables feedback/tasks stages/agent "
     "studio/training studio/web studio/web/charts",

@@ -50,6 +50,8 @@ ROUTERS = (
     "labeling.clip_work",
     "labeling.batches",
     "training.comparing",
+    "training.sources.file_runs",
+    "training.sources.several_runs",
     "training.runs",
     "training.rounds",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import tomllib
 from pathlib import Path
@@ -31,8 +32,8 @@ class Desk:
 
     def __init__(self, studio: Studio, client: Client) -> None:
         self.studio, self.client = studio, client
-        for path in studio.workspace.recipes.iterdir():
-            path.unlink()
+        shutil.rmtree(studio.workspace.recipes)
+        studio.workspace.recipes.mkdir()
         recipebook.write_starters(studio.workspace.recipes, "tiny")
         client.post("/api/rounds/policy", json={"model": "tiny"})
         self.tiny = str(client.get("/api/models").json()[0]["id"])
@@ -89,13 +90,20 @@ def desk(studio: Studio, client_of: ClientOf) -> Desk:
 def test_every_starter_recipe_can_be_used_and_says_what_it_is_for(desk: Desk) -> None:
     found = desk.client.get("/api/recipes").json()
     assert {each["name"]: each["command"] for each in found} == {
+        "agent": "agent",
         "best_of_n": "best-of-n",
         "dpo": "dpo",
+        "judge": "judge",
         "kto": "kto",
         "ppo": "ppo",
+        "pretrain": "pretrain",
+        "reinforce": "reinforce",
+        "revise": "revise",
         "reward": "reward",
+        "rounds": "rounds",
         "sample": "sample",
         "sft": "sft",
+        "verified": "reinforce",
         "win_rate": "eval",
     }
     assert all(each["about"].endswith(".") and not each["problem"] for each in found)
@@ -106,9 +114,10 @@ def test_starters_that_came_later_reach_a_workspace_once(tmp_path: Path) -> None
     for name in recipebook.FIRST_STARTERS:  # a workspace from before there were lists
         (tmp_path / f"{name}.toml").write_text("changed")
     (tmp_path / "dpo.toml").unlink()
-    assert recipebook.write_starters(tmp_path, "tiny", given=recipebook.FIRST_STARTERS) == ["kto"]
+    later = recipebook.write_starters(tmp_path, "tiny", given=recipebook.FIRST_STARTERS)
+    assert {"kto", "constitutions/starter"} <= set(later)
     assert "KTO" in (tmp_path / "kto.toml").read_text()
-    assert {path.read_text() for path in tmp_path.glob("*.toml") if path.stem != "kto"} == {"changed"}
+    assert {path.read_text() for path in tmp_path.glob("*.toml") if path.stem not in later} == {"changed"}
     (tmp_path / "kto.toml").unlink()
     assert recipebook.write_starters(tmp_path, "tiny", given=recipebook.FIRST_STARTERS) == []
     assert not (tmp_path / "kto.toml").exists()

@@ -22,11 +22,11 @@ from palate import disk
 from palate.corpus.pairs import is_comparison
 from palate.corpus.splits import conversation_id
 from palate.errors import ConflictError
-from palate.feedback.store.tables import Batch, Item, Judgement, PromptRow, Task, User
+from palate.feedback.store.tables import Batch, Item, Judgement, PromptRow, ResponseRow, Task, User
 from palate.feedback.tasks import clip_batches, judgements
-from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, content_id
+from palate.records import Candidates, Demonstration, Prompt, Ranking, Record, Response, content_id
 
-Kind = Literal["rankings", "thumbs", "demonstrations", "prompts", "evaluation prompts", "responses"]
+Kind = Literal["rankings", "thumbs", "demonstrations", "prompts", "evaluation prompts", "responses", "candidates"]
 
 EVALUATION_SHARE = 0.2
 FEWEST_TO_SPLIT = 20
@@ -76,6 +76,8 @@ def collect(session: Session, kind: Kind) -> Collected:
         return _thumbs(session)
     if kind == "demonstrations":
         return _demonstrations(session)
+    if kind == "candidates":
+        return _candidates(session)
     return _prompts(session, evaluation=kind == "evaluation prompts")
 
 
@@ -173,6 +175,30 @@ def _demonstrations(session: Session) -> Collected:
     left_out = _left_out(session, Judgement.kind.in_(("demonstration", "edit")))
     people = {each.author for each in found}
     return Collected(kind="demonstrations", records=found, left_out=left_out, people=len(people))
+
+
+def _candidates(session: Session) -> Collected:
+    """Every prompt with the different answers to it by models; what people wrote is theirs."""
+    rows = session.execute(
+        select(PromptRow.record, ResponseRow.record)
+        .join(ResponseRow, ResponseRow.prompt_id == PromptRow.id)
+        .where(ResponseRow.author_id.is_(None), clip_batches.language_only())
+        .order_by(PromptRow.created_at, PromptRow.id, ResponseRow.created_at, ResponseRow.id)
+    )
+    prompts: dict[str, Prompt] = {}
+    answers: dict[str, dict[str, Response]] = {}
+    for asked, said in rows:
+        prompt, response = Prompt.model_validate(asked), Response.model_validate(said)
+        prompts.setdefault(prompt.id, prompt)
+        answers.setdefault(prompt.id, {}).setdefault(response.text, response)
+    found = [
+        Candidates(prompt=prompts[prompt_id], responses=tuple(texts.values()))
+        for prompt_id, texts in answers.items()
+        if len(texts) > 1
+    ]
+    alone = len(answers) - len(found)
+    left_out = {"prompts with one answer, which is compared with nothing": alone} if alone else {}
+    return Collected(kind="candidates", records=found, left_out=left_out)
 
 
 def _prompts(session: Session, *, evaluation: bool) -> Collected:

@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +58,8 @@ def run(command: Sequence[str]) -> int:
 
             score(command[1:])
             return 0
-        if command[0] == "compare":
-            command = recipes_apart(Path(command[1]), Path(command[3]))
+        if command[0] in _WORDED:
+            command = _WORDED[command[0]](Path(command[1]), Path(command[3]))
     except PalateError as error:
         print(f"palate: {error}", file=sys.stderr)
         return 2
@@ -89,6 +89,49 @@ def recipes_apart(file: Path, out: Path) -> list[str]:
     disk.write_text(out / "evaluation.toml", tomli_w.dumps(whole.evaluation))
     command += ["--eval", str(out / "evaluation.toml"), "--seeds", str(whole.seeds), "--out", str(out)]
     return command + (["--allow-different", *whole.allow_different] if whole.allow_different else [])
+
+
+def about_file(file: Path, out: Path) -> list[str]:
+    """The command line that filters or mines a file; its report is the run's."""
+    from palate.recipe import load_recipe
+    from palate.studio.training.earlier_runs import KEPT, MINED
+    from palate.studio.training.recipebook import FileRecipe
+
+    said = load_recipe(FileRecipe, file)
+    command = ["data", "filter"] if said.stage == "filter" else ["data", "mine", said.kind]
+    made = KEPT if said.stage == "filter" else MINED
+    command += [said.path, "--out", str(out / made), "--report", str(out), "--format", said.format]
+    for option, values in (("--field", said.fields), ("--verdict", said.verdicts)):
+        command += [word for name, value in values.items() for word in (option, f"{name}={value}")]
+    for option, names in (("--tag", said.tags), ("--ignore", said.ignore)):
+        command += [word for name in names for word in (option, name)]
+    return command
+
+
+def agents(file: Path, out: Path) -> list[str]:
+    """The command line of an agent; the same command goes on with what was begun."""
+    from palate.recipe import load_recipe
+    from palate.studio.training.recipebook import AgentRuns
+
+    whole = load_recipe(AgentRuns, file)
+    disk.write_text(out / "agent.toml", tomli_w.dumps(whole.agent))
+    command = ["agent", str(out / "agent.toml"), "--seeds", str(whole.seeds), "--out", str(out)]
+    return command + (["--alone"] if whole.alone else [])
+
+
+def rounds(file: Path, out: Path) -> list[str]:
+    """The command line of rounds; the same command goes on with what was begun."""
+    return ["rounds", str(file), "--out", str(out)]
+
+
+_WORDED: Mapping[str, Callable[[Path, Path], list[str]]] = {
+    "compare": recipes_apart,
+    "filter": about_file,
+    "mine": about_file,
+    "rounds": rounds,
+    "agent": agents,
+}
+"""Commands that take more, or other, words than a recipe, where it goes, and whether it goes on."""
 
 
 def write_note(directory: Path, note: Note) -> None:

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -26,7 +27,7 @@ from palate.feedback.store.tables import Batch, Job, Model, User
 from palate.feedback.tasks import batches, identity, proposing
 from palate.feedback.tasks.batches import BatchPlan
 from palate.records import Candidates, Ranking
-from palate.studio.training import arena_jobs, plans
+from palate.studio.training import arena_jobs, earlier_runs, plans
 from palate.studio.training.choosing import MODEL_FILES
 from palate.studio.training.recipebook import Plan
 from palate.studio.web.workspace import Workspace
@@ -169,6 +170,96 @@ def _measure(workspace: Workspace, job: Job, directory: Path) -> Apply:
     return apply
 
 
+def _told(workspace: Workspace, job: Job, directory: Path) -> Apply:
+    """What it made lies in its directory, for others to learn from; here is what its report says of it."""
+    figures = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    said = _WORDS[job.stage](figures)
+
+    def apply(session: Session, fresh: Job) -> list[Plan]:
+        fresh.message = said
+        return [_on_what_is_kept(fresh)] if "after" in fresh.then else []
+
+    return apply
+
+
+def _on_what_is_kept(job: Job) -> Plan:
+    """The job that was to come after a filter, on the text that the filter has kept."""
+    after = job.then["after"]
+    tree = tomllib.loads(after["recipe"])
+    tree["data"] = {"path": f"{job.directory}/{earlier_runs.KEPT}"}
+    return Plan(**after | {"recipe": tomli_w.dumps(tree)})
+
+
+def _rounds(workspace: Workspace, job: Job, directory: Path) -> Apply:
+    """The policy of the last round gets its line."""
+    figures = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    number = figures["rounds"][-1]["round"]
+    policy = f"{job.directory}/round-{number}/policy"
+    if not any((workspace.directory / policy / "model" / file).exists() for file in MODEL_FILES):
+        raise RunError(f"{policy} holds no model")
+    rate, low, high = (figures[f"win_rate{end}"] for end in ("", "_low", "_high"))
+
+    def apply(session: Session, fresh: Job) -> list[Plan]:
+        model = Model(
+            name=_free_name(session, f"{Path(job.directory).name} round {number}"),
+            path=policy,
+            kind="policy",
+            created_at=time.time(),
+            parent_id=fresh.then["parent_id"],
+            job_id=fresh.id,
+            round_number=fresh.round_number,
+        )
+        session.add(model)
+        between = "" if low is None or high is None else f" ({low:.3g} to {high:.3g})"
+        fresh.message = f"made the model {model.name}, win rate {rate:.3g}{between}"
+        return []
+
+    return apply
+
+
+def _judged(figures: Mapping[str, Any]) -> str:
+    said = f"{figures['pairs']} pairs, {figures['ties']} of them ties"
+    if figures["flips"] is not None:
+        said += f"; another answer in the other order {figures['flips']:.0%}"
+    agreement = figures.get("agreement_with_people")
+    return said + ("" if agreement is None else f"; agrees with people {agreement:.0%}")
+
+
+def _revised(figures: Mapping[str, Any]) -> str:
+    return (
+        f"{figures['demonstrations']} demonstrations of {figures['prompts']} prompts, {figures['unchanged']} unchanged"
+    )
+
+
+def _filtered(figures: Mapping[str, Any]) -> str:
+    return f"{figures['documents_kept']:,.0f} of {figures['documents_read']:,.0f} documents kept"
+
+
+def _mined(figures: Mapping[str, Any]) -> str:
+    made = sum(value for name, value in figures.items() if name.startswith("made_"))
+    left_out = sum(each["count"] for each in figures["left_out"])
+    return f"{made:,.0f} made, {left_out:,.0f} left out"
+
+
+def _returned(figures: Mapping[str, Any]) -> str:
+    kinds = [name.removeprefix("return_") for name, value in figures.items() if _is_return(name, value)]
+    return "return: " + ", ".join(f"{name.replace('_', ' ')} {figures[f'return_{name}']:.4g}" for name in kinds)
+
+
+def _is_return(name: str, value: Any) -> bool:
+    return name.startswith("return_") and not name.endswith(("_low", "_high")) and isinstance(value, int | float)
+
+
+_WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "judge": _judged,
+    "revise": _revised,
+    "filter": _filtered,
+    "mine": _mined,
+    "agent": _returned,
+}
+"""What is said of a run in a line, by command."""
+
+
 def _compared(workspace: Workspace, job: Job, directory: Path) -> Apply:
     """Several methods have nothing to leave behind but what the report says of them at equal KL."""
     figures = json.loads((directory / "report.json").read_text(encoding="utf-8"))
@@ -200,6 +291,8 @@ _ACTIONS: Mapping[str, Callable[[Workspace, Job, Path], Apply]] = {
     "priorities": _priorities,
     "measure": _measure,
     "compared": _compared,
+    "told": _told,
+    "rounds": _rounds,
     "arena": arena_jobs.collect,
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,17 @@ import tomli_w
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from palate.commands import STAGES
 from palate.corpus.splits import large_enough
 from palate.errors import ConflictError, DataError, NotFoundError
-from palate.experiments.methods import Method, evaluation_of, unlike
 from palate.feedback.export import datasets
 from palate.feedback.export.datasets import Collected, Dataset, Kind
 from palate.feedback.store import rounds
 from palate.feedback.store.tables import Job, Model, PromptRow, ResponseRow, Round
 from palate.recipe import Holdout, RewardRecipe, parse_recipe
 from palate.records import Candidates, Prompt
-from palate.studio.training import recipebook
-from palate.studio.training.recipebook import ComparisonRecipe, NamedRecipe, Plan, ScoreRecipe
+from palate.studio.training import earlier_runs, recipebook
+from palate.studio.training.earlier_runs import Made
+from palate.studio.training.recipebook import NamedRecipe, Plan, ScoreRecipe
 from palate.studio.web.workspace import Workspace
 
 DATA: Mapping[str, Kind] = {
@@ -38,6 +37,8 @@ DATA: Mapping[str, Kind] = {
     "kto": "thumbs",
     "ppo": "prompts",
     "reinforce": "prompts",
+    "judge": "candidates",
+    "revise": "prompts",
     "best-of-n": "evaluation prompts",
     "eval": "evaluation prompts",
 }
@@ -47,7 +48,10 @@ HEADS_FILE = "heads.json"
 """Beside the weights of a reward model of several heads."""
 
 REWARDED = frozenset({"ppo", "reinforce", "best-of-n", "eval"})
-"""Commands that need a reward model."""
+"""Commands that need a reward model, unless their reward checks answers."""
+
+ALSO: Mapping[str, str] = {"sft": "demonstrations", "reward": "rankings", "dpo": "rankings"}
+"""Commands that can learn from what earlier runs have made, and what of it."""
 
 TRAINING = frozenset({"sft", "dpo", "kto", "ppo", "reinforce", "reward"})
 """Commands that make a model."""
@@ -63,6 +67,7 @@ class Choice:
         baseline_id: what a win rate is against.
         heads: of a reward model to be; None leaves what the recipe says.
         aggregation: one reward from several models, or from the heads of one.
+        also_ids: earlier runs, what they have made is learned from too.
     """
 
     recipe: str
@@ -72,24 +77,7 @@ class Choice:
     seed: int = 0
     heads: int | None = None
     aggregation: str = "mean"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
-    """Runs that somebody wants to see compared.
-
-    Attributes:
-        run_ids: those whose recipes are run again.
-        judge_id: a reward model.
-        baseline_id: what win rates are against.
-        allow_different: in what the recipes may differ although it confounds.
-    """
-
-    run_ids: tuple[str, ...]
-    judge_id: str
-    baseline_id: str
-    seeds: int = 3
-    allow_different: tuple[str, ...] = ()
+    also_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +86,7 @@ class Preview:
 
     Attributes:
         weights: of labelers who count more or less than one.
+        also: what earlier runs have made that can be learned from too.
         problem: why it cannot start yet.
     """
 
@@ -107,14 +96,18 @@ class Preview:
     left_out: Mapping[str, int]
     notes: Sequence[str]
     weights: Mapping[str, float]
+    also: Sequence[Made]
     problem: str
 
 
-def preview(session: Session, recipe: NamedRecipe) -> Preview:
+def preview(workspace: Workspace, session: Session, recipe: NamedRecipe) -> Preview:
     """What there is for a recipe now."""
-    collected = datasets.collect(session, DATA[recipe.command])
-    problem = "" if collected.records else f"there are no {collected.kind} yet"
-    if recipe.command in REWARDED and not problem and not _reward_models(session):
+    collected = _collected(session, recipe)
+    also = earlier_runs.made(session, workspace.directory, ALSO.get(recipe.command, ""))
+    problem = "" if collected.records or also else f"there are no {collected.kind} yet"
+    if collected.left_out and not collected.records:
+        problem = problem and f"there are no {collected.kind} that can be used yet"
+    if needs_reward(recipe) and not problem and not _reward_models(session):
         problem = "there is no reward model yet: train one first"
     return Preview(
         kind=collected.kind,
@@ -123,8 +116,25 @@ def preview(session: Session, recipe: NamedRecipe) -> Preview:
         left_out=collected.left_out,
         notes=collected.notes,
         weights=datasets.labeler_weights(session) if recipe.command == "reward" else {},
+        also=also,
         problem=problem,
     )
+
+
+def needs_reward(recipe: NamedRecipe) -> bool:
+    """Whether a reward model must be chosen for it."""
+    return recipe.command in REWARDED and not recipebook.checks_answers(recipe)
+
+
+def _collected(session: Session, recipe: NamedRecipe) -> Collected:
+    """What it learns from or answers; without the prompts that lack what its reward checks."""
+    found = datasets.collect(session, DATA[recipe.command])
+    tags = recipebook.tags_checked(recipe)
+    kept = [each for each in found.records if not isinstance(each, Prompt) or tags <= each.tags.keys()]
+    if len(kept) == len(found.records):
+        return found
+    reason = f"without the tag {', '.join(sorted(tags))}, by which answers are checked"
+    return replace(found, records=kept, left_out=found.left_out | {reason: len(found.records) - len(kept)})
 
 
 def plan(workspace: Workspace, choice: Choice) -> Plan:
@@ -137,13 +147,18 @@ def plan(workspace: Workspace, choice: Choice) -> Plan:
     """
     recipe = recipebook.named(workspace.recipes, choice.recipe)
     with workspace.store.read() as session:
-        collected = datasets.collect(session, DATA[recipe.command])
+        collected = _collected(session, recipe)
+        also = _also(session, workspace, recipe, choice)
         values = _values(workspace, session, recipe, choice)
     with workspace.store.write() as session:
         number = rounds.current_or_first(session, workspace.settings.model).number
-    dataset = datasets.write(workspace.directory, collected)
-    values["prompts" if "prompts" in dataset.kind else "data"] = {"path": dataset.path}
-    values |= _holdout(recipe, collected) | _chat_templates(workspace, values)
+    paths = [each.path for each in also]
+    if collected.records or not also:
+        paths.insert(0, datasets.write(workspace.directory, collected).path)
+    key = "prompts" if "prompts" in collected.kind else "candidates" if collected.kind == "candidates" else "data"
+    values[key] = {"path": ",".join(paths)}
+    learned = replace(collected, records=[*collected.records, *earlier_runs.records_of(workspace.directory, also)])
+    values |= _holdout(recipe, learned) | chat_templates(workspace, values)
     return Plan(
         name=recipe.name.replace("_", " "),
         command=recipe.command,
@@ -166,7 +181,7 @@ def plan_sampling(
     recipe = recipebook.first_of(workspace.recipes, "sample")
     dataset = datasets.write(workspace.directory, Collected(kind="prompts", records=prompts, left_out={}))
     values = {"model": model.path, "prompts": {"path": dataset.path}, **settings}
-    values |= _chat_templates(workspace, values)
+    values |= chat_templates(workspace, values)
     return Plan(
         name="sample",
         command="sample",
@@ -193,67 +208,6 @@ def plan_scoring(
     return Plan(
         name=name, command="score", recipe=tomli_w.dumps(recipe.model_dump()), then=then, round_number=round_number
     )
-
-
-def plan_comparison(workspace: Workspace, contest: Contest) -> Plan:
-    """A job that runs finished runs' recipes with several seeds, each from its beginning, and compares them.
-
-    All are measured as the workspace's recipe for win rates says, on the prompts kept for evaluation.
-
-    Raises:
-        ConflictError: a run that cannot be compared, recipes that differ in more than was allowed, or no prompts.
-        NotFoundError: no such run or model, or no recipe for win rates.
-    """
-    if not contest.run_ids:
-        raise ConflictError("tick the runs that are to be compared")
-    recipe = recipebook.first_of(workspace.recipes, "eval")
-    with workspace.store.read() as session:
-        collected = datasets.collect(session, "evaluation prompts")
-        judge = model_of(session, contest.judge_id, "reward").path
-        baseline = model_of(session, contest.baseline_id, "policy").path
-        methods = [_method(session, run_id) for run_id in dict.fromkeys(contest.run_ids)]
-    with workspace.store.write() as session:
-        number = rounds.current_or_first(session, workspace.settings.model).number
-    prompts = datasets.write(workspace.directory, collected).path
-    values: dict[str, Any] = {"model": baseline, "baseline": baseline, "judge": {"model": judge}}
-    values |= {"prompts": {"path": prompts}} | _chat_templates(workspace, values)
-    tree = tomllib.loads(recipebook.fill(recipe, values))
-    evaluation = evaluation_of(tree, where=f"{recipe.name}.toml")
-    for what, why in unlike(methods, evaluation).items():
-        if what not in contest.allow_different:
-            raise ConflictError(f"{why}: choose others, or say below that they may differ in it")
-    whole = ComparisonRecipe(
-        seeds=contest.seeds,
-        allow_different=contest.allow_different,
-        evaluation=tree,
-        methods={method.name: dict(method.tree) for method in methods},
-    )
-    return Plan(
-        name="compare",
-        command="compare",
-        recipe=tomli_w.dumps(whole.model_dump(mode="json")),
-        then={"do": "compared"},
-        round_number=number,
-    )
-
-
-def comparable(session: Session) -> list[Job]:
-    """Runs that made a model which answers, the newest first."""
-    commands = [stage.name for stage in STAGES if stage.makes_policy]
-    made = select(Job).where(Job.state == "done", Job.stage.in_(commands))
-    return list(session.scalars(made.order_by(Job.created_at.desc(), Job.id)))
-
-
-def _method(session: Session, run_id: str) -> Method:
-    """The recipe of a run, under the name of its directory."""
-    job = session.get(Job, run_id)
-    if job is None:
-        raise NotFoundError("no such run")
-    stage = next((each for each in STAGES if each.name == job.stage and each.makes_policy), None)
-    if stage is None or job.state != "done":
-        raise ConflictError(f"{job.name} has made no model that answers: choose runs that have")
-    name = Path(job.directory).name
-    return Method(name=name, stage=stage, tree=tomllib.loads(job.recipe), source=f"the recipe of {job.name}")
 
 
 def unanswered(session: Session, *, limit: int | None = None) -> list[Prompt]:
@@ -284,9 +238,9 @@ def model_of(session: Session, model_id: str, kind: str) -> Model:
 def dataset_of(workspace: Workspace, job: Job) -> Dataset | None:
     """The card of what a job learned from or answered."""
     tree = tomllib.loads(job.recipe)
-    data = tree.get("data", tree.get("prompts"))
+    data = tree.get("data", tree.get("prompts", tree.get("candidates")))
     path = data.get("path") if isinstance(data, dict) else data
-    return datasets.read_card(workspace.directory, path) if isinstance(path, str) else None
+    return datasets.read_card(workspace.directory, path.partition(",")[0]) if isinstance(path, str) else None
 
 
 def likely_model(session: Session, command: str, round_: Round) -> str | None:
@@ -326,16 +280,28 @@ def _reward_models(session: Session) -> list[Model]:
     return list(session.scalars(select(Model).where(Model.kind == "reward").order_by(Model.created_at.desc())))
 
 
+def _also(session: Session, workspace: Workspace, recipe: NamedRecipe, choice: Choice) -> list[Made]:
+    """What earlier runs have made and somebody has ticked."""
+    if choice.also_ids and recipe.command not in ALSO:
+        raise ConflictError("this recipe learns from nothing that earlier runs have made")
+    return earlier_runs.chosen(session, workspace.directory, ALSO.get(recipe.command, ""), choice.also_ids)
+
+
 def _values(workspace: Workspace, session: Session, recipe: NamedRecipe, choice: Choice) -> dict[str, Any]:
     """Models, weights and heads for the recipe."""
     values: dict[str, Any] = {"seed": choice.seed, "model": model_of(session, choice.model_id, "policy").path}
     if recipe.command == "reward":
         values["labeler_weights"] = datasets.labeler_weights(session)
+    if recipe.command == "judge":
+        rankings = datasets.collect(session, "rankings")
+        values |= {"people": {"path": datasets.write(workspace.directory, rankings).path}} if rankings.records else {}
     if choice.heads is not None:
         if recipe.command != "reward":
             raise ConflictError("heads are for reward models: this recipe trains none")
         values["heads"] = choice.heads
     if recipe.command not in REWARDED:
+        return values
+    if not choice.reward_ids and recipebook.checks_answers(recipe):
         return values
     if not choice.reward_ids:
         raise ConflictError("choose a reward model; if there is none yet, train one first")
@@ -356,7 +322,7 @@ def _values(workspace: Workspace, session: Session, recipe: NamedRecipe, choice:
     return values | {"rewards": [*terms, *recipebook.extra_rewards(recipe)]}
 
 
-def _chat_templates(workspace: Workspace, values: Mapping[str, Any]) -> dict[str, str]:
+def chat_templates(workspace: Workspace, values: Mapping[str, Any]) -> dict[str, str]:
     """The first model has the workspace's, if it names one; every other model has its own, saved with it."""
     keys = {"model": "chat_template", "baseline": "baseline_chat_template"}
     first = [key for name, key in keys.items() if values.get(name) == workspace.settings.model]
@@ -384,6 +350,8 @@ def _then(command: str, choice: Choice) -> dict[str, Any]:
     if command in TRAINING:
         kind = "reward" if command == "reward" else "policy"
         return {"do": "register", "kind": kind, "parent_id": choice.model_id}
+    if command in ("judge", "revise"):
+        return {"do": "told"}
     return {"do": "measure", "model_id": choice.model_id, "baseline_id": choice.baseline_id}
 
 

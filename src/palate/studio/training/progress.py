@@ -82,6 +82,23 @@ def progress_of(directory: Path, *, most: int | None = None) -> Progress:
     return Progress(step=int(rows[-1]["step"]) + 1 if rows else 0, total=record.get("total_steps"), rows=rows)
 
 
+def progress_of_job(directory: Path, command: str, recipe: Mapping[str, Any]) -> Progress:
+    """Where a job is: its run, or how many of several runs are over."""
+    if command == "compare":
+        return progress_of_comparison(directory, recipe)
+    if command == "rounds":
+        done = sum((path / "answers.jsonl").exists() for path in directory.glob("round-*"))
+        return Progress(step=done, total=recipe.get("rounds"), rows=[])
+    if command == "agent":
+        kinds = 1 if recipe["alone"] else len(_AGENTS)
+        return Progress(step=sum(map(_ended, directory.glob("*/seed-*"))), total=recipe["seeds"] * kinds, rows=[])
+    return progress_of(directory, most=LAST)
+
+
+_AGENTS = ("learned", "true-reward", "random-labels")
+"""What is run of an agent with its controls."""
+
+
 def progress_of_comparison(directory: Path, recipe: Mapping[str, Any]) -> Progress:
     """The same of a comparison, whose steps are whole runs; one that failed is never done."""
     done = [_ended(directory / name / f"seed-{seed}") for name in recipe["methods"] for seed in range(recipe["seeds"])]

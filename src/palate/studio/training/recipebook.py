@@ -23,9 +23,16 @@ from palate import disk
 from palate import recipe as recipes
 from palate.commands import STAGES
 from palate.errors import NotFoundError, RecipeError
-from palate.recipe import Section, parse_recipe
+from palate.recipe import Section, Verifier, parse_recipe
 
 STARTERS = Path(__file__).parent / "recipes"
+
+PAGES: Mapping[str, str] = {
+    "pretrain": "/runs/file?what=pretrain&recipe=",
+    "rounds": "/runs/rounds?recipe=",
+    "agent": "/runs/agent?recipe=",
+}
+"""Where commands are started whose form is not that of the others, by command; a recipe's name follows."""
 
 GIVEN_FILE = ".starters"
 """Names of the starters that a workspace was given, one a line."""
@@ -94,15 +101,38 @@ class ScoreRecipe(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
 
 
+class FileRecipe(Section):
+    """What a job reads that filters or mines a file; it is written by the app alone."""
+
+    stage: Literal["filter", "mine"] = Field(description="What is done with it.")
+    kind: str = Field("", description="Of what is mined.")
+    path: str = Field(description="Where it is.")
+    format: str = Field("auto", description="As in recipes, and so are the following.")
+    fields: Mapping[str, str] = Field({}, description="What columns hold.")
+    tags: tuple[str, ...] = Field((), description="Columns that are kept as tags.")
+    ignore: tuple[str, ...] = Field((), description="Columns that are left out although they may matter.")
+    verdicts: Mapping[str, str] = Field({}, description="What judgements mean.")
+
+
+class AgentRuns(Section):
+    """What a job reads that runs an agent with several seeds; it is written by the app alone."""
+
+    stage: Literal["agents"] = "agents"
+    seeds: int = Field(ge=1, description="Runs of each kind.")
+    alone: bool = Field(False, description="Without the controls.")
+    agent: dict[str, Any] = Field(description="Its recipe.")
+
+
 @cache
 def kinds() -> dict[str, tuple[str, type[Section]]]:
-    """The command and the recipe of every stage, by the name that recipes use."""
-    found = ((stage.name, getattr(recipes, stage.recipe)) for stage in STAGES if not stage.command)
+    """The command and the recipe of every stage, and of what runs several, by the name that recipes use."""
+    found = [(stage.name, getattr(recipes, stage.recipe)) for stage in STAGES if not stage.command]
+    found += [("rounds", recipes.RoundsRecipe), ("agent", recipes.AgentRecipe)]
     return {kind.model_fields["stage"].default: (command, kind) for command, kind in found}
 
 
 def write_starters(directory: Path, model: str, *, given: Sequence[str] = ()) -> list[str]:
-    """Put starters into a workspace's folder that it was not given before; what is there stays.
+    """Put starters into a workspace's folder, and constitutions, that it was not given before; what is there stays.
 
     Args:
         given: those that it was, if it has no list of them.
@@ -112,12 +142,13 @@ def write_starters(directory: Path, model: str, *, given: Sequence[str] = ()) ->
     """
     record = directory / GIVEN_FILE
     known = set(record.read_text(encoding="utf-8").split() if record.exists() else given)
-    starters = sorted(STARTERS.glob("*.toml"))
-    new = [path for path in starters if path.stem not in known and not (directory / path.name).exists()]
-    for path in new:
-        disk.write_text(directory / path.name, _sized(path.read_text(encoding="utf-8"), model))
-    disk.write_text(record, "".join(f"{name}\n" for name in sorted(known | {path.stem for path in starters})))
-    return [path.stem for path in new]
+    starters = {path.relative_to(STARTERS).with_suffix("").as_posix(): path for path in STARTERS.rglob("*.toml")}
+    new = [name for name in sorted(starters) if name not in known and not (directory / f"{name}.toml").exists()]
+    for name in new:
+        (directory / name).parent.mkdir(exist_ok=True)
+        disk.write_text(directory / f"{name}.toml", _sized(starters[name].read_text(encoding="utf-8"), model))
+    disk.write_text(record, "".join(f"{name}\n" for name in sorted(known | starters.keys())))
+    return new
 
 
 def listing(directory: Path) -> list[NamedRecipe]:
@@ -179,6 +210,21 @@ def stage_of(recipe: NamedRecipe) -> str:
 def extra_rewards(recipe: NamedRecipe) -> Sequence[dict[str, Any]]:
     """The terms of its reward that are no models."""
     return [term for term in tree_of(recipe).get("rewards", []) if not term.get("model")]
+
+
+def checks_answers(recipe: NamedRecipe) -> bool:
+    """Whether its reward checks answers, so that it needs no model of rewards."""
+    return any("verifier" in term for term in extra_rewards(recipe))
+
+
+def tags_checked(recipe: NamedRecipe) -> set[str]:
+    """Tags of prompts that hold what its reward checks answers against."""
+    verifiers = [Verifier.model_validate(term["verifier"]) for term in extra_rewards(recipe) if "verifier" in term]
+    return {tag for each in verifiers if (tag := each.tag or _OWN_TAGS.get(each.kind, ""))}
+
+
+_OWN_TAGS = {"number": "answer", "tests": "tests"}
+"""Where a verifier looks if it names no tag."""
 
 
 def _read(path: Path) -> NamedRecipe:

@@ -27,6 +27,9 @@ from palate.studio.web.workspace import Workspace
 
 router = APIRouter()
 
+NOT_TRAINED = ("sample", "score", "eval", "compare", "judge", "revise")
+"""Commands that make no model and choose among no answers."""
+
 
 class RoundIn(BaseModel):
     """The next round and the model it starts from."""
@@ -96,7 +99,7 @@ class Chapter:
     @property
     def trained(self) -> list[RunLine]:
         """Jobs that made a model, or chose among answers."""
-        return [line for line in self.lines if line.job.stage not in ("sample", "score", "eval", "compare")]
+        return [line for line in self.lines if line.job.stage not in NOT_TRAINED]
 
     @property
     def compared(self) -> list[RunLine]:

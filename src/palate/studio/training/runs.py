@@ -50,6 +50,7 @@ class RunIn(BaseModel):
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     heads: Annotated[int, Field(ge=1, le=MOST_HEADS)] | None = None
     aggregation: Literal["mean", "min", "mean_minus_std"] = "mean"
+    also_ids: Annotated[tuple[str, ...], Field(max_length=20)] = ()
 
 
 class RunOut(BaseModel):
@@ -111,16 +112,17 @@ def runs_live(store: Db, home: Home) -> dict[str, Any]:
 @allow(ADMINS)
 def new_page(request: Request, store: Db, home: Home, recipe: str | None = None) -> HTMLResponse:
     """Choose a recipe; then a model, with what it would learn from in view."""
-    known = [each for each in recipebook.listing(home.recipes) if each.problem or each.command in plans.DATA]
+    startable = plans.DATA.keys() | recipebook.PAGES.keys()
+    known = [each for each in recipebook.listing(home.recipes) if each.problem or each.command in startable]
     if recipe is None:
-        return page(request, "training/runs_new.html", recipes=known)
+        return page(request, "training/runs_new.html", recipes=known, pages=recipebook.PAGES)
     chosen = recipebook.named(home.recipes, recipe)
     if chosen.command not in plans.DATA:
         raise NotFoundError("answers are sampled for a batch: make one under Batches")
     with store.write() as session:
         round_ = rounds.current_or_first(session, home.settings.model)
     with store.read() as session:
-        preview = plans.preview(session, chosen)
+        preview = plans.preview(home, session, chosen)
         models, rewards = policies.policies(session), reward_models(session)
         newest = plans.newest_reward_models(session)
         likely = plans.likely_model(session, chosen.command, round_)
@@ -134,7 +136,8 @@ def new_page(request: Request, store: Db, home: Home, recipe: str | None = None)
         newest={model.id for model in newest},
         policy_id=likely,
         baseline_id=round_.policy_id,
-        needs_reward=chosen.command in plans.REWARDED,
+        rewarded=chosen.command in plans.REWARDED,
+        must_have_reward=plans.needs_reward(chosen),
         heads=recipebook.tree_of(chosen).get("heads", 1),
         most_heads=MOST_HEADS,
         members=plans.ensemble_size(home, rewards),
@@ -205,7 +208,7 @@ def preview_recipe(store: Db, home: Home, name: str) -> PreviewOut:
     if recipe.command not in plans.DATA:
         raise NotFoundError("answers are sampled for a batch")
     with store.read() as session:
-        found = plans.preview(session, recipe)
+        found = plans.preview(home, session, recipe)
     return PreviewOut(
         kind=found.kind,
         count=found.count,
@@ -275,10 +278,7 @@ def resume(store: Db, home: Home, person: Person, run_id: str) -> RunOut:
 def run_out(home: Workspace, job: Job) -> RunOut:
     """A job and how far its run is."""
     directory = jobs.directory_of(home, job)
-    if job.stage == "compare":
-        at = progress.progress_of_comparison(directory, tomllib.loads(job.recipe))
-    else:
-        at = progress.progress_of(directory, most=progress.LAST)
+    at = progress.progress_of_job(directory, job.stage, tomllib.loads(job.recipe))
     ended = job.ended_at or time.time()
     return RunOut(
         id=job.id,
