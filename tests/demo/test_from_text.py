@@ -173,6 +173,7 @@ def test_the_page_says_what_came_of_it(whole: tuple[Path, str, list[str]]) -> No
     shown = [item["after"] for item in evaluation["texts"] if item["prompt"] == ASK + row["opening"]]
     assert shown == [row["ppo"]]  # what `palate eval` judged is what is shown
     assert "not read: cover.png" in page
+    assert f"The filter kept {NUM_TALES + 1} of {NUM_TALES + 1} documents" in page
     assert page.count("<svg") == 3
 
 

@@ -74,8 +74,8 @@ def from_text(
     chain = FromText(Path(out), seed, scale, Path(texts), precision)
     chain.run()
     start = time.monotonic()
-    report = Report("Palate: from text to a model with a taste", f"seed {seed}, {scale.architecture}")
-    evaluation, learned = chain.figures("evaluation"), chain.figures("reward")
+    pretrained, evaluation, learned = (chain.figures(name) for name in ("pretrained", "evaluation", "reward"))
+    report = Report("Palate: from text to a model with a taste", f"seed {seed}, {pretrained['weights']:,} weights")
     describe_result(report, chain, evaluation, learned)
     phases = [phase(chain, name) for name in ("pretrained", "sft", "ppo")]
     describe_phases(report, chain, phases)
@@ -93,9 +93,7 @@ def from_text(
     describe_reward_model(report, judged, proxy, seed=seed)
     rows = chain.metrics("ppo")
     report.figure("PPO, step by step", plots.learning_curves(rows, PPO_CURVES), "Faint: every step.")
-    _, left = text_files(chain.texts)
-    notes = [*chain.figures("pretrained").get("notes", []), *(f"not read: {path.name}" for path in left)]
-    report.text("Dropped, skipped, assumed", "\n\n".join(map(str, notes)) or "Nothing.")
+    report.text("Dropped, skipped, assumed", "\n\n".join(notes(chain)))
     report.number("seconds", chain.seconds() + time.monotonic() - start, label="Seconds", note="all phases together")
     report.write(chain.out)
 
@@ -122,6 +120,19 @@ def describe_result(report: Report, chain: FromText, evaluation: Mapping[str, An
         "agreement", agreed.percent, low=agreed.low, high=agreed.high, label="Labelers agree", note="on a pair"
     )
     report.data("longer_wins_accuracy", learned["longer_wins"])
+
+
+def notes(chain: FromText) -> list[str]:
+    """What was not used, and where more is said."""
+    filtered = chain.figures("texts-report")
+    read, kept = (int(filtered[f"documents_{what}"]) for what in ("read", "kept"))
+    _, left = text_files(chain.texts)
+    return [
+        f"The filter kept {kept:,} of {read:,} documents; texts-report/report.html says why, with examples.",
+        *(f"{name}: {note}" for name in chain.stages for note in chain.figures(name)["notes"]),
+        *(f"not read: {path.name}" for path in left),
+        "Which part of the taste rose, and the worst losses, are in evaluation/report.html.",
+    ]
 
 
 def describe_phases(report: Report, chain: FromText, phases: Sequence[Phase]) -> None:
