@@ -196,6 +196,21 @@ def test_there_is_a_gpu_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
+def test_how_long_others_are_waited_for_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[timedelta] = []
+
+    def meets(_: str, *, timeout: timedelta) -> Any:
+        asked.append(timeout)
+        raise RunError("nobody there")
+
+    monkeypatch.setattr(gangs, "rendezvous", meets)
+    for said, error in (("", "nobody there"), ("7200", "nobody there"), ("long", "PALATE_PEER_TIMEOUT = 'long'")):
+        monkeypatch.setenv("PALATE_PEER_TIMEOUT", said)
+        with pytest.raises(RunError, match=error), gangs.joined():
+            pass
+    assert asked == [timedelta(minutes=30), timedelta(hours=2)]
+
+
 def test_weights_that_have_drifted_apart_are_noticed(tmp_path: Path) -> None:
     """All make the same updates, so at a checkpoint all have the same bits, or something is wrong."""
 

@@ -158,14 +158,23 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield group
 
 
+def _patience() -> timedelta:
+    said = os.environ.get("PALATE_PEER_TIMEOUT", "")
+    if not said:
+        return PATIENCE
+    if not said.isdigit() or not int(said):
+        raise RunError(f"PALATE_PEER_TIMEOUT = {said!r} is no number of seconds") if speaks() else SilentError(2)
+    return timedelta(seconds=int(said))
+
+
 @contextmanager
-def joined(*, patience: timedelta = PATIENCE) -> Iterator[World]:
+def joined() -> Iterator[World]:
     """Meet the other processes that torchrun has started, and be in their world.
 
     Raises:
         SilentError: instead of the error that ended what is done inside, if another process was the first with one.
     """
-    patience = timedelta(seconds=float(os.environ.get("PALATE_PEER_TIMEOUT", patience.total_seconds())))
+    patience = _patience()
     backend = "gloo"
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if torch.cuda.is_available():
