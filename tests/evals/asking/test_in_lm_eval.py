@@ -230,7 +230,9 @@ TASKS: dict[str, tuple[dict[str, Any], Callable[[int], dict[str, Any]]]] = OWN |
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_adapter_answers_as_the_harness_own_model_does(name: str, tmp_path: Path) -> None:
+def test_the_adapter_answers_as_the_harness_own_model_does(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config, row = TASKS[name]
     path = written(tmp_path / "rows.jsonl", [row(number) for number in NUMBERS])
     theirs = harness(hf("tiny", max_length=64), config, path)
@@ -241,6 +243,7 @@ def test_the_adapter_answers_as_the_harness_own_model_does(name: str, tmp_path: 
                 assert a == b
             else:
                 assert b == pytest.approx(a, abs=1e-4, rel=1e-6)
+    assert ("their beginning is left out" in capsys.readouterr().err) == (name != "held_out_text")
     if name == "continued":
         assert len({sample["filtered_resps"][0] for sample in theirs}) > 3
         texts = [sample["filtered_resps"][0] for sample in theirs]

@@ -14,6 +14,7 @@ Needs `palate[lm-eval]`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -123,7 +124,8 @@ class PalateLM(TemplateLM):  # type: ignore[misc]
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
         most = min(self.max_length + 1, self.model.context)  # as the harness counts: the last token is not read
-        pairs, _cut = within([(context, text) for _texts, context, text in requests], most)
+        pairs, cut = within([(context, text) for _texts, context, text in requests], most)
+        _say_cut(cut, len(pairs))
         found: list[tuple[float, bool]] = []
         with showing("requests") as show:
             for part in _parts(pairs, PASSES * self.max_tokens):
@@ -181,9 +183,9 @@ class PalateLM(TemplateLM):  # type: ignore[misc]
         sampling = Sampling(
             temperature=temperature if sampled else 1.0, max_new_tokens=length, num_slots=self.num_slots
         )
-        prompts = [
-            self.tok_encode(context)[-(self.max_length - length) :] or [self.prefix_token_id] for context, _ in asked
-        ]
+        whole = [self.tok_encode(context) or [self.prefix_token_id] for context, _ in asked]
+        prompts = [tokens[-(self.max_length - length) :] for tokens in whole]
+        _say_cut(sum(len(kept) < len(tokens) for kept, tokens in zip(prompts, whole, strict=True)), len(whole))
         drawn = [
             Drawn(number, uniforms(length, self.seed, "lm-eval", place).tolist()) for number, place in enumerate(places)
         ]
@@ -198,6 +200,11 @@ class PalateLM(TemplateLM):  # type: ignore[misc]
     def _has_stopped(self, response: Drawn, stops: Sequence[str]) -> bool:
         tail = str(self.tokenizer.decode(response.tokens[-TAIL:], skip_special_tokens=False))
         return any(stop in tail for stop in stops)
+
+
+def _say_cut(cut: int, count: int) -> None:
+    if cut:
+        print(f"{cut} of {count} contexts are longer than the model's: their beginning is left out", file=sys.stderr)
 
 
 def _parts(pairs: Sequence[Pair], most: int) -> Iterator[list[Pair]]:

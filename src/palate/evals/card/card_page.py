@@ -135,7 +135,7 @@ def _compared(report: Report, rows: Sequence[Row]) -> None:
 
 
 def _probability(p: float | None) -> str:
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _all_else(report: Report, rows: Sequence[Row]) -> None:
@@ -224,8 +224,9 @@ def _examples(
         return
     lost = [place for place in order if new[place][measure] < old[place][measure]]
     won = [place for place in order if new[place][measure] > old[place][measure]]
+    picked = "picked_by_character" if measure == "acc_norm" else "picked"
     rows = [
-        {"": kind} | _question(part.items[place], old[place], new[place])
+        {"": kind} | _question(part.items[place], old[place], new[place], picked)
         for kind, places in (("lost", lost[:SHOWN]), ("won", won[:SHOWN]))
         for place in places
     ]
@@ -234,7 +235,7 @@ def _examples(
         report.side_by_side(f"{part.protocol.title}: questions lost and won", rows, caption)
 
 
-def _question(item: Item, old: Scores, new: Scores) -> dict[str, object]:
+def _question(item: Item, old: Scores, new: Scores, picked: str) -> dict[str, object]:
     asked = [each for each in item.asked if isinstance(each, Continuation)]
     same = len({each.context for each in asked}) == 1
     texts = [each.text.strip() if same else each.context for each in asked]
@@ -242,8 +243,8 @@ def _question(item: Item, old: Scores, new: Scores) -> dict[str, object]:
     return {
         "question": question,
         "right": texts[int(old["gold"])],
-        "before": texts[int(old["picked"])],
-        "after": texts[int(new["picked"])],
+        "before": texts[int(old[picked])],
+        "after": texts[int(new[picked])],
     }
 
 

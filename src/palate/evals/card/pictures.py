@@ -49,7 +49,7 @@ def _differences(axes: Axes, rows: Sequence[Row], unit: str) -> None:
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    axes.set_xlabel(f"← worse        {unit}        better →")
+    axes.set_xlabel(f"← worse · {unit} · better →")
 
 
 def turned(row: Row) -> Estimate:

@@ -62,6 +62,7 @@ def choice_scores(answers: Sequence[Likelihood], *, gold: int, characters: Seque
         "confidence": max(shares),
         "chance": 1 / len(shares),
         "picked": float(picked),
+        "picked_by_character": float(by_character),
         "gold": float(gold),
     }
 

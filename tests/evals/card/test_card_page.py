@@ -1,0 +1,64 @@
+"""What the page shows of single questions is what was counted."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from palate.evals.card.card_page import Part, describe
+from palate.evals.card.compared import rows_of
+from palate.evals.page import Report
+from palate.evals.protocols.all_protocols import PROTOCOLS
+from palate.evals.protocols.choices import question
+from palate.evals.protocols.items import Likelihood
+
+CHOICES = ["ten letters long", "short"]
+LONG, SHORT = [Likelihood(-8.0, False), Likelihood(-4.0, False)], [Likelihood(-32.0, False), Likelihood(-4.0, False)]
+"""The short choice is likelier in both; by character the long one is in the first."""
+
+
+def cells(page: str, heading: str) -> list[list[str]]:
+    """The rows of the table under a heading."""
+    section = page.split(f">{heading}</h2>")[1].split("</section>")[0]
+    lines = re.findall(r"<tr>(.*?)</tr>", section.split("<tbody>")[1], flags=re.S)
+    return [re.findall(r"<td[^>]*>(.*?)</td>", line, flags=re.S) for line in lines]
+
+
+@pytest.mark.parametrize("section", ["piqa", "arc_easy"])
+def test_a_lost_question_shows_what_was_picked_by_the_measure_that_counts(section: str) -> None:
+    items = [question(f"Which, {number}?", CHOICES, 0) for number in range(40)]
+    before = [LONG] * 40
+    after = [SHORT if number < 7 else LONG for number in range(40)]
+    scores = [[item.score(said) for item, said in zip(items, each, strict=True)] for each in (after, before)]
+    protocol = PROTOCOLS[section]
+    part = Part(
+        protocol=protocol,
+        path="x.jsonl",
+        items=items,
+        total=40,
+        after=(scores[0], after),
+        before=(scores[1], before),
+        remarks=[],
+    )
+    report = Report("A card")
+    describe(
+        report,
+        {section: part},
+        rows_of({section: protocol}, {section: scores[0]}, {section: scores[1]}, seed=0),
+        seed=0,
+    )
+    heading = f"{protocol.title}: questions lost and won"
+    if section == "arc_easy":  # by the sum nothing has changed
+        assert heading not in report.html()
+        return
+    rows = cells(report.html(), heading)
+    assert len(rows) == 5
+    for kind, asked, right, old, new in rows:
+        assert kind == "lost"
+        assert int(re.findall(r"\d+", asked)[0]) < 7
+        assert (right, old, new) == (CHOICES[0], CHOICES[0], CHOICES[1])
+    assert "7 lost, 0 won, of 40; of each 5 at most" in report.html()
+    compared = cells(report.html(), "Compared")
+    assert compared[0][:3] == ["PIQA", "accuracy by characters", "40"]
+    assert compared[0][5].startswith("-17.5 points (")
