@@ -207,9 +207,10 @@ def runs_of_every_stage(
     trees |= {"judge": {key: trees["sample"][key] for key in ("model", "precision")} | judged}
     trees |= {"revise": trees["sample"] | {"constitution": STARTER, "keep_cut_off": True}}
     trees |= {"eval": trees["sample"] | {"baseline": "tiny", "judge": {"length": 3.0}}}
-    assert set(trees) == {stage.name for stage in STAGE_COMMANDS}
+    with_steps = [stage for stage in STAGE_COMMANDS if stage.name != "card"]  # which has none, and logs nothing
+    assert set(trees) == {stage.name for stage in with_steps}
     found = {}
-    for stage in STAGE_COMMANDS:
+    for stage in with_steps:
         out, began = tmp_path_factory.mktemp("every") / "run", time.perf_counter()
         rows = rows_logged(getattr(recipes, stage.recipe), stage_of(stage), trees[stage.name], out)
         found[stage.name] = rows, time.perf_counter() - began
