@@ -17,9 +17,10 @@ import pytest
 
 from palate.errors import ModelError
 from palate.lm.sources.zoo import load_chat
+from palate.recipe import ReaderJudge
 from palate.records import Message, Prompt
 from palate.studio.chat import wire
-from palate.studio.chat.generation import Busy, Done, Failed, Generator, Piece, Serving
+from palate.studio.chat.generation import Busy, Done, Failed, Generator, Piece, Scored, Serving
 
 HI = [Message(role="user", content="Hi")]
 SHORT, LONG = Serving(max_new_tokens=8), Serving(max_new_tokens=1900)
@@ -176,6 +177,31 @@ def test_a_user_has_a_limit_and_all_together_have_one(generator: Generator, run:
             assert isinstance((await task)[-1], Done)
         await ada[1].aclose()
         assert not generator._users
+
+    run(test())
+
+
+def test_principles_reach_the_worker_and_their_scores_come_back(generator: Generator, run: Run) -> None:
+    """They are what there is to choose by, and nothing follows them."""
+
+    async def test() -> None:
+        drawn = generator.scored(
+            "tiny",
+            HI,
+            SHORT,
+            seed=3,
+            user="a",
+            num_responses=2,
+            rewards=(),
+            principles=("Be brief", "No lists"),
+            judge=ReaderJudge(model="tiny", weight=3.0),
+        )
+        async with aclosing(drawn) as coming:
+            *done, scored = [event async for event in coming]
+        assert [type(event) for event in done] == [Done, Done]
+        assert isinstance(scored, Scored)
+        assert [len(fit) for fit in scored.fits] == [2, 2]
+        assert scored.scores == pytest.approx([3 * sum(fit) for fit in zip(*scored.fits, strict=True)])
 
     run(test())
 

@@ -185,7 +185,8 @@ def request(**more: Any) -> Generate:
 
 
 def test_a_real_judge_adds_to_a_real_reward(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge, rewards = ReaderJudge(model="tiny", weight=2.0), (Reward(length=3.0, weight=0.5),)
+    judge = ReaderJudge(model="tiny", weight=2.0)
+    rewards = (Reward(function="tests.stages.effects.judges:brevity", weight=0.5),)
     said = {"principles": (BRIEF, PLAIN), "judge": judge}
     *_, both = of_worker(request(rewards=rewards, **said), monkeypatch)[0]
     *_, alone = of_worker(request(**said), monkeypatch)[0]
@@ -204,6 +205,7 @@ def test_a_real_judge_adds_to_a_real_reward(monkeypatch: pytest.MonkeyPatch) -> 
     assert both.scores == pytest.approx([one + two for one, two in zip(alone.scores, learned.scores, strict=True)])
     assert (both.checkpoints, learned.fits) == ({"tiny": loaded.weights}, ())
     assert len(set(alone.scores)) > 1
+    assert any(learned.scores)
 
 
 def test_others_go_on_while_an_endpoint_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
