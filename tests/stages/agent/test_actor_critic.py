@@ -19,12 +19,44 @@ def test_numbers_are_drawn_from_a_normal_distribution(observations: torch.Tensor
         policy.log_std.copy_(torch.tensor([-0.5, 0.3]))
     normal = torch.distributions.Normal(policy.mean(observations), policy.log_std.exp())
     actions = policy.draw(observations, policy.noise(1, 6, "test", 0)[0])
-    torch.testing.assert_close(policy.logprobs(observations, actions), normal.log_prob(actions).sum(-1))
+    within = actions.clamp(-0.99, 0.99)
+    torch.testing.assert_close(policy.logprobs(observations, within), normal.log_prob(within).sum(-1))
     torch.testing.assert_close(policy.entropy(observations), normal.entropy().sum(-1))
     torch.testing.assert_close(policy.mode(observations), normal.mean)
     many = policy.draw(observations[:1].expand(20_000, 4), policy.noise(1, 20_000, "test", 1)[0])
     torch.testing.assert_close(many.mean(0), normal.mean[0], atol=0.03, rtol=0)
     torch.testing.assert_close(many.std(0), policy.log_std.exp(), atol=0.03, rtol=0)
+
+
+def test_what_is_beyond_a_bound_is_one_event(observations: torch.Tensor) -> None:
+    """However far beyond: its probability is the mass there, and with the density inside it adds up to 1."""
+    policy = GaussianPolicy(4, 1, width=8, layers=1, seed=0)
+    with torch.no_grad():
+        policy.log_std.copy_(torch.tensor([-0.2]))
+        policy.mean[-1].weight.mul_(100)  # type: ignore[operator, union-attr]
+    normal = torch.distributions.Normal(policy.mean(observations), policy.log_std.exp())
+    for beyond in (1.0, 1.7, 40.0):
+        above, below = (policy.logprobs(observations, torch.full((6, 1), sign * beyond)) for sign in (1, -1))
+        torch.testing.assert_close(above.exp(), (1 - normal.cdf(torch.tensor(1.0)))[:, 0])
+        torch.testing.assert_close(below.exp(), normal.cdf(torch.tensor(-1.0))[:, 0])
+    grid = torch.linspace(-1, 1, 4001)[1:-1]
+    density = torch.stack([policy.logprobs(observations, value.expand(6, 1)) for value in grid]).exp()
+    whole = density.sum(0) * (grid[1] - grid[0]) + above.exp() + below.exp()
+    torch.testing.assert_close(whole, torch.ones(6), atol=2e-3, rtol=0)
+
+
+def test_actions_far_beyond_a_bound_have_gradients(observations: torch.Tensor) -> None:
+    """Where the mean is far on the other side the mass is too small for a number, and its logarithm is not."""
+    policy = GaussianPolicy(4, 1, width=8, layers=1, seed=0)
+    with torch.no_grad():
+        policy.mean[-1].bias.fill_(30.0)  # type: ignore[operator, union-attr]
+        policy.log_std.fill_(-1.0)
+    for action in (-5.0, 0.5, 5.0):
+        policy.zero_grad()
+        found = policy.logprobs(observations, torch.full((6, 1), action))
+        found.sum().backward()
+        assert torch.isfinite(found).all()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in policy.parameters())
 
 
 def test_choices_are_drawn_as_often_as_their_probability_says(observations: torch.Tensor) -> None:

@@ -25,6 +25,7 @@ from palate.run.directory import Run
 from palate.stages.agent.agent import train
 from palate.stages.agent.clip_answers import PAIRS, comparison_of, read_answers, read_pairs, waiting
 from palate.stages.agent.paying import EnvironmentReward, TaughtReward, share_foretold
+from palate.stages.agent.reward_networks import stacked_inputs
 
 pytest.importorskip("gymnasium", reason="needs palate[gym]")
 
@@ -73,7 +74,7 @@ def test_the_environment_s_own_reward_asks_nobody(small_agent: dict[str, Any], t
     assert not (tmp_path / "run" / "comparisons.jsonl").exists()
 
 
-def test_the_environment_s_own_reward_keeps_its_zero(small_agent: dict[str, Any]) -> None:
+def test_the_environment_s_own_reward_keeps_its_zero_and_what_was_learned_has_none(small_agent: dict[str, Any]) -> None:
     """It is only scaled: where episodes end early, a shift would change what is best."""
     from palate.stages.agent.actor_critic import Scale, policy_for
     from palate.stages.agent.environments import Environments
@@ -88,7 +89,11 @@ def test_the_environment_s_own_reward_keeps_its_zero(small_agent: dict[str, Any]
     torch.testing.assert_close(own.rewards(done).double(), done.rewards / done.rewards.std(correction=0))
     taught = TaughtReward(recipe, environments.spaces, Path())
     taught.learn(done, 0)
-    assert float(taught.rewards(done).mean()) == pytest.approx(0.0, abs=1e-5)
+    clips = taught.comparisons.pairs
+    members = taught.ensemble.members(stacked_inputs(taught.scale(clips.observations), clips.actions)).flatten(0, 2)
+    torch.testing.assert_close(members.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(members.std(0, correction=0), torch.ones(3))
+    torch.testing.assert_close(taught.paid(clips.observations, clips.actions).flatten(), members.mean(1))
 
 
 def test_what_the_true_reward_is_does_not_reach_the_agent(

@@ -2,10 +2,10 @@
 
 In every step the policy acts for a while in several copies of the environment. In some of them a round of questions
 follows, more of them early: pairs of recent clips are put to a teacher, and the ensemble of reward networks learns from
-all answers so far. The whole rollout is then paid by the networks as they are now, in units in which recent steps have
-mean 0 and spread 1, and policy and value network learn from it. The environment's own reward is seen by simulated
-teachers and in evaluations and nowhere else, unless it is what is learned from (`reward = "environment"`, the upper
-control).
+all answers so far. The whole rollout is then paid by the networks as they are now, in units in which the steps of all
+compared clips have mean 0 and spread 1, and policy and value network learn from it. The environment's own reward is
+seen by simulated teachers and in evaluations and nowhere else, unless it is what is learned from (`reward =
+"environment"`, the upper control).
 
 What a comparison says of the rewards of a clip is known up to a constant for each step. Where episodes are of one
 length that constant does not matter; where they end early it decides whether that is good, and nobody was asked

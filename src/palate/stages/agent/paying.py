@@ -1,7 +1,9 @@
 """What the agent is paid: by networks that learn from comparisons, or by the environment itself (the upper control).
 
-Both keep the recent rollouts, and pay in units in which these have spread 1. Learned rewards are centred as well: no
-comparison says where their zero is. The environment's own zero means something, and stays.
+The environment's reward is paid in units of its spread in recent rollouts; its zero means something, and stays. Learned
+rewards have mean 0 and spread 1 over the steps of all clips that were compared: no comparison says where their zero is.
+Over recent rollouts they had it once, and then the same step was paid less with every rollout in which the policy had
+become better, which a value network has to follow.
 """
 
 from __future__ import annotations
@@ -125,7 +127,8 @@ class TaughtReward:
         self.clips.add(done, self.spaces.seen(done.actions))
         round_number, later = divmod(step, self.labels.ask_every)
         told = {} if later or not self.due[round_number] else self._ask(self.due[round_number], step)
-        self.ensemble.measure(self._recent_inputs(), "steps of recent rollouts")
+        known = self._inputs(self.comparisons.pairs).flatten(0, 2) if len(self.comparisons) else self._recent_inputs()
+        self.ensemble.measure(known, "steps of compared clips")
         return told
 
     def rewards(self, done: Trajectories) -> Tensor:
@@ -191,7 +194,7 @@ class TaughtReward:
         return stacked_inputs(self.scale(pairs.observations), pairs.actions)
 
     def _recent_inputs(self) -> Tensor:
-        """[R * N * T, F] of all steps of recent rollouts."""
+        """[R * N * T, F] of all steps of recent rollouts, which is all there is while nobody has answered anything."""
         seen = self.scale(self.clips.everything("observations"))
         return stacked_inputs(seen, self.clips.everything("actions")).flatten(0, 1)
 
