@@ -24,6 +24,8 @@ from palate.recipe import AgentRecipe, Data, parse_recipe
 from palate.run.directory import Run
 from palate.stages.agent.agent import train
 from palate.stages.agent.clip_answers import PAIRS, comparison_of, read_answers, read_pairs, waiting
+from palate.stages.agent.clip_pages import ask_people
+from palate.stages.agent.clips import Pairs
 from palate.stages.agent.paying import EnvironmentReward, TaughtReward, share_foretold
 from palate.stages.agent.reward_networks import stacked_inputs
 
@@ -211,6 +213,44 @@ def test_several_people_share_the_weight_of_a_pair(small_agent: dict[str, Any], 
     assert min(row["reward/loss"] for row in told) > 0.69  # whoever contradict each other teach nothing
     report = json.loads((tmp_path / "run" / "report.json").read_text(encoding="utf-8"))
     assert (report["comparisons"], report["answers"]) == (12, 24)
+
+
+def test_a_pair_weighs_as_much_however_many_judge_it(tmp_path: Path) -> None:
+    """Of three pairs one is judged by two people, one by one, one by nobody."""
+    numbers = torch.arange(3 * 2 * 4 * 3, dtype=torch.float32).view(3, 2, 4, 3)
+    pairs = Pairs(observations=numbers, actions=numbers[..., :1], rewards=numbers[..., 0].double())
+    with pytest.raises(LabelsNeededError, match="3 of 3 comparisons"):
+        ask_people(pairs, tmp_path, "", environment="Pendulum-v1", first=5)
+    first, second, third = read_pairs(tmp_path)
+    said = [(first, "ann", [1, 2]), (second, "ann", [2, 1]), (first, "bob", [1, 1])]
+    lines = [json.dumps(pair.model_dump() | {"ranks": ranks, "labeler": by}) for pair, by, ranks in said]
+    (tmp_path / "rankings.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "skipped.jsonl").write_text(third.to_json() + "\n", encoding="utf-8")
+    answers = ask_people(pairs, tmp_path, "", environment="Pendulum-v1", first=5)
+    assert answers.rows.tolist() == [0, 0, 1]
+    assert answers.ranks.tolist() == [[1, 2], [1, 1], [2, 1]]
+    assert answers.weights.tolist() == [0.5, 0.5, 1.0]
+
+
+def test_while_nobody_has_answered_all_recent_rollouts_are_the_unit(small_agent: dict[str, Any]) -> None:
+    """A teacher that always skips: the networks are as they began, and what they give has one unit all the same."""
+    from palate.stages.agent.actor_critic import Scale, policy_for
+    from palate.stages.agent.environments import Environments
+    from palate.stages.agent.trajectories import act
+
+    tree = with_labels(small_agent, teacher="skipping", threshold=1.0)
+    environments = Environments("Pendulum-v1", 2, seed=0, purpose="test")
+    taught = TaughtReward(parse_recipe(AgentRecipe, tree), environments.spaces, Path())
+    policy = policy_for(3, 0, 1, width=8, layers=1, seed=0)
+    taken = []
+    for rollout in range(2):
+        taken.append(act(environments, policy, Scale(3), steps=30, key=("test", rollout)))
+        taught.clips.add(taken[-1], environments.spaces.seen(taken[-1].actions))
+        taught.scale.update(taken[-1].observations)
+    taught.due = [0] * len(taught.due)
+    taught.learn(taken[-1], 0)  # the second once more, so that three are kept
+    paid = torch.cat([taught.rewards(done).flatten() for done in (*taken, taken[-1])])
+    assert float(paid.mean()) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_what_people_skip_is_counted_and_not_waited_for(small_agent: dict[str, Any], tmp_path: Path) -> None:
