@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -273,7 +274,9 @@ def test_pictures_are_images_of_one_s_own_tasks(studio: Studio, client_of: Clien
     assert " style=" not in page
 
 
-@pytest.mark.parametrize("name", ["../../secret", "clips/../../../../secret", "palate.db", "clips/000000-a.svg"])
+@pytest.mark.parametrize(
+    "name", ["../../secret", "clips/../../../../secret", "palate.db", "clips/000000-a.svg", "pairs.jsonl"]
+)
 def test_a_picture_is_nothing_but_a_clip(studio: Studio, client_of: ClientOf, name: str) -> None:
     """Even if the database named another file, it would not be served."""
     a_run_waits(studio, 1)
@@ -301,14 +304,18 @@ def test_no_run_outside_of_the_workspace_is_read(studio: Studio, client_of: Clie
         assert admin.post("/api/batches/clips", json={"name": "x", "run": run}).status_code == 404
     assert admin.get("/api/clips").json() == []
     (studio.workspace.runs / "people").unlink()
-    outside.rename(studio.workspace.runs / "people")
+    shutil.copytree(outside, studio.workspace.runs / "people")
     batch = make_batch(admin)
     labeler = client_of("labeler")
     task = claim(labeler)
+    assert labeler.get(f"/label/{task['id']}/clips/0.svg").status_code == 200
+    assert labeler.post(f"/api/tasks/{task['id']}/submit", json={"ranks": [1, 2], "seconds": 9}).json()["stored"]
     with studio.store.write() as session:
         row = session.get_one(Batch, batch["id"])
-        row.settings = row.settings | {"clips": "../outside"}
+        row.settings = row.settings | {"clips": "../outside/learned/seed-0"}
     assert labeler.get(f"/label/{task['id']}/clips/0.svg").status_code == 404
+    assert admin.post(f"/api/clips/{batch['id']}/go-on").status_code == 404
+    assert sorted(path.name for path in (outside / "learned" / "seed-0").iterdir()) == ["clips", "pairs.jsonl"]
 
 
 def test_a_run_that_cannot_be_read_says_so_and_stops_nobody_else(studio: Studio, client_of: ClientOf) -> None:
