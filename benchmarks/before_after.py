@@ -69,13 +69,14 @@ def main() -> None:
     before = read_candidates(Data(path=str(args.before))).records
     after = same_prompts(before, read_candidates(Data(path=str(args.after))).records)
     bars: dict[str, Estimate] = {}
+    shares = True
     for name, term in args.judge:
         judge = Mix((Reward.model_validate(tomllib.loads(f"term = {term}")["term"]),), precision="auto")
         first, second = scores(judge, before), scores(judge, after)
         bars[f"{name}, before"], bars[f"{name}, after"] = (mean_score(each, seed=args.seed) for each in (first, second))
+        shares = shares and all(each.min() >= 0 and each.max() <= 1 for each in (first, second))
         gained = change(first, second, seed=args.seed)
         print(f"{name}: {bars[f'{name}, before']} before, {bars[f'{name}, after']} after, {gained} {gained.direction}")
-    shares = all(estimate.value is not None and 0 <= estimate.value <= 1 for estimate in bars.values())
     args.out.write_text(plots.bars_with_intervals(list(bars), list(bars.values()), percent=shares), encoding="utf-8")
 
 

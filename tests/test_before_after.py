@@ -57,6 +57,22 @@ def test_two_judges_of_the_same_answers(
     assert " before, 0.500 (" in formed
     picture = out.read_text(encoding="utf-8")
     assert all(f">{name}, {when}<" in picture for name in ("right", "formed") for when in ("before", "after"))
+    assert ">75.0%<" in picture
+
+
+def test_scores_that_are_no_shares_are_drawn_as_numbers(
+    before_after: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a mean between 0 and 1 that single scores leave."""
+    files = [answered(tmp_path / name, ("Say.", "x", ("a b c", "a"))) for name in ("a.jsonl", "b.jsonl")]
+    out = tmp_path / "bars.svg"
+    monkeypatch.setattr(
+        sys, "argv", ["x", *files, "--judge", "short={ length = 1.0 , weight = -7.5 }", "--out", str(out)]
+    )
+    before_after.main()
+    picture = out.read_text(encoding="utf-8")
+    assert ">0.75<" in picture
+    assert "%<" not in picture
 
 
 def test_answers_are_paired_by_what_was_asked(before_after: ModuleType, tmp_path: Path) -> None:
