@@ -174,7 +174,13 @@ def written(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
-def agree(samples: Sequence[Mapping[str, Any]], answers: Sequence[Any], scored: Sequence[Mapping[str, float]]) -> None:
+def agree(
+    samples: Sequence[Mapping[str, Any]],
+    answers: Sequence[Any],
+    scored: Sequence[Mapping[str, float]],
+    *,
+    most: float = 1e-4,
+) -> None:
     """Every log-probability, every greedy verdict, and every item's accuracy."""
     furthest = 0.0
     for sample, given, score in zip(samples, answers, scored, strict=True):
@@ -187,7 +193,7 @@ def agree(samples: Sequence[Mapping[str, Any]], answers: Sequence[Any], scored: 
             name: float(sample[name]) for name in ("acc", "acc_norm") if name in sample
         }
     print(f"{len(samples)} items, {furthest:.2g} nats at most")
-    assert furthest < 1e-4
+    assert furthest < most
 
 
 @pytest.mark.parametrize("section", PUBLISHED)
@@ -211,7 +217,9 @@ def test_the_embedded_model_gives_the_same_numbers(section: str, tmp_path: Path)
         pytest.skip("needs the embedded model's package")
     name, row = PUBLISHED[section]
     path = written(tmp_path / "rows.jsonl", [row(number) for number in range(100)])
-    agree(harness(hf("smollm2-135m"), published(name), path), *ours(section, path, "smollm2-135m"))
+    agree(
+        harness(hf("smollm2-135m"), published(name), path), *ours(section, path, "smollm2-135m"), most=2e-4
+    )  # thirty layers of fp32
 
 
 STOPS = [chr(code) for code in range(97, 118)]
