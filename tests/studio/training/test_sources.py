@@ -283,6 +283,33 @@ def test_rounds_in_which_a_model_judges_end_with_a_model(desk: Desk) -> None:
     assert (refused.status_code, refused.json()["error"][:37]) == (409, "people judge in rounds of their own h")
 
 
+def test_a_model_behind_an_endpoint_keeps_its_name(desk: Desk) -> None:
+    """The workspace's model that the form names would not be known there."""
+    desk.judge("ann", 2)
+    with desk.studio.store.write() as session:
+        reward = Model(name="reward", kind="reward", path="runs/reward/model", created_at=1.0)
+        session.add(reward)
+    desk.client.post("/api/prompts", json={"lines": "\n".join(f"Tell me of {n}?" for n in range(24))})
+    recipes = desk.studio.workspace.recipes
+    elsewhere = 'endpoint = { url = "http://127.0.0.1:1/v1" }\n'
+    (recipes / "judge.toml").write_text(f'{elsewhere}model = "their-own"\n{(STARTERS / "judge.toml").read_text()}')
+    text = (STARTERS / "rounds.toml").read_text().replace("[judge]\n", f'[judge]\nmodel = "their-own"\n{elsewhere}')
+    (recipes / "rounds.toml").write_text(text)
+    asked = {"recipe": "rounds", "model_id": desk.tiny, "judge_id": desk.tiny, "reward_id": reward.id}
+    started = [
+        desk.client.post("/api/runs", json={"recipe": "judge", "model_id": desk.tiny}),
+        desk.client.post("/api/runs/rounds", json=asked),
+    ]
+    with desk.studio.store.read() as session:
+        judge, several = (tomllib.loads(jobs.job_of(session, each.json()["id"]).recipe) for each in started)
+    assert (judge["model"], judge["endpoint"]["url"]) == ("their-own", "http://127.0.0.1:1/v1")
+    assert several["judge"]["model"] == "their-own"
+    assert several["model"] != "their-own"
+    (recipes / "judge.toml").write_text(elsewhere + (STARTERS / "judge.toml").read_text())
+    refused = desk.client.post("/api/runs", json={"recipe": "judge", "model_id": desk.tiny})
+    assert (refused.status_code, "what the model is called there" in refused.text) == (409, True)
+
+
 def test_an_agent_has_its_report_and_is_no_model(desk: Desk) -> None:
     pytest.importorskip("gymnasium")
     recipe = desk.studio.workspace.recipes / "agent.toml"

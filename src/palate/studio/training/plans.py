@@ -290,6 +290,8 @@ def _also(session: Session, workspace: Workspace, recipe: NamedRecipe, choice: C
 def _values(workspace: Workspace, session: Session, recipe: NamedRecipe, choice: Choice) -> dict[str, Any]:
     """Models, weights and heads for the recipe."""
     values: dict[str, Any] = {"seed": choice.seed, "model": model_of(session, choice.model_id, "policy").path}
+    if recipebook.asks_elsewhere(recipebook.tree_of(recipe)):
+        del values["model"]
     if recipe.command == "reward":
         values["labeler_weights"] = datasets.labeler_weights(session)
     if recipe.command == "judge":

@@ -22,7 +22,7 @@ from pydantic import Field
 from palate import disk
 from palate import recipe as recipes
 from palate.commands import STAGES
-from palate.errors import NotFoundError, RecipeError
+from palate.errors import ConflictError, NotFoundError, RecipeError
 from palate.recipe import Section, Verifier, parse_recipe
 
 STARTERS = Path(__file__).parent / "recipes"
@@ -200,6 +200,17 @@ def fill(recipe: NamedRecipe, values: Mapping[str, Any]) -> str:
 def tree_of(recipe: NamedRecipe) -> dict[str, Any]:
     """What the file says."""
     return tomllib.loads(recipe.text)
+
+
+def asks_elsewhere(tree: Mapping[str, Any]) -> bool:
+    """Whether its model is asked behind an endpoint, and so none of the workspace's takes its place.
+
+    Raises:
+        ConflictError: it does not say what the model is called there.
+    """
+    if "endpoint" in tree and "model" not in tree:
+        raise ConflictError("the recipe names an endpoint and not what the model is called there: add model = ...")
+    return "endpoint" in tree
 
 
 def stage_of(recipe: NamedRecipe) -> str:

@@ -130,7 +130,8 @@ def plan_rounds(home: Workspace, new: RoundsIn) -> Plan:
     values: dict[str, Any] = {"model": model.path, "seed": new.seed, "evaluation": {"judge": {"model": reward.path}}}
     values |= {"prompts": {"path": datasets.write(home.directory, fresh).path}}
     values |= {"held_out": {"path": datasets.write(home.directory, held_out).path}}
-    if "judge" in recipebook.tree_of(recipe):
+    asked = recipebook.tree_of(recipe).get("judge")
+    if asked is not None and not recipebook.asks_elsewhere(asked):
         values["judge"] = {"model": judge.path, **plans.chat_templates(home, {"model": judge.path})}
     values |= plans.chat_templates(home, {"model": model.path})
     return Plan(
