@@ -30,7 +30,7 @@ from palate.stages.agent.environments import Environments
 from palate.stages.agent.reward_networks import RewardEnsemble, judged, stacked_inputs
 from palate.stages.agent.trajectories import act
 from palate.studio.training import jobs, launch
-from palate.studio.training.recipebook import Plan
+from palate.studio.training.recipebook import AgentRuns, Plan
 
 pytest.importorskip("gymnasium", reason="needs palate[gym]")
 
@@ -111,7 +111,12 @@ def test_thirty_clips_are_compared_and_the_run_learns_what_the_person_meant(
     monkeypatch.setattr(clip_pages, "write_pairs", write_and_keep)
 
     # a job of the app, as its runner has it: the agent acts, asks, and ends for want of answers
-    plan = Plan(name="people", command="agent", recipe=tomli_w.dumps(RECIPE), then={})
+    plan = Plan(
+        name="people",
+        command="agent",
+        recipe=tomli_w.dumps(AgentRuns(seeds=1, alone=True, agent=RECIPE).model_dump()),
+        then={},
+    )
     with served.store.write() as session:
         job = jobs.enqueue(session, served.workspace, plan, by=None)
     directory = jobs.directory_of(served.workspace, job)
