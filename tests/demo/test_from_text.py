@@ -237,10 +237,9 @@ def test_what_is_finished_is_not_run_again_and_other_texts_are_refused(
 def test_too_little_text_and_none_are_one_line(texts: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text("".join(json.dumps({"text": tale(number)}) + "\n" for number in range(8)), encoding="utf-8")
-    chain = FromText(tmp_path / "out", 0, TINY, few)
-    chain.documents()
     with pytest.raises(DataError, match=r"too little text: .* sentences to learn from"):
-        chain.passages()
+        from_text(tmp_path / "out", texts=few, scale=TINY, precision="fp32")
+    assert not (tmp_path / "out" / "pretrained").exists()
     with pytest.raises(DataError, match="no texts: name a file, or a directory"):
         text_files(tmp_path / "nowhere")
     read, left = text_files(texts)

@@ -56,12 +56,10 @@ ENDINGS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Of the files in a directory that are read, each also with `.gz`; others are left and named."""
 LENGTH = 256
 """Tokens of a row of pretraining."""
-MEASURED = 2_000
-"""Characters of each held-out document that bits per byte are measured on, so that no book outweighs the tales."""
 
 REWARD_EPOCHS = 3
-TOKENS_A_RESPONSE = 80
-"""Tokens of pretraining that take as long as what is done once to a response: measured, on one core."""
+TOKENS_A_RESPONSE = 35
+"""Tokens of pretraining that take as long as what is done once to a response, in measured processor time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +70,7 @@ class TextScale:
         architecture, vocabulary: of the model, as `palate pretrain` has them.
         pretraining_steps: of ``batch_size`` rows of `LENGTH` tokens.
         held_out: share of the documents.
+        measured: characters of each of them that bits per byte are of, so that no book outweighs the tales.
         of_a_document: passages at most.
         demonstrations, ranked_prompts, prompts: passages for each phase that learns; none is in two.
         steps: of PPO.
@@ -81,10 +80,11 @@ class TextScale:
 
     architecture: dict[str, Any] = field(default_factory=lambda: {"preset": "5m"})
     vocabulary: int = 4096
-    pretraining_steps: int = 600
-    batch_size: int = 4
-    evaluate_every: int = 120
+    pretraining_steps: int = 1500
+    batch_size: int = 8
+    evaluate_every: int = 150
     held_out: float = 0.1
+    measured: int = 2_000
     max_new_tokens: int = 32
     of_a_document: int = 16
     demonstrations: int = 1200
@@ -98,24 +98,22 @@ class TextScale:
     @property
     def num_responses(self) -> int:
         """Responses that are sampled, scored or learned after pretraining, each as often as it is."""
-        learned = 2 * self.demonstrations + 4 * (1 + REWARD_EPOCHS) * self.ranked_prompts
-        return (
-            learned
-            + 4 * 4 * self.steps * self.prompts_per_step
-            + 4 * self.evaluation_responses * (self.evaluation_prompts)
-        )
+        learned, ranked = 2 * self.demonstrations, 4 * (1 + REWARD_EPOCHS) * self.ranked_prompts
+        improved, measured = 4 * 4 * self.steps * self.prompts_per_step, 4 * self.evaluation_responses
+        return learned + ranked + improved + measured * self.evaluation_prompts
 
 
 FULL = TextScale()
 QUICK = TextScale(
-    pretraining_steps=40, evaluate_every=40, demonstrations=64, ranked_prompts=24, prompts=32, steps=2,
+    pretraining_steps=40, batch_size=4, evaluate_every=40, demonstrations=64, ranked_prompts=24, prompts=32, steps=2,
     prompts_per_step=4, evaluation_prompts=12, evaluation_responses=2,
 )  # fmt: skip
 """Every part for real, and too little of each to teach anything."""
 TINY = TextScale(
-    architecture={"preset": "1m", "num_layers": 1}, vocabulary=300, pretraining_steps=2, evaluate_every=2,
-    held_out=0.25, max_new_tokens=8, of_a_document=4, demonstrations=16, ranked_prompts=12, prompts=8, steps=2,
-    prompts_per_step=2, evaluation_prompts=6, evaluation_responses=2,
+    architecture={"preset": "1m", "num_layers": 1}, vocabulary=300, pretraining_steps=2, batch_size=4,
+    evaluate_every=2,
+    held_out=0.25, measured=200, max_new_tokens=8, of_a_document=4, demonstrations=16, ranked_prompts=12, prompts=8,
+    steps=2, prompts_per_step=2, evaluation_prompts=6, evaluation_responses=2,
 )  # fmt: skip
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
@@ -136,8 +134,8 @@ class FromText(Chain):
     def run(self) -> None:
         """Every part in turn; finished ones are not run again."""
         self.documents()
+        self.passages()  # before anything learns: of too little text one should know at once
         self.stage("pretrained", PretrainRecipe, pretrain.train, **self.pretraining())
-        self.passages()
         self.sft()
         self.rankings()
         self.reward()
@@ -165,7 +163,7 @@ class FromText(Chain):
         learned, held_out = split_texts(kept, self.scale.held_out)
         self._write_texts("learned.jsonl", learned)
         self._write_texts("held_out.jsonl", held_out)
-        self._write_texts("measured.jsonl", [text[:MEASURED] for text in held_out])
+        self._write_texts("measured.jsonl", [text[: self.scale.measured] for text in held_out])
         disk.write_text(known, disk.json_text(hashes, indent=2))  # last: all is there
 
     def pretraining(self) -> dict[str, Any]:
@@ -319,6 +317,7 @@ def estimate(*, seed: int, scale: TextScale, texts: Path, precision: Precision =
     with TemporaryDirectory(prefix="palate-text-") as directory:
         chain = FromText(Path(directory), seed, scale, texts, precision)
         chain.documents()
+        chain.passages()
         recipe = parse_recipe(PretrainRecipe, {"seed": seed, "precision": precision, **chain.pretraining()})
         found = foresee(pretrain.train, recipe)
     lines = [f"pretraining: {line}" for line in found.lines]

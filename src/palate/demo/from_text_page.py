@@ -41,7 +41,7 @@ SHOWN = 12
 """Prompts whose continuations are shown."""
 PRETRAINING_CURVES = {
     "Loss on documents": ["pretrain/loss", "pretrain/held_out_loss"],
-    "Bits per byte of held-out documents": ["pretrain/bits_per_byte"],
+    "Held-out bits per byte": ["pretrain/bits_per_byte"],
 }
 SIGNALS = ("mean_words", "finished", "repeated_3", "distinct_2", "duplicates")
 """Of the texts that each phase writes; see `evals/text.py`."""
