@@ -101,7 +101,7 @@ def test_a_reader_with_principles_of_their_own(served: Served) -> None:
     assert not field.evaluate("field => field.validity.valid")
     field.fill("Be brief\n\n  No lists  \nBe brief")
     page.get_by_role("button", name="Save").click()
-    assert "base, one of 4 answers by my 2 principles" in page.locator("#mode").inner_text()
+    page.locator("#mode", has_text="base, one of 4 answers by my 2 principles").wait_for()  # once it is saved
 
     fake.fits = [(0.1, -0.4, 1.9, 0.2), (0.3, 0.2, 0.1, 0.4)]
     answer = say(page, fake, "Will it rain?")
