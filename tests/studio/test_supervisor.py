@@ -31,7 +31,7 @@ from palate.studio import serve as serve_module
 from palate.studio.app import create_app
 from palate.studio.chat.hub import Client
 from palate.studio.serve import create
-from palate.studio.supervisor import MOST_EARLY, Child, HopelessError, _keep, close_what_nobody_writes
+from palate.studio.supervisor import MOST_EARLY, Child, HopelessError, _keep, close_what_nobody_writes, supervise
 from palate.studio.training.jobs import Runner
 from palate.studio.web.access import COOKIE
 from palate.studio.web.workspace import Settings, Workspace
@@ -257,9 +257,8 @@ def test_one_that_served_for_a_while_may_end_as_often_as_it_likes(monkeypatch: p
     assert child.early == 0
 
 
-def test_what_somebody_still_writes_is_left_alone(tmp_path: Path) -> None:
-    """Of two answers that are being written, that of which the hub knows."""
-    workspace = create(tmp_path / "workspace")
+def written_in(workspace: Workspace) -> None:
+    """Two conversations, "kept" and "left", with an answer in each that is being written."""
     with workspace.store.write() as session:
         user = people.create_user(session, "Ada", PASSWORD, "admin")
         model = Model(name="one", path="one", created_at=1.0)
@@ -281,18 +280,36 @@ def test_what_somebody_still_writes_is_left_alone(tmp_path: Path) -> None:
                     )
                 )
 
+
+def states(workspace: Workspace) -> dict[str, tuple[str, str]]:
+    """Of the answers, by conversation."""
+    with workspace.store.read() as session:
+        found = session.scalars(select(ChatMessage).where(ChatMessage.role == "assistant")).all()
+        return {each.conversation_id: (each.state, each.content) for each in found}
+
+
+def test_what_an_earlier_start_left_half_written_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = create(tmp_path / "workspace")
+    written_in(workspace)
+    monkeypatch.setattr(Child, "start", lambda _: (_ for _ in ()).throw(HopelessError("enough")))
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(HopelessError, match="enough"):
+        supervise(workspace, listener, processes=2, https=False)
+    assert states(workspace) == {"kept": ("stopped", "of kept"), "left": ("stopped", "of left")}
+    workspace.store.close()
+
+
+def test_what_somebody_still_writes_is_left_alone(tmp_path: Path) -> None:
+    """Of two answers that are being written, that of which the hub knows."""
+    workspace = create(tmp_path / "workspace")
+    written_in(workspace)
+
     class Knowing(Client):
         async def tags(self) -> set[str]:
             await asyncio.sleep(0)
             return {"kept"}
 
     assert close_what_nobody_writes(workspace, Knowing(Path("/nowhere"))) == 1
-    with workspace.store.read() as session:
-        found = session.scalars(select(ChatMessage).where(ChatMessage.role == "assistant")).all()
-        assert {each.conversation_id: (each.state, each.content) for each in found} == {
-            "kept": ("streaming", "of kept"),
-            "left": ("stopped", "of left"),
-        }
+    assert states(workspace) == {"kept": ("streaming", "of kept"), "left": ("stopped", "of left")}
     workspace.store.close()
 
 
