@@ -22,9 +22,10 @@ from tests.studio.conftest import Client, ClientOf, Studio
 
 from palate.cli import main
 from palate.errors import DataError
-from palate.feedback.store.tables import Judgement, Model, User
+from palate.feedback.store.tables import Job, Judgement, Model, User
 from palate.studio.app import create_app
 from palate.studio.backup import CHECKPOINTS, MANIFEST, backup, restore
+from palate.studio.training import processes
 from palate.studio.web.access import COOKIE
 from palate.studio.web.workspace import Workspace
 
@@ -98,6 +99,27 @@ def test_a_workspace_moves_to_another_database(
     with workspace.store.read() as session:
         assert session.scalars(select(User.name)).all() == ["Rae Example"]
     workspace.store.close()
+
+
+def test_what_ran_then_is_not_this_workspaces_to_stop(studio: Studio, tmp_path: Path) -> None:
+    """Restored beside the first, whose process is alive: to cancel the job here must not end it there."""
+    me = processes.find(os.getpid())
+    assert me is not None
+    with studio.store.write() as session:
+        for state in ("running", "queued", "done"):
+            job = Job(name=state, stage="sft", recipe="", directory=f"runs/{state}", created_at=1.0, state=state)
+            job.pid, job.process_started = (me.pid, me.started) if state == "running" else (None, None)
+            session.add(job)
+    backup(studio.workspace.directory, tmp_path / "taste.tar", tell=quietly)
+    restore(tmp_path / "taste.tar", tmp_path / "again", tell=quietly)
+    workspace = Workspace(tmp_path / "again")
+    with workspace.store.read() as session:
+        found = {job.name: job for job in session.scalars(select(Job))}
+    workspace.store.close()
+    assert {name: job.state for name, job in found.items()} == {"running": "failed", "queued": "queued", "done": "done"}
+    ran = found["running"]
+    assert (ran.pid, ran.process_started) == (None, None)
+    assert ran.message.startswith("it ran when the backup was made; resume goes on")
 
 
 def test_people_go_on_working_meanwhile(studio: Studio, tmp_path: Path) -> None:

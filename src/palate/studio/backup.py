@@ -28,18 +28,20 @@ from typing import BinaryIO
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
+from sqlalchemy import update
 
 import palate
 from palate.errors import DataError
 from palate.feedback.store import dumping
 from palate.feedback.store.dumping import Dump
+from palate.feedback.store.tables import Job
 from palate.studio.web import workspace as workspaces
 from palate.studio.web.workspace import CONFIG, Workspace
 
 MANIFEST = "backup.json"
 TABLES = "database"
 CHECKPOINTS = "checkpoints"
-CHUNK = 1 << 20
+RAN = "it ran when the backup was made; resume goes on from the checkpoint that was kept"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +165,7 @@ def restore(
         _settle(partial, database)
         workspace = Workspace(partial)
         rows = dumping.restore(workspace.store, said.revision, {name: _lines(path) for name, path in tables.items()})
+        _end_jobs(workspace)
         workspace.store.close()
         shutil.rmtree(partial / TABLES, ignore_errors=True)
         if directory.exists():
@@ -288,6 +291,16 @@ def _settle(directory: Path, database: str | None) -> None:
     said = tomli_w.dumps({"database": database})
     kept = [said if line.partition("=")[0].strip() == "database" else line for line in lines]
     config.write_text("".join(kept if said in kept else [said, *lines]), encoding="utf-8")
+
+
+def _end_jobs(workspace: Workspace) -> None:
+    """What ran then is another workspace's: its process may still be there, and is not ours to watch or to stop."""
+    with workspace.store.write() as session:
+        session.execute(
+            update(Job)
+            .where(Job.state == "running")
+            .values(state="failed", message=RAN, ended_at=time.time(), pid=None, process_started=None)
+        )
 
 
 def _lines(path: Path) -> Iterator[str]:
