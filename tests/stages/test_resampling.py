@@ -55,7 +55,7 @@ def judged(telling: str) -> Callable[[Rollout], tuple[Tensor, MixedScores]]:
 def run(telling: str, most: int, count: int = 4) -> tuple[Resampled, Engine]:
     engine, judge = Engine(), judged(telling)
     rollout = engine(PROMPTS[:count], key=(7,))
-    return resampled(rollout, judge(rollout)[0], PROMPTS, engine, judge, most=most, key=(7,)), engine
+    return resampled(rollout, judge(rollout)[0], PROMPTS, engine, judge, most=most, order=(7,), sampling=(7,)), engine
 
 
 def test_prompts_that_teach_stay_and_the_others_give_way() -> None:

@@ -136,7 +136,7 @@ def arrange(model: Model, settings: recipe.TrainingRecipe) -> None:
         model.freeze(settings.frozen_layers)
     else:
         model.freeze_all(settings.frozen_layers)
-        adapt(model, settings.adapter, seed=settings.seed)
+        adapt(model, settings.adapter, seed=settings.seed_of("initial"))
 
 
 def learn(model: Model) -> None:

@@ -24,7 +24,7 @@ from palate.recipe.evaluation import CardRecipe, CardSection, CompareRecipe, Tas
 from palate.recipe.iteration import RoundsRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
 from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
-from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe
+from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe, RewardSeeds
 from palate.recipe.pretraining import Architecture, PretrainOptimizer, PretrainRecipe, Vocabulary
 from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe, RolloutRecipe, ScoredRecipe
 from palate.recipe.rewarding import Reward, Verifier
@@ -44,8 +44,10 @@ from palate.recipe.sections import (
     PositiveInt,
     PromptsLeftOut,
     RLOptimizer,
+    RolloutSeeds,
     Sampling,
     Section,
+    Seeds,
     StageRecipe,
     TrainingRecipe,
     TwoOrMore,
@@ -105,13 +107,16 @@ __all__ = [
     "RewardNetworks",
     "RewardOptimizer",
     "RewardRecipe",
+    "RewardSeeds",
     "RolloutRecipe",
+    "RolloutSeeds",
     "RoundsRecipe",
     "SFTRecipe",
     "SampleRecipe",
     "Sampling",
     "ScoredRecipe",
     "Section",
+    "Seeds",
     "StageRecipe",
     "Taste",
     "ThumbMining",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from palate.recipe.sections import (
+    Count,
     Data,
     Holdout,
     NonNegative,
@@ -15,6 +16,7 @@ from palate.recipe.sections import (
     Positive,
     PositiveInt,
     Section,
+    Seeds,
     StageRecipe,
     TwoOrMore,
 )
@@ -66,10 +68,17 @@ def check_smoothing(loss: str, label_smoothing: float) -> None:
         raise ValueError(f'label_smoothing belongs to loss = "dpo"; loss = "{loss}" does not use it')
 
 
+class RewardSeeds(Seeds):
+    """The same of a reward model."""
+
+    labelers: Count | None = Field(None, description="Of which labelers `draw_labelers` draws.")
+
+
 class RewardRecipe(StageRecipe):
     """A reward model from rankings, and from ratings and flags."""
 
     stage: Literal["reward"] = "reward"
+    seeds: RewardSeeds = Field(RewardSeeds(), description="Of single sources of randomness.")
     data: Data = Field(description="Rankings.")
     objectives: tuple[Objective, ...] = Field(
         (Objective(),), min_length=1, description="What to learn; absent: the order of the rankings alone."
@@ -87,6 +96,11 @@ class RewardRecipe(StageRecipe):
     margin_scale: NonNegative = Field(0.0, description="Margin in the loss per unit of stated preference strength.")
     labeler_weights: Mapping[str, NonNegative] = Field(
         {}, description="Weight of a labeler's rankings; 1 if not named."
+    )
+    draw_labelers: bool = Field(
+        False,
+        description="Learn from as many labelers as there are, drawn with replacement: who is drawn twice counts "
+        "twice, who is not drawn teaches nothing. `palate repeat` finds by it what the choice of labelers does.",
     )
     normalize_on: Literal["train", "validation"] = Field(
         "train", description="Responses on which the mean reward is made zero and its spread one."

@@ -17,6 +17,7 @@ from palate.recipe.sections import (
     PositiveInt,
     PromptsLeftOut,
     RLOptimizer,
+    RolloutSeeds,
     Sampling,
     Section,
     StageRecipe,
@@ -27,6 +28,7 @@ from palate.recipe.sections import (
 class RolloutRecipe(StageRecipe):
     """What every stage has that learns from what the policy says itself."""
 
+    seeds: RolloutSeeds = Field(RolloutSeeds(), description="Of single sources of randomness.")
     prompts: Data = Field(description="Prompts to sample responses for.")
     rewards: tuple[Reward, ...] = Field((), description="Summed with their weights.")
     max_left_out: PromptsLeftOut = 0.0

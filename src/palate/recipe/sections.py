@@ -157,11 +157,29 @@ class Engine(Section):
     kind: Literal["local"] = Field("local", description="`local`: the network that trains, in the same process.")
 
 
+class Seeds(Section):
+    """Seeds of single sources of randomness, so that one varies while others stay; absent: the recipe's `seed`."""
+
+    order: Count | None = Field(
+        None, description="Of the order in which data or prompts are met, of minibatches, and of bootstraps."
+    )
+    initial: Count | None = Field(
+        None, description="Of the weights that are drawn to begin with: a new model's, new heads', adapters'."
+    )
+
+
+class RolloutSeeds(Seeds):
+    """The same of a stage that samples."""
+
+    sampling: Count | None = Field(None, description="Of the responses that are drawn.")
+
+
 class TrainingRecipe(Section):
     """What every stage has in which a model learns, from whatever it learns."""
 
     stage: str = Field("", description="The stage's name; may be left out.")
     seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
+    seeds: Seeds = Field(Seeds(), description="Of single sources of randomness.")
     model: str = Field(
         "smollm2-135m", description="Model to start from: a path, a Hugging Face name, or one of the zoo."
     )
@@ -175,6 +193,11 @@ class TrainingRecipe(Section):
     recompute_activations: bool = Field(
         False, description="Keep only what is between layers for the gradient and compute the rest again: less memory."
     )
+
+    def seed_of(self, source: str) -> int:
+        """The seed of one source of randomness, a key of ``seeds``."""
+        own: int | None = getattr(self.seeds, source)
+        return self.seed if own is None else own
 
 
 class StageRecipe(TrainingRecipe):

@@ -76,7 +76,9 @@ def train(recipe: DPORecipe, run: Run) -> None:
     steps = [
         batch
         for epoch in range(recipe.epochs)
-        for batch in batches(train_set.sets, max_responses=recipe.batch_responses, key=(recipe.seed, "dpo", epoch))
+        for batch in batches(
+            train_set.sets, max_responses=recipe.batch_responses, key=(recipe.seed_of("order"), "dpo", epoch)
+        )
     ]
     recipe = expect(
         run,

@@ -73,7 +73,8 @@ def train(recipe: KTORecipe, run: Run) -> None:
         for part in (learned, held_out)
     )
     # of the held-out responses none is seen before the end
-    matched = partial(thumb_set, among=encoded.sequences, seed=recipe.seed, max_length=max_length, device=sketch.device)
+    order = recipe.seed_of("order")
+    matched = partial(thumb_set, among=encoded.sequences, seed=order, max_length=max_length, device=sketch.device)
     train_set, validation = matched(learned, encoded), matched(held_out, held_out_encoded)
     left_out = say_left_out(
         run,
@@ -83,7 +84,7 @@ def train(recipe: KTORecipe, run: Run) -> None:
         max_left_out=recipe.max_left_out,
     )
     say_chat(run, chat, (thumb.prompt for thumb in rated))
-    steps = plan(len(train_set.desirable), recipe.batch_size, recipe.epochs, recipe.seed, "kto")
+    steps = plan(len(train_set.desirable), recipe.batch_size, recipe.epochs, order, "kto")
     recipe = expect(
         run,
         recipe,

@@ -95,7 +95,7 @@ def train(recipe: PretrainRecipe, run: Run) -> None:
     )
 
     if not recipe.model:
-        draw_weights(Path(name), sketch.model.config, sketch.chat, recipe.seed)
+        draw_weights(Path(name), sketch.model.config, sketch.chat, recipe.seed_of("initial"))
     loaded = load_language_model(name, chat_template=recipe.chat_template, precision=recipe.precision)
     model = loaded.model
     prepare(model, recipe)
@@ -224,12 +224,12 @@ def plan_steps(recipe: PretrainRecipe, num_rows: int) -> list[Tensor]:
     """The rows of every step: each pass has an order of its own, and its last step may be smaller."""
     steps = recipe.steps or max(1, round((recipe.epochs or 1.0) * math.ceil(num_rows / recipe.batch_size)))
     passes = math.ceil(steps * recipe.batch_size / num_rows)
-    return plan(num_rows, recipe.batch_size, passes, recipe.seed, recipe.stage)[:steps]
+    return plan(num_rows, recipe.batch_size, passes, recipe.seed_of("order"), recipe.stage)[:steps]
 
 
 def a_pass(recipe: PretrainRecipe, train_set: Documents, number: int) -> Rows:
     """The documents in the order of this pass."""
-    order = permutation(len(train_set), recipe.seed, recipe.stage, "documents", number)
+    order = permutation(len(train_set), recipe.seed_of("order"), recipe.stage, "documents", number)
     return Rows(train_set, order, recipe.sequence_length)
 
 

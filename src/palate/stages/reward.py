@@ -43,7 +43,15 @@ from palate.stages.estimate.expected import comparing
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.trial import some
 from palate.stages.reward_report import add_pictures, measure
-from palate.stages.teaching import Lessons, Thresholds, drawn_again, heads_loss, step_metrics, thresholds_for
+from palate.stages.teaching import (
+    Lessons,
+    Thresholds,
+    drawn_again,
+    drawn_labelers,
+    heads_loss,
+    step_metrics,
+    thresholds_for,
+)
 
 
 def train(recipe: RewardRecipe, run: Run) -> None:
@@ -72,7 +80,18 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         device=torch.device(sketch.device),
         lessons=lessons,
     )
-    train_set, validation = prepared(learned), prepared(held_out)
+    weights = dict(recipe.labeler_weights)
+    if recipe.draw_labelers:
+        times = drawn_labelers((ranking.labeler for ranking in learned), recipe.seed_of("labelers"))
+        weights |= {name: count * weights.get(name, 1.0) for name, count in times.items()}
+        drawn = [ranking for ranking in learned if times[ranking.labeler]]
+        nobody = sum(not count for count in times.values())
+        run.note(
+            f"labelers drawn with replacement: {len(times) - nobody} of {len(times)}; {len(learned) - len(drawn)} "
+            "rankings of the others are not learned from"
+        )
+        learned = drawn
+    train_set, validation = prepared(learned, labeler_weights=weights), prepared(held_out)
     left_out = say_left_out(
         run,
         data,
@@ -82,11 +101,13 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     )
     say_chat(run, chat, (ranking.prompt for ranking in rankings))
     if recipe.heads > 1 and recipe.bootstrap:
-        train_set = replace(train_set, sets=drawn_again(train_set.sets, recipe.heads, recipe.seed))
+        train_set = replace(train_set, sets=drawn_again(train_set.sets, recipe.heads, recipe.seed_of("order")))
     steps = [
         batch
         for epoch in range(recipe.epochs)
-        for batch in batches(train_set.sets, max_responses=recipe.batch_responses, key=(recipe.seed, "reward", epoch))
+        for batch in batches(
+            train_set.sets, max_responses=recipe.batch_responses, key=(recipe.seed_of("order"), "reward", epoch)
+        )
     ]
     recipe = expect(
         run,
@@ -100,7 +121,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         heads=num_heads,
         chat_template=recipe.chat_template,
         precision=recipe.precision,
-        seed=recipe.seed,
+        seed=recipe.seed_of("initial"),
     )
     model = loaded.model
     prepare(model, recipe)

@@ -64,7 +64,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
         max_left_out=recipe.max_left_out,
     )
     say_chat(run, chat, (item.prompt for item in data.records))
-    batches = plan(len(train_set.sequences), recipe.batch_size, recipe.epochs, recipe.seed, "sft")
+    batches = plan(len(train_set.sequences), recipe.batch_size, recipe.epochs, recipe.seed_of("order"), "sft")
     recipe = expect(
         run,
         recipe,

@@ -15,7 +15,7 @@ bootstrap of Oza and Russell 2001, by prompt.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -160,6 +160,19 @@ def drawn_again(sets: Sequence[ComparisonSet], members: int, seed: int) -> list[
         judgements = tuple(replace(judgement, times=tuple(map(float, times))) for judgement in each.judgements)
         found.append(replace(each, judgements=judgements))
     return found
+
+
+def drawn_labelers(names: Iterable[str], seed: int) -> dict[str, int]:
+    """How often each labeler is drawn, of as many draws with replacement as there are labelers; the sum is theirs.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    known = sorted(set(names))
+    if len(known) < 2:
+        raise DataError(f"draw_labelers draws among labelers, but the rankings name {len(known)}: leave it out")
+    places = (uniforms(len(known), seed, "reward", "labelers") * len(known)).astype(np.int64)
+    return dict(zip(known, np.bincount(places, minlength=len(known)).tolist(), strict=True))
 
 
 class Thresholds(nn.Module):

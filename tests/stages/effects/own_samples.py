@@ -11,6 +11,7 @@ from tests.stages.effects import judges
 from tests.stages.effects.preferences import begins_at_its_loss, begins_with_a_gradient_times
 from tests.stages.effects.reinforcement import (
     LEARNED,
+    asks_in_another_order,
     decodes_side_by_side,
     draws_anew,
     draws_at_most,
@@ -20,6 +21,7 @@ from tests.stages.effects.reinforcement import (
     leaves_out_long_prompts,
     makes_so_many_steps,
     rewards,
+    says_something_else,
     scores_what_was_cut_off,
     seems_less_likely,
 )
@@ -82,6 +84,8 @@ def rolled(rows: Learned, more_models: Mapping[str, Any]) -> list[Row]:
         *every("prompts", "prompts", more_models=more_models),
         *training({"steps": 4}, without_scale={"optimizer.epsilon": 1e-2}),
         Row("seed", (0, 1), draws_anew, {"prompts_per_step": 12, "steps": 1}),
+        Row("seeds.order", (None, 1), asks_in_another_order, {"prompts_per_step": 12, "steps": 1}),
+        Row("seeds.sampling", (None, 1), says_something_else, {"prompts_per_step": 12, "steps": 1}),
         Row("max_length", (1024, 160), leaves_out_long_prompts, {"max_left_out": 0.5}),
         Row("max_left_out", (0.5, 0.1), refused("more than max_left_out = 0.1 allows"), {"max_length": 160}),
         Row("steps", (2, 3), makes_so_many_steps),

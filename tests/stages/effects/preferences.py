@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -36,6 +36,9 @@ def reward() -> list[Row]:
     return [
         *learning("rankings", "reward", ONE_BATCH, {"batch_responses": 8}, left_out=4),
         Row("seed", (0, 1), draws_its_head, ONE_BATCH),
+        Row("seeds.initial", (None, 1), draws_its_head, ONE_BATCH),
+        Row("draw_labelers", (False, True), learns_from_the_drawn((None, 0)), STRONG),
+        Row("seeds.labelers", (None, 5), learns_from_the_drawn((0, 5)), STRONG | {"draw_labelers": True}),
         Row("batch_responses", (4, 8), in_batches_of_prompts("reward")),
         Row("tie", ("half", "skip"), minimises_the_papers_loss, STRONG | {"margin_scale": 0.7}),
         Row("margin_scale", (0.0, 0.7), minimises_the_papers_loss, STRONG),
@@ -182,12 +185,34 @@ def minimises_the_papers_loss(a: Outcome, b: Outcome) -> None:
     assert not close(*(outcome.metrics[0]["reward/loss"] for outcome in (a, b)))
 
 
-def papers_loss(outcome: Outcome, head: int = 0, times: Callable[[Ranking], float] | None = None) -> float:
+def learns_from_the_drawn(seeds: tuple[int | None, int]) -> Effect:
+    """The loss of the first step is that of rankings by the labelers that these seeds draw; None draws nobody."""
+
+    def effect(a: Outcome, b: Outcome) -> None:
+        losses = []
+        for outcome, seed in zip((a, b), seeds, strict=True):
+            everybody = ("ann", "bob", "cat")
+            places = range(3) if seed is None else (3 * uniforms(3, seed, "reward", "labelers")).astype(int)
+            drawn = [everybody[place] for place in places]
+            losses.append(papers_loss(outcome, drawn={name: drawn.count(name) for name in everybody}))
+            assert close(outcome.metrics[0]["reward/loss"], losses[-1])
+        assert not close(*losses)
+
+    return effect
+
+
+def papers_loss(
+    outcome: Outcome,
+    head: int = 0,
+    times: Callable[[Ranking], float] | None = None,
+    drawn: Mapping[str, int] | None = None,
+) -> float:
     """Ouyang et al. 2022, equation 1, with margins and the weights of labelers, from the scores before it.
 
     Args:
         head: of several.
         times: how often it meets a ranking; once, if left out.
+        drawn: how often each labeler counts; once, if left out.
     """
     recipe, judge = outcome.recipe, LearnedReward(outcome.recipe.model, precision="fp32")
     total = weights = 0.0
@@ -201,7 +226,7 @@ def papers_loss(outcome: Outcome, head: int = 0, times: Callable[[Ranking], floa
                 gap = scores[one] - scores[other]
                 terms.append(-0.5 * logsigmoid(gap) - 0.5 * logsigmoid(-gap))
         if terms:
-            weight = recipe.labeler_weights.get(ranking.labeler, 1.0)
+            weight = recipe.labeler_weights.get(ranking.labeler, 1.0) * (drawn[ranking.labeler] if drawn else 1)
             total += weight * (times(ranking) if times else 1.0) * float(torch.stack(terms).mean())
             weights += weight
     return total / weights

@@ -22,7 +22,7 @@ from tests.stages.effects.shared import (
     refused,
     saves_after,
 )
-from tests.stages.effects.supervised import joined, learned
+from tests.stages.effects.supervised import begins_alike, joined, learned
 
 from palate.lm.sources.zoo import load_chat, locate
 
@@ -54,6 +54,8 @@ def pretrain() -> list[Row]:
         Row("recompute_activations", (False, True), keeps_less, {"steps": 2}),
         *under("adapter", adapter()),
         Row("seed", (0, 1), orders_anew, {"batch_size": 2, "steps": 2}),
+        Row("seeds.order", (None, 1), begins_alike(orders_anew, "policy"), {"batch_size": 2, "steps": 2}),
+        Row("seeds.initial", (None, 1), draws_its_weights, SMALL),
         Row("sequence_length", (32, 16), in_rows, {"steps": 2}),
         Row("batch_size", (2, 3), in_rows, {"steps": 2}),
         Row("epochs", (1, 2), passes),
@@ -127,6 +129,11 @@ def stay(a: Outcome, b: Outcome) -> None:
 def orders_anew(a: Outcome, b: Outcome) -> None:
     assert counts(a) == counts(b)
     assert learned(a, "policy")[0] != learned(b, "policy")[0]
+
+
+def draws_its_weights(a: Outcome, b: Outcome) -> None:
+    assert not torch.equal(*(outcome.updates["policy"][0].before for outcome in (a, b)))
+    assert learned(a, "policy") == learned(b, "policy")
 
 
 def in_rows(a: Outcome, b: Outcome) -> None:

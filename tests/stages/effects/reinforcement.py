@@ -29,6 +29,8 @@ def rl() -> list[Row]:
         *every("prompts", "prompts", more_models=LEARNED),
         *training({"steps": 4}, without_scale={"optimizer.epsilon": 1e-2}),
         Row("seed", (0, 1), draws_anew, {"prompts_per_step": 12, "steps": 1}),
+        Row("seeds.order", (None, 1), asks_in_another_order, {"prompts_per_step": 12, "steps": 1}),
+        Row("seeds.sampling", (None, 1), says_something_else, {"prompts_per_step": 12, "steps": 1}),
         Row("max_length", (1024, 160), leaves_out_long_prompts, {"max_left_out": 0.5}),
         Row("max_left_out", (0.5, 0.1), refused("more than max_left_out = 0.1 allows"), {"max_length": 160}),
         *under("rewards", rewards()),
@@ -54,15 +56,32 @@ def rl() -> list[Row]:
     ]
 
 
+def said_first(outcome: Outcome) -> dict[str, list[str]]:
+    """The responses of the first rollout, by prompt."""
+    rollout = outcome.rollouts[0]
+    texts: dict[str, list[str]] = {}
+    for prompt, text in zip(rollout.prompts, rollout.texts, strict=True):
+        texts.setdefault(prompt.id, []).append(text)
+    return texts
+
+
+def asks_in_another_order(a: Outcome, b: Outcome) -> None:
+    """The same prompts, and the same responses to each."""
+    first, second = said_first(a), said_first(b)
+    assert first == second
+    assert list(first) != list(second)
+
+
+def says_something_else(a: Outcome, b: Outcome) -> None:
+    """Of the same prompts in the same order."""
+    first, second = said_first(a), said_first(b)
+    assert list(first) == list(second)
+    assert all(first[prompt] != second[prompt] for prompt in first)
+
+
 def draws_anew(a: Outcome, b: Outcome) -> None:
     """The same prompts in another order, and other responses to each."""
-    said = []
-    for outcome in (a, b):
-        rollout = outcome.rollouts[0]
-        texts: dict[str, list[str]] = {}
-        for prompt, text in zip(rollout.prompts, rollout.texts, strict=True):
-            texts.setdefault(prompt.id, []).append(text)
-        said.append(texts)
+    said = [said_first(outcome) for outcome in (a, b)]
     assert set(said[0]) == set(said[1])
     assert list(said[0]) != list(said[1])
     assert all(said[0][prompt] != said[1][prompt] for prompt in said[0])

@@ -178,7 +178,16 @@ def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any]) -> li
         Row("microbatch_tokens", (4096, 160), computes_in_parts, without_scale),
         Row("recompute_activations", (False, True), keeps_less),
         *under("adapter", adapter()),
+        Row("seeds.initial", (None, 1), draws_its_adapter, {"adapter.rank": 2}),
     ]
+
+
+def draws_its_adapter(a: Outcome, b: Outcome) -> None:
+    """What is drawn to begin with differs, and the data is met in the same order."""
+    for name in a.updates:
+        first, second = (outcome.updates[name][0] for outcome in (a, b))
+        assert name == "value" or not torch.equal(first.before, second.before)
+        assert [part.tokens.tolist() for part in first.learned] == [part.tokens.tolist() for part in second.learned]
 
 
 def stay_as_they_are(a: Outcome, b: Outcome) -> None:

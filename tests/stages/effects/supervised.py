@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from tests.stages.effects.rows import Row, under
+import torch
+from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
 from tests.stages.effects.shared import every, optimizer, refused, training
 
@@ -59,12 +60,23 @@ def learning(
         *every("data", kind),
         *training(one_batch | {"epochs": 4}, without_scale={"optimizer.epsilon": 1e-2}),
         Row("seed", (0, 1), orders_anew, small_batches),
+        Row("seeds.order", (None, 1), begins_alike(orders_anew, name), small_batches),
         Row("epochs", (1, 2), passes, small_batches),
         Row("max_length", (1024, 200), leaves_out_long_ones),
         Row("max_left_out", (0.5, 0.1), refused("more than max_left_out = 0.1 allows"), {"max_length": 200}),
         *under("holdout", holdout(kind, name)),
         *optimizer("optimizer", name, one_batch | {"epochs": 2}),
     ]
+
+
+def begins_alike(effect: Effect, name: str) -> Effect:
+    """Besides, the weights are the same to begin with."""
+
+    def both(a: Outcome, b: Outcome) -> None:
+        assert torch.equal(*(outcome.updates[name][0].before for outcome in (a, b)))
+        effect(a, b)
+
+    return both
 
 
 def in_batches(a: Outcome, b: Outcome) -> None:

@@ -45,7 +45,8 @@ def train(recipe: DistillRecipe, run: Run) -> None:
     """Teach ``recipe.model`` what its teachers would say and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
     school = load_school(recipe, run)
-    policy, max_tokens, key = school.loaded.model, recipe.microbatch_tokens, (recipe.seed, recipe.stage)
+    policy, max_tokens = school.loaded.model, recipe.microbatch_tokens
+    order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))
     engine = engines.make_engine(recipe.engine, policy, school.loaded.chat)
     optimizer = Optimizer(policy, recipe.optimizer, recipe.steps * recipe.epochs * recipe.minibatches, name="policy")
 
@@ -53,9 +54,11 @@ def train(recipe: DistillRecipe, run: Run) -> None:
         recipe.steps, every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state={"policy": optimizer}
     ):
         begun = time.perf_counter()
-        prompts = prompts_of_step(asked.prompts, step, count=recipe.prompts_per_step, key=key)
+        prompts = prompts_of_step(asked.prompts, step, count=recipe.prompts_per_step, key=order)
         engine.load_weights(policy)
-        rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*key, step))
+        rollout = engine.generate(
+            prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*sampling, step)
+        )
         sampled = time.perf_counter()
         scores = teacher_scores(school, prompts, recipe, step)
         teacher_of = scores.argmax(0).repeat_interleave(recipe.responses_per_prompt).to(policy.device)  # [B]
@@ -64,7 +67,9 @@ def train(recipe: DistillRecipe, run: Run) -> None:
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
         updates: list[tuple[int, dict[str, float]]] = []
         for epoch in range(recipe.epochs):
-            for minibatch in minibatches(rollout.sequences, recipe.minibatches, key=(*key, "minibatches", step, epoch)):
+            for minibatch in minibatches(
+                rollout.sequences, recipe.minibatches, key=(*order, "minibatches", step, epoch)
+            ):
                 num_tokens, computed = int(minibatch.mask.sum()), []
                 for number, teacher in enumerate(school.teachers):
                     rows = (teacher_of[minibatch.rows] == number).nonzero()[:, 0]
@@ -149,7 +154,7 @@ def teacher_scores(school: School, prompts: Sequence[Prompt], recipe: DistillRec
         return torch.zeros(1, len(prompts))
     scores = []
     for number, teacher in enumerate(school.teachers):
-        key = (recipe.seed, recipe.stage, "teacher", number, step)
+        key = (recipe.seed_of("sampling"), recipe.stage, "teacher", number, step)
         engine = engines.make_engine(recipe.engine, teacher, school.loaded.chat)
         engine.load_weights(teacher)
         answers = engine.generate(prompts, recipe.sampling, num_responses=1, key=key)

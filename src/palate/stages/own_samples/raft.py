@@ -39,7 +39,8 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, partial(minibatches_of, each=1))
     actors = load_actors(recipe, asked, run)
-    policy, max_tokens, key = actors.policy, recipe.microbatch_tokens, (recipe.seed, recipe.stage)
+    policy, max_tokens = actors.policy, recipe.microbatch_tokens
+    order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))
     engine = engines.make_engine(recipe.engine, policy, actors.chat)
     optimizer = Optimizer(policy, recipe.optimizer, recipe.steps * recipe.epochs * recipe.minibatches, name="policy")
     watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
@@ -51,9 +52,11 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
         state={"policy": optimizer, "watch": watch},
     ):
         begun = time.perf_counter()
-        prompts = prompts_of_step(actors.prompts, step, count=recipe.prompts_per_step, key=key)
+        prompts = prompts_of_step(actors.prompts, step, count=recipe.prompts_per_step, key=order)
         engine.load_weights(policy)
-        rollout = engine.generate(prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*key, step))
+        rollout = engine.generate(
+            prompts, recipe.sampling, num_responses=recipe.responses_per_prompt, key=(*sampling, step)
+        )
         sampled = time.perf_counter()
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
         scores, mixed = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score)
@@ -71,7 +74,7 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
         make_room(policy, trunk, actors.models)
         updates: list[tuple[int, dict[str, float]]] = []
         for epoch in range(recipe.epochs):
-            for minibatch in minibatches(kept, recipe.minibatches, key=(*key, "minibatches", step, epoch)):
+            for minibatch in minibatches(kept, recipe.minibatches, key=(*order, "minibatches", step, epoch)):
                 num_tokens, computed = int(minibatch.mask.sum()), []
                 for microbatch in minibatch.microbatches(max_tokens):
                     logprobs = policy.logprobs(microbatch, temperature=rollout.temperature, trunk=trunk)

@@ -108,11 +108,12 @@ def foretold(
         max_left_out=recipe.max_left_out,
     )
     prompts = roomy.prompts
-    of_step = partial(prompts_of_step, prompts, count=recipe.prompts_per_step, key=(recipe.seed, recipe.stage))
+    key = (recipe.seed_of("order"), recipe.stage)
+    of_step = partial(prompts_of_step, prompts, count=recipe.prompts_per_step, key=key)
     expected.fill_in(prompts, roomy.lengths[0], [of_step(step) for step in range(recipe.steps)])
 
     def split(sequences: Sequences, count: int) -> list[Sequences]:
-        return minibatches(sequences, count, key=(recipe.seed, recipe.stage, "minibatches", 0, 0))
+        return minibatches(sequences, count, key=(*key, "minibatches", 0, 0))
 
     recipe = expect(run, recipe, expected.policy.device, lambda changed: reinforced(changed, expected, split))
     return recipe, Asked(prompts=prompts, left_out=data.rejected.total)

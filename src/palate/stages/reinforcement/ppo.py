@@ -93,7 +93,7 @@ def load_value_model(recipe: PPORecipe, actors: Actors, run: Run) -> ScalarModel
         arrange_value_model(model, recipe)
         model.join([actors.policy, *(source.model for source in actors.rewards.learned)])
 
-    loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed, settle=settle)
+    loaded = load_scalar_model(name, precision=recipe.precision, seed=recipe.seed_of("initial"), settle=settle)
     run.add_inputs({"value_model": loaded.weights})
     if loaded.chat.fingerprint != actors.chat.fingerprint:
         run.note(f"value model: {name} has another chat template than the policy; it learns the policy's")
@@ -115,7 +115,7 @@ def arrange_value_model(model: Model, recipe: PPORecipe) -> None:
     if adapted(model):  # its weights are then the others'; merged they would be its own
         learn_adapter(model)
     else:
-        adapt(model, recipe.adapter, seed=recipe.seed)
+        adapt(model, recipe.adapter, seed=recipe.seed_of("initial"))
 
 
 def pretraining_gradient(recipe: PPORecipe, actors: Actors, run: Run) -> PretrainingGradient | None:
@@ -129,5 +129,5 @@ def pretraining_gradient(recipe: PPORecipe, actors: Actors, run: Run) -> Pretrai
         coef=settings.coef,
         count=settings.sequences_per_step,
         max_tokens=recipe.microbatch_tokens,
-        key=(recipe.seed, recipe.stage),
+        key=(recipe.seed_of("order"), recipe.stage),
     )

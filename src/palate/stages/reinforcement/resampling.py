@@ -54,7 +54,8 @@ def resampled(
     judge: Callable[[Rollout], tuple[Tensor, MixedScores]],
     *,
     most: int,
-    key: tuple[int | str, ...],
+    order: tuple[int | str, ...],
+    sampling: tuple[int | str, ...],
 ) -> Resampled:
     """The rollout with as many prompts as before, and as few without signal as ``most`` further rounds allow.
 
@@ -64,17 +65,17 @@ def resampled(
         prompts: all there are; those that take a place are not in the rollout yet.
         generate, judge: what made the rollout, and its scores with what they were made of.
         most: rounds.
-        key: of the step.
+        order, sampling: keys of the step, of which prompts take a place and of what is drawn for them.
     """
     met, replaced, scored = {prompt.id for prompt in rollout.prompts}, 0, list[MixedScores]()
     for attempt in range(1, most + 1):
         teaches = with_signal(rollout, scores)  # [P]
-        order = permutation(len(prompts), *key, "resampled", attempt)
+        order = permutation(len(prompts), *order, "resampled", attempt)
         others = [prompts[int(place)] for place in order if prompts[int(place)].id not in met]
         others = others[: int((~teaches).sum())]
         if not others:
             break
-        fresh = generate(others, key=(*key, attempt))
+        fresh = generate(others, key=(*sampling, attempt))
         places = (~teaches).nonzero()[: len(others), 0]
         kept = torch.ones_like(teaches).index_fill(0, places, False)
         rows = kept.repeat_interleave(len(scores) // len(kept)).nonzero()[:, 0]

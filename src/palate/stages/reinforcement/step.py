@@ -172,7 +172,8 @@ def learn(
     Raises:
         TrainingError: sampler and trainer disagree, or the run has gone wrong for several steps.
     """
-    policy, max_tokens, key = actors.policy, recipe.microbatch_tokens, (recipe.seed, recipe.stage)
+    policy, max_tokens = actors.policy, recipe.microbatch_tokens
+    order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))
     generate = partial(engine.generate, sampling=recipe.sampling, num_responses=recipe.responses_per_prompt)
     critic = method.baseline if isinstance(method.baseline, Critic) else None
     models = [*actors.models, *([] if critic is None else [critic.model])]
@@ -188,8 +189,8 @@ def learn(
         # 1. sample
         with clocked(seconds, "time/rollout_s"):
             engine.load_weights(policy)
-            prompts = prompts_of_step(actors.prompts, step, count=recipe.prompts_per_step, key=key)
-            rollout = generate(prompts, key=(*key, step))
+            prompts = prompts_of_step(actors.prompts, step, count=recipe.prompts_per_step, key=order)
+            rollout = generate(prompts, key=(*sampling, step))
 
         # 2. score
         judge = partial(score, actors.rewards, truncation_score=recipe.truncation_score)
@@ -200,7 +201,14 @@ def learn(
         if max_resamples:
             with clocked(seconds, "time/rollout_s"):
                 again = resampled(
-                    rollout, scores, actors.prompts, generate, judge, most=max_resamples, key=(*key, step)
+                    rollout,
+                    scores,
+                    actors.prompts,
+                    generate,
+                    judge,
+                    most=max_resamples,
+                    order=(*order, step),
+                    sampling=(*sampling, step),
                 )
                 rollout, scores, scored = again.rollout, again.scores, [mixed, *again.scored]
                 if again.replaced:
@@ -239,7 +247,7 @@ def learn(
         # 5. update
         updates: list[tuple[int, dict[str, float]]] = []
         for epoch in range(recipe.epochs):
-            split = minibatches(sequences, recipe.minibatches, key=(*key, "minibatches", step, epoch))
+            split = minibatches(sequences, recipe.minibatches, key=(*order, "minibatches", step, epoch))
             for number, minibatch in enumerate(split):
                 numbers: dict[str, float] = {}
                 if step >= value_warmup:
