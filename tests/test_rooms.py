@@ -68,6 +68,7 @@ PLAN = {
     "lm/sources objectives recipe rewards rollout run simulated stages stages/estimate stages/reinforcement",
     "experiments/rounds": "corpus demo evals experiments feedback/statistics lm lm/sources recipe rewards "
     "rewards/judges run simulated stages stages/estimate",
+    "experiments/repeats": "evals experiments lm recipe run stages/estimate",
     "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/agent "
     "stages/estimate",
     # people

@@ -312,6 +312,15 @@ recipe of --eval is one of `palate eval`; each policy takes the place of its mod
 NAME=FILE gives a recipe a name, so that one file can be there twice; --set KEY=VALUE changes all of them,
 --set NAME:KEY=VALUE one, --set eval:KEY=VALUE what they are measured by. {seed} in a text of a recipe is the run's."""
 
+REPEAT = """\
+Runs a recipe of any stage, or several that follow each other, with seed after seed, and says of every figure of their
+reports how far it varies between seeds, beside its interval within one run. With --apart it finds what part of that is
+the order of the data, what is drawn to begin with, responses, labelers, or measuring: each run is done again with that
+one source drawn anew.
+
+A recipe names what an earlier one made as {NAME}, its directory: --set "reward:model={sft}". --set KEY=VALUE changes
+all recipes, --set NAME:KEY=VALUE one; {seed} in a text of a recipe is the run's."""
+
 FRONTIER = """\
 PPO, REINFORCE and DPO over several seeds, each with a demonstration of its own: demonstrations, labelers, reward model.
 Then as `palate compare`."""

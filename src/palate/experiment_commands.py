@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from palate.arguments import Group, count, imported
-from palate.commands import AGENT, COMPARE, FRONTIER, OVEROPTIMIZE, ROUNDS
+from palate.commands import AGENT, COMPARE, FRONTIER, OVEROPTIMIZE, REPEAT, ROUNDS
 
 
 def add_experiments(commands: Group) -> None:
     """All of them, in the order in which help lists them."""
     _rounds(commands)
     _compare(commands)
+    _repeat(commands)
     _frontier(commands)
     _overoptimize(commands)
     _agent(commands)
@@ -77,6 +78,41 @@ def _compare(commands: Group) -> None:
         "--at-kl", type=float, metavar="NATS", help="compare at this KL; default: the largest that every run reaches"
     )
     parser.add_argument("--estimate", action="store_true", help="say what training will take; nothing stays")
+    parser.set_defaults(again="; the same command goes on from there")
+
+
+def _repeat(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        parts = imported("palate.experiments.repeats.parts", "read_parts")(args.recipes, args.set)
+        apart = args.apart
+        if apart == []:
+            apart = imported("palate.experiments.repeats.parts", "sources_of")(parts)
+        out = args.out or Path("runs") / f"repeat-{parts[-1].name}"
+        repeat = imported("palate.experiments.repeats.repeat", "Repeat")(
+            parts, out, seeds=args.seeds, apart=apart or ()
+        )
+        if args.estimate:
+            print(repeat.estimate())
+        else:
+            repeat.run()
+
+    example = "palate repeat recipes/sft.toml --seeds 5 --apart"
+    parser = commands.add("repeat", call, "one recipe, or a chain of them, over several seeds", REPEAT, example)
+    parser.add_argument("recipes", nargs="+", metavar="[NAME=]RECIPE.toml", help="in the order in which they follow")
+    parser.add_argument("--seeds", type=count, default=5, metavar="N", help="0 to N - 1; default: %(default)s")
+    parser.add_argument(
+        "--apart",
+        nargs="*",
+        choices=("order", "initial", "sampling", "labelers", "evaluation"),
+        metavar="SOURCE",
+        help="find the part that order, initial, sampling, labelers or evaluation has in the spread, N runs more for "
+        "each; without a name: all that the recipes have",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/repeat- and the last recipe's name")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="[NAME:]KEY=VALUE", help="replace keys of recipes"
+    )
+    parser.add_argument("--estimate", action="store_true", help="say what it will take; nothing stays")
     parser.set_defaults(again="; the same command goes on from there")
 
 

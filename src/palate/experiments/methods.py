@@ -81,13 +81,13 @@ def read_methods(arguments: Sequence[str], overrides: Sequence[str] = ()) -> lis
     Raises:
         RecipeError: a recipe that cannot be read, of no such stage, or two of one name.
     """
-    named = [_named(argument) for argument in arguments]
-    names = [name for name, _ in named]
+    each = [named(argument) for argument in arguments]
+    names = [name for name, _ in each]
     if twice := [name for name in names if names.count(name) > 1 or name == EVALUATION]:
         raise RecipeError(f"two recipes are called {twice[0]!r}: name each, as NAME=FILE")
     given = divided(overrides, names)
     found = []
-    for name, path in named:
+    for name, path in each:
         tree = read_tree(path, given[name])
         found.append(Method(name=name, stage=_stage(tree, path), tree=tree, source=str(path)))
     return found
@@ -119,20 +119,30 @@ def evaluation_of(tree: Mapping[str, Any], *, where: str) -> CompareRecipe:
 
 def filled(tree: Any, seed: int) -> Any:
     """A tree of plain values with the seed in its texts."""
+    return filled_with(tree, {"seed": str(seed)})
+
+
+def filled_with(tree: Any, words: Mapping[str, str]) -> Any:
+    """A tree of plain values in whose texts each `{name}` has given way to its word."""
     if isinstance(tree, Mapping):
-        return {key: filled(value, seed) for key, value in tree.items()}
+        return {key: filled_with(value, words) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return [filled(value, seed) for value in tree]
-    return tree.replace("{seed}", str(seed)) if isinstance(tree, str) else tree
+        return [filled_with(value, words) for value in tree]
+    if isinstance(tree, str):
+        for name, word in words.items():
+            tree = tree.replace(f"{{{name}}}", word)
+    return tree
 
 
-def divided(overrides: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
-    """What is set in each of the named recipes, and in the evaluation.
+def divided(
+    overrides: Sequence[str], names: Sequence[str], *, beside: Sequence[str] = (EVALUATION,)
+) -> dict[str, list[str]]:
+    """What is set in each of the named recipes, and in what stands beside them under a name of its own.
 
     Raises:
         RecipeError: a name that nothing has.
     """
-    found: dict[str, list[str]] = {name: [] for name in [*names, EVALUATION]}
+    found: dict[str, list[str]] = {name: [] for name in [*names, *beside]}
     for override in overrides:
         key = override.partition("=")[0]
         name, colon, _ = key.rpartition(":")
@@ -146,7 +156,12 @@ def divided(overrides: Sequence[str], names: Sequence[str]) -> dict[str, list[st
     return found
 
 
-def _named(argument: str) -> tuple[str, Path]:
+def named(argument: str) -> tuple[str, Path]:
+    """The name and the file of ``[NAME=]FILE``.
+
+    Raises:
+        RecipeError: a name that no directory can have.
+    """
     name, equals, text = argument.rpartition("=")
     path = Path(text)
     if not equals:
@@ -162,21 +177,40 @@ def _kind(stage: Stage) -> type[Section]:
 
 
 def _stage(tree: Mapping[str, Any], path: Path) -> Stage:
-    """The stage that a recipe names or, if it does not, that its file is called after.
+    """The same, of something that can be compared.
 
     Raises:
-        RecipeError: it is not known, or makes nothing that could be compared.
+        RecipeError: it is not known, or makes nothing that could be.
     """
-    keys = {_kind(stage).model_fields["stage"].default: stage for stage in STAGES}
-    called = [key for key in keys if path.stem.replace("-", "_").startswith(key)]
-    key = tree.get("stage") or max(called, key=len, default="")
-    comparable = [each for each, stage in keys.items() if stage.makes_policy or _kind(stage) is BestOfNRecipe]
-    if key not in keys:
-        said = f"{key!r} is no stage" if key else "it does not say of which stage it is"
-        raise RecipeError(f'{path}: {said}; write stage = "..." into it, one of {", ".join(comparable)}')
-    if key not in comparable:
+    comparable = {key: each for key, each in _stages().items() if each.makes_policy or _kind(each) is BestOfNRecipe}
+    stage = stage_named(tree, path, among=comparable)
+    if stage not in comparable.values():
+        key = next(key for key, each in _stages().items() if each is stage)
         raise RecipeError(f"{path}: {key} makes no policy to compare; {', '.join(comparable)} do")
-    return keys[key]
+    return stage
+
+
+def stage_named(tree: Mapping[str, Any], path: Path, *, among: Mapping[str, Stage] | None = None) -> Stage:
+    """The stage that a recipe names or, if it does not, that its file is called after.
+
+    Args:
+        among: what is offered where it is not known; all, if left out.
+
+    Raises:
+        RecipeError: it is not known.
+    """
+    known = _stages()
+    called = [key for key in known if path.stem.replace("-", "_").startswith(key)]
+    key = tree.get("stage") or max(called, key=len, default="")
+    if key not in known:
+        said = f"{key!r} is no stage" if key else "it does not say of which stage it is"
+        raise RecipeError(f'{path}: {said}; write stage = "..." into it, one of {", ".join(among or known)}')
+    return known[key]
+
+
+def _stages() -> dict[str, Stage]:
+    """Every stage by what its recipes call it."""
+    return {_kind(stage).model_fields["stage"].default: stage for stage in STAGES}
 
 
 def _model(recipe: Any) -> str:

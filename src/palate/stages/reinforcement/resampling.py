@@ -70,8 +70,8 @@ def resampled(
     met, replaced, scored = {prompt.id for prompt in rollout.prompts}, 0, list[MixedScores]()
     for attempt in range(1, most + 1):
         teaches = with_signal(rollout, scores)  # [P]
-        order = permutation(len(prompts), *order, "resampled", attempt)
-        others = [prompts[int(place)] for place in order if prompts[int(place)].id not in met]
+        shuffled = permutation(len(prompts), *order, "resampled", attempt)
+        others = [prompts[int(place)] for place in shuffled if prompts[int(place)].id not in met]
         others = others[: int((~teaches).sum())]
         if not others:
             break
