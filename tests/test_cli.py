@@ -48,6 +48,7 @@ COMMANDS = (
     "eval",
     "rounds",
     "compare",
+    "repeat",
     "frontier",
     "overoptimize",
     "agent",

@@ -83,10 +83,10 @@ def _compare(commands: Group) -> None:
 
 def _repeat(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        parts = imported("palate.experiments.repeats.parts", "read_parts")(args.recipes, args.set)
+        parts = imported("palate.experiments.repeats.draws", "read_parts")(args.recipes, args.set)
         apart = args.apart
         if apart == []:
-            apart = imported("palate.experiments.repeats.parts", "sources_of")(parts)
+            apart = imported("palate.experiments.repeats.draws", "sources_of")(parts)
         out = args.out or Path("runs") / f"repeat-{parts[-1].name}"
         repeat = imported("palate.experiments.repeats.repeat", "Repeat")(
             parts, out, seeds=args.seeds, apart=apart or ()

@@ -16,7 +16,7 @@ from palate.commands import Stage
 from palate.errors import RecipeError, TrainingError
 from palate.evals import plots
 from palate.experiments.repeats import repeat as module
-from palate.experiments.repeats.parts import ANEW, Draw, directory_of, read_parts, sources_of
+from palate.experiments.repeats.draws import ANEW, Draw, directory_of, read_parts, sources_of
 from palate.experiments.repeats.repeat import Repeat
 from palate.experiments.repeats.told import Figure, read_figures
 from palate.intervals import Estimate

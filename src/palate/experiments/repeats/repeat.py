@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from palate.errors import DiskFullError, MachineError, PalateError, RecipeError, RunError
-from palate.experiments.repeats.parts import Draw, Part, directory_of, sources_of
+from palate.experiments.repeats.draws import Draw, Part, directory_of, sources_of
 from palate.experiments.repeats.repeat_page import write_report
 from palate.experiments.repeats.told import Told, figures_of, read_figures, same
 from palate.lm.memory import give_back_freed_memory

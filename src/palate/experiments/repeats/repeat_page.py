@@ -12,7 +12,7 @@ from palate.evals import plots
 from palate.evals.page import format_number
 from palate.evals.report import Report
 from palate.evals.theme import LIGHT, SERIES
-from palate.experiments.repeats.parts import ABOUT, Draw, Part
+from palate.experiments.repeats.draws import ABOUT, Draw, Part
 from palate.experiments.repeats.spread import deviation_estimate
 from palate.experiments.repeats.told import Figure, as_json
 from palate.intervals import Estimate

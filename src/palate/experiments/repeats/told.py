@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from palate.evals.page import read_object
-from palate.experiments.repeats.parts import Draw
+from palate.experiments.repeats.draws import Draw
 from palate.experiments.repeats.spread import deviation, over_seeds, part_of_variance, within
 from palate.intervals import Estimate
 
