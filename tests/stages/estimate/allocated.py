@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from itertools import accumulate
+from operator import itemgetter
 
 from torch.profiler import ProfilerActivity, profile
+
+from palate.lm.memory import give_back_freed_memory
 
 
 def peak(compute: Callable[[], object]) -> int:
@@ -21,8 +26,12 @@ def _followed(compute: Callable[[], object]) -> list[int]:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         compute()
     assert watched.profiler is not None
-    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = [0]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live.append(live[-1] + event.nbytes())
-    return live
+    found = [
+        (event.start_ns(), event.nbytes())
+        for event in watched.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    del watched  # it noted every operation: a gigabyte of a few seconds
+    gc.collect()
+    give_back_freed_memory()
+    return list(accumulate((size for _, size in sorted(found, key=itemgetter(0))), initial=0))
