@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -54,6 +65,17 @@ ChatTemplate = Annotated[
         "it is saved with the model that comes out. Empty: the model's own."
     ),
 ]
+
+
+def variable_name(name: str, example: str) -> str:
+    """The name of a variable of the environment, or nothing.
+
+    Raises:
+        ValueError: it is none; what stands there may be the secret, so it is not repeated.
+    """
+    if name and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+        raise ValueError(f"the name of a variable of the environment, such as {example}, and not what it holds")
+    return name
 
 
 class Section(BaseModel):
@@ -152,9 +174,58 @@ class Sampling(Section):
 
 
 class Engine(Section):
-    """What draws the responses."""
+    """What draws the responses: the network that trains, or servers that are given its weights."""
 
-    kind: Literal["local"] = Field("local", description="`local`: the network that trains, in the same process.")
+    kind: Literal["local", "vllm"] = Field(
+        "local", description="`local`: the network that trains, in the same process; `vllm`: vLLM servers."
+    )
+    servers: tuple[str, ...] = Field(
+        (), description="Addresses of vLLM servers, such as `http://127.0.0.1:8300`: what `palate engine` prints."
+    )
+    key_variable: str = Field(
+        "", description="Variable of the environment that holds the servers' token. The token is written nowhere."
+    )
+    weights: str = Field(
+        "", description="A folder for weights on their way, which all servers see too. Empty: one of this machine's."
+    )
+    timeout_s: Positive = Field(600.0, description="Seconds without an answer, after which a request has failed.")
+    retries: Count = Field(3, description="How often a request is made again; a server that is gone counts too.")
+    patience_s: Positive = Field(300.0, description="Seconds that a server which is gone is waited for.")
+    max_ratio: float = Field(
+        2.0,
+        ge=1,
+        description="A token counts by its probability in training over that at the server, at most this many times.",
+    )
+
+    @field_validator("servers")
+    @classmethod
+    def _are_addresses(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for server in servers:
+            parts = urlsplit(server)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError("addresses such as http://127.0.0.1:8300")
+            if parts.username or parts.password:
+                raise ValueError("no user and no password belong into an address: name a token by key_variable")
+        plain = tuple(server.rstrip("/").removesuffix("/v1") for server in servers)
+        if twice := [server for server in plain if plain.count(server) > 1]:
+            raise ValueError(f"{twice[0]} is there twice")
+        return plain
+
+    @field_validator("key_variable")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        return variable_name(name, "PALATE_ENGINE_KEY")
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Engine:
+        if self.kind == "vllm" and not self.servers:
+            raise ValueError('kind = "vllm" needs servers: addresses, as `palate engine` prints them')
+        if self.kind == "local":
+            fields = type(self).model_fields
+            given = [name for name in fields if name != "kind" and getattr(self, name) != fields[name].default]
+            if given:
+                raise ValueError(f'{given[0]} is of vLLM servers: set kind = "vllm", or leave it out')
+        return self
 
 
 class Seeds(Section):

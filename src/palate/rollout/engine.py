@@ -31,6 +31,8 @@ class Rollout:
         ended: [B] bool, a stop token was drawn; the others were cut off.
         temperature: of that distribution.
         layout: fingerprint of the chat that laid them out; empty if nobody asked.
+        weights: fingerprint of the weights that drew them, if they were drawn by copies; empty: by the very network.
+        retries: requests that were made again for them.
     """
 
     prompts: tuple[Prompt, ...]
@@ -40,6 +42,8 @@ class Rollout:
     ended: Tensor
     temperature: float
     layout: str = ""
+    weights: str = ""
+    retries: int = 0
 
     def sampled_tokens(self, trunk: Trunk | None = None) -> SampledTokens:
         """The tokens behind the texts, for sources of rewards that are models."""
@@ -61,7 +65,11 @@ class Rollout:
 
 
 def join(rollouts: Sequence[Rollout]) -> Rollout:
-    """All responses, one rollout after the other; the prompts of one are never those of another."""
+    """All responses, one rollout after the other; the prompts of one are never those of another.
+
+    All of them were drawn by the same weights.
+    """
+    assert len({rollout.weights for rollout in rollouts}) == 1, "responses of several policies are no rollout of one"
     sequences = Sequences.join([rollout.sequences for rollout in rollouts])
     width = sequences.mask.shape[1]
     return replace(
@@ -71,6 +79,7 @@ def join(rollouts: Sequence[Rollout]) -> Rollout:
         sequences=sequences,
         logprobs=torch.cat([widened(rollout.logprobs, width) for rollout in rollouts]),
         ended=torch.cat([rollout.ended for rollout in rollouts]),
+        retries=sum(rollout.retries for rollout in rollouts),
     )
 
 

@@ -10,6 +10,7 @@ from palate.lm.model import LanguageModel
 from palate.recipe import Engine
 from palate.rollout.engine import RolloutEngine
 from palate.rollout.local import LocalEngine
+from palate.rollout.vllm import VLLMEngine
 
 IN_PROCESS = Engine()
 """What a recipe asks for that says nothing."""
@@ -23,5 +24,6 @@ def make_engine(settings: Engine, model: LanguageModel, chat: Chat) -> RolloutEn
         model: one of those that it will sample from.
         chat: how conversations with it are laid out.
     """
-    engines = {"local": LocalEngine}
-    return engines[settings.kind](model, chat)
+    if settings.kind == "vllm":
+        return VLLMEngine(settings, model, chat)
+    return LocalEngine(model, chat)

@@ -56,18 +56,14 @@ class LocalEngine:
         """
         prompt_tokens = [self.chat.prompt_tokens(prompt) for prompt in prompts]
         check_lengths(self.model, prompts, prompt_tokens, sampling)
-        responses = []
-        drawn_before: Counter[str] = Counter()  # a prompt that is given twice gets other responses the second time
-        for index, prompt in enumerate(prompts):
-            first = drawn_before[prompt.id]
-            drawn_before[prompt.id] += num_responses
-            for number in range(first, first + num_responses):
-                responses.append(undrawn(index, prompt, number, sampling, key))
+        responses = [
+            undrawn(index, prompts[index], number, sampling, key) for index, number in numbered(prompts, num_responses)
+        ]
         by_prompt = [responses[start : start + num_responses] for start in range(0, len(responses), num_responses)]
         own = list(world().mine(by_prompt))
         self._draw(prompt_tokens, [response for each in own for response in each], sampling, show)
         drawn = [response for each in world().whole(own, "responses") for response in each]
-        return self._rollout(prompts, prompt_tokens, drawn, sampling)
+        return rollout_of(self.model, self.chat, prompts, prompt_tokens, drawn, sampling)
 
     def _draw(
         self,
@@ -86,24 +82,43 @@ class LocalEngine:
                 if show is not None:
                     show(sum(response.done for response in responses), len(responses))
 
-    def _rollout(
-        self, prompts: Sequence[Prompt], tokens: list[list[int]], responses: list[Drawn], sampling: Sampling
-    ) -> Rollout:
-        sequences = Sequences.pack(
-            [tokens[response.prompt] for response in responses],
-            [response.tokens for response in responses],
-            group_ids=[response.prompt for response in responses],
-        )
-        drawn = torch.tensor([logprob for response in responses for logprob in response.logprobs])
-        return Rollout(
-            prompts=tuple(prompts[response.prompt] for response in responses),
-            texts=tuple(self.chat.text(response.tokens) for response in responses),
-            sequences=sequences.to(self.model.device),
-            logprobs=torch.zeros(sequences.mask.shape).masked_scatter(sequences.mask, drawn).to(self.model.device),
-            ended=torch.tensor([response.ended for response in responses]),
-            temperature=sampling.temperature,
-            layout=self.chat.fingerprint,
-        )
+
+def numbered(prompts: Sequence[Prompt], num_responses: int) -> Iterator[tuple[int, int]]:
+    """Of every response the place of its prompt, and its number among those to this prompt.
+
+    A prompt that is given twice gets other responses the second time.
+    """
+    drawn_before: Counter[str] = Counter()
+    for index, prompt in enumerate(prompts):
+        first = drawn_before[prompt.id]
+        drawn_before[prompt.id] += num_responses
+        yield from ((index, number) for number in range(first, first + num_responses))
+
+
+def rollout_of(
+    model: LanguageModel,
+    chat: Chat,
+    prompts: Sequence[Prompt],
+    tokens: list[list[int]],
+    responses: list[Drawn],
+    sampling: Sampling,
+) -> Rollout:
+    """What was drawn, where the model computes."""
+    sequences = Sequences.pack(
+        [tokens[response.prompt] for response in responses],
+        [response.tokens for response in responses],
+        group_ids=[response.prompt for response in responses],
+    )
+    drawn = torch.tensor([logprob for response in responses for logprob in response.logprobs])
+    return Rollout(
+        prompts=tuple(prompts[response.prompt] for response in responses),
+        texts=tuple(chat.text(response.tokens) for response in responses),
+        sequences=sequences.to(model.device),
+        logprobs=torch.zeros(sequences.mask.shape).masked_scatter(sequences.mask, drawn).to(model.device),
+        ended=torch.tensor([response.ended for response in responses]),
+        temperature=sampling.temperature,
+        layout=chat.fingerprint,
+    )
 
 
 def check_lengths(

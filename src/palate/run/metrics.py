@@ -43,11 +43,15 @@ METRICS: dict[str, str] = {
     # The sampler against the trainer: the same weights, before the first update of a step. Over its first minibatch,
     # and not while `value_warmup` leaves the policy alone.
     "sampler/gap": "Difference of the response tokens' log-probabilities in sampling and in training with the same "
-    "weights, mean per token, in nats: rounding. A run ends above 0.05.",
+    "weights, mean per token, in nats: rounding. A run ends above 0.05; with servers in fp32 above 0.005.",
     "sampler/gap_max": "The largest such difference of the step.",
     "sampler/kl_k3": "KL between the two per response, k3: what rounding costs; compare it with `objective/kl`.",
     "sampler/outside_clip_range": "Share of tokens whose ratio lies outside `clip_range` (0.2 where nothing is "
     "clipped) before anything was learned.",
+    # Of servers that sample with copies of the weights; the four above are then over the whole rollout.
+    "sampler/truncated": "Share of tokens whose probability in training is more than `engine.max_ratio` times that at "
+    "the server: they count less than importance weights would have it.",
+    "sampler/retries": "Requests to the servers that were made again in the step.",
     # The value model's update.
     "value/loss": "Half the squared error of the value model, the larger of clipped and unclipped.",
     "value/clip_fraction": "Share of values whose change was clipped.",

@@ -37,6 +37,7 @@ from palate.rollout.engine import Rollout
 from palate.run.directory import Run
 from palate.stages.common import combined, finish_run, floats, prepare, sharing, write_model
 from palate.stages.reinforcement.actors import foretold
+from palate.stages.reinforcement.mismatch import seen_by_trainer
 from palate.stages.reinforcement.step import minibatches, prompts_of_step
 from palate.stages.reinforcement.watching import mean_of_updates, sample_rows
 
@@ -65,6 +66,8 @@ def train(recipe: DistillRecipe, run: Run) -> None:
         chosen = time.perf_counter()
 
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
+        seen = seen_by_trainer(rollout, policy, trunk, recipe.engine, max_tokens=max_tokens, step=step)
+        rollout = seen.rollout
         updates: list[tuple[int, dict[str, float]]] = []
         for epoch in range(recipe.epochs):
             for minibatch in minibatches(
@@ -80,7 +83,7 @@ def train(recipe: DistillRecipe, run: Run) -> None:
                         computed.append(numbers)
                 updates.append((num_tokens, floats(combined(computed)) | optimizer.step(step)))
 
-        metrics = measure(rollout) | mean_of_updates(updates) | {"data/left_out": float(asked.left_out)}
+        metrics = measure(rollout) | mean_of_updates(updates) | {"data/left_out": float(asked.left_out)} | seen.metrics
         if len(school.teachers) > 1:
             metrics |= {
                 "distill/teacher_score": float(scores.amax(0).mean()),

@@ -31,6 +31,7 @@ from palate.stages.best_of_n import best_rows
 from palate.stages.common import combined, finish_run, floats, make_room, write_model
 from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.reinforcement.actors import foretold, load_actors
+from palate.stages.reinforcement.mismatch import seen_by_trainer
 from palate.stages.reinforcement.step import minibatches, prompts_of_step, score
 from palate.stages.reinforcement.watching import Watch, mean_of_updates, measure, measure_terms, sample_rows
 
@@ -59,6 +60,8 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
         )
         sampled = time.perf_counter()
         trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
+        seen = seen_by_trainer(rollout, policy, trunk, recipe.engine, max_tokens=max_tokens, step=step)
+        rollout = seen.rollout
         scores, mixed = score(actors.rewards, rollout, trunk, truncation_score=recipe.truncation_score)
         likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
         ref_logprobs = per_token(rollout.sequences, max_tokens, likelihood)
@@ -66,6 +69,7 @@ def train(recipe: RAFTRecipe, run: Run) -> None:
             measure(rollout, scores, ref_logprobs)
             | measure_terms([mixed])
             | {"time/score_s": time.perf_counter() - sampled}
+            | seen.metrics
         )
         watch.check(step, metrics)
 

@@ -13,7 +13,8 @@ policy (a critic). Whoever knows one of the methods knows all of them.
 Shapes: B = P * K responses, K to each of P prompts, side by side; T tokens of prompt + response; every [B, T] tensor
 obeys the alignment rule. Denominators are those of the whole optimizer step, so that microbatches add up.
 
-Left out: corrections for a sampler that is not the trainer; when they disagree about the same weights, the run ends.
+Where another engine samples, its log-probabilities give way to the trainer's and tokens count by the ratio of the two
+(`mismatch.py`). When sampler and trainer disagree about the same weights by more than rounding, the run ends.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ from palate.run.checkpoints import Stateful
 from palate.run.directory import Run
 from palate.stages.common import combined, floats, make_room
 from palate.stages.reinforcement.actors import Actors
+from palate.stages.reinforcement.mismatch import seen_by_trainer
 from palate.stages.reinforcement.resampling import resampled
 from palate.stages.reinforcement.watching import (
+    USUAL_CLIP_RANGE,
     KLController,
     Watch,
     check_on_policy,
@@ -57,9 +60,6 @@ from palate.stages.reinforcement.watching import (
     sample_rows,
     token_credit,
 )
-
-USUAL_CLIP_RANGE = 0.2
-"""PPO's: where nothing is clipped, ratios that would be are counted before the update, when all of them should be 1."""
 
 Baseline: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(rewards [B], group_ids [B]) -> advantages [B]: each response compared with others."""
@@ -182,6 +182,7 @@ def learn(
     watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
     state: dict[str, Stateful] = {"policy": optimizer, "controller": kl, "watch": watch}
     state |= {} if critic is None else {"value": critic.optimizer}
+    clip_range = method.clip_range if math.isfinite(method.clip_range) else USUAL_CLIP_RANGE
 
     for step in run.steps(recipe.steps, every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state=state):
         begun, seconds = time.perf_counter(), defaultdict[str, float](float)
@@ -214,7 +215,11 @@ def learn(
                 if again.replaced:
                     trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
             metrics["objective/groups_resampled"] = float(again.replaced)
-        sequences, mask = rollout.sequences, rollout.sequences.mask
+        with clocked(seconds, "time/score_s"):
+            seen = seen_by_trainer(
+                rollout, policy, trunk, recipe.engine, max_tokens=max_tokens, step=step, clip_range=clip_range
+            )
+        rollout, sequences, mask = seen.rollout, rollout.sequences, rollout.sequences.mask
 
         # 3. compare with the reference
         with clocked(seconds, "time/score_s"):
@@ -233,6 +238,7 @@ def learn(
             metrics |= explained(values, returns, mask)
         else:
             advantages = method.baseline(rewards.sum(1), sequences.group_ids)[:, None].expand(mask.shape)
+        advantages = advantages * seen.weights
         experience = Experience(
             rollout=rollout,
             trunk=trunk,
@@ -254,7 +260,6 @@ def learn(
                     make_room(policy, trunk, models)
                     numbers, log_ratios = add_gradients(policy, method, experience, minibatch, max_tokens=max_tokens)
                     if epoch == number == 0:
-                        clip_range = method.clip_range if math.isfinite(method.clip_range) else USUAL_CLIP_RANGE
                         numbers |= check_on_policy(log_ratios, len(minibatch), clip_range=clip_range, step=step)
                     numbers |= {} if other_gradient is None else other_gradient(step, epoch, number)
                     numbers |= optimizer.step(step)
@@ -264,7 +269,7 @@ def learn(
                     numbers |= critic.optimizer.step(step)
                 updates.append((int(minibatch.mask.sum()), numbers))
 
-        metrics |= mean_of_updates(updates)
+        metrics |= mean_of_updates(updates) | seen.metrics
         kl.update(metrics["objective/kl"], len(sequences))
         metrics |= seconds | {"time/tokens_per_s": int(mask.sum()) / seconds["time/rollout_s"]}
         run.log(step, metrics | {"time/step_s": time.perf_counter() - begun})

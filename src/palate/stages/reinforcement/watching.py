@@ -23,6 +23,8 @@ from palate.run.world import world
 
 ON_POLICY_TOLERANCE = 0.05
 """Nats a token, mean over the step: fp32 stays below 1e-4, bf16 below 0.01 (docs/concepts/precision.md)."""
+USUAL_CLIP_RANGE = 0.2
+"""PPO's: where nothing is clipped, ratios that would be are counted before the update, when all of them should be 1."""
 PER_UPDATE = ("grad_norm", "learning_rate", "pretraining_loss")
 """Ends of the names of metrics that are of an update and not of a token."""
 
@@ -106,8 +108,19 @@ def check_on_policy(
             f'{ON_POLICY_TOLERANCE} is rounding): start again with precision = "fp32" and another --out; if that does '
             "not help, this model's network cannot be trained by reinforcement learning here"
         )
+    return agreement(log_ratio, num_responses, clip_range=clip_range)
+
+
+def agreement(log_ratio: Tensor, num_responses: int, *, clip_range: float) -> dict[str, float]:
+    """How far training and sampling are apart about the same weights.
+
+    Args:
+        log_ratio: [N] fp64, log p of response tokens in training minus that in sampling.
+        num_responses: that they are of.
+        clip_range: of the ratio, on either side of 1.
+    """
     return {
-        "sampler/gap": gap,
+        "sampler/gap": float(log_ratio.abs().mean()),
         "sampler/gap_max": float(log_ratio.abs().max()),
         "sampler/kl_k3": float(k3(-log_ratio, torch.zeros_like(log_ratio)).sum() / num_responses),
         "sampler/outside_clip_range": float(((log_ratio.exp() - 1).abs() > clip_range).double().mean()),
@@ -135,6 +148,7 @@ def sample_rows(
     for row in range(0, len(rollout.texts), every)[:count]:
         said: dict[str, object] = {"prompt": rollout.prompts[row].text, "response": rollout.texts[row]}
         said |= {} if scores is None else {"score": float(scores[row])}
+        said |= {"weights": rollout.weights} if rollout.weights else {}
         reasons = "; ".join(f"{name}: {of[row].reason}" for name, of in (verdicts or {}).items())
         said |= {"verdict": reasons} if reasons else {}
         shown.append(said if credit is None else said | {"credit": credit(row)})
