@@ -28,6 +28,7 @@ from palate.arguments import (
 from palate.commands import (
     BACKUP,
     DEMO,
+    ENGINE,
     INIT,
     INTRODUCTION,
     RESTORE,
@@ -119,6 +120,7 @@ def build_parsers() -> dict[str, Parser]:
         if not stage.command:
             _stage(commands, stage)
     add_experiments(commands)
+    _engine(commands)
     _runs(commands)
     _init(commands)
     _studio(commands)
@@ -234,6 +236,44 @@ def _runs(commands: Group) -> None:
     text = "Every run below a directory, the newest first: is it finished, running or stopped, and its last metrics."
     parser = commands.add("runs", call, "what was run, and how far it got", text, "palate runs")
     parser.add_argument("root", nargs="?", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
+
+
+def _engine(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        cache = imported("palate.lm.sources.whereabouts", "cache_directory")()
+        located = imported("palate.lm.sources.whereabouts", "locate")(args.model)
+        imported("palate.rollout.servers.vllm_command", "run_engine")(
+            located,
+            port=args.port,
+            host=args.host,
+            dtype=args.dtype,
+            max_length=args.max_length,
+            num_slots=args.slots,
+            environment=(args.environment or cache / "vllm").absolute(),
+            python=args.python and args.python.absolute(),
+            more=args.vllm,
+        )
+
+    parser = commands.add(
+        "engine", call, "run a vLLM server that samples for runs", ENGINE, "palate engine runs/sft/model"
+    )
+    parser.add_argument("model", metavar="MODEL", help="what a recipe would name; runs give it their weights")
+    parser.add_argument("--port", type=int, default=8300, metavar="N", help="default: %(default)s")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="the precision of the runs; auto: bfloat16 on a GPU, else float32",
+    )
+    parser.add_argument(
+        "--max-length", type=int, default=0, metavar="N", help="prompt and response in tokens; default: the model's"
+    )
+    parser.add_argument("--slots", type=int, default=64, metavar="N", help="drawn side by side; default: %(default)s")
+    parser.add_argument("--environment", type=Path, metavar="DIR", help="for vLLM's packages; default: in the cache")
+    parser.add_argument("--python", type=Path, metavar="FILE", help="a Python that has vLLM 0.32; nothing is installed")
+    parser.add_argument("--vllm", action="append", default=[], metavar="ARG", help="one more for vLLM: --vllm=--seed=1")
+    parser.set_defaults(again="")
 
 
 def _init(commands: Group) -> None:

@@ -336,6 +336,13 @@ what it did. Beside it run the same agent with the environment's own reward, and
 learning curves of all, over several seeds. Teachers are simulated, or people, for whom clips are drawn and who may take
 their time. It needs `palate[gym]`."""
 
+ENGINE = """\
+Runs one vLLM server that draws responses for runs, and prints the lines that a recipe names it by. vLLM is installed
+into an environment of its own first, once: for NVIDIA GPUs where there are some, else for processors.
+
+The server asks for a token on every route and listens on this machine alone; PALATE_ENGINE_KEY, if it is set, is the
+token. When vLLM dies it is started again, and whoever uses it gives it its weights. Ctrl-C ends it."""
+
 INIT = """\
 Makes a workspace: the directory in which a team's prompts, judgements, models and runs live, with a database (SQLite,
 or PostgreSQL by URL) and recipes to start from."""

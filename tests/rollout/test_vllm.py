@@ -24,7 +24,9 @@ from palate.rollout.servers import vllm_server
 from palate.rollout.vllm import VLLMEngine
 
 HERE, THERE = "http://here.test:8300", "http://there.test:8300"
-PROMPTS = [Prompt.from_text(text) for text in ("What is a mill?", "And a river?", "Why do they meet in every old town?")]
+PROMPTS = [
+    Prompt.from_text(text) for text in ("What is a mill?", "And a river?", "Why do they meet in every old town?")
+]
 SAMPLING = Sampling(temperature=0.8, max_new_tokens=12)
 KEY = (0, "reinforce", 3)
 
@@ -146,7 +148,7 @@ def test_a_server_that_draws_exactly_as_before_has_not_taken_them(
     server: ScriptedVLLM, policy: Loaded[LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bf16 the gap of one update is rounding's size; that nothing at all has changed is not."""
-    monkeypatch.setattr(vllm, "MOST_GAP", {torch.float32: 1.0})
+    monkeypatch.setattr(vllm, "MOST_GAP", {torch.float32: 5.0})
     engine = engine_of(policy)
     engine.load_weights(policy.model)
     server.reads = False
@@ -184,18 +186,20 @@ def test_weights_go_where_the_recipe_says(server: ScriptedVLLM, policy: Loaded[L
 def test_a_server_is_asked_nothing_before_it_has_the_weights(
     server: ScriptedVLLM, policy: Loaded[LanguageModel]
 ) -> None:
-    """Killed among the responses it comes back with the weights it was started with: the run does not notice."""
+    """Killed among the responses it comes back with the weights it was started with: the run does not notice.
+
+    What was on its way to it just then is drawn with those, and thrown away.
+    """
     engine = engine_of(policy)
     learn(policy)
     engine.load_weights(policy.model)
     whole = engine.generate(PROMPTS, SAMPLING, num_responses=4, key=KEY)
     server.dies_after = 5
-    server.held_at_draws.clear()
     rollout = engine.generate(PROMPTS, SAMPLING, num_responses=4, key=KEY)
     assert server.lives == 2
     assert rollout.texts == whole.texts
     assert torch.equal(rollout.logprobs, whole.logprobs)
-    assert set(server.held_at_draws) == {rollout.weights}
+    assert server.loaded[-1].endswith(rollout.weights)
     assert rollout.retries > 0
 
 

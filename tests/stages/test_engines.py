@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scripted_vllm import ScriptedVLLM, several
 
 from palate import recipe as recipes
 from palate.commands import STAGES
+from palate.errors import TrainingError
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
 from palate.recipe import Engine, Sampling, parse_recipe
 from palate.records import Prompt
-from palate.rollout import engines
+from palate.rollout import engines, vllm
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
+from palate.rollout.servers import vllm_server
 from palate.run.directory import Run
 from palate.stages import common
 
@@ -97,6 +100,42 @@ def test_an_engine_is_given_weights_after_a_resume(
     resumed = run("reinforce", tree, tmp_path / "cut", resume=True)
     assert made[-1].given == ["weights", "rollout"] * 2
     assert lines(resumed, without="time/") == whole
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_servers_draw_with_the_weights_of_their_step(
+    name: str, settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the policy learns is what the next rollout is drawn from, and every row that is kept says which that was."""
+    server = ScriptedVLLM()
+    monkeypatch.setattr(vllm_server, "send", several({"http://here.test": server}))
+    monkeypatch.setattr(vllm, "PROBED", 2)
+    monkeypatch.setattr(common, "stage_report", lambda *_, **__: None)
+    tree = settings[name] | {"optimizer": {"learning_rate": 1e-2}, "steps": 2}
+    out = run(name, tree | {"engine": {"kind": "vllm", "servers": ["http://here.test"]}}, tmp_path / "run")
+    assert all(row["sampler/gap"] < 1e-4 for row in lines(out, without="time/"))
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    by_step = {row["step"]: row["weights"] for row in rows}
+    assert len(set(by_step.values())) == 2
+    assert set(by_step.values()) <= {Path(path).name for path in server.loaded}
+
+
+def test_a_run_ends_when_server_and_trainer_part(
+    settings: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may draw a probe well and responses badly: all that is learned from is compared."""
+    server = ScriptedVLLM()
+    monkeypatch.setattr(vllm_server, "send", several({"http://here.test": server}))
+    tree = settings["reinforce"] | {"engine": {"kind": "vllm", "servers": ["http://here.test"]}}
+    whole = server._inference_v1_generate
+
+    def twisted(body: Any) -> tuple[int, Any]:
+        server.twists = lambda logprob: logprob - (0.02 if body["sampling_params"]["max_tokens"] == 8 else 0.0)
+        return whole(body)
+
+    server._inference_v1_generate = twisted  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"step 0: servers and trainer differ by 0\.0200 nats a token"):
+        run("reinforce", tree, tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["sample", "best-of-n", "eval", "revise", "judge"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests import scripted_vllm
 from tests.scripted_endpoint import ScriptedEndpoint, serving
 from tests.stages.effects.agents import BASE as AGENT
 from tests.stages.effects.runs import filled_in
@@ -260,6 +261,7 @@ def test_steps_take_no_longer_than_their_run(
 
 
 ELSEWHERE: tuple[str, dict[str, Any]] = ("judge", {"model": "big", "endpoint": {"url": "$endpoint"}})
+BY_SERVERS = ("reinforce", {"engine": {"kind": "vllm", "servers": ["$vllm"]}})
 ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
     "policy/pretraining_loss": (
         "ppo",
@@ -270,6 +272,8 @@ ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
     "endpoint/requests": ELSEWHERE,
     "endpoint/tokens": ELSEWHERE,
     "endpoint/from_cache": ELSEWHERE,
+    "sampler/truncated": BY_SERVERS,
+    "sampler/retries": BY_SERVERS,
     "policy/kl_loss": ("reinforce", {"kl_loss_coef": 0.1}),
     "objective/groups_resampled": ("reinforce", {"max_resamples": 1}),
     "reward/rating_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
@@ -301,11 +305,18 @@ def endpoint() -> Iterator[ScriptedEndpoint]:
         yield served
 
 
+@pytest.fixture
+def vllm() -> Iterator[str]:
+    with scripted_vllm.serving(scripted_vllm.ScriptedVLLM()) as address:
+        yield address
+
+
 def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
     logged_by_every_stage: dict[str, set[str]],
     settings: Settings,
     data: dict[str, str],
     endpoint: ScriptedEndpoint,
+    vllm: str,
     tmp_path: Path,
 ) -> None:
     usual = set().union(*logged_by_every_stage.values())
@@ -314,7 +325,7 @@ def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
     usual |= names_in(rows_logged(recipes.AgentRecipe, agent.train, agent_tree, tmp_path / "agent"))
     usual = {name if name in METRICS else f"{name.rpartition('/')[0]}/NAME" for name in usual}
     made = {"told": written_told(tmp_path / "told.jsonl"), "two_heads": str(tmp_path / "two_heads")}
-    made["endpoint"] = endpoint.url
+    made |= {"endpoint": endpoint.url, "vllm": vllm}
     two_heads = load_scalar_model("tiny", precision="fp32", heads=2)
     save(two_heads.model, two_heads.chat, Path(made["two_heads"]), extra_files=files_of([Head(), Head()]))
     assert usual == set(METRICS) - set(ONLY_WITH)

@@ -24,6 +24,7 @@ from urllib.error import HTTPError
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.scripted_vllm import ScriptedVLLM
 from torch import Tensor
 
 from palate import recipe as recipes
@@ -39,9 +40,10 @@ from palate.lm.model import Model
 from palate.lm.optim import Optimizer
 from palate.recipe import Data, Section, parse_recipe
 from palate.rewards.judges import endpoint_client
-from palate.rollout import local
+from palate.rollout import local, vllm
 from palate.rollout.engine import Rollout
 from palate.rollout.local import LocalEngine
+from palate.rollout.servers import vllm_server
 from palate.run import checkpoints
 from palate.run.directory import Run
 from palate.stages import card, common
@@ -110,6 +112,7 @@ class Outcome:
         saved: names of the checkpoints there after each time that one was written.
         updates: by the optimizer's name.
         sent: requests to endpoints.
+        served: requests to servers that sample.
     """
 
     directory: Path
@@ -127,6 +130,7 @@ class Outcome:
     saved: list[list[str]] = field(default_factory=list)
     updates: dict[str, list[Update]] = field(default_factory=dict)
     sent: list[Sent] = field(default_factory=list)
+    served: list[Sent] = field(default_factory=list)
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -279,6 +283,10 @@ def watch(outcome: Outcome, patch: pytest.MonkeyPatch, spoil: Spoil | None, only
         outcome.updates.setdefault(self.name, []).append(update)
         return told
 
+    patch.setattr(vllm_server, "send", servers(outcome.served))
+    patch.setattr(vllm_server, "LOOK_EVERY", 0.0)
+    patch.setattr(vllm, "LONGEST_WAIT", 0.0)
+    patch.setattr(vllm, "PROBED", 2)
     patch.setattr(endpoint_client, "send", endpoint(outcome.sent))
     patch.setattr(endpoint_client, "LONGEST_WAIT", 0.0)
     patch.setenv(KEY_VARIABLE, KEY)
@@ -320,6 +328,25 @@ def endpoint(sent: list[Sent]) -> Callable[..., bytes]:
             "logprobs": {"content": [{"top_logprobs": tops}]},
         }
         return json.dumps({"choices": [choice], "usage": {"total_tokens": 10}}).encode()
+
+    return send
+
+
+def servers(served: list[Sent]) -> Callable[..., bytes]:
+    """Servers that draw with the weights they are given; what is the matter with one is in its name."""
+    made: dict[str, ScriptedVLLM] = {}
+
+    def send(method: str, address: str, body: bytes | None, headers: Mapping[str, str], timeout: float) -> bytes:
+        asked, name = json.loads(body or b"{}"), address.split("/")[2].partition(".")[0]
+        served.append(Sent(address=address, headers=headers, timeout=timeout, asked=asked, together=0))
+        if name not in made:
+            server = made[name] = ScriptedVLLM()
+            server.dead, server.back_after = name == "late", 3
+            server.twists = (lambda logprob: logprob - 0.002) if name == "modest" else server.twists
+        if name == "busy" and len(made[name].seeds) == 1:  # after the probe
+            made[name].failures = [503, 503]
+            made[name].seeds.clear()
+        return made[name].send(method, address, body, headers, timeout)
 
     return send
 

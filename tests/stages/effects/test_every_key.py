@@ -16,6 +16,7 @@ from tests.stages.effects import (
     pretraining,
     reinforcement,
     sampling,
+    served,
     supervised,
     verifiers,
 )
@@ -31,7 +32,7 @@ TABLE: dict[str, list[Row]] = {
     "reward": preferences.reward(),
     "dpo": preferences.dpo(),
     "kto": preferences.kto(),
-    "reinforce": [*reinforcement.reinforce(), *verifiers.reinforce()],
+    "reinforce": [*reinforcement.reinforce(), *verifiers.reinforce(), *served.reinforce()],
     "online-dpo": own_samples.online_dpo(),
     "raft": own_samples.raft(),
     "distill": own_samples.distill(),
@@ -68,8 +69,8 @@ def test_every_key_has_a_row() -> None:
     for stage, rows in TABLE.items():
         known, written = set(keys(RECIPES[stage])), {row.name for row in rows}
         missing = known - written
-        if stage != "reinforce":
-            missing = {name for name in missing if not re.search(r"\bverifier\.(?!kind)", name)}  # see `verifiers`
+        if stage != "reinforce":  # see `verifiers` and `served`
+            missing = {name for name in missing if not re.search(r"\b(verifier|engine)\.(?!kind)", name)}
         assert not missing, f"{stage}: say in the table what these keys do: {', '.join(sorted(missing))}"
         assert written <= known, f"{stage} has no such key: {', '.join(sorted(written - known))}"
 
