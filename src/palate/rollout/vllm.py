@@ -21,7 +21,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
@@ -167,7 +167,7 @@ class VLLMEngine:
         for place, (index, wanted) in enumerate(asked):
             parts[index % len(self.copies)].append((place, wanted))
         with ExitStack() as pools:
-            waiting = {}
+            waiting: dict[Future[Reply], int] = {}
             for number, part in parts.items():
                 copy = self.copies[number]
                 self._check_version(copy)

@@ -1,8 +1,8 @@
 """What stands before every route of a vLLM server that `palate engine` starts: the token is asked for.
 
 vLLM's own key guards the routes that answer; those that command it (weights, pausing, any method of its workers) ask
-for nothing. This file is imported by vLLM's Python, so it imports nothing of ours. Whether a server lives (`/health`) is
-told to everybody.
+for nothing. This file is imported by vLLM's Python, so it imports nothing of ours. `/health` tells everybody that a
+server lives.
 """
 
 from __future__ import annotations

@@ -96,6 +96,7 @@ class ServerProcess:
         self.serving, self.say = serving, say
         self.server = VLLMServer(serving.address, token=serving.token, timeout_s=5.0)
         self.process: subprocess.Popen[bytes] | None = None
+        self._ended = False
 
     def start(self) -> None:
         """Start it, and wait until it answers.
@@ -128,16 +129,17 @@ class ServerProcess:
         self.say(f"vLLM answers at {self.serving.address} after {time.monotonic() - begun:.0f} s")
 
     def watch(self) -> None:
-        """Start it again whenever it dies; ends by an exception only.
+        """Start it again whenever it dies, until it is ended.
 
         Raises:
             RunError: it does not start any more.
         """
         deaths = 0
-        while True:
-            assert self.process is not None
+        while self.process is not None:
             status = self.process.wait()
-            self.end()
+            if self._ended:
+                return
+            self._kill()
             self.say(f"vLLM has ended (status {status}) and is started again; the runs that use it give it its weights")
             try:
                 self.start()
@@ -148,7 +150,11 @@ class ServerProcess:
                     raise
 
     def end(self) -> None:
-        """It, and all that it has started."""
+        """It, and all that it has started; it is not started again."""
+        self._ended = True
+        self._kill()
+
+    def _kill(self) -> None:
         if self.process is None:
             return
         for number, patience in ((signal.SIGTERM, FAREWELL), (signal.SIGKILL, FAREWELL)):
@@ -159,7 +165,6 @@ class ServerProcess:
                 break
         with suppress(ProcessLookupError):  # workers that outlive it
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process = None
 
 
 def _is_taken(host: str, port: int) -> bool:
