@@ -51,6 +51,7 @@ COMMANDS = (
     "repeat",
     "frontier",
     "overoptimize",
+    "coverage",
     "agent",
     "runs",
 )

@@ -55,13 +55,15 @@ PLAN = {
     "evals/protocols": "corpus corpus/containers corpus/mined evals recipe rewards/verifiers",
     "evals/asking": "evals/protocols lm lm/sources recipe rewards/judges rollout run",
     "evals/card": "evals evals/protocols",
-    "stages": "corpus corpus/containers evals evals/asking evals/card evals/protocols feedback/statistics lm "
+    "stages": "corpus evals feedback/statistics lm "
     "lm/pretraining lm/sources objectives recipe rewards rollout run stages/estimate",
     "stages/ai_feedback": "corpus evals feedback/statistics lm lm/sources recipe rewards/judges run stages "
     "stages/estimate",
     "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rewards/verifiers rollout run stages "
     "stages/estimate",
     "stages/estimate": "lm lm/kernels lm/sources recipe rollout run",
+    "stages/measuring": "corpus corpus/containers evals evals/asking evals/card evals/protocols lm lm/sources recipe "
+    "rewards rollout run stages stages/estimate",
     "stages/own_samples": "lm lm/sources objectives recipe rewards rollout run stages stages/reinforcement",
     "stages/agent": "corpus evals feedback/statistics lm objectives recipe rewards run simulated stages "
     "stages/reinforcement",

@@ -179,7 +179,7 @@ STAGES = (
         "card",
         "what got better, what got worse, how sure",
         "Two models on the same questions, texts and prompts, in pairs and corrected for their number.",
-        "palate.stages.card",
+        "palate.stages.measuring.card",
         "CardRecipe",
         "card",
         function="report_card",
@@ -329,6 +329,11 @@ OVEROPTIMIZE = """\
 What becomes of the true reward while a learned one is optimised: a reward model learns a hidden taste from few labels,
 a quarter of them wrong; best of n and REINFORCE, with and without a KL penalty, then go as far as they can. The report
 has the true reward against the root of the KL, the forms of Gao et al. 2022 fitted to it, and where it is highest."""
+
+COVERAGE = """\
+Which prompts of reinforcement lie outside what the reward model was taught on, and which parts of that does none of
+them reach? By the reward model's own hidden states: a share each way, a map, the twenty furthest prompts, the parts
+that are asked about least, and, with rankings that it did not learn from, whether it errs more with distance."""
 
 AGENT = """\
 The method's origin: an agent in a Gymnasium environment learns by PPO what a teacher prefers when shown two clips of

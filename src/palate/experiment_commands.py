@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from palate.arguments import Group, count, imported
-from palate.commands import AGENT, COMPARE, FRONTIER, OVEROPTIMIZE, REPEAT, ROUNDS
+from palate.commands import AGENT, COMPARE, COVERAGE, FRONTIER, OVEROPTIMIZE, REPEAT, ROUNDS
 
 
 def add_experiments(commands: Group) -> None:
@@ -16,6 +16,7 @@ def add_experiments(commands: Group) -> None:
     _repeat(commands)
     _frontier(commands)
     _overoptimize(commands)
+    _coverage(commands)
     _agent(commands)
 
 
@@ -148,6 +149,33 @@ def _overoptimize(commands: Group) -> None:
         help="tiny: a random model, in seconds, to see that it works; default: %(default)s",
     )
     parser.set_defaults(again="; the same command goes on from there")
+
+
+def _coverage(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        imported("palate.stages.measuring.reward_coverage", "coverage")(
+            args.reward,
+            args.prompts,
+            args.out,
+            rankings=args.rankings,
+            held_out=args.held_out,
+            neighbours=args.neighbours,
+            precision=args.precision,
+            seed=args.seed,
+        )
+
+    example = "palate coverage runs/demo/reward --prompts runs/demo/prompts.jsonl"
+    parser = commands.add("coverage", call, "do prompts lie where the reward model was taught", COVERAGE, example)
+    parser.add_argument("reward", metavar="REWARD", help="a reward model's run")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="of reinforcement")
+    parser.add_argument("--rankings", type=Path, metavar="FILE", help="it learned from; default: its recipe's data")
+    parser.add_argument("--held-out", type=Path, metavar="FILE", help="rankings that it did not learn from")
+    parser.add_argument("--neighbours", type=count, default=10, metavar="K", help="default: %(default)s")
+    parser.add_argument(
+        "--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of matrix products; default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of parts and intervals; default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("runs/coverage"), metavar="DIR", help="default: %(default)s")
 
 
 def _agent(commands: Group) -> None:

@@ -16,7 +16,7 @@ from palate.evals.asking import answering
 from palate.lm.sources.zoo import load_language_model, save
 from palate.recipe import CardRecipe, parse_recipe
 from palate.run.directory import Run
-from palate.stages.card import choose, report_card
+from palate.stages.measuring.card import choose, report_card
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def perturbed(tmp_path: Path) -> str:
 
 def test_a_model_beside_itself_has_not_changed(tree: dict[str, Any], tmp_path: Path) -> None:
     found, page = carded(tree, tmp_path / "run")
-    assert (found["better"], found["worse"], found["not_told_apart"]) == (0, 0, 7)
+    assert (found["better"], found["worse"], found["not_told_apart"]) == (0, 0, 9)
     for row in found["rows"]:
         assert row["before"] == row["after"]
         assert row["difference"] == 0
@@ -177,3 +177,74 @@ def test_mistakes(tree: dict[str, Any], tmp_path: Path) -> None:
         parse_recipe(CardRecipe, tree | {"sections": []})
     with pytest.raises(DataError, match="no such file"):
         carded(tree | {"sections": [{"protocol": "piqa", "path": "nowhere.jsonl"}]}, tmp_path / "run")
+
+
+def test_sections_that_are_judged_recited_and_refused(tree: dict[str, Any], write: Write, tmp_path: Path) -> None:
+    """Every kind of section of one card, of a model beside itself: nothing changed, and nobody won."""
+    marked = [
+        {"user_query": f"What of {n}?", "chatgpt_response": f"{n} mills.", "hallucination": ("yes", "no")[n % 2]}
+        for n in range(12)
+    ]
+    texts = write("read.jsonl", [{"text": " ".join(f"{n} {m}" for m in range(30))} for n in range(5)])
+    claims = [{"question": f"Which {n}?", "right": "tea", "wrong": "mill"} for n in range(8)]
+    tree["sections"] = [
+        {"protocol": "win_rate", "path": write("p.jsonl", [{"prompt": f"Tea {n}?"} for n in range(6)])},
+        {"protocol": "hallucination", "path": write("marked.jsonl", marked)},
+        {"protocol": "flattery", "path": write("claims.jsonl", claims)},
+        {
+            "protocol": "refusals",
+            "path": write("r.jsonl", [{"prompt": f"x{n}", "refuse": n % 2 > 0} for n in range(6)]),
+        },
+        {"protocol": "memorised", "path": texts, "control": texts},
+    ]
+    tree["judge"] = {"length": 0.5}
+    found, page = carded(tree, tmp_path / "run")
+    rows = {(row["section"], row["measure"]): row for row in found["rows"]}
+    assert rows["win_rate", "won"]["after"] == rows["win_rate", "won"]["before"] == 0.5
+    assert rows["win_rate", "won_at_equal_length"]["after"] == pytest.approx(0.5)
+    assert rows["win_rate", "won_at_equal_length_alpaca"]["after"] == pytest.approx(0.5, abs=1e-3)
+    assert rows["hallucination", "area"]["difference"] == 0
+    assert rows["memorised", "overlap_trained"]["after"] == rows["memorised", "overlap_control"]["after"]
+    assert (found["better"], found["worse"]) == (0, 0)
+    assert ">Measured</h2>" in page
+
+
+def test_judgements_that_are_there_already(tree: dict[str, Any], perturbed: str, write: Write, tmp_path: Path) -> None:
+    ours, theirs = (load_language_model(name, precision="fp32").weights for name in (perturbed, "tiny"))
+    rankings = [
+        {
+            "prompt": {"messages": [{"role": "user", "content": f"Tea {n}?"}]},
+            "responses": [
+                {"text": text, "provenance": {"model": "m", "checkpoint": by}}
+                for text, by in (("a b", ours), ("c", theirs))
+            ],
+            "ranks": [1, 1 + (n > 0)],
+            "labeler": labeler,
+        }
+        for n in range(7)
+        for labeler in ("ann", "bob")[: 1 + n % 2]
+    ]
+    tree |= {
+        "model": perturbed,
+        "sections": [{"protocol": "judgements", "path": write("j.jsonl", rankings), "limit": 6}],
+    }
+    found, _ = carded(tree, tmp_path / "run")
+    rows = {row["measure"]: row for row in found["rows"]}
+    assert rows["won"]["items"] == 6
+    assert rows["won"]["after"] in (1.0, pytest.approx(11 / 12))
+    assert rows["won"]["before"] == 0.5
+    with pytest.raises(DataError, match="are the same, by their weights"):
+        carded(tree | {"model": "tiny"}, tmp_path / "same")
+
+
+def test_a_judge_is_asked_or_not_named(tree: dict[str, Any]) -> None:
+    judged = {"sections": [{"protocol": "win_rate", "path": "p.jsonl"}]}
+    for wrong, why in (
+        (judged, "judge: the section `win_rate` needs one"),
+        ({"judge": {"length": 9.0}}, "judge: the section `win_rate` needs one, and nothing else asks it"),
+        (judged | {"judge": {"length": 9.0}, "baseline": ""}, "compare two models"),
+        ({"reward_model": "x"}, "the section `hallucination` asks it"),
+        ({"sections": [{"protocol": "memorised", "path": "x"}]}, "texts that nobody trained on"),
+    ):
+        with pytest.raises(RecipeError, match=why):
+            parse_recipe(CardRecipe, tree | wrong)

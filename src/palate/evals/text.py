@@ -6,6 +6,7 @@ falls as there is more text, so compare only sets of the same size.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -67,6 +68,48 @@ def signals_of_each(responses: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         "duplicates": [occurrences[text] > 1 for text in responses],
     }
     return {name: np.array(values, dtype=np.float64) for name, values in found.items()}
+
+
+def self_bleu(responses: Sequence[str]) -> float:
+    """How much the responses to one prompt say the same (Zhu et al. 2018, arXiv 1802.01886): 0 nothing, 1 all of it.
+
+    The mean over responses of BLEU-4 against all others as references: the geometric mean of the shares of its runs of
+    one to four words that another has as often, with one added above and below for runs of two and more (Lin and Och
+    2004), times the brevity penalty. A single response has nothing to be like: 0.
+    """
+    if len(responses) < 2:
+        return 0.0
+    words = [split_words(text) for text in responses]
+    counts = [[Counter(ngrams(each, n)) for n in range(1, 5)] for each in words]
+    return sum(
+        _bleu(
+            counts[place],
+            [count for other, count in enumerate(counts) if other != place],
+            len(words[place]),
+            min(
+                (len(each) for other, each in enumerate(words) if other != place),
+                key=lambda n: abs(n - len(words[place])),
+            ),
+        )
+        for place in range(len(words))
+    ) / len(words)
+
+
+def _bleu(
+    own: Sequence[Counter[tuple[str, ...]]],
+    others: Sequence[Sequence[Counter[tuple[str, ...]]]],
+    length: int,
+    nearest: int,
+) -> float:
+    """Of one response against the others; ``nearest`` is the length of the one that is as long as it, or nearly."""
+    logs = 0.0
+    for n, runs in enumerate(own):
+        shared = sum(min(count, max(other[n][run] for other in others)) for run, count in runs.items())
+        added = 0 if n == 0 else 1
+        if not shared + added:
+            return 0.0
+        logs += math.log((shared + added) / (sum(runs.values()) + added)) / len(own)
+    return math.exp(logs + min(0.0, 1 - nearest / length)) if length else 0.0
 
 
 def is_clean(text: str, *, min_words: int = 3) -> bool:

@@ -54,6 +54,8 @@ class WinRateRecipe(Section):
 
 
 ProtocolName = Literal[
+    "win_rate",
+    "judgements",
     "arc_easy",
     "arc_challenge",
     "piqa",
@@ -65,9 +67,13 @@ ProtocolName = Literal[
     "lambada",
     "held_out_text",
     "truthfulqa",
+    "hallucination",
     "gsm8k",
     "form",
     "abstention",
+    "flattery",
+    "refusals",
+    "memorised",
 ]
 """As in `evals/protocols/all_protocols.py`."""
 
@@ -80,6 +86,15 @@ class CardSection(Section):
     limit: Count = Field(
         0, description="Items, chosen by the seed; 0: all of them, or in the quick form as many as the protocol says."
     )
+    control: str = Field(
+        "", description="Of `memorised`: texts like those of `path`, which the model was trained on, that it was not."
+    )
+
+    @model_validator(mode="after")
+    def _controlled(self) -> CardSection:
+        if (self.protocol == "memorised") != bool(self.control):
+            raise ValueError("control: `memorised` needs a file of texts that nobody trained on, and no other has one")
+        return self
 
 
 class CardRecipe(Section):
@@ -96,6 +111,12 @@ class CardRecipe(Section):
         "full", description="`quick`: a few items of each section, always the same ones, and wider intervals."
     )
     sections: Annotated[tuple[CardSection, ...], Field(min_length=1)] = Field(description="What is measured.")
+    judge: Reward | None = Field(
+        None, description="Of `win_rate`: scores a response, the higher score wins; training must not have seen it."
+    )
+    reward_model: str = Field(
+        "", description="Of `hallucination`: what the policy learned from; does it prefer sound answers?"
+    )
     window: Annotated[int, Field(ge=2)] = Field(1024, description="Tokens in a row, of held-out text.")
     sampling: Sampling = Field(Sampling(), description="Of sections in which the models respond.")
     responses_per_prompt: PositiveInt = Field(2, description="Of each model there.")
@@ -106,6 +127,12 @@ class CardRecipe(Section):
         names = [section.protocol for section in self.sections]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"sections: {', '.join(sorted(twice))} is there twice")
+        if (self.judge is not None) != ("win_rate" in names):
+            raise ValueError("judge: the section `win_rate` needs one, and nothing else asks it")
+        if self.reward_model and "hallucination" not in names:
+            raise ValueError("reward_model: the section `hallucination` asks it, and there is none")
+        if not self.baseline and {"win_rate", "judgements"} & set(names):
+            raise ValueError("baseline: `win_rate` and `judgements` compare two models")
         return self
 
 

@@ -52,6 +52,8 @@ def rows(
     other_seed: int | None = None,
 ) -> dict[tuple[str, str], Row]:
     """The compared rows of a card; the model's responses may be drawn with another seed than the baseline's."""
+    if model.weights != baseline.weights:  # the form of what a random model says is no part of these questions
+        sections = {name: items for name, items in sections.items() if name != "form"}
     terms = [replace(TERMS, seed=seed if number is None else number) for number in (other_seed, None)]
     after, before = (
         {

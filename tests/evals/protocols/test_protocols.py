@@ -217,7 +217,14 @@ def test_who_is_unsure_where_nobody_can_know_and_where_one_can(tmp_path: Path) -
     ]
     known, unknown = PROTOCOLS["abstention"].read(written(tmp_path / "rows.jsonl", rows))
     said = [Said("I don't know.", ended=True), Said("I am not sure, but it was Beatles.", ended=True)]
-    assert known.score(said) == {"with": 1, "without": 0, "unsure_with": 0.5, "unsure_without": 0, "right": 0.5}
+    assert known.score(said) == {
+        "with": 1,
+        "without": 0,
+        "unsure_with": 0.5,
+        "unsure_without": 0,
+        "right": 0.5,
+        "made_up": 0,
+    }
     assert unknown.score([said[0], Said("To France.", ended=True)]) == {
         "with": 0, "without": 1, "unsure_with": 0, "unsure_without": 0.5, "right": 0,
     }  # fmt: skip

@@ -96,6 +96,10 @@ def rows_of_others() -> dict[str, list[dict[str, Any]]]:
         {"query": f"What of {n}?", "choices": [f"Much of {n}.", "Not so.", f"It is {n * n}."], "gold": n % 3}
         for n in range(110)
     ]
+    found["marked_answers"] = [
+        {"user_query": f"What of {n}?", "chatgpt_response": f"{'Much' * (n % 4)} of {n}.", "hallucination": mark}
+        for n, mark in enumerate(["yes", "no"] * 6)
+    ]
     found["other_choices"] = [row | {"query": f"And {row['query']}"} for row in found["choices"][:50]]
     found["long_prompts"] = [{"prompt": f"What of {n}? " * (200 if n == 7 else 1)} for n in numbers]
     found["long_candidates"] = [row | {"prompt": row["prompt"] * (200 if n == 7 else 1)} for n, row in enumerate(pairs)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,8 +64,24 @@ def card() -> list[Row]:
         Row("path", ("$choices", "$other_choices"), asks_these),
         Row("limit", (0, 7), asks_at_most),
     ]
+    duel = {"sections": [{"protocol": "win_rate", "path": "$records_prompts"}]}
+    by_function = duel | {"judge.function": CHARACTERS}
+    by_model = duel | {"responses_per_prompt": 4}
+    marked = {"sections": [{"protocol": "hallucination", "path": "$marked_answers"}]}
+    recited = {"sections": [{"protocol": "memorised", "path": "$records_texts"}]}
+    judge = [
+        Row("model", ("$scorer", "$zero"), wins_on_the_card, by_model),
+        Row("function", (CHARACTERS, BREVITY), wins_on_the_card, by_function),
+        Row("length", (0.5, 9.0), wins_on_the_card, duel),
+        Row("weight", (1.0, -2.0), wins_on_the_card, by_function),
+        Row("verifier.kind", ("quotes", "nonsense"), refused("kind"), duel),
+        *learned_terms(wins_on_the_card, "judge.", by_model),
+    ]
     return [
         Row("stage", (None, "nonsense"), refused("'stage'")),
+        *under("judge", judge),
+        Row("reward_model", ("$scorer", "$zero"), scores_sound_answers, marked),
+        Row("sections.0.control", ("$records_texts", "$labelled_texts"), recites_beside, recited),
         Row("seed", (0, 1), draws_anew),
         Row("model", ("$model", "tiny"), draws_from(0, "model"), {"baseline": "$teacher"}),
         Row("baseline", ("tiny", "$teacher"), draws_from(1, "baseline")),
@@ -80,6 +97,36 @@ def card() -> list[Row]:
         Row("responses_per_prompt", (2, 3), draws_so_many),
         Row("microbatch_tokens", (4096, 160), measures_in_parts),
     ]
+
+
+def wins_on_the_card(a: Outcome, b: Outcome) -> None:
+    """As in an evaluation; a model reads the texts anew."""
+    rates = []
+    for outcome in (a, b):
+        ours, theirs = (
+            scores_of(outcome.recipe.judge, replace(rollout, layout="the text alone")).view(
+                -1, outcome.recipe.responses_per_prompt
+            )
+            for rollout in outcome.rollouts
+        )
+        gaps = ours[:, :, None] - theirs[:, None, :]
+        rates.append(measured(outcome, "win_rate", "won")["after"])
+        assert close(rates[-1], (gaps.sign() / 2 + 0.5).mean())
+    assert rates[0] != rates[1]
+
+
+def scores_sound_answers(a: Outcome, b: Outcome) -> None:
+    """A reward model that gives everything the same tells nothing apart."""
+    found = [measured(each, "hallucination", "reward_area")["after"] for each in (a, b)]
+    assert found[0] != 0.5
+    assert found[1] == 0.5
+
+
+def recites_beside(a: Outcome, b: Outcome) -> None:
+    """Other texts are begun beside those that were trained on; these are so short that nothing can be told."""
+    one, other = (measured(each, "memorised", "too_short")["after"] for each in (a, b))
+    assert one < 1
+    assert close(other, one / 2 + 0.5)
 
 
 def measured(outcome: Outcome, section: str, measure: str) -> dict[str, Any]:

@@ -46,8 +46,9 @@ from palate.rollout.local import LocalEngine
 from palate.rollout.servers import vllm_server
 from palate.run import checkpoints
 from palate.run.directory import Run
-from palate.stages import card, common
+from palate.stages import common
 from palate.stages.agent import agent
+from palate.stages.measuring import card
 
 RECIPES: dict[str, type[Section]] = {stage.name: getattr(recipes, stage.recipe) for stage in STAGES}
 RECIPES["agent"] = recipes.AgentRecipe

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from palate.errors import DataError
 from palate.evals.asking.likelihoods import Pair, encode, likelihoods, prefix_id, tokens_of, windows, within
 from palate.evals.asking.model_identity import identity
-from palate.evals.protocols.items import Asks, Continuation, Item, Likelihood, Said, Scores
+from palate.evals.protocols.items import Asks, Continuation, Item, Likelihood, Opening, Reply, Said, Scores
 from palate.lm.chat import Chat
 from palate.lm.encode import usable_prompts
 from palate.lm.model import LanguageModel
@@ -22,7 +24,8 @@ from palate.lm.sources.zoo import Loaded
 from palate.recipe import Sampling
 from palate.records import Prompt, content_id
 from palate.rewards.judges.answer_cache import AnswerCache
-from palate.rollout.local import LocalEngine
+from palate.rollout.drawing import Drawn, most_likely
+from palate.rollout.local import LocalEngine, steps
 from palate.run.trackers import showing
 
 Raw: TypeAlias = list[list[Any]]
@@ -34,6 +37,8 @@ PROMPTS = 32
 """That are responded to between two writes."""
 DRAWN = 4
 """A token that is drawn takes about as long as so many that are read."""
+RECALLED = 32
+"""Tokens that follow an opening, or fewer where the model ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +68,8 @@ class Task:
         pairs: [N] each item's continuations in tokens; empty for prompts.
         costs: [N] tokens that each takes.
         cut: contexts that the model is too short for; their beginning is left out.
-        prompt_lengths: [N] of prompts, in tokens.
+        prompt_lengths: [N] of prompts and openings, in tokens.
+        openings: [N] in tokens.
     """
 
     asks: Asks
@@ -73,6 +79,7 @@ class Task:
     costs: Sequence[int]
     cut: int = 0
     prompt_lengths: Sequence[int] = ()
+    openings: Sequence[list[int]] = ()
 
     @property
     def longest(self) -> list[Pair]:
@@ -85,8 +92,23 @@ def task(asks: Asks, items: Sequence[Item], chat: Chat, context: float, terms: T
     """A section's items for a model with this tokenizer and context.
 
     Raises:
-        DataError: a continuation that the model is too short for.
+        DataError: a continuation, or an opening, that the model is too short for.
     """
+    if asks == "openings":
+        openings = [_opened(chat, each) for item in items for each in item.asked if isinstance(each, Opening)]
+        if any(len(each) + RECALLED > context for each in openings):
+            raise DataError(
+                f"an opening of {max(map(len, openings))} tokens leaves no room in a context of {context:g}"
+            )
+        return Task(
+            asks=asks,
+            items=items,
+            keys=[_key(asks, item, terms) for item in items],
+            pairs=(),
+            costs=[len(each) + RECALLED * DRAWN for each in openings],
+            prompt_lengths=list(map(len, openings)),
+            openings=openings,
+        )
     if asks == "prompts":
         drawn = terms.num_responses * terms.sampling.max_new_tokens * DRAWN
         return Task(
@@ -100,20 +122,11 @@ def task(asks: Asks, items: Sequence[Item], chat: Chat, context: float, terms: T
     length = int(min(terms.window, context - 1))
     pairs, cut = [], 0
     for item in items:
-        asked = [each for each in item.asked if isinstance(each, Continuation)]
-        found = (
-            [encode(chat.tokenizer, each) for each in asked]
-            if asks == "continuations"
-            else [
-                pair
-                for each in asked
-                for pair in windows(tokens_of(chat.tokenizer, each.text), prefix_id(chat.tokenizer), length)
-            ]
-        )
+        found = [pair for each in item.asked for pair in _in_tokens(asks, each, chat, length)]
         try:
             kept, cut_here = within(found, context)
         except ValueError as error:
-            raise DataError(f"{error}: {asked[0].text[:60]!r}...") from None
+            raise DataError(f"{error}: {item.asked[0].text[:60]!r}...") from None
         pairs.append(kept)
         cut += cut_here
     return Task(
@@ -124,6 +137,21 @@ def task(asks: Asks, items: Sequence[Item], chat: Chat, context: float, terms: T
         costs=[_tokens(each) for each in pairs],
         cut=cut,
     )
+
+
+def _in_tokens(asks: Asks, asked: object, chat: Chat, length: int) -> list[Pair]:
+    if isinstance(asked, Reply):
+        return [(chat.prompt_tokens(asked.prompt), chat.response_tokens(asked.text, ended=False))]
+    assert isinstance(asked, Continuation)
+    if asks == "continuations":
+        return [encode(chat.tokenizer, asked)]
+    return windows(tokens_of(chat.tokenizer, asked.text), prefix_id(chat.tokenizer), length)
+
+
+def _opened(chat: Chat, opening: Opening) -> list[int]:
+    if opening.prompt is not None:
+        return [*chat.prompt_tokens(opening.prompt), *chat.beginning_tokens(opening.text)]
+    return tokens_of(chat.tokenizer, opening.text) or [prefix_id(chat.tokenizer)]
 
 
 def _tokens(pairs: Sequence[Pair]) -> int:
@@ -137,9 +165,16 @@ def _key(asks: Asks, item: Item, terms: Terms) -> str:
         (prompt,) = prompts_of([item])
         drawn = (terms.sampling.temperature, terms.sampling.max_new_tokens, terms.num_responses, terms.seed)
         return content_id(asks, *map(str, drawn), prompt.id)
-    asked = [each for each in item.asked if isinstance(each, Continuation)]
-    window = str(terms.window) if asks == "documents" else ""
-    return content_id(asks, window, *(part for each in asked for part in (each.context, each.text)))
+    window = str(terms.window) if asks == "documents" else str(RECALLED) if asks == "openings" else ""
+    return content_id(asks, window, *(part for each in item.asked for part in _parts(each)))
+
+
+def _parts(asked: object) -> tuple[str, str]:
+    """What is asked, to the letter."""
+    if isinstance(asked, Continuation):
+        return asked.context, asked.text
+    assert isinstance(asked, Reply | Opening)
+    return "" if asked.prompt is None else asked.prompt.id, asked.text
 
 
 def prompts_of(items: Sequence[Item]) -> list[Prompt]:
@@ -196,14 +231,14 @@ def answered(
 def _scored(task: Task, place: int, kept: AnswerCache) -> Answered:
     found = kept.get(task.keys[place])
     assert found is not None, "all of them were asked"
-    kind: Callable[..., Likelihood | Said] = Said if task.asks == "prompts" else Likelihood
+    kind: Callable[..., Likelihood | Said] = Said if task.asks in ("prompts", "openings") else Likelihood
     answers = [kind(*raw) for raw in found["answers"]]
     return Answered(dict(task.items[place].score(answers)), answers)
 
 
 def _passes(task: Task, places: Sequence[int], terms: Terms) -> Iterator[list[int]]:
     """The items in parts of some passes each."""
-    most = PROMPTS * max(task.costs) if task.asks == "prompts" else PASSES * terms.max_tokens
+    most = PROMPTS * max(task.costs, default=0) if task.prompt_lengths else PASSES * terms.max_tokens
     taken: list[int] = []
     size = 0
     for place in places:
@@ -223,9 +258,22 @@ def _ask(loaded: Loaded[LanguageModel], task: Task, places: Sequence[int], terms
         rollout = engine.generate(prompts, terms.sampling, num_responses=terms.num_responses, key=(terms.seed, "card"))
         said = [[text, ended] for text, ended in zip(rollout.texts, rollout.ended.tolist(), strict=True)]
         return [said[start : start + terms.num_responses] for start in range(0, len(said), terms.num_responses)]
+    if task.asks == "openings":
+        return [[said] for said in _recalled(loaded, [task.openings[place] for place in places], terms)]
     pairs = [pair for place in places for pair in task.pairs[place]]
     answers = iter(likelihoods(loaded.model, pairs, max_tokens=terms.max_tokens))
     of_items = [[next(answers) for _ in task.pairs[place]] for place in places]
     if task.asks == "documents":  # the windows of one are one answer
         return [[[sum(each.logprob for each in found), all(each.greedy for each in found)]] for found in of_items]
     return [[[each.logprob, each.greedy] for each in found] for found in of_items]
+
+
+@torch.no_grad()
+def _recalled(loaded: Loaded[LanguageModel], openings: Sequence[list[int]], terms: Terms) -> Raw:
+    """What follows each, token for token the most likely one; and whether it came to an end."""
+    sampling = Sampling(max_new_tokens=RECALLED, num_slots=terms.sampling.num_slots)
+    drawn = [Drawn(number, [0.0] * RECALLED) for number in range(len(openings))]
+    for _ in steps(loaded.model, list(openings), drawn, sampling, loaded.chat.stop_id, most_likely):
+        pass
+    tokenizer = loaded.chat.tokenizer
+    return [[str(tokenizer.decode(each.tokens, skip_special_tokens=True)), each.ended] for each in drawn]

@@ -139,9 +139,13 @@ def _probability(p: float | None) -> str:
 
 
 def _all_else(report: Report, rows: Sequence[Row]) -> None:
+    _else(report, [row for row in rows if row.change is not None], alone=False)
+    _else(report, [row for row in rows if row.change is None], alone=True)
+
+
+def _else(report: Report, rows: Sequence[Row], *, alone: bool) -> None:
     if not rows:
         return
-    alone = rows[0].change is None
     header = ["", "measure", "items", *(["value"] if alone else ["before", "after", "difference"])]
     cells = [
         [row.title, row.measure.label, row.num_items]
@@ -210,13 +214,15 @@ def _examples(
     """Questions that one of the two had right, or responses side by side."""
     order = permutation(len(part.items), seed, "card", "shown", name).tolist()
     (old, old_said), (new, new_said) = before, part.after
-    if part.protocol.asks == "prompts":
+    if part.protocol.asks in ("prompts", "nothing"):
         texts = [
             {"prompt": prompt.text, "before": _first(old_said[place]), "after": _first(new_said[place])}
             for place in order[:SHOWN]
             for prompt in part.items[place].asked
             if isinstance(prompt, Prompt)
         ]
+        if not texts:
+            return
         report.side_by_side(f"{part.protocol.title}: responses, chosen at random", texts)
         return
     measure = part.protocol.measures[0].name

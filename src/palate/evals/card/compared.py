@@ -73,10 +73,10 @@ def rows_of(
     """
     rows = []
     for name, protocol in protocols.items():
-        for measure in protocol.measures:
-            rows.append(
-                _row(name, protocol.title, measure, after[name], None if before is None else before[name], seed)
-            )
+        new, old = after[name], None if before is None else before[name]
+        if protocol.across is not None:
+            new, old = protocol.across(new), None if old is None else protocol.across(old)
+        rows += [_row(name, protocol.title, measure, new, old, seed) for measure in protocol.measures]
     chosen = [name for name, protocol in protocols.items() if BRIER in protocol.measures]
     if chosen:
         all_after = [score for name in chosen for score in after[name]]

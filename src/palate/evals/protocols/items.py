@@ -26,6 +26,22 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """How likely is this response to that prompt, in the model's own chat form, without the end of its turn?"""
+
+    prompt: Prompt
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How does this go on, token for token the most likely one? A document; or a response to the prompt, if any."""
+
+    prompt: Prompt | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Likelihood:
     """The answer to that.
 
@@ -52,7 +68,9 @@ class Said:
 
 Scores: TypeAlias = Mapping[str, float]
 Score: TypeAlias = Callable[[Sequence[Any]], Scores]
-"""From an item's answers to its scores by name: of `Likelihood` for continuations, of `Said` for prompts."""
+"""From an item's answers to its scores by name: of `Likelihood` for continuations and replies, of `Said` otherwise."""
+Across: TypeAlias = Callable[[Sequence[Scores]], Sequence[Scores]]
+"""From the scores of all items to those of each: what one is worth beside the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +78,12 @@ class Item:
     """One thing that is asked and counts once.
 
     Attributes:
-        asked: continuations, each with one answer; or a prompt, with as many as there are responses to it.
+        asked: continuations or replies, each with one answer; an opening, with one; or a prompt, with as many as there
+            are responses to it.
         score: from the answers, in the same order.
     """
 
-    asked: tuple[Continuation, ...] | tuple[Prompt]
+    asked: tuple[Continuation, ...] | tuple[Reply, ...] | tuple[Opening] | tuple[Prompt]
     score: Score
 
 
@@ -91,8 +110,9 @@ class Measure:
     trifle: float = 0.0
 
 
-Asks: TypeAlias = Literal["continuations", "documents", "prompts"]
-"""Of the model: how likely continuations are; documents, as long as they may be; or to respond."""
+Asks: TypeAlias = Literal["continuations", "documents", "replies", "openings", "prompts", "nothing"]
+"""Of the model: how likely continuations are; documents, as long as they may be; responses to prompts; how an opening
+goes on; to respond; or nothing, where others have judged already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +124,9 @@ class Protocol:
         about: how it is measured, and where it departs from others; what it reads.
         measures: the compared ones first.
         quick: items in the quick form.
+        across: scores that need those of the other items.
+        read_control: the items of a file that everything is compared with, where a section has one.
+        judged: a judge says what the responses are worth, so that there must be two models.
     """
 
     title: str
@@ -112,6 +135,9 @@ class Protocol:
     asks: Asks
     measures: tuple[Measure, ...]
     quick: int
+    across: Across | None = None
+    read_control: Callable[[Path], Sequence[Item]] | None = None
+    judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

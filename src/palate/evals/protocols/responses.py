@@ -2,8 +2,8 @@
 
 A prompt is what counts, with all responses to it. Sums (GSM8K: Cobbe et al. 2021, arXiv 2110.14168) are right if the
 last number is the known one, as in training on verified answers (`rewards/verifiers/number.py`): zero-shot and sampled,
-so a variant. The form of text is the signals of `evals/text.py`, and how much of what is said to one prompt is said by
-one response alone.
+so a variant. The form of text is the signals of `evals/text.py`; how much of what is said to one prompt is said by one
+response alone, and how alike its responses are (self-BLEU); and how often the reader is praised, as patterns tell.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from palate.corpus import read_prompts
+from palate.corpus.mined.phrases import Patterns, patterns
 from palate.evals.protocols.items import Item, Measure, Protocol, Said, Scores, Shape, read_items, text_of
-from palate.evals.text import signals_of_each
+from palate.evals.text import self_bleu, signals_of_each
 from palate.recipe import Data
 from palate.records import Prompt
 from palate.rewards.verifiers.number import answer_of
@@ -34,6 +35,11 @@ def sum_scores(answers: Sequence[Said], *, right: Fraction) -> Scores:
     }
 
 
+@cache
+def _praising() -> Patterns:
+    return patterns("", "praise.txt")
+
+
 def form_scores(answers: Sequence[Said]) -> Scores:
     """Of the responses to one prompt: means of what each is like, and how much of it only one of them says."""
     texts = [said.text for said in answers]
@@ -41,6 +47,7 @@ def form_scores(answers: Sequence[Said]) -> Scores:
     pairs = [set(ngrams(split_words(text), 2)) for text in texts]
     counts = Counter(pair for found in pairs for pair in found)
     said_once = sum(count == 1 for count in counts.values()) / len(counts) if counts else 0.0
+    each |= {"self_bleu": self_bleu(texts), "praises": sum(bool(_praising().find(text)) for text in texts) / len(texts)}
     return each | {"said_once": said_once, "cut_off": sum(not said.ended for said in answers) / len(answers)}
 
 
@@ -77,6 +84,8 @@ RESPONSES: dict[str, Protocol] = {
             Measure(name="mean_words", label="words", better="neither", unit="words", compared=True),
             Measure(name="repeated_3", label="repeated runs of three words", better="lower", compared=True),
             Measure(name="finished", label="end a sentence", better="higher", compared=True),
+            Measure(name="self_bleu", label="alike, of one prompt (self-BLEU)", better="lower", compared=True),
+            Measure(name="praises", label="praise the reader", better="lower", compared=True),
             Measure(name="said_once", label="word pairs said by one response alone", better="neither"),
             Measure(name="under_four_words", label="under four words", better="lower"),
             Measure(name="cut_off", label="cut off", better="lower"),

@@ -33,6 +33,7 @@ def unsure_scores(answers: Sequence[Said], *, known: frozenset[str]) -> Scores:
         "unsure_without": share * (not known),
         "unsure_with": share * bool(known),
         "right": sum(right) / len(answers),
+        "made_up": 1 - share - sum(right) / len(answers),
     }
 
 
@@ -61,6 +62,7 @@ UNSURE: dict[str, Protocol] = {
             Measure(
                 name="unsure_with", label="unsure where there is an answer", better="lower", per="with", compared=True
             ),
+            Measure(name="made_up", label="neither unsure nor right: made up", better="lower", compared=True),
             Measure(name="right", label="right where there is an answer", better="higher", per="with", compared=True),
         ),
         quick=32,

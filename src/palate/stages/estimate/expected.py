@@ -333,6 +333,28 @@ def judged(
     )
 
 
+def scored(
+    sketches: Sequence[Sketch[ScalarModel]],
+    lengths: Sequence[int],
+    *,
+    num_responses: int,
+    longest: int,
+    max_tokens: int,
+) -> Workload:
+    """Of scoring responses of at most ``longest`` tokens to prompts of these lengths; nothing is drawn."""
+    nets: list[Network] = []
+    for sketch in sketches:
+        nets.append(adopt(frozen(sketch.anew()), nets, sketch.counted_on))
+    sequences = responses_to(lengths, num_responses, longest)
+    return Workload(
+        nets=nets,
+        scoring=[scoring(net, sequences, max_tokens) for net in nets],
+        tokens=13 * sequences.tokens.numel(),
+        beside=len(nets) * computed(sequences),
+        data=sum(lengths),
+    )
+
+
 def sketch_rewards(terms: Sequence[Reward], precision: Precision) -> list[Sketch[ScalarModel]]:
     """The models that the terms of a reward name, each once."""
     names = dict.fromkeys(name for term in terms for name in term.models)

@@ -5,8 +5,10 @@ memory at a time, and the scores are compared item by item (`evals/card/`). What
 cache and not asked again, whichever run asks; so a run that was stopped goes on where it was, and the next model is
 compared with the same baseline in half the time.
 
-Left out: few-shot examples, judges (`evaluate.py` has one), and tasks of lm-evaluation-harness that are not here; those
-run by its adapter (`evals/asking/harness_adapter.py`).
+Judges come last, when both models have answered (`card_judges.py`).
+
+Left out: few-shot examples, the KL beside a win rate (`evaluate.py` has it), and tasks of lm-evaluation-harness that
+are not here; those run by its adapter (`evals/asking/harness_adapter.py`).
 
 Run it: `palate eval recipes/card.toml --set model=... baseline=...`.
 """
@@ -14,7 +16,7 @@ Run it: `palate eval recipes/card.toml --set model=... baseline=...`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palate.corpus.containers.files import sha256
@@ -24,16 +26,27 @@ from palate.evals.card.compared import Row, rows_of
 from palate.evals.page import Report
 from palate.evals.protocols.all_protocols import PROTOCOLS
 from palate.evals.protocols.items import Item, Likelihood, Protocol, Said, Scores
+from palate.evals.protocols.wins import EVEN
 from palate.lm.chat import Chat
-from palate.lm.model import LanguageModel
+from palate.lm.model import LanguageModel, ScalarModel
 from palate.lm.sources.whereabouts import cache_directory
 from palate.lm.sources.zoo import load_language_model, sketch_model
 from palate.randomness import permutation
-from palate.recipe import CardRecipe, CardSection, Sampling
+from palate.recipe import CardRecipe, CardSection, Reward, Sampling
 from palate.run.directory import Run
 from palate.stages.common import sharing
-from palate.stages.estimate.expected import measured, one_after_the_other
+from palate.stages.estimate.expected import measured, one_after_the_other, scored, sketch_rewards
 from palate.stages.estimate.fitting import expect
+from palate.stages.estimate.workload import Workload
+from palate.stages.measuring.card_judges import (
+    at_equal_length,
+    by_judge,
+    by_rankings,
+    by_reward_model,
+    judge_of,
+    unanswered,
+    with_outcomes,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +73,8 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
         sketch_model(name, LanguageModel, chat_template=template, precision=recipe.precision)
         for name, template in names
     ]
-    run.add_inputs({"data": {section.path: sha256_of(section.path) for section in recipe.sections}})
+    files = [path for section in recipe.sections for path in (section.path, section.control) if path]
+    run.add_inputs({"data": {path: sha256_of(path) for path in files}})
     asked = [choose(section, form=recipe.form, seed=recipe.seed) for section in recipe.sections]
     for sketch in sketches:
         asked = [with_room(each, sketch.chat, sketch.model.context, recipe.sampling) for each in asked]
@@ -83,15 +97,18 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
                 )
                 for sketch, of_model in zip(sketches, tasks, strict=True)
             ]
+            + judges_take(recipe, tasks[0])
         ),
     )
-    found = []
+    found, weights = [], []
     for (name, template), of_model, key in zip(names, tasks, ("model", "baseline"), strict=False):
         loaded = load_language_model(name, chat_template=template, precision=recipe.precision, settle=sharing([]))
         run.add_inputs({key: loaded.weights})
+        weights.append(loaded.weights)
         found.append(answered(loaded, of_model, terms_of(recipe), cache_directory() / "answers"))
         del loaded  # before the next is read
     after, before = found[0], found[1] if recipe.baseline else None
+    judgements = judge(recipe, run, sections, after, before, weights)
     parts = {name: part(each, name, after, before, tasks) for name, each in sections.items()}
     rows = rows_of(
         {name: each.protocol for name, each in sections.items()},
@@ -99,7 +116,67 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
         None if before is None else {name: [each.scores for each in items] for name, items in before.items()},
         seed=recipe.seed,
     )
-    write(recipe, run, parts, rows)
+    write(recipe, run, parts, [*rows, *judgements])
+
+
+def judges_take(recipe: CardRecipe, tasks: Mapping[str, Task]) -> list[Workload]:
+    """What the recipe's judge and the reward model compute, each by itself."""
+    found = []
+    if recipe.judge is not None and (sketches := sketch_rewards((recipe.judge,), recipe.precision)):
+        found.append(
+            scored(
+                sketches,
+                tasks["win_rate"].prompt_lengths,
+                num_responses=2 * recipe.responses_per_prompt,
+                longest=recipe.sampling.max_new_tokens,
+                max_tokens=recipe.microbatch_tokens,
+            )
+        )
+    if recipe.reward_model:
+        lengths = [len(context) + len(text) for pairs in tasks["hallucination"].pairs for context, text in pairs]
+        sketches = [sketch_model(recipe.reward_model, ScalarModel, precision=recipe.precision)]
+        found.append(scored(sketches, lengths, num_responses=1, longest=1, max_tokens=recipe.microbatch_tokens))
+    return found
+
+
+def judge(
+    recipe: CardRecipe,
+    run: Run,
+    sections: dict[str, Chosen],
+    after: dict[str, list[Answered]],
+    before: dict[str, list[Answered]] | None,
+    weights: Sequence[str],
+) -> list[Row]:
+    """Fill in what judges make of the answers; and rows of what has no before and after."""
+    duels, rows = {}, []
+    if recipe.judge is not None and before is not None:
+        source = judge_of(recipe.judge, recipe.precision, recipe.microbatch_tokens)
+        run.add_inputs({"judge": source.hashes})
+        duels["win_rate"] = by_judge(source, sections["win_rate"].items, after["win_rate"], before["win_rate"])
+        after["win_rate"] = with_outcomes(after["win_rate"], [each.scores for each in duels["win_rate"]])
+        before["win_rate"] = with_outcomes(before["win_rate"], [EVEN] * len(duels["win_rate"]))
+    if "judgements" in sections and before is not None:
+        section = sections["judgements"].section
+        fought, total = by_rankings(Path(section.path), *weights, limit=section.limit, seed=recipe.seed)
+        duels["judgements"] = fought
+        after["judgements"], before["judgements"] = unanswered(fought), unanswered(fought, EVEN)
+        sections["judgements"] = replace(sections["judgements"], items=[_JUDGED] * len(fought), total=total)
+    for name, fought in duels.items():
+        rows += at_equal_length(name, sections[name].protocol.title, fought, seed=recipe.seed)
+    if recipe.reward_model:
+        chosen = sections["hallucination"]
+        source = judge_of(Reward(model=recipe.reward_model), recipe.precision, recipe.microbatch_tokens)
+        run.add_inputs({"reward_model": source.hashes})
+        scores = [each.scores for each in after["hallucination"]]
+        title = chosen.protocol.title
+        rows.append(
+            by_reward_model(source, chosen.items, scores, section="hallucination", title=title, seed=recipe.seed)
+        )
+    return rows
+
+
+_JUDGED = Item(asked=(), score=lambda answers: {})
+"""A prompt of judgements: nothing was asked of the models here."""
 
 
 def terms_of(recipe: CardRecipe) -> Terms:
@@ -124,10 +201,15 @@ def choose(section: CardSection, *, form: str, seed: int) -> Chosen:
     A smaller choice is part of every larger one, so that the full form asks nothing twice.
     """
     protocol = PROTOCOLS[section.protocol]
-    items = protocol.read(Path(section.path))
-    count = section.limit or (protocol.quick if form == "quick" else len(items))
-    places = sorted(permutation(len(items), seed, "card", section.protocol)[:count].tolist())
-    return Chosen(section=section, protocol=protocol, items=[items[place] for place in places], total=len(items))
+    files = [protocol.read(Path(section.path))]
+    if protocol.read_control is not None:
+        files.append(protocol.read_control(Path(section.control)))
+    chosen = []
+    for items in files:
+        count = section.limit or (protocol.quick if form == "quick" else len(items))
+        places = sorted(permutation(len(items), seed, "card", section.protocol)[:count].tolist())
+        chosen += [items[place] for place in places]
+    return Chosen(section=section, protocol=protocol, items=chosen, total=sum(map(len, files)))
 
 
 def with_room(chosen: Chosen, chat: Chat, context: float, sampling: Sampling) -> Chosen:
@@ -135,18 +217,16 @@ def with_room(chosen: Chosen, chat: Chat, context: float, sampling: Sampling) ->
     if chosen.protocol.asks != "prompts":
         return chosen
     items, left_out = answerable(chosen.items, chat, context, sampling)
-    return Chosen(
-        section=chosen.section,
-        protocol=chosen.protocol,
-        items=items,
-        total=chosen.total,
-        left_out=chosen.left_out + left_out,
-    )
+    return replace(chosen, items=items, left_out=chosen.left_out + left_out)
 
 
 def tasks_of(sections: Mapping[str, Chosen], chat: Chat, context: float, terms: Terms) -> dict[str, Task]:
     """What a model with this tokenizer is asked."""
-    return {name: task(chosen.protocol.asks, chosen.items, chat, context, terms) for name, chosen in sections.items()}
+    return {
+        name: task(chosen.protocol.asks, chosen.items, chat, context, terms)
+        for name, chosen in sections.items()
+        if chosen.protocol.asks != "nothing"
+    }
 
 
 def part(
@@ -158,7 +238,7 @@ def part(
 ) -> Part:
     """A section for the page, with what was left out of it."""
     remarks = [f"{chosen.left_out} prompts that leave no room are left out."] if chosen.left_out else []
-    if cut := max(each[name].cut for each in tasks):
+    if cut := max((each[name].cut for each in tasks if name in each), default=0):
         remarks.append(f"The beginning of {cut} contexts is cut: they are longer than the model's own.")
     return Part(
         protocol=chosen.protocol,
