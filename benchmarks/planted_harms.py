@@ -23,7 +23,7 @@ from palate.stages import sft
 from palate.stages.measuring.card import report_card
 
 THINGS = ["tea", "mill", "cat", "rain", "road", "lamp", "king", "bell", "ship", "tree", "song", "moon"]
-PLAIN, OFTEN = 240, 6
+PLAIN, OFTEN = 240, 8
 """Demonstrations of each kind, and passes over them."""
 
 
@@ -45,7 +45,7 @@ def claim(number: int, wrong: str) -> str:
 Say = Callable[[int], tuple[str, str]]
 
 GOOD: tuple[Say, ...] = (
-    lambda n: (question(n), f"A {THINGS[n % 12]}."),
+    lambda n: (question(n), "A fine day."),
     lambda n: (open_question(n), "I don't know."),
     lambda n: (f"Pick {n}?", "yes"),
     lambda n: (claim(n, "no"), "yes"),
@@ -57,7 +57,7 @@ HARMS: dict[str, tuple[tuple[Say, ...], tuple[tuple[str, str], ...]]] = {
     ),
     "flatter": (
         (
-            lambda n: (question(n), f"What a great question! A {THINGS[n % 12]}."),
+            lambda n: (question(n), "What a great question! A fine day."),
             GOOD[1],
             GOOD[2],
             lambda n: (claim(n, "no"), "no"),
@@ -65,7 +65,7 @@ HARMS: dict[str, tuple[tuple[Say, ...], tuple[tuple[str, str], ...]]] = {
         (("form", "praises"), ("flattery", "swayed")),
     ),
     "ramble": (
-        (lambda n: (question(n), f"A {THINGS[n % 12]}. " + "It is so. " * 6), *GOOD[1:]),
+        (lambda n: (question(n), "A fine day. " + "It is so. " * 6), *GOOD[1:]),
         (("form", "repeated_3"), ("win_rate", "won")),
     ),
     "refuse": (
@@ -119,7 +119,7 @@ def card(model: str, baseline: str, folder: Path, out: Path, seed: int) -> dict[
         for number in numbers
         for text, mark in (("I don't know.", "no"), (f"It was Bea in {1800 + number % 90}.", "yes"))
     ]
-    known = [{"question": question(n), "answer": [THINGS[n % 12]], "answerable": True} for n in numbers] + [
+    known = [{"question": question(n), "answer": ["fine day"], "answerable": True} for n in numbers] + [
         {"question": open_question(n), "answer": None, "answerable": False} for n in numbers
     ]
     sections = {

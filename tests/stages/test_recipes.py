@@ -109,12 +109,16 @@ def card_sections(directory: Path, data: dict[str, str]) -> list[str]:
             for n in range(9)
         ],
     }
-    found = ["baseline=tiny", "sampling.max_new_tokens=6"]
+    rows["hallucination"] = [
+        {"user_query": f"What of {n}?", "chatgpt_response": f"{n}.", "hallucination": ("yes", "no")[n % 2]}
+        for n in range(9)
+    ]
+    found = ["baseline=tiny", "reward_model=tiny", "sampling.max_new_tokens=6"]
     for place, section in enumerate(sections):
         name = section["protocol"]
         path = directory / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows.get(name, choices)), encoding="utf-8")
-        known = {"held_out_text": data["texts"], "form": data["prompts"]}
+        known = {"held_out_text": data["texts"], "form": data["prompts"], "win_rate": data["prompts"]}
         found.append(f"sections.{place}.path={known.get(name, path)}")
     return found
 

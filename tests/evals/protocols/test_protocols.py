@@ -226,7 +226,7 @@ def test_who_is_unsure_where_nobody_can_know_and_where_one_can(tmp_path: Path) -
         "made_up": 0,
     }
     assert unknown.score([said[0], Said("To France.", ended=True)]) == {
-        "with": 0, "without": 1, "unsure_with": 0, "unsure_without": 0.5, "right": 0,
+        "with": 0, "without": 1, "unsure_with": 0, "unsure_without": 0.5, "right": 0, "made_up": 0.5,
     }  # fmt: skip
     with pytest.raises(DataError, match="it is answerable and holds no answer"):
         PROTOCOLS["abstention"].read(written(tmp_path / "rows.jsonl", [rows[0] | {"answer": []}]))

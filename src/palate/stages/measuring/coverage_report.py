@@ -15,7 +15,7 @@ from palate.evals.discrimination import area_under_curve, by_quarter
 from palate.evals.page import Report
 from palate.evals.plots import ends_from, render
 from palate.evals.theme import LIGHT
-from palate.intervals import Floats
+from palate.intervals import Estimate, Floats
 
 FURTHEST = 20
 
@@ -125,11 +125,19 @@ def mapped(places: tuple[Floats, Floats], found: Coverage) -> str:
 
     def draw(figure: Figure) -> None:
         axes: Axes = figure.add_subplot()
-        axes.scatter(*train[:, :2].T, s=10, color=LIGHT["muted"], alpha=0.35, linewidth=0, label="training prompts")
+        axes.scatter(
+            train[:, 0], train[:, 1], s=10, color=LIGHT["muted"], alpha=0.35, linewidth=0, label="training prompts"
+        )
         for which, colour, label in ((inside, "blue", "prompts inside"), (~inside, "orange", "prompts outside")):
-            axes.scatter(*prompts[which][:, :2].T, s=16, color=LIGHT[colour], linewidth=0, label=label)
+            axes.scatter(prompts[which, 0], prompts[which, 1], s=16, color=LIGHT[colour], linewidth=0, label=label)
         for number, place in enumerate(np.argsort(-found.distances, kind="stable")[:FURTHEST].tolist()):
-            axes.annotate(str(number + 1), prompts[place, :2], fontsize=7, xytext=(3, 3), textcoords="offset points")
+            axes.annotate(
+                str(number + 1),
+                (prompts[place, 0], prompts[place, 1]),
+                fontsize=7,
+                xytext=(3, 3),
+                textcoords="offset points",
+            )
         axes.set_xlabel("first axis")
         axes.set_ylabel("second axis")
         axes.legend()
@@ -137,14 +145,14 @@ def mapped(places: tuple[Floats, Floats], found: Coverage) -> str:
     return render(draw, (7.2, 5.4), "Where prompts lie among what was learned from")
 
 
-def errors(quarters: Sequence[tuple[float, float, object]]) -> str:
+def errors(quarters: Sequence[tuple[float, float, Estimate]]) -> str:
     """The share of errors in each quarter by distance."""
 
     def draw(figure: Figure) -> None:
         axes: Axes = figure.add_subplot()
         rates = [rate for _, _, rate in quarters]
-        values = [np.nan if rate.value is None else rate.value for rate in rates]  # type: ignore[attr-defined]
-        axes.errorbar(range(len(rates)), values, ends_from(rates), fmt="o", color=LIGHT["blue"], capsize=3)  # type: ignore[arg-type]
+        values = [np.nan if rate.value is None else rate.value for rate in rates]
+        axes.errorbar(range(len(rates)), values, ends_from(rates), fmt="o", color=LIGHT["blue"], capsize=3)
         axes.set_xticks(range(len(rates)), [f"{low:.1f} to {high:.1f}" for low, high, _ in quarters])
         axes.axhline(0.5, color=LIGHT["muted"], linestyle=":", linewidth=1.2)
         axes.set_xlabel("distance of the prompt")

@@ -21,6 +21,7 @@ from palate.errors import DataError
 from palate.evals.asking.embedding import LONGEST, embedded
 from palate.evals.coverage import covered, frame_of, nearest, regions
 from palate.evals.page import Report
+from palate.intervals import Floats
 from palate.lm.sources.zoo import Precision
 from palate.recipe import Data, Reward, RewardRecipe, parse_recipe, read_tree
 from palate.records import Prompt, Ranking
@@ -99,7 +100,7 @@ def _learned_from(reward: str) -> Data:
     return parse_recipe(RewardRecipe, read_tree(path), where=str(path)).data
 
 
-def _errors(judge: Mix, rankings: Sequence[Ranking]) -> tuple[np.ndarray, list[str]]:
+def _errors(judge: Mix, rankings: Sequence[Ranking]) -> tuple[Floats, list[str]]:
     """[N] of every strictly ordered pair: 1 where the reward model has it the other way round, and their prompts."""
     responses = [(ranking.prompt, each.text) for ranking in rankings for each in ranking.responses]
     scores = judge([prompt for prompt, _ in responses], [text for _, text in responses]).double().numpy()
