@@ -30,6 +30,8 @@ EXTRAS = {
     "corpus/containers/tables.py": "parquet",
     "run/trackers.py": "tensorboard",
     "lm/optim.py": "bitsandbytes",
+    "cluster/on_ray.py": "ray",
+    "cluster/keeper.py": "ray",
     "stages/agent/environments.py": "gym",
     "evals/asking/harness_adapter.py": "lm-eval",
 }

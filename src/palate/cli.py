@@ -11,8 +11,9 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import palate
 from palate.arguments import (
@@ -27,6 +28,7 @@ from palate.arguments import (
 )
 from palate.commands import (
     BACKUP,
+    CLUSTER,
     DEMO,
     ENGINE,
     INIT,
@@ -38,10 +40,11 @@ from palate.commands import (
     WORKER,
     Stage,
     stage_meant,
+    stage_of,
 )
 from palate.data_commands import add_data
 from palate.disk import is_full
-from palate.errors import PalateError, RunError, SilentError
+from palate.errors import PalateError, RecipeError, RunError, SilentError
 from palate.experiment_commands import add_experiments
 
 _DEMOS = {
@@ -121,6 +124,7 @@ def build_parsers() -> dict[str, Parser]:
             _stage(commands, stage)
     add_experiments(commands)
     _engine(commands)
+    _cluster(commands)
     _runs(commands)
     _init(commands)
     _studio(commands)
@@ -170,11 +174,11 @@ def _demo(commands: Group) -> None:
 
 def _stage(commands: Group, stage: Stage) -> None:
     def call(args: argparse.Namespace) -> None:
+        args.resume = args.resume or imported("palate.run.following", "goes_on")(args.out or default_out(args))
         if not is_one_of_several():
             return perform(args)
         if args.estimate:
             parser.error("--estimate is of one process: leave out torchrun")
-        args.resume = args.resume or imported("palate.run.following", "goes_on")(args.out or default_out(args))
         with imported("palate.cluster.gang", "joined")():
             return perform(args)
 
@@ -204,6 +208,7 @@ def _stage(commands: Group, stage: Stage) -> None:
         run = imported("palate.run.directory", "Run").open(
             out, recipe, resume=args.resume, accept_changed_data=args.accept_changed_data, trackers=trackers
         )
+        _say_how_many(recipe, run.say)
         if not run.finished:
             imported(meant.module, meant.function)(recipe, run)
 
@@ -227,6 +232,51 @@ def _stage(commands: Group, stage: Stage) -> None:
     parser.add_argument("--gpu", action="store_true", help="with --estimate: as on a GPU")
     parser.set_defaults(again="; go on with --resume", divides=stage.divides)
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard files as well")
+
+
+def _say_how_many(recipe: Any, say: Callable[[str], None]) -> None:
+    """A recipe does not start processes by itself."""
+    asked = getattr(getattr(recipe, "cluster", None), "trainers", 1)
+    there = int(os.environ["WORLD_SIZE"]) if is_one_of_several() else 1
+    if asked not in (1, there):
+        say(f"cluster.trainers = {asked}, and this run has {there}: `palate cluster` is what starts so many")
+
+
+def _cluster(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> int:
+        tree = imported("palate.recipe", "read_tree")(args.recipe, args.set)
+        stage = stage_of(tree, args.recipe, args.stage)
+        kind = imported("palate.recipe", stage.recipe)
+        if not stage.divides or "cluster" not in kind.model_fields:
+            raise RecipeError(f"{args.recipe}: of {stage.name}, which does not train: run it with palate {stage.name}")
+        section = imported("palate.recipe", "parse_recipe")(kind, tree, where=str(args.recipe)).cluster
+        command = ["-m", "palate", stage.command or stage.name, str(args.recipe)]
+        command += ["--out", str(args.out or Path("runs") / str(args.recipe.stem))]
+        command += ["--set", *args.set] if args.set else []
+        command += ["--resume"] if args.resume else []
+        machines = imported_extra("palate.cluster.on_ray", "OnRay", extra="ray")(args.address, Path.cwd())
+        return int(imported("palate.cluster.restarting", "run")(machines, command, section, say=_say))
+
+    example = "palate cluster recipes/ppo.toml --set cluster.trainers=2"
+    parser = commands.add("cluster", call, "train in several processes on a Ray cluster", CLUSTER, example)
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="of a stage that trains")
+    parser.add_argument("--stage", metavar="STAGE", help="default: what the recipe says, or its name begins with")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace keys of the recipe: seed=1"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory; default: runs/ and the recipe's name")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in that directory")
+    parser.add_argument(
+        "--address",
+        default="auto",
+        metavar="ADDRESS",
+        help="of the cluster's head; auto: the one that is here, or else one of this machine alone; local: that one",
+    )
+    parser.set_defaults(again="; go on with --resume")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _runs(commands: Group) -> None:

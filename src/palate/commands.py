@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from palate.errors import RecipeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,21 @@ def stage_meant(command: str, tree: Mapping[str, Any]) -> Stage:
     return next(named, next(each for each in STAGES if each.name == command))
 
 
+def stage_of(tree: Mapping[str, Any], path: Path, stage: str | None = None) -> Stage:
+    """The stage that a recipe is for: the one that is named, or that it names, or that its file is called after.
+
+    Raises:
+        RecipeError: it is not known.
+    """
+    known = {each.name.replace("-", "_"): each for each in STAGES}
+    called = [key for key in known if path.stem.replace("-", "_").startswith(key)]
+    key = (stage or str(tree.get("stage", ""))).replace("-", "_") or max(called, key=len, default="")
+    if key not in known:
+        said = f"{stage or tree.get('stage')!r} is no stage" if key else "it does not say of which stage it is"
+        raise RecipeError(f'{path}: {said}; write stage = "..." into it, one of {", ".join(known)}')
+    return known[key]
+
+
 DATA = """\
 Recipes read these formats themselves; look at a file before you train on it, convert it for other tools, and get public
 data sets to begin with."""
@@ -368,3 +386,10 @@ and every file, runs and models among them. The file holds the workspace's secre
 RESTORE = """\
 Makes a workspace again from a backup, after each file was compared with its hash. With --database its rows go into
 another database than before, of either kind: so a workspace moves from SQLite to PostgreSQL, or back."""
+
+CLUSTER = """\
+Runs a recipe in several processes on the machines of a Ray cluster, as many as its [cluster] says. Each is one that
+torchrun could have started; Ray finds places for them and notices when one is gone. Then all are started again and go
+on from the newest checkpoint. Without a cluster one of this machine alone is started, and ended afterwards.
+
+All machines must see the same disk. With an http:// address the command is sent to a cluster's head as a Ray job."""

@@ -245,6 +245,19 @@ class RolloutSeeds(Seeds):
     sampling: Count | None = Field(None, description="Of the responses that are drawn.")
 
 
+class Cluster(Section):
+    """How a run in several processes is divided among them, and where they are."""
+
+    trainers: PositiveInt = Field(
+        1, description="Processes that `palate cluster` starts; under `torchrun` it is its own options that say so."
+    )
+    cpus: PositiveInt = Field(1, description="Cores, and threads, of each of them.")
+    gpus: int = Field(0, ge=0, le=1, description="GPUs of each of them: one, or none.")
+    restarts: Count = Field(
+        3, description="How often `palate cluster` starts all of them again after one was lost; then it ends."
+    )
+
+
 class TrainingRecipe(Section):
     """What every stage has in which a model learns, from whatever it learns."""
 
@@ -264,6 +277,7 @@ class TrainingRecipe(Section):
     recompute_activations: bool = Field(
         False, description="Keep only what is between layers for the gradient and compute the rest again: less memory."
     )
+    cluster: Cluster = Field(Cluster(), description="How several processes divide the run, and where they are.")
 
     def seed_of(self, source: str) -> int:
         """The seed of one source of randomness, a key of ``seeds``."""

@@ -48,6 +48,8 @@ from palate.run.world import world
 
 _DATA = ("data", "held_out", "prompts", "pretraining", "candidates", "people")
 """The inputs that are files of data; the others are models."""
+_ELSEWHERE = ("cluster.trainers", "cluster.cpus", "cluster.gpus", "cluster.restarts")
+"""Keys of a recipe with which a run goes on elsewhere, and is the same run."""
 
 
 class Run:
@@ -379,7 +381,7 @@ def _plain(recipe: BaseModel) -> dict[str, Any]:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = dict(lineage.flatten(old)), dict(lineage.flatten(new))
-    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    keys = [key for key in before | after if before.get(key) != after.get(key) and key not in _ELSEWHERE]
     return [f"{key}: {before.get(key, 'absent')} is now {after.get(key, 'absent')}" for key in keys]
 
 

@@ -18,10 +18,13 @@ class StopRequest:
     """Remembers, while it is entered, that a stop was asked for.
 
     Signals reach the main thread only; entered in another thread it leaves them alone.
+
+    Args:
+        says: that it has heard.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, *, says: bool = True) -> None:
+        self.asked, self._says = False, says
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -39,5 +42,5 @@ class StopRequest:
         if self.asked and not several:
             raise KeyboardInterrupt("stopped at once, after the last checkpoint")
         told, self.asked = self.asked, True
-        if not told and world().rank == 0:  # not print: the signal may have come in the middle of one
+        if self._says and not told and world().rank == 0:  # not print: the signal may have come in the middle of one
             os.write(2, _NOTICE_OF_SEVERAL if several else _NOTICE)

@@ -12,6 +12,7 @@ from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
 from tests.stages.effects.shared import (
     adapter,
+    cluster,
     begins_with_the_model,
     computes_in_parts,
     data,
@@ -53,6 +54,7 @@ def pretrain() -> list[Row]:
         Row("microbatch_tokens", (4096, 160), computes_in_parts, {"optimizer.epsilon": 1e-2}),
         Row("recompute_activations", (False, True), keeps_less, {"steps": 2}),
         *under("adapter", adapter()),
+        *under("cluster", cluster("data")),
         Row("seed", (0, 1), orders_anew, {"batch_size": 2, "steps": 2}),
         Row("seeds.order", (None, 1), begins_alike(orders_anew, "policy"), {"batch_size": 2, "steps": 2}),
         Row("seeds.initial", (None, 1), draws_its_weights, SMALL),

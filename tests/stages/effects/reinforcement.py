@@ -27,7 +27,7 @@ def rl() -> list[Row]:
     """Keys of both stages."""
     return [
         *every("prompts", "prompts", more_models=LEARNED),
-        *training({"steps": 4}, without_scale={"optimizer.epsilon": 1e-2}),
+        *training({"steps": 4}, without_scale={"optimizer.epsilon": 1e-2}, reads="prompts"),
         Row("seed", (0, 1), draws_anew, {"prompts_per_step": 12, "steps": 1}),
         Row("seeds.order", (None, 1), asks_in_another_order, {"prompts_per_step": 12, "steps": 1}),
         Row("seeds.sampling", (None, 1), says_something_else, {"prompts_per_step": 12, "steps": 1}),

@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
+from tests.cluster.scripted import ScriptedMachines
 from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome, Update
 
+from palate.cluster import restarting
+from palate.cluster.placing import Needs
 from palate.corpus.reading import Read, prompt_of
+from palate.errors import PeerError
 from palate.lm.sources.zoo import load_chat, locate
 
 
@@ -164,12 +169,13 @@ def data(section: str, kind: str) -> list[Row]:
 # What every stage that trains has.
 
 
-def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any]) -> list[Row]:
+def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any], reads: str) -> list[Row]:
     """Keys of every stage that trains.
 
     Args:
         four_steps: settings with which a run has four steps.
         without_scale: settings with which Adam does not blow rounding up to a full step.
+        reads: the section that names its data.
     """
     return [
         Row("frozen_layers", (0, 2), stay_as_they_are),
@@ -179,6 +185,7 @@ def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any]) -> li
         Row("recompute_activations", (False, True), keeps_less),
         *under("adapter", adapter()),
         Row("seeds.initial", (None, 1), draws_its_adapter, {"adapter.rank": 2}),
+        *under("cluster", cluster(reads)),
     ]
 
 
@@ -283,6 +290,36 @@ def writes_a_whole_model(a: Outcome, b: Outcome) -> None:
             weight = weight + scale * change[f"{place}.lora_B.weight"] @ change[f"{place}.lora_A.weight"]
         torch.testing.assert_close(b.weights[name], weight, rtol=1e-5, atol=1e-6)
     assert not (b.directory / "model" / "adapter_config.json").exists()
+
+
+# Several processes.
+
+
+def cluster(reads: str) -> list[Row]:
+    """Keys of the section that says how many, and where: the launcher's, no stage asks for them."""
+    rows = [
+        Row("trainers", (1, 2), asks_for_places),
+        Row("cpus", (1, 3), asks_for_places),
+        Row("gpus", (0, 1), asks_for_places),
+        Row("restarts", (3, 1), starts_again_so_often),
+    ]
+    return [replace(row, only_reads=reads) for row in rows]
+
+
+def asks_for_places(a: Outcome, b: Outcome) -> None:
+    """So many, each with so many cores and GPUs."""
+    for outcome in (a, b):
+        machines, section = ScriptedMachines([[(rank, 0)] for rank in range(9)]), outcome.recipe.cluster
+        assert restarting.run(machines, [], section, say=print) == 0
+        assert machines.needs == Needs(trainers=section.trainers, cpus=section.cpus, gpus=section.gpus)
+
+
+def starts_again_so_often(a: Outcome, b: Outcome) -> None:
+    for outcome, count in ((a, 3), (b, 1)):
+        machines = ScriptedMachines(*[[[(0, 3)]]] * 9)
+        with pytest.raises(PeerError):
+            restarting.run(machines, [], outcome.recipe.cluster, say=print)
+        assert len(machines.commands) == count + 1
 
 
 # Memory.

@@ -58,7 +58,7 @@ def learning(
 
     return [
         *every("data", kind),
-        *training(one_batch | {"epochs": 4}, without_scale={"optimizer.epsilon": 1e-2}),
+        *training(one_batch | {"epochs": 4}, without_scale={"optimizer.epsilon": 1e-2}, reads="data"),
         Row("seed", (0, 1), orders_anew, small_batches),
         Row("seeds.order", (None, 1), begins_alike(orders_anew, name), small_batches),
         Row("epochs", (1, 2), passes, small_batches),
