@@ -115,7 +115,12 @@ def main() -> None:
         print(f"cut for {args.short:g} s: {statuses} {said}, after {time.monotonic() - begun:.0f} s", flush=True)
         print("  the same bits" if same else "  OTHER BITS", flush=True)
         statuses, said = run(recipe, root / "long", cut=3 * args.patience, patience=args.patience)
-        print(f"cut for {3 * args.patience} s, and {args.patience} s of patience: {statuses}", *said, sep="\n  ", flush=True)
+        print(
+            f"cut for {3 * args.patience} s, and {args.patience} s of patience: {statuses}",
+            *said,
+            sep="\n  ",
+            flush=True,
+        )
         told = any(statuses) and any("did not come" in line or "is gone" in line for line in said)
         statuses, _ = run(recipe, root / "long", "--resume")
         again = statuses == [0, 0] and bits(root / "long") == bits(root / "unharmed")

@@ -18,6 +18,7 @@ from palate.errors import DiskFullError, PalateError
 
 COMMANDS = (
     "demo",
+    "cluster",
     "init",
     "studio",
     "worker",

@@ -32,10 +32,13 @@ EXTRAS = {
     "lm/optim.py": "bitsandbytes",
     "cluster/on_ray.py": "ray",
     "cluster/keeper.py": "ray",
+    "cluster/submitting.py": "ray",
     "stages/agent/environments.py": "gym",
     "evals/asking/harness_adapter.py": "lm-eval",
 }
 """Where an extra's packages may be imported. PostgreSQL's driver is named in a URL and never imported."""
+ON_RAY = {"cluster/on_ray.py", "cluster/submitting.py"}
+"""Files that import their extra at once; they are imported where they are needed."""
 
 CORE_INSIDE = {"feedback/statistics/pairwise_agreement.py", "feedback/statistics/coefficients.py"}
 """Files of these rooms that training uses: they do without the extra."""
@@ -123,6 +126,8 @@ WITH = {
         assert "palate[tensorboard]" in missing(lambda: TensorBoard(Path("board")))
         assert "palate[bitsandbytes]" in missing(in_eight_bits)
         assert "palate[gym]" in missing(an_environment)
+        from palate.arguments import imported_extra
+        assert "palate[ray]" in missing(lambda: imported_extra("palate.cluster.on_ray", "OnRay", extra="ray"))
         from palate.evals.asking.harness_adapter import PalateLM
         assert "palate[lm-eval]" in missing(lambda: PalateLM("tiny"))
         for command in (["init", "taste"], ["studio"]):
@@ -147,6 +152,9 @@ WITH = {
         pyarrow.parquet.write_table(pyarrow.table({"prompt": ["p"]}), "a.parquet")
         with open("a.parquet", "rb") as file:
             assert [row.fields for row in parquet_rows(file, Path("a.parquet"))] == [{"prompt": "p"}]
+    """,
+    "ray": """if True:
+        from palate.cluster import on_ray, submitting
     """,
     "tensorboard": """if True:
         from palate.run.trackers import TensorBoard
@@ -177,6 +185,7 @@ def modules(*rooms: str, outside: bool = False) -> list[str]:
     for path in sorted(SOURCE.rglob("*.py")):
         inside = path.relative_to(SOURCE)
         starts = inside.name == "__main__.py" or "migrations" in inside.parts  # Alembic runs these in a context
+        starts |= str(inside) in ON_RAY
         if not starts and (inside.parts[0] in rooms) != outside:
             found.append(".".join(["palate", *inside.with_suffix("").parts]).removesuffix(".__init__"))
     return found

@@ -177,6 +177,7 @@ def test_source_files_named_in_prose_exist(page: str) -> None:
     beside = {
         path.relative_to(ROOT).as_posix() for name in ("scripts", "benchmarks") for path in (ROOT / name).glob("*.py")
     }
+    beside |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
     names = ours | {Path(name).name for name in ours} | {"rank.py", "tastes.py"} | beside
     for span in re.findall(r"`((?:\w+/)*\w+\.py)`", prose(page)):
         assert span in names, f"{page} names {span}, which is not there"

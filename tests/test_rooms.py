@@ -39,7 +39,7 @@ PLAN = {
     "corpus/mined": "corpus corpus/accounting corpus/catalogue corpus/containers corpus/formats corpus/rows evals "
     "recipe",
     "corpus/export": "corpus corpus/catalogue corpus/containers corpus/formats corpus/rows",
-    "cluster": "run",
+    "cluster": "recipe run",
     "lm": "lm/kernels lm/templates recipe run",
     "lm/kernels": "",
     "lm/sources": "lm lm/kernels lm/templates",

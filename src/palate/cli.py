@@ -254,6 +254,10 @@ def _cluster(commands: Group) -> None:
         command += ["--out", str(args.out or Path("runs") / str(args.recipe.stem))]
         command += ["--set", *args.set] if args.set else []
         command += ["--resume"] if args.resume else []
+        if args.address.startswith(("http://", "https://")):
+            command[2:3] = ["cluster", *(["--stage", args.stage] if args.stage else [])]
+            submit = imported_extra("palate.cluster.submitting", "submit", extra="ray")
+            return int(submit(args.address, command, Path.cwd()))
         machines = imported_extra("palate.cluster.on_ray", "OnRay", extra="ray")(args.address, Path.cwd())
         return int(imported("palate.cluster.restarting", "run")(machines, command, section, say=_say))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from palate.cluster.placing import Needs
+from palate.cluster.places import Needs
 from palate.cluster.restarting import Ended, Stop
 
 End = tuple[int, int | None]

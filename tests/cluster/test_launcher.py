@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tests.cluster.scripted import ScriptedMachines
 
 from palate import cli
-from palate.cluster import keeper, leash, placing, restarting
-from palate.cluster.placing import Machine, Needs, Place
+from palate.cluster import keeper, leash, places, restarting
+from palate.cluster.places import Machine, Needs, Place
 from palate.commands import STAGES, stage_of
 from palate.errors import PeerError, RecipeError
 from palate.recipe import Cluster, read_tree
@@ -120,29 +120,37 @@ PLACES = st.lists(st.integers(0, 3), min_size=1, max_size=9)
 
 @given(PLACES)
 def test_every_rank_has_one_place_and_machines_stay_together(machines: list[int]) -> None:
-    places = [Place(machine=str(each), address=f"10.0.0.{each}", gpus=(str(n),)) for n, each in enumerate(machines)]
-    order = placing.ranks(places)
+    found = [Place(machine=str(each), address=f"10.0.0.{each}", gpus=(str(n),)) for n, each in enumerate(machines)]
+    order = places.ranks(found)
     assert sorted(order) == list(range(len(machines)))
     assert order[0] == 0, "the first is where the others meet"
-    found = placing.environments([places[n] for n in order], Needs(trainers=len(places)), port=7, attempt=2, given={})
-    names = [places[n].machine for n in order]
+    told = places.environments([found[n] for n in order], Needs(trainers=len(found)), port=7, attempt=2, given={})
+    names = [found[n].machine for n in order]
     assert sum(a != b for a, b in pairwise(names)) == len(set(names)) - 1
-    for rank, each in enumerate(found):
+    for rank, each in enumerate(told):
         here = [n for n, name in enumerate(names) if name == names[rank]]
         assert each["RANK"] == str(rank)
         assert each["LOCAL_RANK"] == str(here.index(rank))
         assert each["LOCAL_WORLD_SIZE"] == str(len(here))
         assert each["WORLD_SIZE"] == str(len(machines))
-        assert each["MASTER_ADDR"] == places[0].address
+        assert each["MASTER_ADDR"] == found[0].address
         assert each["TORCHELASTIC_RESTART_COUNT"] == "2"
         # SCALE's trap: what Ray hides, and what LOCAL_RANK counts, have to be one numbering
         visible = each["CUDA_VISIBLE_DEVICES"].split(",")
-        assert visible[int(each["LOCAL_RANK"])] == places[order[rank]].gpus[0]
+        assert visible[int(each["LOCAL_RANK"])] == found[order[rank]].gpus[0]
         assert len(set(visible)) == int(each["LOCAL_WORLD_SIZE"])
 
 
+def test_nothing_looks_for_gpus_before_a_trainer_is_started() -> None:
+    """A process that has asked torch once never learns which of them are its own: only trainers import it."""
+    code = "import sys, palate.cli, palate.cluster.restarting, palate.cluster.keeper; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    kept = (Path(keeper.__file__).parent / "on_ray.py").read_text()
+    assert not [line for line in kept.splitlines() if "import" in line and "torch" in line]
+
+
 def test_without_gpus_none_is_seen() -> None:
-    [found] = placing.environments([Place(machine="a", address="b")], Needs(trainers=1, cpus=4), port=1, attempt=0)
+    [found] = places.environments([Place(machine="a", address="b")], Needs(trainers=1, cpus=4), port=1, attempt=0)
     assert found["CUDA_VISIBLE_DEVICES"] == ""
     assert found["OMP_NUM_THREADS"] == "4"
 
@@ -151,7 +159,7 @@ def test_what_a_trainer_is_told_of_the_command_s_environment() -> None:
     """And never of a torchrun or a Ray that the command itself runs under."""
     given = {"PALATE_PEER_TIMEOUT": "9", "PYTHONPATH": "src", "NCCL_DEBUG": "INFO", "RAY_JOB_ID": "1", "RANK": "7"}
     kept = {"PALATE_PEER_TIMEOUT": "9", "PYTHONPATH": "src", "NCCL_DEBUG": "INFO"}
-    assert placing.forwarded(given | {"TORCHELASTIC_RUN_ID": "none", "AWS_SECRET": "x"}) == kept
+    assert places.forwarded(given | {"TORCHELASTIC_RUN_ID": "none", "AWS_SECRET": "x"}) == kept
 
 
 @pytest.mark.parametrize(
@@ -166,18 +174,18 @@ def test_what_a_trainer_is_told_of_the_command_s_environment() -> None:
 )
 def test_what_has_no_place(needs: Needs, machines: list[tuple[float, float]], count: int) -> None:
     there = [Machine(address="10.0.0.1", cpus=cpus, gpus=gpus) for cpus, gpus in machines]
-    assert placing.missing(needs, there) == count
+    assert places.missing(needs, there) == count
 
 
 def test_what_is_missing_is_said_in_a_line() -> None:
     """Nothing waits without a word (verl 7180)."""
     whole = [Machine(address="10.0.0.1", cpus=4, gpus=1), Machine(address="10.0.0.2", cpus=4, gpus=0)]
     busy = [Machine(address="10.0.0.1", cpus=1, gpus=0), Machine(address="10.0.0.2", cpus=4, gpus=0)]
-    assert placing.what_is_missing(Needs(trainers=2, cpus=2, gpus=1), whole, whole) == (
+    assert places.what_is_missing(Needs(trainers=2, cpus=2, gpus=1), whole, whole) == (
         "no place for 1 of 2 trainers of 2 cores and 1 GPU each: the cluster has 10.0.0.1 with 4 cores and 1 GPUs, "
         "10.0.0.2 with 4 cores and 0 GPUs"
     )
-    assert placing.what_is_missing(Needs(trainers=6), whole, busy) == (
+    assert places.what_is_missing(Needs(trainers=6), whole, busy) == (
         "no place for 1 of 6 trainers of 1 core each: others use the cluster, and cores and GPUs left are "
         "1 and 0 at 10.0.0.1, 4 and 0 at 10.0.0.2"
     )

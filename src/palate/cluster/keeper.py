@@ -35,7 +35,7 @@ class Keeper:
 
         context = ray.get_runtime_context()
         gpus = context.get_accelerator_ids().get("GPU", [])
-        return context.get_node_id(), ray.util.get_node_ip_address(), tuple(map(str, gpus))
+        return str(context.get_node_id()), str(ray.util.get_node_ip_address()), tuple(map(str, gpus))
 
     def listen(self, address: str) -> int:
         """A port at which the trainers will meet; nobody else can take it from now on."""
@@ -78,7 +78,7 @@ class Keeper:
         """Let the trainers meet: torch's store, which outlives each of them."""
         from datetime import timedelta
 
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not say that it is public
 
         port, descriptor = self._socket.getsockname()[1], self._socket.detach()
         self._store = TCPStore(

@@ -26,8 +26,8 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from palate.cluster import keeper, leash, placing
-from palate.cluster.placing import Machine, Needs, Place
+from palate.cluster import keeper, leash, places
+from palate.cluster.places import Machine, Needs, Place
 from palate.cluster.restarting import Ended, Stop
 from palate.errors import PeerError, RunError
 
@@ -91,7 +91,8 @@ def joined(address: str, needs: Needs, say: Callable[[str], None]) -> Iterator[C
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise RunError(f"no Ray cluster can be used at {address!r}: {why}") from None
-    host, _, port = "" if address.startswith("ray://") else ray.get_runtime_context().gcs_address.rpartition(":")
+    known = "" if address.startswith("ray://") else str(ray.get_runtime_context().gcs_address)
+    host, _, port = known.rpartition(":")
     try:
         yield Cluster(head=(host, int(port)) if port else None, ours=ours)
     except HeadGone as gone:  # there is nothing to take leave of
@@ -176,10 +177,10 @@ class Gang:
             if stop.asked:
                 raise KeyboardInterrupt("stopped before it was placed")
             if waited > SAID_AFTER and not told:
-                say(f"{placing.what_is_missing(needs, *_machines())}; waiting for it")
+                say(f"{places.what_is_missing(needs, *_machines())}; waiting for it")
                 told = True
             if waited > PLACED_WITHIN:
-                raise RunError(f"{placing.what_is_missing(needs, *_machines())}; waited {PLACED_WITHIN:g} s")
+                raise RunError(f"{places.what_is_missing(needs, *_machines())}; waited {PLACED_WITHIN:g} s")
 
     def _start(self, cluster: Cluster, needs: Needs, command: Sequence[str], directory: Path, attempt: int) -> None:
         ray.cloudpickle.register_pickle_by_value(keeper)
@@ -195,11 +196,11 @@ class Gang:
         self._keepers = placed
         told = self._answers([each.here.remote() for each in placed])
         found = [Place(machine=name, address=address, gpus=gpus) for name, address, gpus in told]
-        order = placing.ranks(found)
+        order = places.ranks(found)
         self._keepers, self._places = [placed[number] for number in order], [found[number] for number in order]
         meeting = "127.0.0.1" if cluster.ours else self._places[0].address
         port = self._answers([self._keepers[0].listen.remote(meeting)])[0]
-        environments = placing.environments(self._places, needs, port=port, attempt=attempt)
+        environments = places.environments(self._places, needs, port=port, attempt=attempt)
         if cluster.ours:  # nothing of ours is to be reached from elsewhere
             alone = {"MASTER_ADDR": meeting} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
             environments = [alone | each | {"MASTER_ADDR": meeting} for each in environments]

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from palate.cluster.placing import Needs
+from palate.cluster.places import Needs
 from palate.errors import PeerError
 from palate.run.signals import StopRequest
 

@@ -12,8 +12,8 @@ from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
 from tests.stages.effects.shared import (
     adapter,
-    cluster,
     begins_with_the_model,
+    cluster,
     computes_in_parts,
     data,
     keeps_less,

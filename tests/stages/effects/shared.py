@@ -15,7 +15,7 @@ from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome, Update
 
 from palate.cluster import restarting
-from palate.cluster.placing import Needs
+from palate.cluster.places import Needs
 from palate.corpus.reading import Read, prompt_of
 from palate.errors import PeerError
 from palate.lm.sources.zoo import load_chat, locate
