@@ -19,6 +19,7 @@ from palate.errors import DiskFullError, PalateError
 COMMANDS = (
     "demo",
     "cluster",
+    "engine",
     "init",
     "studio",
     "worker",
