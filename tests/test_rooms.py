@@ -39,7 +39,7 @@ PLAN = {
     "corpus/mined": "corpus corpus/accounting corpus/catalogue corpus/containers corpus/formats corpus/rows evals "
     "recipe",
     "corpus/export": "corpus corpus/catalogue corpus/containers corpus/formats corpus/rows",
-    "cluster": "recipe run",
+    "cluster": "lm lm/kernels recipe run",
     "lm": "lm/kernels lm/templates recipe run",
     "lm/kernels": "",
     "lm/sources": "lm lm/kernels lm/templates",
@@ -55,7 +55,7 @@ PLAN = {
     "evals/protocols": "corpus corpus/containers corpus/mined evals recipe rewards/verifiers",
     "evals/asking": "evals/protocols lm lm/sources recipe rewards/judges rollout run",
     "evals/card": "evals evals/protocols",
-    "stages": "corpus evals feedback/statistics lm "
+    "stages": "cluster corpus evals feedback/statistics lm "
     "lm/pretraining lm/sources objectives recipe rewards rollout run stages/estimate",
     "stages/ai_feedback": "corpus evals feedback/statistics lm lm/sources recipe rewards/judges run stages "
     "stages/estimate",

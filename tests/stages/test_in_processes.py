@@ -18,6 +18,7 @@ from tests.cluster.gangs import in_gang
 from palate import recipe as recipes
 from palate.cluster.gang import Gang
 from palate.commands import STAGES
+from palate.lm.optim import Optimizer
 from palate.recipe import parse_recipe
 from palate.run.directory import Run
 from palate.run.world import OneProcess, entered
@@ -35,6 +36,7 @@ UNEVEN: dict[str, dict[str, Any]] = {
     "ppo": {"prompts_per_step": 3, "value_optimizer": {"learning_rate": 1e-3}, "value_warmup": 1},
 }
 """Batches that no number of processes divides."""
+SHARDED = {"cluster": {"shard": "weights"}}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,7 @@ def test_two_processes_learn_what_one_does(
     check(name, trees[name], {}, alone(name, {}), tmp_path, size=2)
 
 
+@pytest.mark.parametrize("sharded", [{}, SHARDED], ids=["whole", "sharded"])
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -108,12 +111,23 @@ def test_two_processes_learn_what_one_does(
 def test_four_processes_do_too(
     name: str,
     more: dict[str, Any],
+    sharded: dict[str, Any],
     trees: dict[str, dict[str, Any]],
     alone: Callable[[str, Mapping[str, Any]], Path],
     tmp_path: Path,
 ) -> None:
     """With adapters, and where a step has two sequences, so that two of the processes have nothing to do."""
-    check(name, trees[name], more, alone(name, more), tmp_path, size=4)
+    check(name, trees[name], more | sharded, alone(name, more), tmp_path, size=4)
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_sharded_weights_learn_what_whole_ones_do(
+    name: str,
+    trees: dict[str, dict[str, Any]],
+    alone: Callable[[str, Mapping[str, Any]], Path],
+    tmp_path: Path,
+) -> None:
+    check(name, trees[name], SHARDED, alone(name, {}), tmp_path, size=2)
 
 
 @pytest.mark.parametrize("name", DRAWING)
@@ -182,12 +196,21 @@ def check(
     """Run it in so many processes and compare."""
     several = directory / "run"
 
-    def work(gang: Gang) -> dict[str, float]:
-        perform(name, {**tree, **more}, several)
-        return {} if gang.rank else {"written": 1.0}
+    def work(gang: Gang) -> float:
+        learned: list[float] = []
+        begin = Optimizer.__init__
 
-    found = in_gang(size, directory / "gang", work)
-    assert found == [{"written": 1.0}] + [{}] * (size - 1)
+        def begins(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+            begin(self, *args, **kwargs)
+            here, all_of_it = (sum(p.numel() for p in each.values()) for each in (self.own, self.parameters))
+            learned.append(here / all_of_it)
+
+        Optimizer.__init__ = begins  # type: ignore[method-assign]
+        perform(name, {**tree, **more}, several)
+        return max(learned)
+
+    shares = in_gang(size, directory / "gang", work)
+    assert shares == pytest.approx([1 / size if "cluster" in more else 1.0] * size, abs=0.05)
     rows, others = metrics(one), metrics(several)
     assert [row.keys() for row in rows] == [row.keys() for row in others]
     for row, other in zip(rows, others, strict=True):

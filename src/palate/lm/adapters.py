@@ -198,7 +198,7 @@ def is_transposed(module: nn.Module) -> bool:
 
 def base(model: ModelT) -> ModelT:
     """The model with its adapters off: another network on the same memory, which learns nothing."""
-    plain = _again(model)
+    plain = again(model)
     for name in adapted(plain):
         place: Any = plain.get_submodule(name)
         place.adapter = None
@@ -207,7 +207,7 @@ def base(model: ModelT) -> ModelT:
 
 def merged(model: ModelT) -> ModelT:
     """The model with the change inside its weights: another network, which shares with it what has no adapter."""
-    whole = _again(model)
+    whole = again(model)
     merge(whole)
     return whole
 
@@ -225,6 +225,6 @@ def merge(model: Model) -> None:
         place.adapter = None
 
 
-def _again(model: ModelT) -> ModelT:
-    """The same network with the same weights in memory."""
+def again(model: ModelT) -> ModelT:
+    """Another network of the same kind, on the same weights in memory."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palate.lm.microbatches import divided, in_parts
+from palate.lm.microbatches import divided, evened, in_parts
 from palate.run.world import world
 
 
@@ -80,14 +80,17 @@ class Sequences:
     def select(self, index: Tensor) -> Self:
         """The sequences at ``index`` [N], trimmed to the longest of them; they remember their `rows`."""
         index = index.to(self.tokens.device)
-        width = int(self.lengths[index].max())
+        width = int(self.lengths[index].max()) if len(index) else 0
         picked = {f.name: getattr(self, f.name)[index] for f in fields(self)}
         picked["tokens"], picked["mask"] = picked["tokens"][:, :width], picked["mask"][:, :width]
         return replace(self, **picked)
 
     def microbatches(self, max_tokens: int, *, whole_groups: bool = False) -> Iterator[Self]:
-        """Those of the `divided` that this process computes, which in one process are all of them."""
-        return world().mine(self.divided(max_tokens, whole_groups=whole_groups))
+        """Those of the `divided` that this process computes, which in one process are all of them.
+
+        Every process has as many; where there are not enough, the last of some is empty.
+        """
+        return world().mine(evened(self.divided(max_tokens, whole_groups=whole_groups)))
 
     def divided(self, max_tokens: int, *, whole_groups: bool = False) -> list[Self]:
         """All microbatches, of at most ``max_tokens`` computed tokens, sequences of one group side by side.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from palate.run.world import world
 
 if TYPE_CHECKING:
     from palate.lm.batch import Sequences
+
+    SequencesT = TypeVar("SequencesT", bound=Sequences)
 
 
 def divided(sequences: Sequences, max_tokens: int, *, whole_groups: bool = False, among: int = 1) -> list[Tensor]:
@@ -75,9 +77,19 @@ def in_parts(
     Args:
         what: is computed, for whoever has to be told that a process did not come.
     """
-    parts = sequences.divided(max_tokens)
+    parts = evened(sequences.divided(max_tokens))
     for start in range(0, len(parts), world().size):
         round_ = parts[start : start + world().size]
         with torch.no_grad():
             own = [compute(part) for part in world().mine(round_)]
-        yield from zip(round_, world().whole(own, what), strict=True)
+        computed = zip(round_, world().whole(own, what), strict=True)
+        yield from ((part, numbers) for part, numbers in computed if len(part))
+
+
+def evened(parts: list[SequencesT]) -> list[SequencesT]:
+    """The parts, and empty ones behind them: as many for each process.
+
+    A pass through weights that are sharded is a meeting of all processes, and who has nothing to do comes all the same.
+    """
+    nothing = torch.tensor([], dtype=torch.long)
+    return parts + [parts[0].select(nothing)] * (-len(parts) % world().size)

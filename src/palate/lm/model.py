@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,7 @@ class Model(nn.Module):
         self.model = backbone
         self.frozen_layers = 0
         self._trunk_key = ""
+        self.gathered: Callable[[], AbstractContextManager[Model]] | None = None
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -80,6 +82,13 @@ class Model(nn.Module):
     def forward(self, compute: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
         """Whatever is computed with the weights is computed in here, called as ``model(compute, ...)``."""
         return compute(*args, **kwargs)
+
+    def whole(self) -> AbstractContextManager[Self]:
+        """The model with all its weights in this process, for as long as the context lasts.
+
+        That is itself; or, of one whose weights are sharded over processes, a copy, for which all of them have to meet.
+        """
+        return nullcontext(self) if self.gathered is None else cast(AbstractContextManager[Self], self.gathered())
 
     @property
     def context(self) -> float:
@@ -195,6 +204,9 @@ class Model(nn.Module):
         return Trunk(prompts=prompts, responses=responses, key=self.trunk_key)
 
     def _below(self, sequences: Sequences) -> Tensor:
+        if not len(sequences):
+            one: Tensor = self(self.model.trunk, Layout.of(_one_token(self.device)), self.trunk_layers)
+            return one[:0]
         below: Tensor = self(self.model.trunk, Layout.of(sequences), self.trunk_layers)
         return below
 
@@ -203,13 +215,32 @@ class Model(nn.Module):
         return self.trunk_layers if trunk is not None and self.trunk_layers and trunk.key == self.trunk_key else 0
 
     def hidden(self, sequences: Sequences, sequence: Tensor, position: Tensor, trunk: Trunk | None) -> Tensor:
-        """[M, D] rows after the last norm, of the tokens at ``position`` [M] of ``sequence`` [M]."""
+        """[M, D] rows after the last norm, of the tokens at ``position`` [M] of ``sequence`` [M].
+
+        Of no sequences there are no rows; the same layers run all the same, as they do in the other processes, on one
+        token that nothing is taken of.
+        """
+        if not len(sequences):
+            return self._idle(trunk)[:0]
         layout = Layout.of(sequences)
         wanted = layout.row_of(sequence, position, sequences.prompt_lengths)
         first = self.first_layer(trunk)
         if trunk is None or not first:
             return self.model.rows(sequences, layout, wanted)
         return self.model.rows_above(layout, first, trunk.take(layout), wanted)
+
+    def _idle(self, trunk: Trunk | None) -> Tensor:
+        """[1, D] of one token, by the layers that a pass goes through."""
+        one, first = _one_token(self.device), self.first_layer(trunk)
+        layout, wanted = Layout.of(one), torch.zeros(1, dtype=torch.long, device=self.device)
+        if not first:
+            return self.model.rows(one, layout, wanted)
+        below = torch.zeros(1, self.model.shape.hidden_size, device=self.device)
+        return self.model.rows_above(layout, first, below, wanted)
+
+
+def _one_token(device: torch.device) -> Sequences:
+    return Sequences.pack([[0]], [[]]).to(device)
 
 
 def _rows(sequences: Sequences) -> int:

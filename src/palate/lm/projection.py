@@ -128,10 +128,10 @@ class Kept:
         """With the weights of all of these."""
         weights = [projection.weight for projection in projections]
         if not all(isinstance(weight, nn.Parameter) for weight in weights):  # computed at each use, perhaps otherwise
-            return _fixed(projections)
+            return fixed(projections)
         of = (projections[0].operands, *((weight.data_ptr(), weight._version) for weight in weights))
         if self._product is None or self._of != of:
-            self._of, self._product = of, _fixed(projections)
+            self._of, self._product = of, fixed(projections)
         return self._product
 
 
@@ -163,7 +163,8 @@ def _weights(module: nn.Module) -> list[Tensor]:
     return [each.weight for each in module.modules() if isinstance(each, Projection)]
 
 
-def _fixed(projections: Sequence[Projection]) -> Product:
+def fixed(projections: Sequence[Projection]) -> Product:
+    """The product with these weights, side by side, as they are now."""
     whole = _whole([projection.operand() for projection in projections])
     on_cpu = whole.device.type == "cpu" and torch.backends.mkldnn.is_available()
     return packed(whole) if on_cpu else projections[0].plain(whole)

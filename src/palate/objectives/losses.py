@@ -196,12 +196,13 @@ def policy_loss(
     )
     loss = torch.maximum(unclipped, clipped).sum() / count
     ratio, log_ratio = ratio.detach(), log_ratio.detach()
+    inside = torch.where(mask, ratio, 0.0)
     return loss, {
         "policy/loss": loss.detach(),
         "policy/clip_fraction": (clipped > unclipped).sum() / count,
         "policy/approx_kl": (log_ratio.expm1() - log_ratio).sum() / count,
-        "policy/ratio_mean": torch.where(mask, ratio, 0.0).sum() / count,
-        "policy/ratio_max": torch.where(mask, ratio, 0.0).max(),
+        "policy/ratio_mean": inside.sum() / count,
+        "policy/ratio_max": inside.max() if inside.numel() else inside.sum(),
     }
 
 

@@ -256,6 +256,12 @@ class Cluster(Section):
     restarts: Count = Field(
         3, description="How often `palate cluster` starts all of them again after one was lost; then it ends."
     )
+    shard: Literal["none", "weights"] = Field(
+        "none",
+        description="`weights`: each of the processes keeps its part of all weights, gradients "
+        "and moments, and is lent the rest layer by layer; `none`: each has all of them, which is faster, and takes "
+        "as much memory in each as one process does. In one process it does nothing, and says so.",
+    )
 
 
 class TrainingRecipe(Section):

@@ -61,12 +61,14 @@ class LocalEngine:
         ]
         by_prompt = [responses[start : start + num_responses] for start in range(0, len(responses), num_responses)]
         own = list(world().mine(by_prompt))
-        self._draw(prompt_tokens, [response for each in own for response in each], sampling, show)
+        with self.model.whole() as model:
+            self._draw(model, prompt_tokens, [response for each in own for response in each], sampling, show)
         drawn = [response for each in world().whole(own, "responses") for response in each]
         return rollout_of(self.model, self.chat, prompts, prompt_tokens, drawn, sampling)
 
     def _draw(
         self,
+        model: LanguageModel,
         prompt_tokens: list[list[int]],
         responses: list[Drawn],
         sampling: Sampling,
@@ -75,10 +77,10 @@ class LocalEngine:
         """Fill in the responses."""
         if not responses:  # all prompts are other processes'
             return
-        network = self.model.model
+        network = model.model
         # one context around all steps, so that transformers' weights are cast once
         with network.autocast() if isinstance(network, Foreign) else nullcontext():
-            for _ in steps(self.model, prompt_tokens, responses, sampling, self.chat.stop_id):
+            for _ in steps(model, prompt_tokens, responses, sampling, self.chat.stop_id):
                 if show is not None:
                     show(sum(response.done for response in responses), len(responses))
 

@@ -6,7 +6,8 @@
         state.json                    its numbers and strings, the next step, size and hash of each tensor file
 
 One is written under a temporary name, flushed and renamed, so it is whole or absent; hashes find what decayed later.
-Left out: sharded and asynchronous writing, which one machine does not need, and pickle, which runs code when read.
+What is sharded over several processes stands in a directory of its name, see `shards`. Left out: asynchronous writing,
+and pickle, which runs code when read.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from zlib import crc32
 
 from safetensors import SafetensorError
 
 from palate import disk
 from palate.errors import CheckpointError
+from palate.run import shards
 from palate.run.world import world
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Size, Tensor, dtype
 
     Value = Tensor | int | float | str
 
@@ -55,9 +57,20 @@ class Checkpoint:
     states: dict[str, dict[str, Any]]
 
 
+class Sharded(Stateful, Protocol):
+    """Some of whose tensors may be shards."""
+
+    def room(self, name: str, size: Size, dtype: dtype, /) -> Tensor:
+        """Memory for what a checkpoint holds under this name, of the part that this process is to have."""
+        ...
+
+
 def save(root: Path, step: int, state: Mapping[str, Stateful], *, seconds: float, keep: int) -> Path:
-    """Write the state after ``step`` finished steps and delete all but the ``keep`` newest up to it."""
-    final, temporary = root / f"{_PREFIX}{step:06d}", root / f".{_PREFIX}{step:06d}.tmp"
+    """Write the state after ``step`` finished steps and delete all but the ``keep`` newest up to it.
+
+    The other processes `assist` at the same time.
+    """
+    final, temporary = root / f"{_PREFIX}{step:06d}", _unfinished(root, step)
     with disk.disk_errors(final):
         try:
             temporary.mkdir(parents=True, exist_ok=True)
@@ -71,6 +84,23 @@ def save(root: Path, step: int, state: Mapping[str, Stateful], *, seconds: float
             shutil.rmtree(temporary, ignore_errors=True)
     _prune(root, step, keep)
     return final
+
+
+def assist(root: Path, step: int, state: Mapping[str, Stateful]) -> None:
+    """Write what this process alone has of the state, while the first one writes the rest."""
+    with disk.disk_errors(root):
+        for name, stateful in state.items():
+            _write_shards(_unfinished(root, step) / name, stateful.state_dict())
+
+
+def _unfinished(root: Path, step: int) -> Path:
+    return root / f".{_PREFIX}{step:06d}.tmp"
+
+
+def _write_shards(directory: Path, values: Mapping[str, Value]) -> dict[str, Any]:
+    """Of one stateful object, by all processes at once; nothing, if nothing of it is sharded."""
+    found: Any = {name: value for name, value in values.items() if shards.is_shard(value)}
+    return shards.write(directory, found, _digest) if found else {}
 
 
 def check_alike(state: Mapping[str, Stateful]) -> None:
@@ -94,6 +124,8 @@ def _checksum(state: Mapping[str, Stateful]) -> int:
     total = 0
     for stateful in state.values():
         for value in stateful.state_dict().values():
+            if shards.is_shard(value):  # of which each process has others
+                continue
             total += crc32(repr(value).encode()) if isinstance(value, int | float | str) else _sum_of_bits(value)
     return total
 
@@ -105,12 +137,12 @@ def _sum_of_bits(tensor: Tensor) -> int:
     return int(plain.view(torch.int32 if plain.element_size() % 4 == 0 else torch.uint8).sum(dtype=torch.int64))
 
 
-def load_newest(root: Path, names: Mapping[str, object], say: Callable[[str], None]) -> Checkpoint | None:
+def load_newest(root: Path, state: Mapping[str, Stateful], say: Callable[[str], None]) -> Checkpoint | None:
     """The newest readable checkpoint, or None if none was ever finished.
 
     Args:
         root: the directory of checkpoints.
-        names: what each must hold.
+        state: what each must hold.
         say: told of every checkpoint that is skipped.
 
     Raises:
@@ -120,7 +152,7 @@ def load_newest(root: Path, names: Mapping[str, object], say: Callable[[str], No
     found = sorted(_finished(root), reverse=True)
     for _, path in found:
         try:
-            return _read(path, names)
+            return _read(path, state)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             say(f"{path} is damaged and skipped: {error}")
     if found:
@@ -128,7 +160,7 @@ def load_newest(root: Path, names: Mapping[str, object], say: Callable[[str], No
     return None
 
 
-def read(root: Path, step: int, names: Mapping[str, object]) -> Checkpoint:
+def read(root: Path, step: int, state: Mapping[str, Stateful]) -> Checkpoint:
     """The one after ``step`` finished steps, which another process has just read.
 
     Raises:
@@ -136,17 +168,22 @@ def read(root: Path, step: int, names: Mapping[str, object]) -> Checkpoint:
     """
     path = root / f"{_PREFIX}{step:06d}"
     try:
-        return _read(path, names)
+        return _read(path, state)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read by every process of the run: {error}") from None
 
 
 def _write(directory: Path, step: int, state: Mapping[str, Stateful], seconds: float) -> None:
-    body: dict[str, Any] = {"step": step, "seconds": seconds, "states": {}, "files": {}}
+    body: dict[str, Any] = {"step": step, "seconds": seconds, "states": {}, "files": {}, "shards": {}}
     for name, stateful in state.items():
         values = stateful.state_dict()
         body["states"][name] = {key: value for key, value in values.items() if isinstance(value, int | float | str)}
-        tensors: Any = {key: value for key, value in values.items() if key not in body["states"][name]}
+        body["shards"][name] = _write_shards(directory / name, values)
+        tensors: Any = {
+            key: value
+            for key, value in values.items()
+            if key not in body["states"][name] and not shards.is_shard(value)
+        }
         if tensors:
             body["files"][name] = _write_tensors(directory / f"{name}.safetensors", tensors)
     text = json.dumps(body)
@@ -173,25 +210,34 @@ def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def _read(path: Path, names: Mapping[str, object]) -> Checkpoint:
+def _read(path: Path, state: Mapping[str, Stateful]) -> Checkpoint:
     record = json.loads((path / "state.json").read_text(encoding="utf-8"))
     if _digest_text(record["body"]) != record["blake2b"]:
         raise ValueError("state.json has changed since it was written")
     body = json.loads(record["body"])
-    if set(body["states"]) != set(names):
-        raise ValueError(f"it holds {', '.join(sorted(body['states']))}, but {', '.join(sorted(names))} is needed")
+    if set(body["states"]) != set(state):
+        raise ValueError(f"it holds {', '.join(sorted(body['states']))}, but {', '.join(sorted(state))} is needed")
     states = body["states"]
     for name, expected in body["files"].items():
         states[name] |= _read_tensors(path / f"{name}.safetensors", expected)
+    for name, files in body.get("shards", {}).items():
+        for file, expected in files.items():
+            _check(path / name / file, expected)
+        if files:
+            states[name] |= shards.read(path / name, cast("Sharded", state[name]).room)
     return Checkpoint(step=body["step"], seconds=body["seconds"], states=states)
 
 
 def _read_tensors(path: Path, expected: dict[str, Any]) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
+    _check(path, expected)
+    return load_file(path)
+
+
+def _check(path: Path, expected: Mapping[str, Any]) -> None:
     if path.stat().st_size != expected["size"] or _digest(path) != expected["blake2b"]:
         raise ValueError(f"{path.name} is not what was written")
-    return load_file(path)
 
 
 def _digest(path: Path) -> str:

@@ -50,7 +50,7 @@ class Following(Run):
         """The first process has replaced it."""
 
     def _save(self, state: Mapping[str, Stateful], keep: int) -> None:
-        pass
+        checkpoints.assist(self.directory / "checkpoints", self._next_step, state)
 
     def _restore(self, state: Mapping[str, Stateful]) -> None:
         step = world().once(lambda: None, "the checkpoint to be read")

@@ -24,7 +24,7 @@ from palate.lm.projection import give_back_packed
 from palate.lm.sources.zoo import Loaded, Settle, save
 from palate.objectives.losses import Metrics, combine_metrics
 from palate.randomness import permutation
-from palate.recipe import StageRecipe, TrainingRecipe
+from palate.recipe import Cluster, StageRecipe, TrainingRecipe
 from palate.records import Demonstration, Prompt, Ranking, content_id
 from palate.run.directory import Run
 from palate.run.trackers import showing
@@ -46,16 +46,33 @@ def prepare(model: Model, recipe: TrainingRecipe) -> None:
     deterministic()
 
 
+def spread(run: Run, cluster: Cluster, models: Sequence[Model], *, asked_again: Sequence[Model] = ()) -> None:
+    """Over the processes, as the recipe says: all models that take part, before an optimizer is made of one.
+
+    ``asked_again`` are those whose head is asked while the gradient of another is computed.
+    """
+    if cluster.shard == "none":
+        return
+    if world().size == 1:
+        run.note("cluster.shard = weights does nothing in one process: start several by torchrun")
+        return
+    from palate.cluster.sharding import shard
+
+    shard(models, asked_again=asked_again)
+    run.say(f"each of {world().size} processes holds its part of the weights, and of what is learned of them")
+
+
 def write_model(
     run: Run, recipe: TrainingRecipe, loaded: Loaded[ModelT], *, extra_files: Mapping[str, str] | None = None
 ) -> None:
     """What came out, to ``model/``: whole, or the adapter alone."""
     alone = recipe.adapter is not None and not recipe.adapter.merge
     beside = loaded if alone else None
-    world().once(
-        lambda: save(loaded.model, loaded.chat, run.directory / "model", beside=beside, extra_files=extra_files),
-        "the model to be written",
-    )
+    with loaded.model.whole() as model:
+        world().once(
+            lambda: save(model, loaded.chat, run.directory / "model", beside=beside, extra_files=extra_files),
+            "the model to be written",
+        )
 
 
 def longest(recipe: StageRecipe, *models: Model) -> tuple[float, str]:

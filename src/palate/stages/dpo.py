@@ -37,6 +37,7 @@ from palate.stages.common import (
     response_logprobs,
     say_chat,
     say_left_out,
+    spread,
     write_model,
 )
 from palate.stages.comparisons import comparable, prepare_responses, without_ties
@@ -91,6 +92,7 @@ def train(recipe: DPORecipe, run: Run) -> None:
     policy = loaded.model
     prepare(policy, recipe)
     run.add_inputs({"model": loaded.weights})
+    spread(run, recipe.cluster, [policy])
     with showing("frozen layers") as show:
         trunk = policy.trunk(train_set.sequences, max_tokens=recipe.microbatch_tokens, show=show)
     held_out_trunk = policy.trunk(validation.sequences, max_tokens=recipe.microbatch_tokens)
@@ -153,5 +155,5 @@ def chosen_and_rejected(judged: Sequence[tuple[list[int], Judgement]]) -> tuple[
         for worse, other in zip(places, judgement.ranks, strict=True)
         if rank < other
     ]
-    chosen, rejected = zip(*pairs, strict=True)
-    return torch.tensor(chosen), torch.tensor(rejected)
+    both = torch.tensor(pairs, dtype=torch.long).view(-1, 2)
+    return both[:, 0], both[:, 1]

@@ -45,6 +45,7 @@ from palate.stages.common import (
     response_logprobs,
     say_chat,
     say_left_out,
+    spread,
     write_model,
 )
 from palate.stages.estimate.expected import thumbed
@@ -102,6 +103,7 @@ def train(recipe: KTORecipe, run: Run) -> None:
     policy = loaded.model
     prepare(policy, recipe)
     run.add_inputs({"model": loaded.weights})
+    spread(run, recipe.cluster, [policy])
     with showing("frozen layers") as show:
         trunk = policy.trunk(train_set.sequences, max_tokens=recipe.microbatch_tokens, show=show)
     mismatched_trunk = policy.trunk(train_set.mismatched, max_tokens=recipe.microbatch_tokens)

@@ -49,7 +49,7 @@ from palate.rollout import local
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.run.world import world
-from palate.stages.common import combined, finish_run, plan, prepare, say_chat, write_model
+from palate.stages.common import combined, finish_run, plan, prepare, say_chat, spread, write_model
 from palate.stages.estimate.expected import pretrained
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.trial import some
@@ -100,6 +100,7 @@ def train(recipe: PretrainRecipe, run: Run) -> None:
     model = loaded.model
     prepare(model, recipe)
     run.add_inputs({"model": loaded.weights})
+    spread(run, recipe.cluster, [model])
     validation = validation.to(model.device)
     before = measure(model, validation, test_set.num_bytes, recipe.microbatch_tokens) if recipe.model else {}
     optimizer = Optimizer(model, recipe.optimizer, len(batches), name="policy")
@@ -267,8 +268,9 @@ def continued(model: LanguageModel, chat: Chat, test_set: Documents, recipe: Pre
     drawn = [
         local.undrawn(number, Prompt.from_text(text), number, recipe.sampling, key) for number, text in enumerate(texts)
     ]
-    for _ in local.steps(model, beginnings, drawn, recipe.sampling, chat.stop_id):
-        pass
+    with model.whole() as whole:
+        for _ in local.steps(whole, beginnings, drawn, recipe.sampling, chat.stop_id):
+            pass
     return [
         {"prompt": text, "response": chat.text(response.tokens)} for text, response in zip(texts, drawn, strict=True)
     ]

@@ -37,7 +37,7 @@ from palate.rewards.heads import Head, Normalization, files_of
 from palate.rewards.learned import raw_scores
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, write_model
+from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, spread, write_model
 from palate.stages.comparisons import ComparedResponses, prepare_responses
 from palate.stages.estimate.expected import comparing
 from palate.stages.estimate.fitting import expect
@@ -126,6 +126,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
     model = loaded.model
     prepare(model, recipe)
     run.add_inputs({"model": loaded.weights})
+    spread(run, recipe.cluster, [model])
     with showing("frozen layers") as show:
         trunk = model.trunk(train_set.sequences, max_tokens=recipe.microbatch_tokens, show=show)
     thresholds = thresholds_for(recipe.objectives, train_set.sets, recipe.heads)

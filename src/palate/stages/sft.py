@@ -37,6 +37,7 @@ from palate.stages.common import (
     prepare,
     say_chat,
     say_left_out,
+    spread,
     write_model,
 )
 from palate.stages.estimate.expected import supervised
@@ -76,6 +77,7 @@ def train(recipe: SFTRecipe, run: Run) -> None:
     model = loaded.model
     prepare(model, recipe)
     run.add_inputs({"model": loaded.weights})
+    spread(run, recipe.cluster, [model])
     sequences = train_set.sequences.to(model.device)
     with showing("frozen layers") as show:
         trunk = model.trunk(sequences, max_tokens=recipe.microbatch_tokens, show=show)

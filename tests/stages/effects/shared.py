@@ -183,6 +183,7 @@ def training(four_steps: dict[str, Any], *, without_scale: dict[str, Any], reads
         Row("keep_checkpoints", (1, 2), keeps_so_many, four_steps | {"checkpoint_every": 1}),
         Row("microbatch_tokens", (4096, 160), computes_in_parts, without_scale),
         Row("recompute_activations", (False, True), keeps_less),
+        Row("cluster.shard", ("none", "weights"), has_nobody_to_share_with),
         *under("adapter", adapter()),
         Row("seeds.initial", (None, 1), draws_its_adapter, {"adapter.rank": 2}),
         *under("cluster", cluster(reads)),
@@ -206,6 +207,13 @@ def stay_as_they_are(a: Outcome, b: Outcome) -> None:
         still = {key for key, tensor in named.items() if torch.equal(tensor, outcome.weights[key])}
         lower = ("model.embed_tokens", *(f"model.layers.{layer}." for layer in range(layers)))
         assert still == {key for key in named if layers and key.startswith(lower)}
+
+
+def has_nobody_to_share_with(a: Outcome, b: Outcome) -> None:
+    """One process says so, and learns the same; what several do is in `tests/stages/test_in_processes.py`."""
+    said = [[note for note in outcome.report["notes"] if "does nothing in one process" in note] for outcome in (a, b)]
+    assert [len(each) for each in said] == [0, 1]
+    assert all(torch.equal(a.weights[key], weight) for key, weight in b.weights.items())
 
 
 def saves_after(a: Outcome, b: Outcome) -> None:

@@ -35,7 +35,7 @@ from palate.rewards.mix import Mix
 from palate.rollout import engines
 from palate.rollout.engine import Rollout
 from palate.run.directory import Run
-from palate.stages.common import combined, finish_run, floats, prepare, sharing, write_model
+from palate.stages.common import combined, finish_run, floats, prepare, sharing, spread, write_model
 from palate.stages.reinforcement.actors import foretold
 from palate.stages.reinforcement.mismatch import seen_by_trainer
 from palate.stages.reinforcement.step import minibatches, prompts_of_step
@@ -46,6 +46,7 @@ def train(recipe: DistillRecipe, run: Run) -> None:
     """Teach ``recipe.model`` what its teachers would say and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
     school = load_school(recipe, run)
+    spread(run, recipe.cluster, [school.loaded.model, *school.teachers], asked_again=school.teachers)
     policy, max_tokens = school.loaded.model, recipe.microbatch_tokens
     order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))
     engine = engines.make_engine(recipe.engine, policy, school.loaded.chat)

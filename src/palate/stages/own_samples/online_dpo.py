@@ -27,7 +27,7 @@ from palate.objectives.advantages import differ
 from palate.recipe import OnlineDPORecipe
 from palate.rollout import engines
 from palate.run.directory import Run
-from palate.stages.common import combined, finish_run, floats, make_room, write_model
+from palate.stages.common import combined, finish_run, floats, make_room, spread, write_model
 from palate.stages.dpo import loss_of_pairs
 from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.reinforcement.actors import foretold, load_actors
@@ -41,6 +41,7 @@ def train(recipe: OnlineDPORecipe, run: Run) -> None:
     in_pairs = {"extremes": 2, "all": recipe.responses_per_prompt}[recipe.pairs]
     recipe, asked = foretold(recipe, run, prompts_of_step, partial(minibatches_of, each=in_pairs))
     actors = load_actors(recipe, asked, run)
+    spread(run, recipe.cluster, actors.models)
     policy, max_tokens = actors.policy, recipe.microbatch_tokens
     order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))
     engine = engines.make_engine(recipe.engine, policy, actors.chat)
@@ -140,6 +141,7 @@ def places(microbatch: Sequences, chosen: Tensor, rejected: Tensor) -> tuple[Ten
     place = {row: index for index, row in enumerate(microbatch.rows.tolist())}
 
     def of(rows: Tensor) -> Tensor:
-        return torch.tensor([place[row] for row in rows[inside].tolist()], device=microbatch.rows.device)
+        found = [place[row] for row in rows[inside].tolist()]
+        return torch.tensor(found, dtype=torch.long, device=microbatch.rows.device)
 
     return of(chosen), of(rejected)

@@ -28,7 +28,7 @@ from palate.recipe import PPORecipe
 from palate.rewards.heads import read_heads, value_units
 from palate.rollout import engines
 from palate.run.directory import Run
-from palate.stages.common import finish_run, write_model
+from palate.stages.common import finish_run, spread, write_model
 from palate.stages.reinforcement.actors import Actors, foretold, load_actors
 from palate.stages.reinforcement.ptx import PretrainingGradient, load_text
 from palate.stages.reinforcement.step import Critic, Method, learn, minibatches, prompts_of_step
@@ -40,6 +40,7 @@ def train(recipe: PPORecipe, run: Run) -> None:
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
     actors = load_actors(recipe, asked, run)
     value_model = load_value_model(recipe, actors, run)
+    spread(run, recipe.cluster, [*actors.models, value_model])
     method = Method(
         baseline=Critic(
             model=value_model,

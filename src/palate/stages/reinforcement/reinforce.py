@@ -40,7 +40,7 @@ from palate.objectives.surrogates import clipped_weight_loss, sequence_policy_lo
 from palate.recipe import ReinforceRecipe
 from palate.rollout import engines
 from palate.run.directory import Run
-from palate.stages.common import finish_run, write_model
+from palate.stages.common import finish_run, spread, write_model
 from palate.stages.reinforcement.actors import foretold, load_actors
 from palate.stages.reinforcement.step import Baseline, Method, ResponseWeights, learn, minibatches, prompts_of_step
 from palate.stages.reinforcement.watching import KLController
@@ -63,6 +63,7 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
     actors = load_actors(recipe, asked, run)
+    spread(run, recipe.cluster, actors.models)
     learn(
         recipe,
         run,
