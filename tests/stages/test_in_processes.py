@@ -158,12 +158,12 @@ def test_two_processes_draw_what_one_does(name: str, settings: dict[str, dict[st
         assert one["texts"] == two["texts"]
 
 
-@pytest.mark.parametrize("size", [2, 1])
+@pytest.mark.parametrize(("size", "more"), [(2, {}), (1, {}), (2, SHARDED), (1, SHARDED)])
 def test_all_stop_at_once_and_a_checkpoint_suits_any_number(
-    size: int, trees: dict[str, dict[str, Any]], tmp_path: Path
+    size: int, more: dict[str, Any], trees: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     """One process of two is asked to stop. As many go on to the same bits, another number up to rounding."""
-    tree = trees["ppo"] | {"steps": 4, "value_warmup": 0, "kl_target": 0.5, "kl_horizon": 50}
+    tree = trees["ppo"] | {"steps": 4, "value_warmup": 0, "kl_target": 0.5, "kl_horizon": 50} | more
     assert in_gang(2, tmp_path / "gang 1", lambda _: perform("ppo", tree, tmp_path / "whole")) == [None, None]
 
     def stopped(gang: Gang) -> None:

@@ -16,7 +16,7 @@ Zhao et al. 2023 (arXiv 2304.11277); Rajbhandari et al. 2020 (arXiv 1910.02054).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from palate.lm.adapters import again
 from palate.lm.kernels.products import Product
@@ -77,16 +77,22 @@ def _divide(model: Model, *, keep_root: bool) -> None:
 
     gloo has no average, and sums where it is asked for one (pytorch 162338): so it is not asked.
     """
-    mesh = init_device_mesh(model.device.type, (dist.get_world_size(),))
+    size = dist.get_world_size()
+    divided = partial(fully_shard, mesh=init_device_mesh(model.device.type, (size,)), shard_placement_fn=_axis(size))
     for layer in model.model.upper(0):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    fully_shard(model, mesh=mesh, reshard_after_forward=not keep_root)
+        divided(layer, reshard_after_forward=True)
+    divided(model, reshard_after_forward=not keep_root)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
         if isinstance(module, Projection | Projecting):
             module.kept = _NotKept()
+
+
+def _axis(size: int) -> Callable[[nn.Parameter], Shard]:
+    """The first that as many processes divide evenly: of an adapter's two rows four have nothing to divide."""
+    return lambda weight: Shard(next((axis for axis, count in enumerate(weight.shape) if count % size == 0), 0))
 
 
 class _NotKept(Kept):
