@@ -9,6 +9,7 @@ which part of what each is. DCP's own format holds a pickle, which runs code whe
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,8 @@ def read(directory: Path, room: Room) -> dict[str, Tensor]:
 
     stored: Mapping[str, Any] = HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata
     tensors = {name: room(name, about.size, about.properties.dtype) for name, about in stored.items()}
-    with _plain_errors():
+    with _plain_errors(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # nobody else is to be asked
         load(dict(tensors), storage_reader=HuggingFaceStorageReader(str(directory)), no_dist=True)
     return tensors
 
