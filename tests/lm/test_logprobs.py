@@ -206,6 +206,27 @@ def test_chosen_logprobs_and_their_gradients_are_those_of_log_softmax(
         torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cap", [None, 1.5])
+def test_logits_that_are_one_part_are_made_once(monkeypatch: pytest.MonkeyPatch, cap: float | None) -> None:
+    """Their slopes stay, the same whoever asks how often; those of several parts are made again."""
+    made: list[int] = []
+    plain = module._parts_of_logits
+    monkeypatch.setattr(module, "_parts_of_logits", lambda *given: made.append(1) or plain(*given))
+    hidden, weight = torch.randn(11, 6), torch.randn(17, 6)
+    tokens, outer = torch.arange(11), torch.linspace(-1, 2, 11)
+    found = []
+    for width, times in ((17, 1), (5, 3)):
+        monkeypatch.setattr(module, "LOGITS", 11 * width)
+        monkeypatch.setattr(module, "WIDTH", 1)
+        made.clear()
+        learning = [x.clone().requires_grad_(True) for x in (hidden, weight)]
+        got = chosen_logprobs(*learning, tokens, temperature=0.7, cap=cap)
+        found += [torch.autograd.grad(got, learning, outer, retain_graph=True) for _ in range(2)]
+        assert len(made) == times
+    for gradients in found[1:]:
+        torch.testing.assert_close(gradients, found[0], atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("budget", "width"), [(1, 4), (11 * 4, 4), (11 * 7, 4), (11 * 8, 8), (11 * 1000, 17)])
 def test_parts_of_the_vocabulary_are_whole_units(monkeypatch: pytest.MonkeyPatch, budget: int, width: int) -> None:
     monkeypatch.setattr(module, "LOGITS", budget)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from palate.lm.decoder import TokenHead
 from palate.lm.kernels import products
-from palate.lm.kernels.products import packed, rounded, sums
+from palate.lm.kernels.products import mm, packed, rounded, sums
 from palate.lm.logprobs import chosen_logprobs
 from palate.lm.projection import Projection
 
@@ -37,9 +37,68 @@ def test_sums_are_not_rounded(rows: Tensor, linear: Projection) -> None:
     got = sums(rows.to(HALF), linear.weight.detach().to(HALF).T)
     torch.testing.assert_close(got.double(), exact(rows, linear.weight), atol=1e-5, rtol=1e-6)
     assert not torch.equal(got, got.to(HALF).float())
-    out = torch.empty_like(got)
-    assert sums(rows.to(HALF), linear.weight.detach().to(HALF).T, out=out) is out
-    assert torch.equal(out, got)
+
+
+@pytest.fixture(params=[True, False])
+def by_onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whose products in fp32 are, however small."""
+    monkeypatch.setattr(products, "prefers_onednn", lambda: request.param)
+    monkeypatch.setattr(products, "LEAST_FOR_ONEDNN", 1)
+    return bool(request.param)
+
+
+def test_a_product_in_fp32_is_exact_whoever_computes_it(by_onednn: bool) -> None:
+    """Whole or strided, the same row for all, one row or none."""
+    numbers = torch.Generator().manual_seed(5)
+    a, b = torch.randn(40, 96, generator=numbers), torch.randn(96, 72, generator=numbers)
+    turned = a.T.contiguous().T, b.T.contiguous().T
+    for left, right in (
+        (a, b),
+        turned,
+        (a[::2, 1:], b[1:, ::3]),
+        (a[:1].expand(5, -1), b),
+        (a, b[:, :1].expand(-1, 3)),
+    ):
+        torch.testing.assert_close(mm(left, right).double(), left.double() @ right.double(), atol=1e-4, rtol=0)
+    assert mm(a[:0], b).shape == (0, 72)
+
+
+def test_gradients_of_a_product_in_fp32(by_onednn: bool) -> None:
+    """Through a projection that learns, one that does not, and for rows that ask for none."""
+    numbers = torch.Generator().manual_seed(6)
+    x, weight, upper = (torch.randn(*size, generator=numbers) for size in ((30, 96), (72, 96), (30, 72)))
+    exact = {"x": upper.double() @ weight.double(), "weight": upper.double().T @ x.double()}
+    for asked in (["x", "weight"], ["x"], ["weight"]):
+        learning = {"x": x.clone(), "weight": weight.clone()}
+        for name in asked:
+            learning[name].requires_grad_(True)
+        product = rounded(**learning)
+        torch.testing.assert_close(product.detach().double(), x.double() @ weight.double().T, atol=1e-4, rtol=0)
+        for name, grad in zip(asked, torch.autograd.grad(product, [learning[n] for n in asked], upper), strict=True):
+            torch.testing.assert_close(grad.double(), exact[name], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "avx512", "is_there", "its"),
+    [
+        ("AMD EPYC 9755", True, True, True),
+        ("AMD EPYC 7R13", False, True, False),
+        ("Intel(R) Xeon(R) Platinum 8488C", True, True, False),
+        ("AMD EPYC 9755", True, False, False),
+    ],
+)
+def test_whose_fp32_products_are_quick(
+    monkeypatch: pytest.MonkeyPatch, name: str, avx512: bool, is_there: bool, its: bool
+) -> None:
+    """And a small one stays MKL's, for which nothing has to be written first."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name, "avx512_f": avx512})
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: is_there)
+    assert products.prefers_onednn.__wrapped__() == its
+    monkeypatch.setattr(products, "prefers_onednn", lambda: its)
+    large, small = torch.zeros(256, 256), torch.zeros(64, 256)
+    assert products._is_onednns(large, large) == its
+    assert not products._is_onednns(small, large)
+    assert not products._is_onednns(large.double(), large.double())
 
 
 @pytest.mark.parametrize("learns", [True, False])

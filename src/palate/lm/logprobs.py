@@ -2,7 +2,9 @@
 
 Logits are made for a part of the vocabulary, reduced to one number a row, and thrown away; the backward pass makes them
 again. So the unembedding is read once each way, a part of its gradient is written once, and peak memory is one part,
-whatever the batch. Logits and everything after them are fp32, whatever the dtype of the product's operands.
+whatever the batch. Where one part is all of them nothing is made again: what the backward pass needs of them stays in
+their place, memory that it would ask for first of all. Logits and everything after them are fp32, whatever the dtype of
+the product's operands.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from palate.lm.kernels.products import sums
+from palate.lm.kernels.products import mm, sums
 
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
@@ -109,36 +111,61 @@ class _ChosenLogprobs(torch.autograd.Function):
         ctx.bend = None if cap is None else (cap, temperature)
         rows: Tensor = hidden / ctx.divisor
         chosen, normalizers = rows.new_zeros(len(rows), 1), rows.new_full((len(rows), 1), -torch.inf)
+        learns, known = any(ctx.needs_input_grad), None
         for part, logits in _parts_of_logits(rows, weight):
-            if ctx.bend is not None:
-                _bend(logits, *ctx.bend)
+            slope = None if ctx.bend is None else _bend(logits, *ctx.bend)
             inside, column = _within(part, tokens)
             chosen = torch.where(inside, logits.gather(-1, column), chosen)
             top = logits.amax(-1, keepdim=True)
-            mass = logits.sub_(top).exp_().sum(-1, keepdim=True)
+            masses = logits.sub_(top).exp_()
+            mass = masses.sum(-1, keepdim=True)
+            if learns and masses.shape[1] == len(weight):
+                known = _delta(masses.div_(mass), inside, column, slope).to(weight.dtype)
             normalizers = torch.logaddexp(normalizers, mass.log_().add_(top))
-        ctx.save_for_backward(rows, weight, tokens, normalizers)
+            del logits, masses, slope
+        ctx.save_for_backward(rows, weight, tokens, normalizers, known)
         return (chosen - normalizers)[:, 0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        rows, weight, tokens, normalizers = ctx.saved_tensors
+        rows, weight, tokens, normalizers, known = ctx.saved_tensors
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        # d logp(y) / d logits = one_hot(y) - softmax; what each row is weighted with is applied to [M, D], not [M, V]
+        # what each row is weighted with is applied to [M, D], not [M, V]
         down = -grad[:, None]
         weighted = (rows * down).to(weight.dtype)
-        for part, logits in _parts_of_logits(rows, weight):
-            slope = None if ctx.bend is None else _bend(logits, *ctx.bend)
-            delta = logits.sub_(normalizers).exp_()
-            inside, column = _within(part, tokens)
-            delta.scatter_(-1, column, delta.gather(-1, column) - inside.to(delta.dtype))
-            delta = (delta if slope is None else delta.mul_(slope)).to(weight.dtype)
+        for part, delta in _deltas(rows, weight, tokens, normalizers, ctx.bend, known):
             if grad_rows is not None:
-                _add_product(grad_rows, delta, weight[part])
+                grad_rows += sums(delta, weight[part])
             if grad_weight is not None:
-                torch.mm(delta.T, weighted, out=grad_weight[part])
+                grad_weight[part] = mm(delta.T, weighted)
+            del delta
         return None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor), grad_weight, None, None, None
+
+
+def _deltas(
+    rows: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    normalizers: Tensor,
+    bend: tuple[float, float] | None,
+    known: Tensor | None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Which part of the vocabulary, and `_delta` of it [M, part], in the dtype of the product's operands."""
+    if known is not None:
+        yield slice(0, len(weight)), known
+        return
+    for part, logits in _parts_of_logits(rows, weight):
+        slope = None if bend is None else _bend(logits, *bend)
+        probs = logits.sub_(normalizers).exp_()
+        yield part, _delta(probs, *_within(part, tokens), slope).to(weight.dtype)
+        del logits, probs, slope
+
+
+def _delta(probs: Tensor, inside: Tensor, column: Tensor, slope: Tensor | None) -> Tensor:
+    """-d log p(y) / d logits = softmax - one_hot(y), in the place of the softmax."""
+    probs.scatter_add_(-1, column, -inside.to(probs.dtype))
+    return probs if slope is None else probs.mul_(slope)
 
 
 def _bend(logits: Tensor, cap: float, temperature: float) -> Tensor:
@@ -150,27 +177,17 @@ def _bend(logits: Tensor, cap: float, temperature: float) -> Tensor:
 
 
 def _parts_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Which part of the vocabulary, and its fp32 logits [M, part], all in the same memory."""
+    """Which part of the vocabulary, and its fp32 logits [M, part]; whoever lets go of them has one part at a time."""
     count, vocabulary = len(rows), len(weight)
     budget = LOGITS if rows.device.type == "cpu" else LOGITS_ON_GPU
     width = min(max(1, budget // max(1, count) // WIDTH) * WIDTH, vocabulary)
-    memory = rows.new_empty(count * width)
     rows = rows.to(weight.dtype)
     for start in range(0, vocabulary, width):
         part = slice(start, min(start + width, vocabulary))
-        logits = memory[: count * (part.stop - start)].view(count, part.stop - start)
-        yield part, sums(rows, weight[part].T, out=logits)
+        yield part, sums(rows, weight[part].T)
 
 
 def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """[M, 1] whether each row's token is in the part, and its column there (any column, if it is not)."""
     inside = (tokens >= part.start) & (tokens < part.stop)
     return inside[:, None], torch.where(inside, tokens - part.start, 0)[:, None]
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, in fp32 whatever the dtype of both."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    else:
-        total += sums(a, b)

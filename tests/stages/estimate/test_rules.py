@@ -109,6 +109,7 @@ def test_what_the_backward_pass_needs(
     part = Pass.of(net.model, batch, len(batch) if kind is ScalarModel else int(batch.mask.sum()))
     told = sum(footprint.kept_by_layer(net, index, part) for index in range(net.first, net.L))
     told += footprint.kept_by_head(net, part) + footprint.masks(part)
+    told += slopes(net, part) if kind is LanguageModel else 0
     assert net.first == frozen
     assert told == pytest.approx(size(x for x in kept if x.untyped_storage().data_ptr() not in mine), rel=0.05)
     assert out.requires_grad
@@ -177,7 +178,8 @@ def test_logits(files: dict[str, str], rows: int, name: str) -> None:
     hidden, tokens = torch.zeros(rows, 64), torch.zeros(rows, dtype=torch.long)
     with torch.no_grad():
         took = allocated.peak(lambda: model.lm_head(hidden, tokens, temperature=1.0))
-        assert footprint.logits(net, rows) + hidden.numel() * 4 == pytest.approx(took, rel=0.02)
+        scratch = 40_000  # oneDNN's own, whatever the size
+        assert footprint.logits(net, rows) + hidden.numel() * 4 == pytest.approx(took, rel=0.02, abs=scratch)
         model.logits(hidden[:50])
         drawn = allocated.peak(lambda: draw(model.logits(hidden[:50]), torch.zeros(50, dtype=torch.float64)))
     assert footprint.drawing(net, 50) == pytest.approx(drawn, rel=0.1)
@@ -204,8 +206,15 @@ def test_what_other_families_keep(family: str, dtype: torch.dtype) -> None:
         model.logprobs(batch, temperature=1.0)
     part = Pass.of(net.model, batch, int(batch.mask.sum()))
     told = sum(footprint.kept_by_layer(net, index, part) for index in range(net.L))
-    told += footprint.kept_by_head(net, part) + footprint.masks(part)
+    told += footprint.kept_by_head(net, part) + footprint.masks(part) + slopes(net, part)
     assert told == pytest.approx(size_of(kept, mine), rel=0.05)
+
+
+def slopes(net: Network, part: Pass) -> int:
+    """Of the logits, which stay until they are used: no more than is asked for where they are made again."""
+    found = 4 * part.wanted * net.V
+    assert found <= footprint.logits(net, part.wanted)
+    return found
 
 
 def size_of(kept: list[Tensor], without: set[int]) -> int:

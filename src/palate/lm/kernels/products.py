@@ -14,6 +14,9 @@ sampling and training SmolLM2-135M). The kernel for packed weights adds up in on
 on a processor all bf16 products are its. A processor without bf16 instructions takes thirty times as long for torch's
 bf16 kernels as for fp32; there rounded operands are multiplied in fp32.
 
+In fp32 torch multiplies with MKL, which does without AVX512 on a processor that is not Intel's. oneDNN does not: of
+several hundred rows it makes twice as many products a second there, so what is large enough is its.
+
 Left out: quantised products; the policy that samples is the policy that trains.
 """
 
@@ -30,6 +33,10 @@ from torch import Tensor
 PACKED_ROWS = 256
 """Up to this many rows packed weights are faster on a processor; beyond it copying them costs next to nothing."""
 
+LEAST_FOR_ONEDNN = 2**23
+"""Multiplications below which a product is MKL's: oneDNN writes a kernel for every new shape, which takes 0.3 ms and
+more, and gains 0.1 ms by this many (98 shapes of 500 to 700 rows on an EPYC of family 26)."""
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -40,6 +47,28 @@ def multiplies_bf16(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+
+
+@cache
+def prefers_onednn() -> bool:
+    """Whether oneDNN is the quicker one in fp32: it uses AVX512 wherever there is, and MKL on Intel's alone."""
+    about = torch.cpu.get_capabilities()
+    its = bool(about.get("avx512_f")) and "intel" not in str(about.get("cpu_name", "")).lower()
+    return its and torch.backends.mkldnn.is_available()
+
+
+def mm(a: Tensor, b: Tensor) -> Tensor:
+    """[N, K] @ [K, M] -> [N, M] in the dtype of both, by whichever kernel is quick; not differentiable."""
+    if not _is_onednns(a, b):
+        return torch.mm(a, b)
+    weight = b.T if b.is_contiguous() or b.T.is_contiguous() else b.T.contiguous()
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(a, weight, None, "none", [], "")
+    return result
+
+
+def _is_onednns(a: Tensor, b: Tensor) -> bool:
+    large = a.numel() * b.shape[1] >= LEAST_FOR_ONEDNN
+    return large and a.dtype == torch.float32 and a.device.type == "cpu" and prefers_onednn()
 
 
 @cache
@@ -54,21 +83,35 @@ def is_row_invariant() -> bool:
 
 def rounded(x: Tensor, weight: Tensor) -> Tensor:
     """[N, inputs] times [outputs, inputs], in the dtype of both; differentiable."""
+    if _is_onednns(x, weight.T):
+        result: Tensor = _Linear.apply(x, weight)  # type: ignore[no-untyped-call]
+        return result
     if x.dtype == torch.float32 or multiplies_bf16(x.device.type):
         return F.linear(x, weight)
     return F.linear(x.float(), weight.float()).to(x.dtype)
 
 
-def sums(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """[N, K] @ [K, M] -> [N, M] fp32, whatever the dtype of both; differentiable if there is no ``out``."""
-    if a.dtype == torch.float32:
-        return torch.mm(a, b, out=out)
-    if out is None and torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return mm(x, weight.T)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight = ctx.needs_input_grad
+        return mm(grad, weight) if of_x else None, mm(grad.T, x) if of_weight else None
+
+
+def sums(a: Tensor, b: Tensor) -> Tensor:
+    """[N, K] @ [K, M] -> [N, M] fp32, whatever the dtype of both; differentiable."""
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         result: Tensor = _Sums.apply(a, b)  # type: ignore[no-untyped-call]
         return result
-    if a.device.type == "cuda" and multiplies_bf16("cuda"):
-        return torch.mm(a, b, out_dtype=torch.float32, out=out)
-    return torch.mm(a.float(), b.float(), out=out)
+    if a.dtype != torch.float32 and a.device.type == "cuda" and multiplies_bf16("cuda"):
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return mm(a.float(), b.float())
 
 
 class _Sums(torch.autograd.Function):
