@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from palate.lm.decoder import TokenHead
 from palate.lm.kernels import products
-from palate.lm.kernels.products import mm, packed, rounded, sums
+from palate.lm.kernels.products import mm, mm_of_rows, packed, rounded, sums
 from palate.lm.logprobs import chosen_logprobs
 from palate.lm.projection import Projection
 
@@ -60,6 +60,8 @@ def test_a_product_in_fp32_is_exact_whoever_computes_it(by_onednn: bool) -> None
         (a, b[:, :1].expand(-1, 3)),
     ):
         torch.testing.assert_close(mm(left, right).double(), left.double() @ right.double(), atol=1e-4, rtol=0)
+        turned_back = mm_of_rows(left.T, right)
+        torch.testing.assert_close(turned_back.double(), left.double() @ right.double(), atol=1e-4, rtol=0)
     assert mm(a[:0], b).shape == (0, 72)
 
 

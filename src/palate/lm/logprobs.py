@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from palate.lm.kernels.products import mm, sums
+from palate.lm.kernels.products import mm_of_rows, sums
 
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
@@ -46,7 +46,8 @@ def chosen_logprobs(
     Returns:
         [M] fp32, in nats; differentiable in `hidden` and `weight`.
     """
-    logprobs: Tensor = _ChosenLogprobs.apply(hidden, weight, tokens, temperature, cap)  # type: ignore[no-untyped-call]
+    learns = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    logprobs: Tensor = _ChosenLogprobs.apply(hidden, weight, tokens, temperature, cap, learns)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -104,14 +105,14 @@ def kl_by_rows(
 class _ChosenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, cap: float | None
+        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, cap: float | None, learns: bool
     ) -> Tensor:
         # without a cap the rows are divided by the temperature, which are fewer numbers than the logits
         ctx.divisor = temperature if cap is None else 1.0
         ctx.bend = None if cap is None else (cap, temperature)
         rows: Tensor = hidden / ctx.divisor
         chosen, normalizers = rows.new_zeros(len(rows), 1), rows.new_full((len(rows), 1), -torch.inf)
-        learns, known = any(ctx.needs_input_grad), None
+        known: Tensor | None = None
         for part, logits in _parts_of_logits(rows, weight):
             slope = None if ctx.bend is None else _bend(logits, *ctx.bend)
             inside, column = _within(part, tokens)
@@ -127,7 +128,7 @@ class _ChosenLogprobs(torch.autograd.Function):
         return (chosen - normalizers)[:, 0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, tokens, normalizers, known = ctx.saved_tensors
         grad_rows = torch.zeros_like(rows) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
@@ -138,9 +139,10 @@ class _ChosenLogprobs(torch.autograd.Function):
             if grad_rows is not None:
                 grad_rows += sums(delta, weight[part])
             if grad_weight is not None:
-                grad_weight[part] = mm(delta.T, weighted)
+                grad_weight[part] = mm_of_rows(delta, weighted)
             del delta
-        return None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor), grad_weight, None, None, None
+        grad_rows = None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor)
+        return grad_rows, grad_weight, None, None, None, None
 
 
 def _deltas(

@@ -66,6 +66,14 @@ def mm(a: Tensor, b: Tensor) -> Tensor:
     return result
 
 
+def mm_of_rows(a: Tensor, b: Tensor) -> Tensor:
+    """[N, K].T @ [N, M] -> [K, M], strided perhaps: the gradient of a weight. Not differentiable.
+
+    oneDNN copies what it is given turned; that is the narrower one.
+    """
+    return mm(b.T, a).T if a.shape[1] > b.shape[1] and _is_onednns(b.T, a) else mm(a.T, b)
+
+
 def _is_onednns(a: Tensor, b: Tensor) -> bool:
     large = a.numel() * b.shape[1] >= LEAST_FOR_ONEDNN
     return large and a.dtype == torch.float32 and a.device.type == "cpu" and prefers_onednn()
@@ -101,7 +109,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight = ctx.needs_input_grad
-        return mm(grad, weight) if of_x else None, mm(grad.T, x) if of_weight else None
+        return mm(grad, weight) if of_x else None, mm_of_rows(grad, x) if of_weight else None
 
 
 def sums(a: Tensor, b: Tensor) -> Tensor:
