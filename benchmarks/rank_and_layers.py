@@ -30,14 +30,16 @@ LAYERS = 30
 LEARNING_RATE = 1e-4
 """Of the weights: the demonstration's."""
 VARIANTS: dict[str, tuple[int, int]] = {
-    "rank 1, all layers": (1, LAYERS),
-    "rank 4, all layers": (4, LAYERS),
-    "rank 16, all layers": (16, LAYERS),
-    "rank 64, all layers": (64, LAYERS),
-    "rank 16, top 15": (16, 15),
+    "rank 1, top 4": (1, 4),
+    "rank 4, top 4": (4, 4),
     "rank 16, top 4": (16, 4),
     "rank 64, top 4": (64, 4),
     "the weights, top 4": (0, 4),
+    "rank 16, top 8": (16, 8),
+    "rank 16, top 15": (16, 15),
+    "rank 16, all layers": (16, LAYERS),
+    "rank 1, all layers": (1, LAYERS),
+    "rank 64, all layers": (64, LAYERS),
 }
 """Rank, where 0 are the weights themselves, and how many layers learn, from the top."""
 
@@ -47,18 +49,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demos", type=Path, nargs="+", metavar="DEMO")
     parser.add_argument("--out", type=Path, default=Path("runs/rank-and-layers"))
-    parser.add_argument("--held-out", type=int, default=64, help="demonstrations to measure on; default: %(default)s")
+    parser.add_argument("--held-out", type=int, default=48, help="demonstrations to measure on; default: %(default)s")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=[], metavar="NAME", help=", ".join(VARIANTS))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     files = [demo / "demonstrations.jsonl" for demo in arguments.demos]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-    for seed in range(len(files)):
-        data = arguments.out / f"data-{seed}.jsonl"
-        write(data, files[seed], files[:seed] + files[seed + 1 :], arguments.held_out)
-        for name, (rank, layers) in VARIANTS.items():
-            found[name].append(measured(arguments.out / f"{seed}-{rank}-{layers}", data, seed, rank, layers))
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.only or VARIANTS}
+    data = [arguments.out / f"data-{seed}.jsonl" for seed in range(len(files))]
+    for seed, path in enumerate(data):
+        write(path, files[seed], files[:seed] + files[seed + 1 :], arguments.held_out)
+    for name in arguments.only or VARIANTS:
+        rank, layers = VARIANTS[name]
+        for seed, path in enumerate(data):
+            found[name].append(measured(arguments.out / f"{seed}-{rank}-{layers}", path, seed, rank, layers))
             print(seed, name, json.dumps(found[name][-1]), flush=True)
-    before = [each["perplexity_before"] for each in found["rank 16, all layers"]]
+    before = [each["perplexity_before"] for each in next(iter(found.values()))]
     print(f"held-out perplexity before: {spread(before)}; {len(files)} seeds, {torch.get_num_threads()} threads")
     for name, runs in found.items():
         print(f"| {name} | {spread([each['perplexity'] for each in runs])} |")
