@@ -79,6 +79,9 @@ class RLRecipe(ScoredRecipe):
     """What every policy gradient has."""
 
     kl_coef: NonNegative = Field(0.05, description="Weight of the per-token KL to the reference inside the reward.")
+    one_step_ahead: bool = Field(
+        False, description="Draw each step's responses with the weights of the step before, while that one learns."
+    )
     optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the policy.")
 
 
@@ -161,6 +164,8 @@ class ReinforceRecipe(RLRecipe):
     def _has_others(self) -> ReinforceRecipe:
         if self.responses_per_prompt < 2 and self.baseline not in ("none", "batch_mean"):
             raise ValueError(f'baseline = "{self.baseline}" needs 2 responses_per_prompt or more')
+        if self.max_resamples and self.one_step_ahead:
+            raise ValueError("max_resamples draws again within a step, and one_step_ahead a step before: leave one out")
         if self.clip_range_high is not None and self.clip_range is None:
             raise ValueError("clip_range_high clips on one side alone: set clip_range too (1 clips nothing below)")
         return self

@@ -33,6 +33,7 @@ class Rollout:
         layout: fingerprint of the chat that laid them out; empty if nobody asked.
         weights: fingerprint of the weights that drew them, if they were drawn by copies; empty: by the very network.
         retries: requests that were made again for them.
+        staleness: by how many steps those weights are older than the ones that learn from them.
     """
 
     prompts: tuple[Prompt, ...]
@@ -44,6 +45,7 @@ class Rollout:
     layout: str = ""
     weights: str = ""
     retries: int = 0
+    staleness: int = 0
 
     def sampled_tokens(self, trunk: Trunk | None = None) -> SampledTokens:
         """The tokens behind the texts, for sources of rewards that are models."""

@@ -94,6 +94,7 @@ class VLLMEngine:
         ]
         self._folder = WeightsFolder(settings.weights)
         self._weights: Weights | None = None
+        self._known: tuple[Reply, torch.Tensor] | None = None
         self._retries, self._lock = 0, threading.Lock()
 
     @torch.no_grad()
@@ -127,7 +128,7 @@ class VLLMEngine:
         key: tuple[int | str, ...],
         show: Callable[[int, int], None] | None = None,
     ) -> Rollout:
-        """As in `RolloutEngine`; a prompt's responses come from one server.
+        """As in `RolloutEngine`; a prompt's responses come from one server. The model may change meanwhile.
 
         Raises:
             DataError: a prompt longer than the model's context leaves room for.
@@ -155,7 +156,7 @@ class VLLMEngine:
             return drawn, self._taken(), self._retries, self._weights.version
 
         drawn, fresh, retries, version = world().once(draw, "the responses")
-        self._look_at(fresh)
+        self._look_again(fresh)
         rollout = rollout_of(self.model, self.chat, prompts, prompt_tokens, drawn, sampling)
         return replace(rollout, weights=version, retries=retries)
 
@@ -297,17 +298,44 @@ class VLLMEngine:
                 continue
             sequences = Sequences.pack([self._probe().prompt], [reply.tokens]).to(self.model.device)
             ours = self.model.logprobs(sequences, temperature=1.0)[sequences.mask].double().cpu()
-            gap = float((ours - torch.tensor(reply.logprobs)).abs().mean())
-            most = MOST_GAP.get(self.model.model.dtype, max(MOST_GAP.values()))
-            why = "" if gap < most else f"differs from the network here by {gap:.4f} nats a token (at most {most:g})"
+            self._compare(copy, reply, ours)
             if copy.probe is not None and reply == replace(copy.probe[0], versions=reply.versions):
                 moved = float((ours - copy.probe[1]).abs().max())
-                why = why or ("" if moved < most / 10 else "draws to the last digit what it drew before")
-            if why:
-                copy.held = ""
-                raise TrainingError(
-                    f"{copy.server.address}: was given new weights, and {why}: the server does not sample from them. "
-                    'Start it anew with `palate engine`, with --dtype float32 for precision = "fp32" and bfloat16 '
-                    "for bf16, and go on with --resume"
-                )
-            copy.probe = (reply, ours)
+                if moved >= self._most_gap / 10:
+                    self._refuse(copy, "draws to the last digit what it drew before")
+            copy.probe = self._known = (reply, ours)
+
+    def _look_again(self, fresh: Sequence[Reply | None]) -> None:
+        """Of a server that has come back: as far as it draws the same tokens, they are as likely as they were.
+
+        The network here is not asked: it may have learned since.
+
+        Raises:
+            TrainingError: they are not.
+        """
+        for copy, reply in zip(self.copies, fresh, strict=True):
+            if reply is None or self._known is None:
+                continue
+            known, ours = self._known
+            shared = 0
+            while shared < min(len(known.tokens), len(reply.tokens)) and known.tokens[shared] == reply.tokens[shared]:
+                shared += 1
+            if shared:
+                self._compare(copy, replace(reply, logprobs=reply.logprobs[:shared]), ours[:shared])
+
+    def _compare(self, copy: Copy, reply: Reply, ours: torch.Tensor) -> None:
+        gap = float((ours - torch.tensor(reply.logprobs)).abs().mean())
+        if not gap < self._most_gap:
+            self._refuse(copy, f"differs from the network here by {gap:.4f} nats a token (at most {self._most_gap:g})")
+
+    @property
+    def _most_gap(self) -> float:
+        return MOST_GAP.get(self.model.model.dtype, max(MOST_GAP.values()))
+
+    def _refuse(self, copy: Copy, why: str) -> NoReturn:
+        copy.held = ""
+        raise TrainingError(
+            f"{copy.server.address}: was given new weights, and {why}: the server does not sample from them. Start it "
+            'anew with `palate engine`, with --dtype float32 for precision = "fp32" and bfloat16 for bf16, and go on '
+            "with --resume"
+        )

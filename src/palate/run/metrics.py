@@ -48,10 +48,13 @@ METRICS: dict[str, str] = {
     "sampler/kl_k3": "KL between the two per response, k3: what rounding costs; compare it with `objective/kl`.",
     "sampler/outside_clip_range": "Share of tokens whose ratio lies outside `clip_range` (0.2 where nothing is "
     "clipped) before anything was learned.",
-    # Of servers that sample with copies of the weights; the four above are then over the whole rollout.
+    # Of servers that sample with copies of the weights, and of sampling one step ahead; the four above are then over
+    # the whole rollout, and one step ahead they are of what was learned since as well.
     "sampler/truncated": "Share of tokens whose probability in training is more than `engine.max_ratio` times that at "
     "the server: they count less than importance weights would have it.",
     "sampler/retries": "Requests to the servers that were made again in the step.",
+    "sampler/staleness": "Steps by which the weights that drew the responses are older than those that learn from "
+    "them: 1 with `one_step_ahead`, but in its first step.",
     # The value model's update.
     "value/loss": "Half the squared error of the value model, the larger of clipped and unclipped.",
     "value/clip_fraction": "Share of values whose change was clipped.",

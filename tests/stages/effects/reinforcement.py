@@ -39,6 +39,7 @@ def rl() -> list[Row]:
         Row("responses_per_prompt", (2, 3), draws_so_many),
         Row("truncation_score", (None, -7.0), scores_what_was_cut_off),
         Row("kl_coef", (0.05, 0.5), pays_for_divergence),
+        Row("one_step_ahead", (False, True), learns_from_the_step_before, {"steps": 3, "minibatches": 1, "epochs": 1}),
         Row("reference", ("", "$teacher"), is_held_against),
         Row("epochs", (1, 2), updates_so_often),
         Row("minibatches", (1, 3), updates_so_often, {"epochs": 2}),
@@ -85,6 +86,22 @@ def draws_anew(a: Outcome, b: Outcome) -> None:
     assert set(said[0]) == set(said[1])
     assert list(said[0]) != list(said[1])
     assert all(said[0][prompt] != said[1][prompt] for prompt in said[0])
+
+
+def learns_from_the_step_before(a: Outcome, b: Outcome) -> None:
+    """The first two steps' responses are drawn by the model as it was; the second step learns from stale ones."""
+    assert [row.get("sampler/staleness") for row in a.metrics] == [None] * 3
+    assert [row.get("sampler/staleness") for row in b.metrics] == [None, 1.0, 1.0]
+    assert len(b.rollouts) == 3
+    for one, other in zip(a.rollouts[0].texts, b.rollouts[0].texts, strict=True):
+        assert one == other
+    assert [prompt.id for prompt in a.rollouts[1].prompts] == [prompt.id for prompt in b.rollouts[1].prompts]
+    first = load_language_model(b.recipe.model, precision="fp32")
+    for rollout in b.rollouts[:2]:
+        with torch.no_grad():
+            known = first.model.logprobs(rollout.sequences, temperature=rollout.temperature)
+        assert close(known, rollout.logprobs)
+    assert a.metrics[1]["objective/kl"] != b.metrics[1]["objective/kl"]
 
 
 def leaves_out_long_prompts(a: Outcome, b: Outcome) -> None:

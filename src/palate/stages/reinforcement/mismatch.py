@@ -9,6 +9,7 @@ Left out: weights of whole responses (they explode with length), and leaving out
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -64,14 +65,15 @@ def seen_by_trainer(
     Raises:
         TrainingError: sampler and trainer differ by more than rounding explains.
     """
-    if not rollout.weights:
+    if not rollout.weights and not rollout.staleness:
         return OnPolicy(rollout=rollout, weights=torch.ones(1, 1, device=rollout.logprobs.device), metrics={})
     sequences, mask = rollout.sequences, rollout.sequences.mask
     likelihood = partial(policy.logprobs, temperature=rollout.temperature, trunk=trunk)
     logprobs = per_token(sequences, max_tokens, likelihood)
     log_ratio = (logprobs - rollout.logprobs)[mask].double()
     told = agreement(log_ratio, len(sequences), clip_range=clip_range)
-    most = MOST_GAP.get(policy.model.dtype, max(MOST_GAP.values()))
+    # older weights differ by what was learned since; servers are compared with them when they are given them
+    most = math.inf if rollout.staleness else MOST_GAP.get(policy.model.dtype, max(MOST_GAP.values()))
     if not told["sampler/gap"] < most:  # a NaN is no agreement
         raise TrainingError(
             f"step {step}: servers and trainer differ by {told['sampler/gap']:.4f} nats a token about the same weights "
@@ -81,6 +83,7 @@ def seen_by_trainer(
     told |= {
         "sampler/truncated": float((log_ratio.exp() > settings.max_ratio).double().mean()),
         "sampler/retries": float(rollout.retries),
+        "sampler/staleness": float(rollout.staleness),
     }
     weights = truncated_weights(logprobs, rollout.logprobs, mask, max_ratio=settings.max_ratio)
     return OnPolicy(rollout=replace(rollout, logprobs=logprobs), weights=weights, metrics=told)

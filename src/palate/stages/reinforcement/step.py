@@ -45,8 +45,10 @@ from palate.rewards.mix import Mix, MixedScores
 from palate.rollout.engine import Rollout, RolloutEngine
 from palate.run.checkpoints import Stateful
 from palate.run.directory import Run
+from palate.run.world import world
 from palate.stages.common import combined, floats, make_room
 from palate.stages.reinforcement.actors import Actors
+from palate.stages.reinforcement.ahead import Drawing, OneStepAhead, StepByStep
 from palate.stages.reinforcement.mismatch import seen_by_trainer
 from palate.stages.reinforcement.resampling import resampled
 from palate.stages.reinforcement.watching import (
@@ -182,6 +184,17 @@ def learn(
     watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
     state: dict[str, Stateful] = {"policy": optimizer, "controller": kl, "watch": watch}
     state |= {} if critic is None else {"value": critic.optimizer}
+    drawing = Drawing(
+        engine=engine,
+        policy=policy,
+        prompts=partial(prompts_of_step, actors.prompts, count=recipe.prompts_per_step, key=order),
+        generate=lambda prompts, step: generate(prompts, key=(*sampling, step)),
+        steps=recipe.steps,
+    )
+    source: StepByStep | OneStepAhead = StepByStep(drawing)
+    if recipe.one_step_ahead:
+        meanwhile = recipe.engine.kind == "vllm" and world().size == 1
+        state["ahead"] = source = OneStepAhead(drawing, actors.chat, recipe.sampling, meanwhile=meanwhile)
     clip_range = method.clip_range if math.isfinite(method.clip_range) else USUAL_CLIP_RANGE
 
     for step in run.steps(recipe.steps, every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state=state):
@@ -189,9 +202,7 @@ def learn(
 
         # 1. sample
         with clocked(seconds, "time/rollout_s"):
-            engine.load_weights(policy)
-            prompts = prompts_of_step(actors.prompts, step, count=recipe.prompts_per_step, key=order)
-            rollout = generate(prompts, key=(*sampling, step))
+            rollout = source.rollout(step)
 
         # 2. score
         judge = partial(score, actors.rewards, truncation_score=recipe.truncation_score)
