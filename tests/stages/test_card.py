@@ -248,3 +248,21 @@ def test_a_judge_is_asked_or_not_named(tree: dict[str, Any]) -> None:
     ):
         with pytest.raises(RecipeError, match=why):
             parse_recipe(CardRecipe, tree | wrong)
+
+
+def test_prompts_of_two_sections_are_responded_to_once(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    ask = answering._ask
+    monkeypatch.setattr(
+        answering,
+        "_ask",
+        lambda loaded, task, places, terms: asked.append(len(places)) or ask(loaded, task, places, terms),
+    )
+    monkeypatch.setenv("PALATE_CACHE", str(tmp_path / "cache"))
+    form = tree["sections"][3] | {"limit": 4}
+    both = tree | {"sections": [form, form | {"protocol": "win_rate"}], "judge": {"length": 0.5}}
+    found, _ = carded(both, tmp_path / "run")
+    assert asked == [4]
+    assert {row["items"] for row in found["rows"]} == {4}

@@ -202,18 +202,18 @@ class Answered:
 def answered(
     loaded: Loaded[LanguageModel], tasks: Mapping[str, Task], terms: Terms, cache: Path
 ) -> dict[str, list[Answered]]:
-    """By section, of all its items; those that were answered before are not asked again.
+    """By section, of all its items; those that were answered before, or in another section, are not asked again.
 
     Args:
         tasks: by section, made for this model.
         cache: a folder for answers, of all models.
     """
     folder, found = cache / identity(loaded), {}
-    kept = {name: AnswerCache(folder / f"{name}.jsonl") for name in tasks}
-    left = {
-        name: [place for place, key in enumerate(task.keys) if kept[name].get(key) is None]
-        for name, task in tasks.items()
-    }
+    files = {name: "prompts" if task.asks == "prompts" else name for name, task in tasks.items()}
+    caches = {name: AnswerCache(folder / f"{name}.jsonl") for name in dict.fromkeys(files.values())}
+    kept = {name: caches[file] for name, file in files.items()}
+    met: set[tuple[str, str]] = set()
+    left = {name: _unasked(task, kept[name], files[name], met) for name, task in tasks.items()}
     total = sum(tasks[name].costs[place] for name, places in left.items() for place in places)
     done = 0
     with showing(f"{loaded.name}: thousands of tokens") as show:
@@ -226,6 +226,16 @@ def answered(
             show(done // 1000, -(-total // 1000))
             found[name] = [_scored(each, place, kept[name]) for place in range(len(each.items))]
     return found
+
+
+def _unasked(task: Task, kept: AnswerCache, file: str, met: set[tuple[str, str]]) -> list[int]:
+    """The items that neither the cache nor a section before this one has; they are met now."""
+    places = []
+    for place, key in enumerate(task.keys):
+        if kept.get(key) is None and (file, key) not in met:
+            places.append(place)
+            met.add((file, key))
+    return places
 
 
 def _scored(task: Task, place: int, kept: AnswerCache) -> Answered:

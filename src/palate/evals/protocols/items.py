@@ -126,7 +126,7 @@ class Protocol:
         quick: items in the quick form.
         across: scores that need those of the other items.
         read_control: the items of a file that everything is compared with, where a section has one.
-        judged: a judge says what the responses are worth, so that there must be two models.
+        as_in: the section whose choice of a file's prompts is this one's too, so that they are responded to once.
     """
 
     title: str
@@ -137,7 +137,7 @@ class Protocol:
     quick: int
     across: Across | None = None
     read_control: Callable[[Path], Sequence[Item]] | None = None
-    judged: bool = False
+    as_in: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,7 @@ WINS: dict[str, Protocol] = {
         asks="prompts",
         measures=WON,
         quick=24,
-        judged=True,
+        as_in="form",
     ),
     "judgements": Protocol(
         title="Judgements",
@@ -130,7 +130,6 @@ WINS: dict[str, Protocol] = {
         asks="nothing",
         measures=WON,
         quick=0,
-        judged=True,
     ),
 }
 """Judgements are read when the models' hashes are known (`stages.measuring.card_judges.py`)."""

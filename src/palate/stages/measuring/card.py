@@ -93,7 +93,7 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
                     sampling=recipe.sampling,
                     num_responses=recipe.responses_per_prompt,
                     max_tokens=recipe.microbatch_tokens,
-                    tokens=sum(sum(each.costs) for each in of_model.values()),
+                    tokens=tokens_of_all(of_model),
                 )
                 for sketch, of_model in zip(sketches, tasks, strict=True)
             ]
@@ -117,6 +117,17 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
         seed=recipe.seed,
     )
     write(recipe, run, parts, [*rows, *judgements])
+
+
+def tokens_of_all(tasks: Mapping[str, Task]) -> int:
+    """That a model computes; a prompt that several sections have is responded to once."""
+    return sum(
+        {
+            ("prompts" if task.asks == "prompts" else name, key): cost
+            for name, task in tasks.items()
+            for key, cost in zip(task.keys, task.costs, strict=True)
+        }.values()
+    )
 
 
 def judges_take(recipe: CardRecipe, tasks: Mapping[str, Task]) -> list[Workload]:
@@ -207,7 +218,7 @@ def choose(section: CardSection, *, form: str, seed: int) -> Chosen:
     chosen = []
     for items in files:
         count = section.limit or (protocol.quick if form == "quick" else len(items))
-        places = sorted(permutation(len(items), seed, "card", section.protocol)[:count].tolist())
+        places = sorted(permutation(len(items), seed, "card", protocol.as_in or section.protocol)[:count].tolist())
         chosen += [items[place] for place in places]
     return Chosen(section=section, protocol=protocol, items=chosen, total=sum(map(len, files)))
 
