@@ -61,6 +61,11 @@ def test_a_judge_that_likes_length_alone_is_seen_through() -> None:
     assert better.low > 0.6
 
 
+def test_nothing_can_be_told_where_all_are_longer_by_the_same() -> None:
+    assert alpaca_length_controlled(np.zeros(9), np.full(9, 7), np.arange(9), seed=0).value is None
+    assert alpaca_length_controlled(np.full(9, 0.5), np.zeros(9), np.arange(9), seed=0).value == pytest.approx(0.5)
+
+
 def test_too_few_prompts() -> None:
     with pytest.raises(DataError, match="4 prompts are fewer than the 5 folds"):
         alpaca_length_controlled(np.ones(8), np.ones(8), np.repeat(np.arange(4), 2), seed=0)

@@ -18,7 +18,7 @@ def test_distances_are_those_of_the_nearest_in_order() -> None:
     by_hand = np.sort(np.linalg.norm(points[:, None] - others[None], axis=2), axis=1)[:, :3]
     assert np.allclose(nearest(points, others, 3), by_hand)
     assert np.allclose(
-        nearest(points, points, 1, itself=True)[:, 0],
+        nearest(points, points, 1, others=True)[:, 0],
         np.sort(np.linalg.norm(points[:, None] - points[None], axis=2), axis=1)[:, 1],
     )
 
@@ -48,6 +48,10 @@ def test_prompts_of_the_same_kind_are_inside_and_reach_what_is_expected() -> Non
 
 def test_other_prompts_are_outside_and_reach_nothing() -> None:
     train = cloud(0, 300)
+    assert np.allclose(
+        covered(train, train[:9], neighbours=5, seed=0).distances,
+        covered(train, train, neighbours=5, seed=0).own_distances[:9],
+    )
     far = covered(train, cloud(1, 50, middle=9.0), neighbours=5, seed=0)
     assert (far.inside.value, far.reached_share.value) == (0.0, 0.0)
     assert far.distances.min() > far.own_distances.max()

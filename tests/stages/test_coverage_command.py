@@ -38,6 +38,7 @@ def test_a_page_from_files(reward: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert found["distances"][-1] == max(found["distances"]) > 2 * found["edge"]
     assert 0.5 < found["inside"] < 1
     assert len(found["error_by_distance"]) == 4
+    assert sum(part["num_training"] for part in found["parts"]) == 40
     for heading in ("Map", "The furthest 19 prompts", "What was learned from, in parts", "Errors against distance"):
         assert f">{heading}</h2>" in page
     assert page.index("@@@ ###") < page.index("Tell of tea 3.")

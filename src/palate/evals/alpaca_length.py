@@ -37,6 +37,8 @@ def alpaca_length_controlled(
 ) -> Estimate:
     """The rate and its interval by prompt; the strength of the lasso is chosen once, from all prompts.
 
+    Undefined where every response is longer by the same: then nothing tells length from the model.
+
     Args:
         outcomes: [N] of comparisons, from 0 to 1 for the model.
         more_characters: [N] of the model's response than of the baseline's.
@@ -51,6 +53,8 @@ def alpaca_length_controlled(
     num_prompts = int(prompt.max()) + 1 if len(prompt) else 0
     if num_prompts < FOLDS:
         raise DataError(f"{num_prompts} prompts are fewer than the {FOLDS} folds that alpaca_eval's model is fitted in")
+    if np.ptp(design[:, 0]) == 0 and design[0, 0] != 0:
+        return Estimate(None)
     strength = chosen_strength(design, won, (num_prompts - 1 - prompt) % FOLDS)
 
     def rate(counts: Floats) -> float:

@@ -3,7 +3,7 @@
 Texts are points (`evals/asking/embedding.py`), laid out so that no direction counts more because a model happens to use
 it more: on the principal axes of the training prompts, each divided by its spread there.
 
-    distance     of a point: the mean distance to its nearest k training prompts
+    distance     of a point: the mean distance to its nearest k training prompts, but for one of the same words
     inside       no further away than 95 of 100 training prompts are from the others of them
     reached      a training prompt with a prompt of reinforcement in its neighbourhood, which ends at its k-th nearest
                  training prompt (coverage: Naeem et al. 2020, arXiv 2002.09797)
@@ -33,6 +33,8 @@ INSIDE = 0.95
 REGIONS, PER_REGION = 12, 10
 """Most parts that training prompts are divided into, and the fewest prompts on average in each."""
 _ROUNDS = 50
+_SAME = 1e-5
+"""What rounding may leave of a distance that is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,19 +66,19 @@ def frame_of(points: Floats) -> Frame:
     return Frame(mean=mean, axes=axes[:count], spreads=spreads[:count])
 
 
-def nearest(points: Floats, among: Floats, k: int, *, itself: bool = False) -> Floats:
-    """[P, k] distances to the nearest of the others, in order.
+def nearest(points: Floats, among: Floats, k: int, *, others: bool = False) -> Floats:
+    """[P, k] distances to the nearest, in order.
 
     Args:
-        itself: both are the same points, and none is its own neighbour.
+        others: a point in the same place is the same text, and no neighbour.
     """
     found = np.empty((len(points), k))
     squares = (among**2).sum(1)
     for start in range(0, len(points), 512):
         part = points[start : start + 512]
         distances = np.sqrt(np.maximum((part**2).sum(1)[:, None] + squares - 2 * part @ among.T, 0.0))
-        if itself:
-            distances[np.arange(len(part)), start + np.arange(len(part))] = np.inf
+        if others:
+            distances[distances < _SAME] = np.inf
         found[start : start + 512] = np.sort(np.partition(distances, k - 1, axis=1)[:, :k], axis=1)
     return found
 
@@ -111,8 +113,8 @@ def covered(train: Floats, prompts: Floats, *, neighbours: int, seed: int) -> Co
     """
     if len(train) <= neighbours:
         raise DataError(f"{len(train)} training prompts are too few for {neighbours} neighbours")
-    own = nearest(train, train, neighbours, itself=True)
-    distances, own_distances = nearest(prompts, train, neighbours).mean(1), own.mean(1)
+    own = nearest(train, train, neighbours, others=True)
+    distances, own_distances = nearest(prompts, train, neighbours, others=True).mean(1), own.mean(1)
     edge = float(np.quantile(own_distances, INSIDE))
     reached = nearest(train, prompts, 1)[:, 0] <= own[:, -1]
     n, p = len(train), len(prompts)

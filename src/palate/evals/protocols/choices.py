@@ -204,14 +204,16 @@ HELLASWAG_SHAPES = (Shape(("activity_label", "ctx_a", "ctx_b", "endings", "label
 _LIKE = "Zero-shot, as in lm-evaluation-harness 0.4.13."
 
 
-def _protocol(title: str, about: str, shapes: Sequence[Shape], measures: tuple[Measure, ...]) -> Protocol:
+def _protocol(
+    title: str, about: str, shapes: Sequence[Shape], measures: tuple[Measure, ...], quick: int = 100
+) -> Protocol:
     return Protocol(
         title=title,
         about=about,
         read=lambda path: read_items(path, shapes),
         asks="continuations",
         measures=measures,
-        quick=100,
+        quick=quick,
     )
 
 
@@ -231,7 +233,7 @@ CHOICES: dict[str, Protocol] = {
         read=_read_hellaswag,
         asks="continuations",
         measures=PER_CHARACTERS,
-        quick=100,
+        quick=60,
     ),
     "openbookqa": _protocol(
         "OpenBookQA",
@@ -260,6 +262,7 @@ CHOICES: dict[str, Protocol] = {
             Shape(("query", "choices", "gold"), _given_boolq),
         ),
         (ACC, BRIER),
+        quick=50,
     ),
     "commonsense_qa": _protocol(
         "CommonsenseQA",

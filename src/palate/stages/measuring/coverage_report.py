@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def describe(
     report.figure(
         "Map",
         mapped(places, found),
-        "Training prompts in grey; prompts inside in blue, outside in orange, the furthest by their numbers. Two "
+        "Training prompts as grey rings; prompts inside in blue, outside in orange, the furthest by their numbers. Two "
         f"of {places[0].shape[1]} axes, those in which training prompts differ most: what is apart here is apart, and "
         "what lies together may differ in the others.",
     )
@@ -101,6 +101,8 @@ def describe(
     )
     if judged is not None:
         _errors(report, judged, seed)
+    report.data("expected", found.expected)
+    report.data("parts", [asdict(each) for each in parts])
     report.data("distances", [float(distance) for distance in found.distances])
     report.data("edge", found.edge)
 
@@ -125,11 +127,10 @@ def mapped(places: tuple[Floats, Floats], found: Coverage) -> str:
 
     def draw(figure: Figure) -> None:
         axes: Axes = figure.add_subplot()
-        axes.scatter(
-            train[:, 0], train[:, 1], s=10, color=LIGHT["muted"], alpha=0.35, linewidth=0, label="training prompts"
-        )
         for which, colour, label in ((inside, "blue", "prompts inside"), (~inside, "orange", "prompts outside")):
             axes.scatter(prompts[which, 0], prompts[which, 1], s=16, color=LIGHT[colour], linewidth=0, label=label)
+        colour = LIGHT["muted"]
+        axes.scatter(train[:, 0], train[:, 1], s=34, facecolor="none", edgecolor=colour, linewidth=0.6, label="learned")
         for number, place in enumerate(np.argsort(-found.distances, kind="stable")[:FURTHEST].tolist()):
             axes.annotate(
                 str(number + 1),

@@ -61,20 +61,28 @@ def coverage(
     wrong, prompt_ids = _errors(judge, judged) if judged else (np.zeros(0), [])
     groups = [trained.records, asked.records, list({each.prompt.id: each.prompt for each in judged}.values())]
     texts = [text_of(each) for group in groups for each in group]
-    points, cut = embedded(source.model, source.loaded.chat.tokenizer, texts, max_tokens=max_tokens)
+    distinct = list(dict.fromkeys(texts))  # so that what is the same is in the same place
+    each, cut = embedded(source.model, source.loaded.chat.tokenizer, distinct, max_tokens=max_tokens)
+    place_of = {text: place for place, text in enumerate(distinct)}
+    points = each[[place_of[text] for text in texts]]
     train, ours, others = np.split(points, np.cumsum([len(group) for group in groups])[:-1])
     frame = frame_of(train)
     places = frame(train), frame(ours)
     found = covered(*places, neighbours=neighbours, seed=seed)
     parts = regions(*places, [text_of(each) for each in groups[0]], found.reached, seed=seed)
+    shared = len({text_of(each) for each in groups[0]} & {text_of(each) for each in groups[1]})
     report = Report(
         f"Coverage: {reward}",
-        f"{len(ours):,} prompts of {prompts} beside {len(train):,} that the reward model learned from",
+        f"{len(ours):,} prompts of {prompts} beside {len(train):,} that it learned from; {shared:,} are both",
     )
     about = None
     if judged:
         by_id = dict(
-            zip((each.id for each in groups[2]), nearest(frame(others), places[0], neighbours).mean(1), strict=True)
+            zip(
+                (each.id for each in groups[2]),
+                nearest(frame(others), places[0], neighbours, others=True).mean(1),
+                strict=True,
+            )
         )
         about = Judged(
             distances=np.array([by_id[prompt_id] for prompt_id in prompt_ids]), wrong=wrong, prompt_ids=prompt_ids
