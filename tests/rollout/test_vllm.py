@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.cluster.gangs import in_gang
 from tests.scripted_vllm import TOKEN, ScriptedVLLM, serving, several
 
+from palate.cluster.gang import Gang
 from palate.errors import DataError, EndpointError, TrainingError
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded
@@ -304,3 +306,22 @@ def test_an_answer_that_is_none(
     server._inference_v1_generate = spoiled  # type: ignore[method-assign]
     with pytest.raises(EndpointError, match=told):
         engine.generate(PROMPTS[:1], SAMPLING, num_responses=1, key=KEY)
+
+
+def test_of_several_processes_the_first_one_asks(
+    server: ScriptedVLLM, policy: Loaded[LanguageModel], tmp_path: Path
+) -> None:
+    """All of them have the same rollout, and the weights of the step were written and looked at once."""
+    learn(policy)
+
+    def work(gang: Gang) -> tuple[tuple[str, ...], str, int]:
+        engine = engine_of(policy)
+        engine.load_weights(policy.model)
+        rollout = engine.generate(PROMPTS, SAMPLING, num_responses=2, key=KEY)
+        return rollout.texts, rollout.weights, len(server.asked)
+
+    (texts, weights, asked), (other_texts, other_weights, other_asked) = in_gang(2, tmp_path / "gang", work)
+    assert (texts, weights) == (other_texts, other_weights)
+    assert len(texts) == 6
+    assert asked > 6
+    assert other_asked == 0

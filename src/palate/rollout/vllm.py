@@ -109,14 +109,16 @@ class VLLMEngine:
         self.model = model
 
         def give() -> list[Reply | None]:
-            self._weights = self._folder.put(model, self.chat)
+            self._weights = self._folder.put(whole, self.chat)
             _given.add(self._weights.version)
             with ThreadPoolExecutor(len(self.copies)) as pool:
                 for given in [pool.submit(self._give, copy, new=True) for copy in self.copies]:
                     given.result()
             return self._taken()
 
-        self._look_at(world().once(give, "the servers to take the weights"))
+        with model.whole() as whole:
+            fresh = world().once(give, "the servers to take the weights")
+        self._look_at(fresh)
 
     @torch.no_grad()
     def generate(
