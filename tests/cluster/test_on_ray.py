@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -140,8 +141,9 @@ def test_what_has_no_place_is_said(nodes: Any, tree: dict[str, Any], tmp_path: P
     line = process.stderr.readline()
     assert "no place for 1 of 2 trainers of 1 core each: the cluster has " in line
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert process.stderr.read() == "palate: stopped before it was placed; go on with --resume\n"
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest == "palate: stopped before it was placed; go on with --resume\n"
 
 
 def test_a_stop_is_a_checkpoint(nodes: Any, tree: dict[str, Any], tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_a_head_that_is_gone_is_said(nodes: Any, tree: dict[str, Any], tmp_path:
         time.sleep(0.2)
     nodes.head_node.kill_gcs_server()
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 3
+    assert process.returncode == 3, err
     assert [line for line in err.splitlines() if line.startswith("palate: the cluster's head at ")], err
 
 
@@ -181,3 +183,66 @@ def test_no_cluster_is_one_line(tmp_path: Path, tree: dict[str, Any]) -> None:
     assert process.returncode == 2
     assert err.startswith("palate: no Ray cluster can be used at '127.0.0.1:1': ")
     assert len(err.splitlines()) == 1
+
+
+class ScriptedHead:
+    """Takes one job, which says a line at each look."""
+
+    texts = ("one\n", "one\ntwo\n", "one\ntwo\nthree\n")
+
+    def __init__(self, address: str) -> None:
+        assert address == "http://head:8265"
+        self.asked: dict[str, Any] = {}
+        self.looks, self.stopped, self.ends = 0, False, "SUCCEEDED"
+
+    def submit_job(self, **asked: Any) -> str:
+        self.asked = asked
+        return "job-1"
+
+    def get_job_status(self, job: str) -> Any:
+        from ray.job_submission import JobStatus
+
+        self.looks += 1
+        return JobStatus[("STOPPED" if self.stopped else self.ends) if self.looks == 3 else "RUNNING"]
+
+    def get_job_logs(self, job: str) -> str:
+        return self.texts[self.looks - 1]
+
+    def get_job_info(self, job: str) -> Any:
+        return types.SimpleNamespace(driver_exit_code=2 if self.ends == "FAILED" else 0)
+
+    def stop_job(self, job: str) -> None:
+        self.stopped = True
+
+
+@pytest.mark.parametrize(("ends", "status"), [("SUCCEEDED", 0), ("FAILED", 2), ("STOPPED", 130)])
+def test_a_job_is_listened_to(
+    ends: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it says comes once; its status is ours, and a stop is passed on."""
+    pytest.importorskip("ray")
+    from palate.cluster import submitting
+
+    head = ScriptedHead("http://head:8265")
+    head.ends = ends
+    if ends == "STOPPED":
+        texts, head.ends = head.get_job_logs, "SUCCEEDED"
+        monkeypatch.setattr(head, "get_job_logs", lambda job: _interrupted(head, texts(job)))
+    monkeypatch.setattr(submitting, "JobSubmissionClient", lambda address: head)
+    monkeypatch.setattr(submitting, "_LOOK_EVERY", 0.0)
+    monkeypatch.setenv("PALATE_PEER_TIMEOUT", "9")
+    assert (
+        submitting.submit("http://head:8265", ["-m", "palate", "cluster", "a b.toml"], Path("/shared disk")) == status
+    )
+    assert capsys.readouterr().err == "job-1 at http://head:8265\none\ntwo\nthree\n"
+    assert head.asked["entrypoint"] == "cd '/shared disk' && exec python -m palate cluster 'a b.toml'"
+    told = head.asked["runtime_env"]["env_vars"]
+    assert told["PALATE_PEER_TIMEOUT"] == "9"
+    assert told["RAY_JOB_STOP_WAIT_TIME_S"] == "600"
+
+
+def _interrupted(head: ScriptedHead, text: str) -> str:
+    """Somebody presses Ctrl-C while the first line comes."""
+    if head.looks == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return text

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import socket
 import sys
 import time
@@ -70,6 +71,8 @@ def joined(address: str, needs: Needs, say: Callable[[str], None]) -> Iterator[C
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     ours = address == "local"
     try:
+        if direct := re.fullmatch(r"\[?([^/\]]+)\]?:(\d+)", address):  # Ray itself would try for minutes
+            socket.create_connection((direct[1], int(direct[2])), timeout=10).close()
         if not ours:
             try:
                 ray.init(address=address, **quiet)
@@ -88,15 +91,15 @@ def joined(address: str, needs: Needs, say: Callable[[str], None]) -> Iterator[C
                 "_system_config": {"memory_monitor_refresh_ms": 0, "worker_niceness": 0},
             }
             ray.init("local", num_cpus=cores, object_store_memory=100 * 2**20, **alone, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise RunError(f"no Ray cluster can be used at {address!r}: {why}") from None
     known = "" if address.startswith("ray://") else str(ray.get_runtime_context().gcs_address)
     host, _, port = known.rpartition(":")
     try:
         yield Cluster(head=(host, int(port)) if port else None, ours=ours)
-    except HeadGone as gone:  # there is nothing to take leave of
-        atexit.unregister(ray.shutdown)
+    except HeadGone as gone:  # there is nothing to take leave of, and Ray, which tries, does not survive it
+        atexit.register(os._exit, PeerError.status)
         raise PeerError(str(gone)) from None
     except BaseException:
         ray.shutdown()
