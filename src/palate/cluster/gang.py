@@ -108,6 +108,22 @@ class Gang:
         except (RuntimeError, ValueError) as error:
             raise self._lost(what, time.monotonic() - begun) from error
 
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Where weights are sharded, each pass is made of messages that this world does not see before they fail.
+
+        Raises:
+            SilentError, PeerError: as any other call.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            said = str(error).lower()
+            if "gloo" not in said and not isinstance(error, dist.DistError):
+                raise
+            seconds = self.patience.total_seconds() if "timed out" in said else 0.0
+            raise self._lost("weights and gradients of a pass", seconds) from error
+
     def _lost(self, what: str, seconds: float) -> PalateError:
         with suppress(Exception):  # the store may be gone too
             self.store.wait(["ended"], timedelta(seconds=1))
@@ -193,7 +209,7 @@ def joined() -> Iterator[World]:
     dist.init_process_group(backend, store=PrefixStore("torch", store), rank=rank, world_size=size, timeout=patience)
     gang = Gang(PrefixStore("gang", store), here=here, patience=patience)
     try:
-        with entered(gang):
+        with entered(gang), gang.passing():
             yield gang
     except BaseException as error:
         status = error.status if isinstance(error, PalateError) else 130 if isinstance(error, KeyboardInterrupt) else 1
