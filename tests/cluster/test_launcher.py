@@ -191,11 +191,15 @@ def test_what_is_missing_is_said_in_a_line() -> None:
     )
 
 
-def test_a_keeper_passes_on_what_its_trainer_says_and_how_it_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_keeper_passes_on_what_its_trainer_says_and_how_it_ends(terminal: bool, tmp_path: Path) -> None:
+    """Where somebody looks at a terminal, the trainer has one: its line of progress moves."""
     kept = keeper.Keeper()
-    code = "import os, sys; print(os.getcwd(), os.environ['RANK']); print('no', file=sys.stderr); sys.exit(5)"
+    said_to_be = "print('a terminal' if sys.stderr.isatty() else 'a pipe', file=sys.stderr)"
+    code = f"import os, sys; print(os.getcwd(), os.environ['RANK']); {said_to_be}; sys.exit(5)"
     assert (
-        kept.start(Path(leash.__file__).read_text(), ["-c", code], str(tmp_path), {"RANK": "3"}, terminal=False) == ""
+        kept.start(Path(leash.__file__).read_text(), ["-c", code], str(tmp_path), {"RANK": "3"}, terminal=terminal)
+        == ""
     )
     said: dict[int, bytes] = {1: b"", 2: b""}
     status = None
@@ -203,7 +207,7 @@ def test_a_keeper_passes_on_what_its_trainer_says_and_how_it_ends(tmp_path: Path
         texts, status = kept.look(60)
         for stream, text in texts:
             said[stream] += text
-    assert said == {1: f"{tmp_path} 3\n".encode(), 2: b"no\n"}
+    assert said == {1: f"{tmp_path} 3\n".encode(), 2: b"a terminal\r\n" if terminal else b"a pipe\n"}
     assert status == 5
     kept.end()
 
@@ -220,10 +224,11 @@ def test_a_trainer_ends_with_its_keeper_and_hears_an_interrupt(tmp_path: Path) -
     said, trainer = tmp_path / "said", tmp_path / "trainer.py"
     os.mkfifo(said)
     trainer.write_text(
-        "import os, signal, sys\n"
+        "import os, signal, sys, time\n"
         f"out = open({str(said)!r}, 'w')\n"  # stays open as long as the trainer lives
         "print(os.getpid(), signal.pthread_sigmask(signal.SIG_BLOCK, []), file=out, flush=True)\n"
-        "signal.pause()\n"
+        "time.sleep(20)\n"
+        "print('still here', file=out)\n"
     )
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom palate.cluster import keeper, leash\n"

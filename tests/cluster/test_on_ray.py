@@ -215,6 +215,14 @@ class ScriptedHead:
         self.stopped = True
 
 
+def test_rays_client_is_refused(tmp_path: Path, tree: dict[str, Any]) -> None:
+    class Client:
+        address = "ray://127.0.0.1:10001"
+
+    _, err = started(Client, tmp_path, tree).communicate(timeout=300)
+    assert err.startswith("palate: Ray's client ends with its connection: send a job instead")
+
+
 @pytest.mark.parametrize(("ends", "status"), [("SUCCEEDED", 0), ("FAILED", 2), ("STOPPED", 130)])
 def test_a_job_is_listened_to(
     ends: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.services import find_bootstrap_address  # nor has this
 from ray._private.state import available_resources_per_node  # what is left of each machine has no other name
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -48,11 +49,11 @@ class Cluster:
     """One that this process has joined.
 
     Attributes:
-        head: address of what knows all machines, as host and port; nothing where it is reached by Ray's client.
+        head: address of what knows all machines, as host and port.
         ours: it was started by us, on this machine alone.
     """
 
-    head: tuple[str, int] | None
+    head: tuple[str, int]
     ours: bool
 
 
@@ -68,23 +69,22 @@ def joined(address: str, needs: Needs, say: Callable[[str], None]) -> Iterator[C
     Raises:
         RunError: there is none at that address.
     """
+    if address.startswith("ray://"):
+        raise RunError("Ray's client ends with its connection: send a job instead, with --address http://HOST:8265")
     quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     ours = address == "local"
+    if address == "auto" and not (os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)):
+        # asked for in vain, Ray settles for having no token, and could not talk to what it starts with one
+        say("no Ray cluster is here: one of this machine alone is started, and ended afterwards")
+        ours = True
     try:
         if direct := re.fullmatch(r"\[?([^/\]]+)\]?:(\d+)", address):  # Ray itself would try for minutes
             socket.create_connection((direct[1], int(direct[2])), timeout=10).close()
         if not ours:
-            try:
-                ray.init(address=address, **quiet)
-            except ConnectionError:
-                if address != "auto":
-                    raise
-                ours = True
-                say("no Ray cluster is here: one of this machine alone is started, and ended afterwards")
-        if ours:
+            ray.init(address=address, **quiet)
+        else:
             # as many places as are asked for: who starts more trainers than there are cores has said so
             cores = needs.trainers * needs.cpus
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports are open to the network
             # its watch over memory would end keepers for what others on this machine use; and nobody has to stand back
             alone = {
                 "include_dashboard": False,
@@ -94,10 +94,9 @@ def joined(address: str, needs: Needs, say: Callable[[str], None]) -> Iterator[C
     except (OSError, RuntimeError, ValueError, RayError) as error:
         why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise RunError(f"no Ray cluster can be used at {address!r}: {why}") from None
-    known = "" if address.startswith("ray://") else str(ray.get_runtime_context().gcs_address)
-    host, _, port = known.rpartition(":")
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
     try:
-        yield Cluster(head=(host, int(port)) if port else None, ours=ours)
+        yield Cluster(head=(host, int(port)), ours=ours)
     except HeadGone as gone:  # there is nothing to take leave of, and Ray, which tries, does not survive it
         atexit.register(os._exit, PeerError.status)
         raise PeerError(str(gone)) from None
@@ -205,13 +204,15 @@ class Gang:
         port = self._answers([self._keepers[0].listen.remote(meeting)])[0]
         environments = places.environments(self._places, needs, port=port, attempt=attempt)
         if cluster.ours:  # nothing of ours is to be reached from elsewhere
-            alone = {"MASTER_ADDR": meeting} | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})
-            environments = [alone | each | {"MASTER_ADDR": meeting} for each in environments]
+            alone = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+            environments = [{**alone, **each, "MASTER_ADDR": meeting} for each in environments]
+        terminal = sys.stderr.isatty()
+        if terminal:
+            columns, lines = os.get_terminal_size(sys.stderr.fileno())
+            environments[0] |= {"COLUMNS": str(columns), "LINES": str(lines)}
         source = Path(leash.__file__).read_text(encoding="utf-8")
         starts = [
-            each.start.remote(
-                source, [*command], str(directory), environment, terminal=not rank and sys.stderr.isatty()
-            )
+            each.start.remote(source, [*command], str(directory), environment, terminal=terminal and not rank)
             for rank, (each, environment) in enumerate(zip(self._keepers, environments, strict=True))
         ]
         if refusals := [why for why in self._answers(starts) if why]:
@@ -282,10 +283,10 @@ class Head:
     """Whether the cluster's head can be reached; asked for every two seconds at most.
 
     Args:
-        address: of it; nothing: Ray's client says so itself.
+        address: of it.
     """
 
-    def __init__(self, address: tuple[str, int] | None) -> None:
+    def __init__(self, address: tuple[str, int]) -> None:
         self._address, self.gone = address, False
         self._reached = self._asked = time.monotonic()
 
@@ -295,7 +296,7 @@ class Head:
         Raises:
             HeadGone: it has been out of reach for too long.
         """
-        if self._address is None or time.monotonic() - self._asked < 2:
+        if time.monotonic() - self._asked < 2:
             return
         self._asked = time.monotonic()
         with suppress(OSError):
