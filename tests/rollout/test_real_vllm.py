@@ -1,7 +1,8 @@
 """The real vLLM, where there is one: `PALATE_VLLM_PYTHON=/path/to/python pytest -s tests/rollout/test_real_vllm.py`.
 
 It takes minutes and some gigabytes. `PALATE_VLLM_MODEL` names another model than SmolLM2, `PALATE_VLLM_PRECISION=bf16`
-the other precision. What was measured is printed.
+the other precision; `PALATE_VLLM_SERVER` a server that is there, which is not killed (token: `PALATE_ENGINE_KEY`).
+What was measured is printed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 import torch
 
 from palate.demo.prompts import demo_prompts
+from palate.errors import TrainingError
 from palate.lm.model import LanguageModel
 from palate.lm.sources.whereabouts import locate
 from palate.lm.sources.zoo import Loaded, load_language_model
@@ -29,13 +31,13 @@ from palate.rollout.servers.vllm_process import ServerProcess, Serving
 from palate.rollout.servers.vllm_server import Draw
 from palate.rollout.vllm import MOST_GAP, VLLMEngine
 
-PYTHON = os.environ.get("PALATE_VLLM_PYTHON", "")
+PYTHON, SERVER = os.environ.get("PALATE_VLLM_PYTHON", ""), os.environ.get("PALATE_VLLM_SERVER", "")
 MODEL = os.environ.get("PALATE_VLLM_MODEL", "smollm2-135m")
 PRECISION = os.environ.get("PALATE_VLLM_PRECISION", "fp32")
 PROMPTS = demo_prompts(held_out=False)[:4]
 SAMPLING = Sampling(temperature=0.7, max_new_tokens=24)
 
-pytestmark = pytest.mark.skipif(not PYTHON, reason="needs PALATE_VLLM_PYTHON")
+pytestmark = pytest.mark.skipif(not PYTHON and not SERVER, reason="needs PALATE_VLLM_PYTHON")
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +69,17 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 
 @pytest.fixture
-def engine(process: ServerProcess, policy: Loaded[LanguageModel], monkeypatch: pytest.MonkeyPatch) -> VLLMEngine:
-    monkeypatch.setenv("PALATE_ENGINE_KEY", process.serving.token)
+def engine(
+    policy: Loaded[LanguageModel], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> VLLMEngine:
+    address = SERVER
+    if not address:
+        serving = request.getfixturevalue("process").serving
+        monkeypatch.setenv("PALATE_ENGINE_KEY", serving.token)
+        address = serving.address
     settings = Engine(
         kind="vllm",
-        servers=(process.serving.address,),
+        servers=(address,),
         key_variable="PALATE_ENGINE_KEY",
         patience_s=600.0,
         retries=6,
@@ -80,10 +88,15 @@ def engine(process: ServerProcess, policy: Loaded[LanguageModel], monkeypatch: p
 
 
 def moved(loaded: Loaded[LanguageModel], *, by: float) -> Loaded[LanguageModel]:
-    """A copy whose weights have changed a little, as by an update."""
+    """A copy whose layers have changed a little, as by an update.
+
+    The embeddings stay: vLLM's build for processors keeps a copy of tied ones in its head, which a reload leaves.
+    """
     other = copy.deepcopy(loaded)
     with torch.no_grad():
-        for number, weight in enumerate(other.model.parameters()):
+        for number, (name, weight) in enumerate(other.model.named_parameters()):
+            if "embed" in name:
+                continue
             generator = torch.Generator().manual_seed(number)
             weight += by * weight.float().std(correction=0) * torch.randn(weight.shape, generator=generator)
     return other
@@ -126,6 +139,22 @@ def test_the_same_prompt_before_and_after_new_weights(engine: VLLMEngine, policy
         assert own < MOST_GAP[policy.model.model.dtype] < wrong
 
 
+def test_embeddings_that_a_server_does_not_take_are_noticed(engine: VLLMEngine, policy: Loaded[LanguageModel]) -> None:
+    """They are taken, or the run ends."""
+    other = copy.deepcopy(policy)
+    with torch.no_grad():
+        for name, weight in other.model.named_parameters():
+            if "embed" in name:
+                weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    try:
+        engine.load_weights(other.model)
+    except TrainingError as error:
+        print(f"\n{PRECISION}: {error}")
+    else:
+        rollout = engine.generate(PROMPTS, SAMPLING, num_responses=2, key=("real", 3))
+        assert gaps(other, rollout)[0] < MOST_GAP[policy.model.model.dtype]
+
+
 def test_reading_the_same_weights_again_changes_nothing(engine: VLLMEngine, policy: Loaded[LanguageModel]) -> None:
     """Greedy tokens and their log-probabilities, before and after a reload that is none."""
     engine.load_weights(policy.model)
@@ -146,6 +175,7 @@ def test_reading_the_same_weights_again_changes_nothing(engine: VLLMEngine, poli
     assert [copied.server.draw(each) for each in wanted] == before
 
 
+@pytest.mark.skipif(bool(SERVER), reason="a server that is not ours")
 def test_a_server_killed_in_the_middle_is_given_its_weights(
     engine: VLLMEngine, process: ServerProcess, policy: Loaded[LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
