@@ -14,6 +14,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -51,12 +52,17 @@ def one_by_one(layout: Layout) -> Meeting:
     def meet(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         found = []
         for one in zip(*(x.split(rows) for x in (q, k, v)), strict=True):
-            heads_first = (x[None].transpose(1, 2) for x in one)
-            met = F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
+            queries, keys, values = (x[None].transpose(1, 2) for x in one)
+            met = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
             found.append(met.transpose(1, 2)[0])
         return torch.cat(found)
 
     return meet
+
+
+def gradients(meet: Meeting, upper: Tensor, *rows: Tensor) -> tuple[Tensor, ...]:
+    """Of queries, keys and values, given that of what comes out."""
+    return torch.autograd.grad(meet(*rows), rows, upper)
 
 
 def milliseconds(work: Callable[[], object]) -> float:
@@ -78,20 +84,16 @@ def main() -> None:
         q, k, v = (torch.randn(tokens, heads, SIZE).requires_grad_(True) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
         upper = torch.randn(tokens, HEADS, SIZE)
 
-        def gradients(
-            meet: Meeting, q: Tensor = q, k: Tensor = k, v: Tensor = v, upper: Tensor = upper
-        ) -> list[Tensor]:
-            return list(torch.autograd.grad(meet(q, k, v), (q, k, v), upper))
-
         ways = {"padded": side_by_side(layout), "one by one": one_by_one(layout)}
-        found = [gradients(meet) for meet in ways.values()]
+        found = [gradients(meet, upper, q, k, v) for meet in ways.values()]
         apart = max(float((one - other).abs().max()) for one, other in zip(*found, strict=True))
         best: dict[str, list[float]] = {name: [math.inf, math.inf] for name in ways}
         for _ in range(arguments.rounds):
             for name, meet in ways.items():
                 with torch.no_grad():
-                    forward = milliseconds(lambda meet=meet, q=q, k=k, v=v: meet(q, k, v))
-                best[name] = list(map(min, best[name], (forward, milliseconds(lambda meet=meet: gradients(meet)))))
+                    forward = milliseconds(partial(meet, q, k, v))
+                both = milliseconds(partial(gradients, meet, upper, q, k, v))
+                best[name] = [min(best[name][0], forward), min(best[name][1], both)]
         said = ", ".join(f"{name} {forward:.1f} and {both:.1f} ms" for name, (forward, both) in best.items())
         print(f"{count} rows, {tokens:,} tokens: forward and with gradient {said}; apart by {apart:.0e}", flush=True)
 
