@@ -20,6 +20,7 @@ from palate.errors import PeerError
 from palate.lm.adapters import adapt, base
 from palate.lm.model import LanguageModel, Model
 from palate.lm.optim import Optimizer
+from palate.lm.projection import Projecting, Projection
 from palate.lm.sources.zoo import load_language_model
 
 
@@ -67,7 +68,7 @@ def test_what_is_multiplied_with_is_never_out_of_date(tmp_path: Path) -> None:
     def learned() -> Tensor:
         model = load_language_model("tiny", precision="bf16").model
         model.freeze(0)
-        if Path(tmp_path / "gang").exists():
+        if (tmp_path / "gang").exists():
             shard([model])
         optimizer = Optimizer(model, recipe.Optimizer(learning_rate=0.05, warmup=0.0), 4, name="policy")
         for step in range(2):
@@ -75,7 +76,11 @@ def test_what_is_multiplied_with_is_never_out_of_date(tmp_path: Path) -> None:
                 (-model.logprobs(part, temperature=1.0).sum()).backward()
             optimizer.step(step)
         with torch.no_grad():
-            return model.logprobs(sequences(), temperature=1.0)
+            logprobs = model.logprobs(sequences(), temperature=1.0)
+        if model.gathered is not None:
+            copied = [each for each in model.modules() if isinstance(each, Projection | Projecting)]
+            assert not any(each.kept._product for each in copied), "a copy is whole, and stays what it was"
+        return logprobs
 
     one = learned()
     for found in in_gang(2, tmp_path / "gang", lambda _: learned()):
