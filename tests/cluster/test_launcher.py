@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from palate import cli
 from palate.cluster import keeper, leash, places, restarting
 from palate.cluster.places import Machine, Needs, Place
 from palate.commands import STAGES, stage_of
-from palate.errors import PeerError, RecipeError
-from palate.recipe import Cluster, read_tree
+from palate.errors import PeerError, RecipeError, RunError
+from palate.recipe import Cluster, Data, SFTRecipe, read_tree
+from palate.run.directory import Run
 
 KILLED, DONE, PEER, MISTAKE, LOST = -signal.SIGKILL, 0, 3, 2, None
 
@@ -278,3 +280,47 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     ]
     assert cli.main(["cluster", str(path), "--stage", "eval"]) == 2
     assert capsys.readouterr().err == f"palate: {path}: of eval, which does not train: run it with palate eval\n"
+
+
+def small(**section: Any) -> SFTRecipe:
+    return SFTRecipe(data=Data(path="x.jsonl"), cluster=Cluster(**section))
+
+
+def test_a_run_goes_on_with_another_number_of_trainers(tmp_path: Path) -> None:
+    """It is the same run elsewhere; what it learns from is another matter."""
+    Run.open(tmp_path / "run", small(trainers=2))
+    assert Run.open(tmp_path / "run", small(trainers=4, cpus=2, gpus=1, restarts=0), resume=True).resumed
+    with pytest.raises(RunError, match=r"a resume with a changed recipe \(seed: 0 is now 1\)"):
+        Run.open(tmp_path / "run", small(trainers=2).model_copy(update={"seed": 1}), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("trainers", "world", "says"), [(1, 1, False), (1, 2, False), (3, 3, False), (3, 1, True), (3, 2, True)]
+)
+def test_a_recipe_that_asks_for_trainers_which_are_not_there_is_told(
+    trainers: int, world: int, says: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": str(world), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    said: list[str] = []
+    cli._say_how_many(small(trainers=trainers), said.append)
+    told = [f"cluster.trainers = {trainers}, and this run has {world}: `palate cluster` is what starts so many"]
+    assert said == (told if says else [])
+
+
+def test_one_trainer_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started again by whoever started it first, without --resume."""
+    opened: list[bool] = []
+
+    def train(recipe: object, run: Run) -> None:
+        opened.append(run.resumed)
+        run.append("metrics.jsonl", '{"step": 0}\n')
+
+    monkeypatch.setitem(sys.modules, "palate.stages.sft", types.SimpleNamespace(train=train))
+    path, out = tmp_path / "sft.toml", str(tmp_path / "run")
+    path.write_text(tomli_w.dumps({"data": {"path": "x.jsonl"}}))
+    assert cli.main(["sft", str(path), "--out", out]) == 0
+    assert cli.main(["sft", str(path), "--out", out]) == 2
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert cli.main(["sft", str(path), "--out", out]) == 0
+    assert opened == [False, True]
