@@ -25,6 +25,7 @@ Rows = list[dict[str, Any]]
 CURVES: dict[str, tuple[str, ...]] = {
     "Score": ("objective/score", "objective/reward"),
     "Spread of the ensemble": ("objective/spread",),
+    "Held-out score": ("overoptimization/held_out",),
     "KL to the reference": ("objective/kl", "objective/kl_k3"),
     "Entropy": ("policy/entropy",),
     "Response length": ("tokens/response_length",),

@@ -26,7 +26,15 @@ from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_sett
 from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
 from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe, RewardSeeds
 from palate.recipe.pretraining import Architecture, PretrainOptimizer, PretrainRecipe, Vocabulary
-from palate.recipe.reinforcement import PPORecipe, Pretraining, ReinforceRecipe, RLRecipe, RolloutRecipe, ScoredRecipe
+from palate.recipe.reinforcement import (
+    Overoptimization,
+    PPORecipe,
+    Pretraining,
+    ReinforceRecipe,
+    RLRecipe,
+    RolloutRecipe,
+    ScoredRecipe,
+)
 from palate.recipe.rewarding import Reward, Verifier
 from palate.recipe.sampling import BestOfNRecipe, SampleRecipe
 from palate.recipe.sections import (
@@ -88,6 +96,7 @@ __all__ = [
     "Objective",
     "OnlineDPORecipe",
     "Optimizer",
+    "Overoptimization",
     "PPORecipe",
     "Positive",
     "PositiveInt",

@@ -75,6 +75,24 @@ class ScoredRecipe(RolloutRecipe):
         return self
 
 
+class Overoptimization(Section):
+    """Signs that the policy has gone past where more of its reward does good, looked for as it goes."""
+
+    held_out: tuple[str, ...] = Field(
+        (),
+        description="Reward models that the policy does not learn from, best from other labelers or other judgements; "
+        "of several the mean of all heads. The sign: it falls while the reward rises.",
+    )
+    max_distance: Positive | None = Field(
+        None,
+        description="The root of the KL at which gold is highest, as `palate overoptimize` fits it. The sign: more.",
+    )
+    every: TwoOrMore = Field(4, description="Steps whose means are compared with those of as many earlier ones.")
+    sureness: Positive = Field(
+        4.0, description="Standard errors by which means must differ to count; fewer warn earlier, and for nothing."
+    )
+
+
 class RLRecipe(ScoredRecipe):
     """What every policy gradient has."""
 
@@ -83,6 +101,22 @@ class RLRecipe(ScoredRecipe):
         False, description="Draw each step's responses with the weights of the step before, while that one learns."
     )
     optimizer: RLOptimizer = Field(RLOptimizer(), description="Optimizer of the policy.")
+    overoptimization: Overoptimization | None = Field(
+        None,
+        description="Warn when the signs say that the peak is passed, and keep the policy from before; absent: nobody "
+        "looks.",
+    )
+
+    @model_validator(mode="after")
+    def _something_to_see(self) -> RLRecipe:
+        settings = self.overoptimization
+        learned = {name for reward in self.rewards for name in reward.models}
+        if settings is not None and (both := sorted(learned & set(settings.held_out))):
+            raise ValueError(f"overoptimization.held_out: the policy learns from {both[0]}, which is then not held out")
+        ensembles = any(len(reward.models) > 1 for reward in self.rewards)
+        if settings is not None and not (settings.held_out or settings.max_distance or ensembles):
+            raise ValueError("overoptimization has nothing to look at: name held_out, max_distance, or an ensemble")
+        return self
 
 
 class Pretraining(Section):

@@ -28,6 +28,10 @@ METRICS: dict[str, str] = {
     "objective/groups_without_signal": "Share of prompts whose responses all scored the same; they teach nothing.",
     "objective/groups_resampled": "How many times a prompt whose responses all scored the same gave way to another one "
     "(`max_resamples`).",
+    # Over-optimisation, where a recipe has the section.
+    "overoptimization/held_out": "Score by rewards that the policy does not learn from, mean per response. If it falls "
+    "while `objective/score` rises, the reward is being over-optimised.",
+    "overoptimization/passed": "1 from the step on in which signs said that the peak is passed, 0 before.",
     # The policy's update.
     "policy/loss": "Loss of the policy; its size means little, because advantages are centred.",
     "policy/kl_loss": "KL to the reference per token, k3, as `kl_loss_coef` puts it into the loss.",

@@ -63,14 +63,23 @@ def spread(run: Run, cluster: Cluster, models: Sequence[Model], *, asked_again: 
 
 
 def write_model(
-    run: Run, recipe: TrainingRecipe, loaded: Loaded[ModelT], *, extra_files: Mapping[str, str] | None = None
+    run: Run,
+    recipe: TrainingRecipe,
+    loaded: Loaded[ModelT],
+    *,
+    extra_files: Mapping[str, str] | None = None,
+    below: str = "",
 ) -> None:
-    """What came out, to ``model/``: whole, or the adapter alone."""
+    """What came out, to ``model/``: whole, or the adapter alone.
+
+    Args:
+        below: a directory of the run's that gets ``model/`` instead.
+    """
     alone = recipe.adapter is not None and not recipe.adapter.merge
     beside = loaded if alone else None
     with loaded.model.whole() as model:
         world().once(
-            lambda: save(model, loaded.chat, run.directory / "model", beside=beside, extra_files=extra_files),
+            lambda: save(model, loaded.chat, run.directory / below / "model", beside=beside, extra_files=extra_files),
             "the model to be written",
         )
 

@@ -15,6 +15,7 @@ from tests.stages.effects.scoring import learned_terms, members_of, scores_of, v
 from tests.stages.effects.shared import close, data, every, optimizer, refused, training
 
 from palate.lm.sources.zoo import load_chat, load_language_model, load_scalar_model
+from palate.recipe import Reward
 from palate.rewards.heads import Normalization
 from palate.rollout.engine import Rollout
 from palate.words import count_words
@@ -53,8 +54,59 @@ def rl() -> list[Row]:
         Row("min_entropy", (0.02, 100.0), refused("step 2: the policy's entropy"), {"steps": 3}),
         *under("sampling", sampling()),
         Row("engine.kind", ("local", "elsewhere"), refused("engine.kind")),
+        *under("overoptimization", overoptimization()),
         *optimizer("optimizer", "policy", {}),
     ]
+
+
+def overoptimization() -> list[Row]:
+    """Keys of the section that looks for its signs."""
+    looks = {"steps": 4, "overoptimization.every": 2}
+    return [
+        Row("held_out", (["$scorer"], ["$calibrated"]), asks_what_is_held_out),
+        Row("max_distance", (1e-9, 100.0), warns([True, False]), looks),
+        Row("every", (2, 3), warns_after_a_block, {"steps": 6, "overoptimization.max_distance": 1e-9}),
+        Row("sureness", (1e-9, 1e9), warns([True, False]), looks | OPPOSED),
+    ]
+
+
+OPPOSED = {
+    "rewards.0.function": None,
+    "rewards.0.model": "$scorer",
+    "rewards.0.weight": -1.0,
+    "overoptimization.held_out": ["$calibrated"],
+    "optimizer.learning_rate": 3e-2,
+    "steps": 8,
+}
+"""The policy learns the opposite of what is held out, so that what it gains there is lost here."""
+
+
+def asks_what_is_held_out(a: Outcome, b: Outcome) -> None:
+    """By its own score, which changes nothing of what is learned."""
+    for outcome in (a, b):
+        (name,) = outcome.recipe.overoptimization.held_out
+        for row, rollout in zip(outcome.metrics, outcome.rollouts, strict=True):
+            assert close(row["overoptimization/held_out"], scores_of(Reward(model=name), rollout).mean())
+            assert row["overoptimization/held_out"] != row["objective/score"]
+    assert torch.equal(a.updates["policy"][-1].after, b.updates["policy"][-1].after)
+
+
+def warns(expected: list[bool]) -> Effect:
+    """Of each run whether it does; one that does keeps nothing more."""
+
+    def effect(a: Outcome, b: Outcome) -> None:
+        assert [bool(outcome.column("overoptimization/passed")[-1]) for outcome in (a, b)] == expected
+        assert [outcome.report["peak_passed_at"] is not None for outcome in (a, b)] == expected
+
+    return effect
+
+
+def warns_after_a_block(a: Outcome, b: Outcome) -> None:
+    for outcome in (a, b):
+        first = outcome.column("overoptimization/passed").index(1.0)
+        assert (first + 1) % outcome.recipe.overoptimization.every == 0
+        assert outcome.report["peak_passed_at"] == first + 1
+    assert a.report["peak_passed_at"] != b.report["peak_passed_at"]
 
 
 def said_first(outcome: Outcome) -> dict[str, list[str]]:

@@ -16,7 +16,16 @@ from palate.lm.adapters import base
 from palate.lm.batch import Sequences
 from palate.lm.model import LanguageModel, Model, ScalarModel
 from palate.lm.sources.zoo import Precision, Sketch, sketch_model
-from palate.recipe import PPORecipe, PretrainRecipe, Reward, RolloutRecipe, Sampling, SFTRecipe, StageRecipe
+from palate.recipe import (
+    PPORecipe,
+    PretrainRecipe,
+    Reward,
+    RLRecipe,
+    RolloutRecipe,
+    Sampling,
+    SFTRecipe,
+    StageRecipe,
+)
 from palate.records import Prompt
 from palate.stages.estimate.footprint import Network
 from palate.stages.estimate.passes import (
@@ -207,7 +216,9 @@ class Expected:
         self.references: list[Sketch[LanguageModel]] = [
             sketch(name, LanguageModel) for name in [getattr(recipe, "reference", "")] if name
         ]
-        self.rewards = sketch_rewards(recipe.rewards, recipe.precision)
+        watched = recipe.overoptimization if isinstance(recipe, RLRecipe) else None
+        held_out = [Reward(model=name) for name in (() if watched is None else watched.held_out)]
+        self.rewards = sketch_rewards([*recipe.rewards, *held_out], recipe.precision)
         named = [name for term in recipe.rewards for name in term.models]
         value = (recipe.value_model or named[0]) if isinstance(recipe, PPORecipe) else ""
         self.value: Sketch[ScalarModel] | None = sketch(value, ScalarModel) if value else None

@@ -137,6 +137,15 @@ def load_actors(recipe: ScoredRecipe, asked: Asked, run: Run) -> Actors:
     else:
         reference = load_policy(recipe, settle=merge_and_share).model
     rewards = Mix(recipe.rewards, precision=recipe.precision, max_tokens=recipe.microbatch_tokens, settle=share)
+    check_readers(rewards, chat)
+    run.add_inputs({"model": loaded.weights, "rewards": rewards.hashes})
+    return Actors(loaded=loaded, reference=reference, rewards=rewards, asked=asked)
+
+
+def check_readers(rewards: Mix, chat: Chat) -> None:
+    """Raises:
+    ModelError: a reward model does not read the policy's tokens as the policy does.
+    """
     if any(source.loaded.chat.tokenizer.get_vocab() != chat.tokenizer.get_vocab() for source in rewards.learned):
         raise ModelError("the reward model has another vocabulary than the policy: train it from the same base model")
     if strangers := [source.loaded.name for source in rewards.learned if not source.reads_like(chat)]:
@@ -144,8 +153,6 @@ def load_actors(recipe: ScoredRecipe, asked: Asked, run: Run) -> Actors:
             f"the reward model {strangers[0]} was trained with another chat template than the policy's, whose "
             "tokens it is to score: give both the same chat_template, and train the reward model again"
         )
-    run.add_inputs({"model": loaded.weights, "rewards": rewards.hashes})
-    return Actors(loaded=loaded, reference=reference, rewards=rewards, asked=asked)
 
 
 def load_policy(recipe: ScoredRecipe, *, settle: Settle | None = None) -> Loaded[LanguageModel]:

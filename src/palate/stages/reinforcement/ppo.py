@@ -30,6 +30,7 @@ from palate.rollout import engines
 from palate.run.directory import Run
 from palate.stages.common import finish_run, spread, write_model
 from palate.stages.reinforcement.actors import Actors, foretold, load_actors
+from palate.stages.reinforcement.peak import peak_watch
 from palate.stages.reinforcement.ptx import PretrainingGradient, load_text
 from palate.stages.reinforcement.step import Critic, Method, learn, minibatches, prompts_of_step
 from palate.stages.reinforcement.watching import KLController
@@ -39,8 +40,9 @@ def train(recipe: PPORecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
     actors = load_actors(recipe, asked, run)
+    peak = peak_watch(recipe, actors, run)
     value_model = load_value_model(recipe, actors, run)
-    spread(run, recipe.cluster, [*actors.models, value_model])
+    spread(run, recipe.cluster, [*actors.models, value_model, *([] if peak is None else peak.models)])
     method = Method(
         baseline=Critic(
             model=value_model,
@@ -68,9 +70,11 @@ def train(recipe: PPORecipe, run: Run) -> None:
         kl=KLController(recipe.kl_coef, target=recipe.kl_target, horizon=recipe.kl_horizon),
         value_warmup=recipe.value_warmup,
         other_gradient=pretraining_gradient(recipe, actors, run),
+        peak=peak,
     )
     write_model(run, recipe, actors.loaded)
-    finish_run(run, {"left_out": actors.left_out})
+    told = {} if peak is None else peak.numbers
+    finish_run(run, {"left_out": actors.left_out} | told, extra=None if peak is None else peak.describe)
 
 
 def advantages_and_returns(

@@ -42,6 +42,7 @@ from palate.rollout import engines
 from palate.run.directory import Run
 from palate.stages.common import finish_run, spread, write_model
 from palate.stages.reinforcement.actors import foretold, load_actors
+from palate.stages.reinforcement.peak import peak_watch
 from palate.stages.reinforcement.step import Baseline, Method, ResponseWeights, learn, minibatches, prompts_of_step
 from palate.stages.reinforcement.watching import KLController
 
@@ -63,7 +64,8 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
     actors = load_actors(recipe, asked, run)
-    spread(run, recipe.cluster, actors.models)
+    peak = peak_watch(recipe, actors, run)
+    spread(run, recipe.cluster, [*actors.models, *([] if peak is None else peak.models)])
     learn(
         recipe,
         run,
@@ -72,9 +74,11 @@ def train(recipe: ReinforceRecipe, run: Run) -> None:
         method(recipe),
         kl=KLController(recipe.kl_coef),
         max_resamples=recipe.max_resamples,
+        peak=peak,
     )
     write_model(run, recipe, actors.loaded)
-    finish_run(run, {"left_out": actors.left_out})
+    told = {} if peak is None else peak.numbers
+    finish_run(run, {"left_out": actors.left_out} | told, extra=None if peak is None else peak.describe)
 
 
 def method(recipe: ReinforceRecipe) -> Method:

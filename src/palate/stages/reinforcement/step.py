@@ -50,6 +50,7 @@ from palate.stages.common import combined, floats, make_room
 from palate.stages.reinforcement.actors import Actors
 from palate.stages.reinforcement.ahead import Drawing, OneStepAhead, StepByStep
 from palate.stages.reinforcement.mismatch import seen_by_trainer
+from palate.stages.reinforcement.peak import PeakWatch
 from palate.stages.reinforcement.resampling import resampled
 from palate.stages.reinforcement.watching import (
     USUAL_CLIP_RANGE,
@@ -161,6 +162,7 @@ def learn(
     value_warmup: int = 0,
     max_resamples: int = 0,
     other_gradient: OtherGradient | None = None,
+    peak: PeakWatch | None = None,
 ) -> None:
     """Improve the policy on its rewards, step by step.
 
@@ -170,6 +172,7 @@ def learn(
         value_warmup: first steps in which only the critic learns.
         max_resamples: how often prompts whose responses all scored the same give way to others.
         other_gradient: what the policy learns from besides.
+        peak: looks for signs of over-optimisation, if that was asked for.
 
     Raises:
         TrainingError: sampler and trainer disagree, or the run has gone wrong for several steps.
@@ -178,7 +181,7 @@ def learn(
     order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))
     generate = partial(engine.generate, sampling=recipe.sampling, num_responses=recipe.responses_per_prompt)
     critic = method.baseline if isinstance(method.baseline, Critic) else None
-    models = [*actors.models, *([] if critic is None else [critic.model])]
+    models = [*actors.models, *([] if critic is None else [critic.model]), *([] if peak is None else peak.models)]
     num_updates = (recipe.steps - value_warmup) * recipe.epochs * recipe.minibatches
     optimizer = Optimizer(policy, recipe.optimizer, num_updates, name="policy")
     watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
@@ -195,6 +198,7 @@ def learn(
     if recipe.one_step_ahead:
         meanwhile = recipe.engine.kind == "vllm" and world().size == 1
         state["ahead"] = source = OneStepAhead(drawing, actors.chat, recipe.sampling, meanwhile=meanwhile)
+    state |= {} if peak is None else {"peak": peak}
     clip_range = method.clip_range if math.isfinite(method.clip_range) else USUAL_CLIP_RANGE
 
     for step in run.steps(recipe.steps, every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state=state):
@@ -238,6 +242,7 @@ def learn(
             ref_logprobs = per_token(sequences, max_tokens, likelihood)
         metrics |= measure(rollout, scores, ref_logprobs) | measure_terms(scored)
         watch.check(step, metrics)
+        metrics |= {} if peak is None else peak.see(step, rollout, scores, scored, trunk, metrics)
 
         # 4. advantages
         rewards = shape_rewards(scores, rollout.logprobs, ref_logprobs, mask, kl_coef=kl.kl_coef)
