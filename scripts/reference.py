@@ -29,6 +29,7 @@ SOURCE = Path(palate.__file__).parent
 _NOTE = "<!-- Written by scripts/reference.py from the code; run `make docs` after a change. -->\n"
 _GROUPS = {
     "objective": "The objective",
+    "overoptimization": "Over-optimisation",
     "policy": "The policy's update",
     "sampler": "The sampler against the trainer",
     "value": "The value model's update",

@@ -276,6 +276,8 @@ ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
     "sampler/retries": BY_SERVERS,
     "policy/kl_loss": ("reinforce", {"kl_loss_coef": 0.1}),
     "objective/groups_resampled": ("reinforce", {"max_resamples": 1}),
+    "overoptimization/held_out": ("reinforce", {"overoptimization": {"held_out": ["$two_heads"]}}),
+    "overoptimization/passed": ("reinforce", {"overoptimization": {"max_distance": 1.0}}),
     "reward/rating_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
     "reward/rating_error": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
     "reward/flag_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"flag": "hallucination"}]}),
