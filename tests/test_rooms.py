@@ -59,7 +59,7 @@ PLAN = {
     "lm/pretraining lm/sources objectives recipe rewards rollout run stages/estimate",
     "stages/ai_feedback": "corpus evals feedback/statistics lm lm/sources recipe rewards/judges run stages "
     "stages/estimate",
-    "stages/reinforcement": "corpus lm lm/sources objectives recipe rewards rewards/verifiers rollout run stages "
+    "stages/reinforcement": "corpus evals lm lm/sources objectives recipe rewards rewards/verifiers rollout run stages "
     "stages/estimate",
     "stages/estimate": "lm lm/kernels lm/sources recipe rollout run",
     "stages/measuring": "corpus corpus/containers evals evals/asking evals/card evals/protocols lm lm/sources recipe "

@@ -134,6 +134,14 @@ class JudgeRecipe(Section):
         description="What is judged: candidates of `palate sample`, or rankings, whose responses are judged anew."
     )
     people: Data | None = Field(None, description="People's rankings of the same responses, to agree with or not.")
+    category: str = Field(
+        "", description="Tag of the prompts, kept by `candidates.tags`, by whose values agreement with people is told."
+    )
+    win_rate_of_first: bool = Field(
+        False,
+        description="Every record is a pair, the answer in question first: tell how often people would prefer it, from "
+        "the model's verdicts on all pairs and people's on those that they judged, drawn by lot.",
+    )
     principles_per_pair: PositiveInt = Field(
         1, description="Principles that are asked about each pair, drawn anew for each; the majority of them counts."
     )
@@ -159,6 +167,8 @@ class JudgeRecipe(Section):
         check_place(self.endpoint, self.chat_template, self.precision)
         if not self.samples and self.sampling != Sampling():
             raise ValueError("nothing is drawn without samples: set samples, or leave out sampling")
+        if self.people is None and (self.category or self.win_rate_of_first):
+            raise ValueError("category and win_rate_of_first hold the model against people: name people")
         return self
 
 

@@ -37,6 +37,8 @@ def judge() -> list[Row]:
         Row("constitution", ("$constitution", "$other_constitution"), judges_as_by_hand),
         *under("candidates", data("candidates", "rankings")),
         *under("people", data("people", "rankings")),
+        Row("category", ("topic", "nonsense"), refused("no prompt has the tag 'nonsense'"), JUDGED_PAIRS),
+        Row("win_rate_of_first", (False, True), tells_the_win_rate, JUDGED_PAIRS),
         Row("principles_per_pair", (1, 2), asks_so_many),
         Row("verdict", ("same", "mean"), decides_over_both_orders),
         Row("samples", (1, 3), decides_by_majority, {"sampling.max_new_tokens": 3}, spoil=says_letters),
@@ -53,6 +55,27 @@ def judge() -> list[Row]:
         Row("microbatch_tokens", (4096, 160), asks_in_parts),
         *endpoint(),
     ]
+
+
+JUDGED_PAIRS = {
+    f"{section}.{key}": value
+    for section in ("candidates", "people")
+    for key, value in {
+        "path": "$columns_rankings",
+        "fields": {"prompt": "q", "a": "x", "b": "y", "preferred": "better"},
+        "tags": ["topic"],
+    }.items()
+}
+"""Of each pair the first answer is people's favourite."""
+
+
+def tells_the_win_rate(a: Outcome, b: Outcome) -> None:
+    """People's is 1, and all pairs are people's."""
+    assert "win_rate" not in a.report
+    assert b.report["win_rate_of_people"] == b.report["win_rate_corrected"] == 1.0
+    firsts = [line["ranks"] for line in b.lines("rankings.jsonl")]
+    assert b.report["win_rate"] == sum({(1, 2): 1.0, (1, 1): 0.5, (2, 1): 0.0}[tuple(each)] for each in firsts) / 12
+    assert b.report["pairs_of_people"] == 12
 
 
 def revise() -> list[Row]:

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from palate.corpus import Read, read_candidates, read_rankings
 from palate.disk import append_text, write_text
 from palate.errors import DataError
+from palate.evals.report import Report
+from palate.intervals import Estimate
 from palate.lm.encode import usable_prompts
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Sketch, load_language_model, sketch_model
@@ -32,6 +34,7 @@ from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.ai_feedback.asking import Matter, elsewhere, matters_of, spent
 from palate.stages.ai_feedback.both_orders import Judged
+from palate.stages.ai_feedback.calibrated import add_calibrated, calibrated, numbers_of, pairs_of
 from palate.stages.ai_feedback.judge_report import add_parts, figures, metrics, totals
 from palate.stages.common import finish_run, say_chat
 from palate.stages.estimate.expected import asked, sampled
@@ -47,6 +50,7 @@ def judge(recipe: JudgeRecipe, run: Run) -> None:
     constitution = read_constitution(recipe.constitution)
     data = read_candidates(recipe.candidates)
     run.add_inputs({"candidates": data.files, "constitution": constitution.version})
+    pairs = pairs_of(data.records) if recipe.win_rate_of_first else []
     matters = matters_of(data, constitution, principles=recipe.principles_per_pair, seed=recipe.seed)
     say_read(run, data, matters)
     people = rankings_of(run, recipe.people) if recipe.people else []
@@ -76,7 +80,18 @@ def judge(recipe: JudgeRecipe, run: Run) -> None:
     written = [Judged.model_validate_json(line) for line in read_lines(verdicts)]
     found = figures(written, people, model=recipe.model, seed=recipe.seed)
     run_numbers = {"left_out": data.rejected.total, **totals(run.directory / "metrics.jsonl")}
-    finish_run(run, found.numbers | run_numbers, extra=lambda report: add_parts(report, found, written))
+    if not people:
+        finish_run(run, found.numbers | run_numbers, extra=lambda report: add_parts(report, found, written))
+        return
+    by_model = [each for item in written for each in item.rankings(model=recipe.model, constitution="")]
+    beside = calibrated(by_model, people, pairs, category=recipe.category, seed=recipe.seed)
+
+    def parts_of_page(report: Report) -> None:
+        add_parts(report, found, written)
+        longer = (found.numbers[f"longer_preferred{end}"] for end in ("", "_low", "_high"))
+        add_calibrated(report, beside, Estimate(*longer))
+
+    finish_run(run, found.numbers | numbers_of(beside) | run_numbers, extra=parts_of_page)
 
 
 def steps_of(matters: Sequence[Matter]) -> Iterator[list[Matter]]:
