@@ -98,7 +98,8 @@ def _by_prompt(values: Floats, chosen: NDArray[np.bool_], prompts: NDArray[np.in
     if not chosen.any():
         return np.zeros(prompts.max() + 1 if len(prompts) else 0)
     centred = np.where(chosen, values - values[chosen].mean(), 0.0)
-    return np.bincount(prompts, weights=centred) / chosen.sum()
+    found: Floats = np.bincount(prompts, weights=centred) / chosen.sum()
+    return found
 
 
 def _variance(errors: Floats, count: int) -> float:

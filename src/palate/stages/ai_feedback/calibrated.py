@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from palate.errors import DataError
 from palate.evals import plots
@@ -109,7 +108,7 @@ def win_rate(judged: Sequence[Ranking], people: Sequence[Ranking], pairs: Sequen
     votes = [[each[pair[1]] for each in by_people[subject]] for pair, subject in known]
     return corrected_mean(
         [by_judge[subject][pair[1]] for pair, subject in known],
-        [np.mean(each) if each else np.nan for each in votes],
+        [sum(each) / len(each) if each else math.nan for each in votes],
         [pair[0] for pair, _ in known],
     )
 
