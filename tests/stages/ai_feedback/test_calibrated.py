@@ -8,7 +8,14 @@ from palate.errors import DataError
 from palate.evals.report import Report
 from palate.intervals import Estimate
 from palate.records import Candidates, Prompt, Ranking, Response
-from palate.stages.ai_feedback.calibrated import add_calibrated, by_category, calibrated, numbers_of, pairs_of
+from palate.stages.ai_feedback.calibrated import (
+    add_calibrated,
+    by_category,
+    calibrated,
+    check_category,
+    numbers_of,
+    pairs_of,
+)
 
 SHORT, LONG = Response(text="Yes."), Response(text="Yes, by all means.")
 
@@ -39,7 +46,7 @@ def test_agreement_by_category() -> None:
     assert found["mills"].with_people.value == 0
     assert found["mills"].of_people.value is None
     with pytest.raises(DataError, match="no prompt has the tag 'mood'"):
-        by_category(JUDGE, PEOPLE, "mood", seed=0)
+        check_category([Candidates(prompt=each.prompt, responses=each.responses) for each in JUDGE], "mood")
 
 
 def test_the_win_rate_of_the_first_and_how_often_people_prefer_the_longer() -> None:

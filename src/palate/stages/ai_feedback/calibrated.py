@@ -43,9 +43,6 @@ def calibrated(
     Args:
         pairs: of each record, if the win rate of its first answer is asked for.
         category: a tag of the prompts; empty: none.
-
-    Raises:
-        DataError: no prompt has the tag.
     """
     subjects = {_subject(ranking) for ranking in judged}
     theirs = [ranking for ranking in people if len(ranking.responses) == 2 and _subject(ranking) in subjects]
@@ -61,17 +58,19 @@ def calibrated(
 def by_category(
     judged: Sequence[Ranking], people: Sequence[Ranking], category: str, *, seed: int
 ) -> dict[str, BesidePeople]:
-    """The judge beside people, for each value of a tag.
-
-    Raises:
-        DataError: no prompt has it.
-    """
+    """The judge beside people, for each value of a tag."""
     parts: dict[str, list[Ranking]] = defaultdict(list)
     for ranking in judged:
         parts[ranking.prompt.tags.get(category, "")].append(ranking)
-    if not parts.keys() - {""}:
-        raise DataError(f"category: no prompt has the tag {category!r}; name the column in candidates.tags")
     return {value or "without it": beside_people(part, people, seed=seed) for value, part in sorted(parts.items())}
+
+
+def check_category(records: Iterable[Candidates], category: str) -> None:
+    """Raises:
+    DataError: no prompt has the tag.
+    """
+    if category and not any(record.prompt.tags.get(category) for record in records):
+        raise DataError(f"category: no prompt has the tag {category!r}; name the column in candidates.tags")
 
 
 def pairs_of(records: Iterable[Candidates]) -> list[Pair]:

@@ -34,7 +34,7 @@ from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.stages.ai_feedback.asking import Matter, elsewhere, matters_of, spent
 from palate.stages.ai_feedback.both_orders import Judged
-from palate.stages.ai_feedback.calibrated import add_calibrated, calibrated, numbers_of, pairs_of
+from palate.stages.ai_feedback.calibrated import add_calibrated, calibrated, check_category, numbers_of, pairs_of
 from palate.stages.ai_feedback.judge_report import add_parts, figures, metrics, totals
 from palate.stages.common import finish_run, say_chat
 from palate.stages.estimate.expected import asked, sampled
@@ -50,6 +50,7 @@ def judge(recipe: JudgeRecipe, run: Run) -> None:
     constitution = read_constitution(recipe.constitution)
     data = read_candidates(recipe.candidates)
     run.add_inputs({"candidates": data.files, "constitution": constitution.version})
+    check_category(data.records, recipe.category)
     pairs = pairs_of(data.records) if recipe.win_rate_of_first else []
     matters = matters_of(data, constitution, principles=recipe.principles_per_pair, seed=recipe.seed)
     say_read(run, data, matters)
