@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from palate.evals.prediction_powered import corrected_mean
+from palate.feedback.statistics.prediction_powered import corrected_mean
 from palate.randomness import permutation
 from palate.records import Ranking
 from palate.stages.ai_feedback.both_orders import Judged

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from palate.errors import DataError
 from palate.evals import plots
 from palate.evals.calibration import longer_wins
-from palate.evals.prediction_powered import Corrected, corrected_mean
 from palate.evals.report import Report
+from palate.feedback.statistics.prediction_powered import Corrected, corrected_mean
 from palate.intervals import Estimate
 from palate.records import Candidates, Ranking
 from palate.stages.ai_feedback.beside_people import BesidePeople, beside_people

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from palate.evals.prediction_powered import corrected_mean
+from palate.feedback.statistics.prediction_powered import corrected_mean
 
 Floats = NDArray[np.float64]
 NAN = np.nan
