@@ -20,7 +20,7 @@ from palate.stages.sft import train as sft
 CARD = Card(
     flops=1000, memory=5000, bandwidth=100, link=50, network=5, per_machine=4, products=0.5, reads=1.0, moves=1.0
 )
-DRAWING = Drawing(responses=8, slots=2, tokens=10, prompts=40, prompt=5, weights=200, numbers=50, place=2)
+DRAWING = Drawing(responses=8, slots=2, tokens=10, prompts=40, prompt=5, weights=300, numbers=50, width=4, place=2)
 STEP = Step(
     learning=6000,
     scoring=2000,
@@ -58,8 +58,22 @@ def test_seconds_by_hand() -> None:
 
 
 def test_where_multiplying_takes_longer_than_reading() -> None:
-    found = of(Layout(trainers=2, engines=2), replace(STEP, drawing=replace(DRAWING, numbers=5000)))
+    found = of(Layout(trainers=2, engines=2), replace(STEP, drawing=replace(DRAWING, numbers=5000, width=0)))
     assert found.seconds["sampling"] == pytest.approx(2 * 5000 * 40 / 2 / 500 + 20 * 2 * 5000 * 2 / 500)
+
+
+def test_more_engines_than_fill_their_slots() -> None:
+    """Eight draw one each: a step reads for one, not for two."""
+    found = of(Layout(trainers=2, engines=8))
+    assert found.seconds["sampling"] == pytest.approx(2 * 50 * 40 / 8 / 500 + 10 * 2.2)
+
+
+def test_who_waits() -> None:
+    """A trainer waits for what moves, and for engines; whoever samples itself does not wait for that."""
+    for layout, engines in ((Layout(trainers=2, engines=2), 1), (Layout(trainers=2), 0)):
+        found = of(layout)
+        idle = found.seconds["moving"] + engines * found.seconds["sampling"]
+        assert found.waits == pytest.approx(idle / sum(found.seconds.values()))
 
 
 def test_an_engine_of_two_cards_is_twice_as_fast() -> None:
@@ -74,13 +88,13 @@ def test_what_moves_where_weights_are_divided() -> None:
     assert moved == {
         "gathering": pytest.approx(0.5 * 400 * (2 * 3 * 2 + 3)),
         "reducing": pytest.approx(0.5 * 300 * 2 * 3),
-        "pushing": pytest.approx(200 * 3 / 2),
+        "pushing": pytest.approx(300 * 3 / 2),
     }
 
 
 def test_who_samples_with_divided_weights_gathers_them_once() -> None:
     with_engines, without = of(Layout(trainers=2, engines=1)).moved, of(Layout(trainers=2)).moved
-    assert without["gathering"] - with_engines["gathering"] == pytest.approx(0.5 * 200)
+    assert without["gathering"] - with_engines["gathering"] == pytest.approx(0.5 * 300)
     assert without["pushing"] == 0
 
 
@@ -161,6 +175,29 @@ def test_a_real_recipe(reinforced: tuple[Any, Workload]) -> None:
     assert learner.weights == 4 * (4 * layer + head + 64 + 8)  # 8 frequencies of rotation
     assert learner.learned == 4 * (3 * layer + 64)
     assert step.learning == 3 * rows * 2 * ((4 * layer + head) + (3 * layer + head) + 3 * layer)
+
+
+def test_what_is_computed_again_is_another_pass(reinforced: tuple[Any, Workload]) -> None:
+    recipe, work = reinforced
+    once, again = (step_of(recipe.model_copy(update={"recompute_activations": each}), work) for each in (False, True))
+    assert once.drawing is not None
+    rows = once.drawing.prompts + 8 * 8
+    assert again.learning - once.learning == 3 * rows * 2 * once.drawing.numbers
+
+
+def test_what_is_lent(reinforced: tuple[Any, Workload]) -> None:
+    """While learning two layers and the root's weights; while sampling all; and no copies to multiply with."""
+    recipe, work = reinforced
+    layer, root = 4 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 176 + 2 * 64), 4 * (3000 * 64 + 64)
+    step, layout = step_of(recipe, work), Layout(trainers=2, engines=1)
+    found = plan(work, step, layout, CARDS["h100"])
+    assert found.memory["lent"] == root + 2 * layer
+    assert any("packed copies" in moment.parts for moment in work.moments())
+    assert "packed copies" not in found.memory
+    held = Held(nets=work.nets, decoding=work.decoding)
+    sampling = plan(held, step, Layout(trainers=2), CARDS["h100"])
+    assert sampling.moment == "sampling"
+    assert sampling.memory["lent"] == step.drawing.weights if step.drawing else False
 
 
 def test_more_trainers_hold_and_compute_less(reinforced: tuple[Any, Workload]) -> None:

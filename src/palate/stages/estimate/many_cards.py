@@ -21,16 +21,20 @@ Kaplan et al. 2020 (arXiv 2001.08361), section 2.1, for operations; Rajbhandari 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor, nn
 
 from palate.machine import gb
+from palate.run.directory import Run
 from palate.stages.estimate import footprint
 from palate.stages.estimate.footprint import Network
+from palate.stages.estimate.trial import tell
 from palate.stages.estimate.workload import Workload
 
 DIVIDED = frozenset({"weights", "optimizer", "gradients"})
@@ -113,7 +117,7 @@ class Drawing:
         responses: how many, ``slots`` of them side by side.
         tokens: of each, at most.
         prompts: tokens of all prompts, and ``prompt`` of one.
-        weights: bytes of the policy, ``numbers`` that a token is multiplied with.
+        weights: bytes of the policy as it is stored; a token is multiplied with ``numbers`` of ``width`` bytes.
         place: bytes of the cache for one token.
     """
 
@@ -124,6 +128,7 @@ class Drawing:
     prompt: float
     weights: float
     numbers: float
+    width: int
     place: float
 
 
@@ -183,6 +188,18 @@ class Plan:
         return one_after_the_other, self.sampling / (self.sampling + self.training)
 
 
+def planned(train: Callable[[Any, Run], None], recipe: Any, layout: Layout, card: Card) -> list[str]:
+    """For people: what a run of this recipe would take there.
+
+    Args:
+        train: of the recipe's stage.
+    """
+    room = int(card.memory) * (layout.trainers if layout.sharded else 1)
+    with TemporaryDirectory(prefix="palate-plan-") as directory:
+        told = tell(train, recipe, Path(directory) / "told", memory=room, on_gpu=True)
+    return describe(plan(told.work, step_of(told.recipe, told.work), layout, card), card)
+
+
 def step_of(recipe: Any, work: Workload) -> Step:
     """What the steps of a run compute, on average."""
     epochs, minibatches = (recipe.epochs, recipe.minibatches) if work.decoding else (1, 1)
@@ -223,6 +240,7 @@ def _drawing(recipe: Any, work: Workload, rows: float) -> Drawing | None:
         prompt=prompts / recipe.prompts_per_step,
         weights=_bytes(net),
         numbers=_numbers(net),
+        width=net.p,
         place=footprint.cache(net, 1, 1),
     )
 
@@ -285,7 +303,7 @@ def _decoding(drawing: Drawing | None, samplers: int, each: int, card: Card) -> 
     own = drawing.responses / samplers
     slots = min(drawing.slots, own)
     multiply = card.flops * card.products * each
-    read = drawing.weights + slots * (drawing.prompt + drawing.tokens / 2) * drawing.place
+    read = drawing.numbers * drawing.width + slots * (drawing.prompt + drawing.tokens / 2) * drawing.place
     one = max(read / (card.bandwidth * card.reads * each), 2 * drawing.numbers * slots / multiply)
     return 2 * drawing.numbers * drawing.prompts / samplers / multiply + own / slots * drawing.tokens * one
 
