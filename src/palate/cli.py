@@ -249,7 +249,30 @@ def _cluster(commands: Group) -> None:
         kind = imported("palate.recipe", stage.recipe)
         if not stage.divides or "cluster" not in kind.model_fields:
             raise RecipeError(f"{args.recipe}: of {stage.name}, which does not train: run it with palate {stage.name}")
-        section = imported("palate.recipe", "parse_recipe")(kind, tree, where=str(args.recipe)).cluster
+        recipe = imported("palate.recipe", "parse_recipe")(kind, tree, where=str(args.recipe))
+        section = recipe.cluster
+        if args.engines < 0 or args.tensor_parallel < 1 or (args.engines and not args.plan):
+            parser.error("--engines, 0 or more, of --tensor-parallel cards, 1 or more, go with --plan")
+        if args.plan:
+            cards, layout, planned = (
+                imported("palate.stages.estimate.many_cards", name) for name in ("CARDS", "Layout", "planned")
+            )
+            print(
+                "\n".join(
+                    planned(
+                        imported(stage.module, stage.function),
+                        recipe,
+                        layout(
+                            trainers=section.trainers,
+                            engines=args.engines,
+                            tensor_parallel=args.tensor_parallel,
+                            sharded=section.shard == "weights",
+                        ),
+                        cards[args.card],
+                    )
+                )
+            )
+            return 0
         command = ["-m", "palate", stage.command or stage.name, str(args.recipe)]
         command += ["--out", str(args.out or Path("runs") / str(args.recipe.stem))]
         command += ["--set", *args.set] if args.set else []
@@ -275,6 +298,21 @@ def _cluster(commands: Group) -> None:
         default="auto",
         metavar="ADDRESS",
         help="of the cluster's head; auto: the one that is here, or else one of this machine alone; local: that one",
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="compute, and run nothing: memory of each, what moves, seconds by part"
+    )
+    parser.add_argument(
+        "--card",
+        choices=("a100", "h100", "h200", "rtx4090"),
+        default="h100",
+        help="with --plan: what each process has; default: %(default)s",
+    )
+    parser.add_argument(
+        "--engines", type=int, default=0, metavar="N", help="with --plan: cards that only sample; default: none do"
+    )
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=1, metavar="N", help="with --plan: cards of one engine; default: 1"
     )
     parser.set_defaults(again="; go on with --resume")
 

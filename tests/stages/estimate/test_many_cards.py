@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palate import cli
 from palate.recipe import ReinforceRecipe, SFTRecipe, parse_recipe
 from palate.stages.estimate.many_cards import CARDS, Card, Drawing, Layout, Step, Through, describe, plan, step_of
 from palate.stages.estimate.trial import tell
@@ -224,3 +225,34 @@ def test_a_stage_without_sampling(files: dict[str, str], tmp_path: Path) -> None
     found = plan(told.work, step_of(told.recipe, told.work), Layout(trainers=2), CARDS["a100"])
     assert found.seconds["sampling"] == 0
     assert not any("should sample" in line for line in describe(found, CARDS["a100"]))
+
+
+def test_the_command(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option of it reaches the plan, and nothing is left behind."""
+    file = tmp_path / "sft.toml"
+    file.write_text(f'model = "{files["model"]}"\ndata.path = "{files["demonstrations"]}"\n')
+
+    def told(*options: str, trainers: int = 3, shard: str = "weights") -> str:
+        settings = [f"cluster.trainers={trainers}", f"cluster.shard={shard}"]
+        assert cli.main(["cluster", str(file), "--plan", *options, "--set", *settings]) == 0
+        return capsys.readouterr().out
+
+    plain = told()
+    assert plain.startswith("computed, not measured: 3 trainers, no engines: they sample\n")
+    assert "of 80.0 GB, it fits" in plain
+    assert "of 24.0 GB, it fits" in told("--card", "rtx4090")
+    assert "3 trainers, 2 engines of 4\n" in told("--engines", "2", "--tensor-parallel", "4")
+    assert "gathering" in plain
+    assert "gathering" not in told(shard="none")
+    assert sorted(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    "options", [["--engines", "2"], ["--plan", "--engines", "-1"], ["--plan", "--tensor-parallel", "0"]]
+)
+def test_engines_that_mean_nothing(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sft.toml").write_text('model = "tiny"\ndata.path = "d.jsonl"\n')
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["cluster", str(tmp_path / "sft.toml"), *options])
+    assert ended.value.code == 2
+    assert "go with --plan" in capsys.readouterr().err

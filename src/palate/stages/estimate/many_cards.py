@@ -372,8 +372,8 @@ def describe(found: Plan, card: Card) -> list[str]:
     ]
     lines.append(f"sent to a trainer in a step: {gb(round(sum(found.moved.values())))}")
     lines += [f"  {name:<14} {gb(round(size)):>10}" for name, size in found.moved.items() if size]
-    lines.append(f"a step: {sum(found.seconds.values()):,.1f} s")
-    lines += [f"  {name:<14} {seconds:>8,.1f} s" for name, seconds in found.seconds.items() if seconds]
+    lines.append(f"a step: {sum(found.seconds.values()):,.3g} s")
+    lines += [f"  {name:<14} {seconds:>8,.3g} s" for name, seconds in found.seconds.items() if seconds]
     lines.append(f"a trainer waits for others in {found.waits:.0%} of a step")
     if found.sampling:
         turns, ahead = found.shares()
