@@ -104,7 +104,7 @@ def measured(out: Path, data: Path, seed: int, rank: int, layers: int) -> dict[s
             "checkpoint_every": 1000,
         }
         if rank:
-            # 2 at rank 16: half of what alpha = 32 gives without stabilising
+            # 2 at rank 16, which is what the default gives without stabilising
             tree["adapter"] = {"rank": rank, "alpha": 8.0, "rank_stabilized": True}
         recipe, begun = parse_recipe(SFTRecipe, tree), time.perf_counter()
         sft.train(recipe, Run.open(out, recipe))
