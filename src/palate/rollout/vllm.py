@@ -43,8 +43,8 @@ from palate.rollout.weights import Weights, WeightsFolder
 from palate.run.world import world
 
 MOST_GAP = {torch.float32: 0.005, torch.bfloat16: 0.08}
-"""Nats a token, mean, by which a server may differ from the network here. Measured on SmolLM2 at temperature 0.7: 7e-6 in
-fp32, 0.042 in bf16, in which vLLM rounds between layers too; with other weights 0.3."""
+"""Nats a token, mean, by which a server may differ from the network here. Measured on SmolLM2 at temperature 0.7: 7e-6
+in fp32, 0.042 in bf16, in which vLLM rounds between layers too; with other weights 0.3."""
 TOLD = "It was a bright morning in the harbour, and nobody on the quay could say where the boats had gone. "
 """What every server is asked to go on with after new weights."""
 PROBED, PROBE_LENGTH = 16, 240

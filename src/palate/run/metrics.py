@@ -47,7 +47,8 @@ METRICS: dict[str, str] = {
     # The sampler against the trainer: the same weights, before the first update of a step. Over its first minibatch,
     # and not while `value_warmup` leaves the policy alone.
     "sampler/gap": "Difference of the response tokens' log-probabilities in sampling and in training with the same "
-    "weights, mean per token, in nats: rounding. A run ends above 0.05; with servers above 0.005 in fp32 and 0.08 in bf16.",
+    "weights, mean per token, in nats: rounding. A run ends above 0.05; with servers above 0.005 in fp32 and 0.08 in "
+    "bf16.",
     "sampler/gap_max": "The largest such difference of the step.",
     "sampler/kl_k3": "KL between the two per response, k3: what rounding costs; compare it with `objective/kl`.",
     "sampler/outside_clip_range": "Share of tokens whose ratio lies outside `clip_range` (0.2 where nothing is "
