@@ -54,6 +54,8 @@ COMMANDS = (
     "frontier",
     "overoptimize",
     "coverage",
+    "labelers",
+    "choose",
     "agent",
     "runs",
 )

@@ -72,6 +72,7 @@ PLAN = {
     "experiments/rounds": "corpus demo evals experiments feedback/statistics lm lm/sources recipe rewards "
     "rewards/judges run simulated stages stages/estimate",
     "experiments/repeats": "evals experiments lm recipe run stages/estimate",
+    "experiments/labels": "corpus evals feedback/statistics lm lm/sources objectives recipe rewards run stages",
     "experiments": "corpus demo evals lm lm/sources objectives recipe rewards run simulated stages stages/agent "
     "stages/estimate",
     # people
@@ -81,7 +82,7 @@ PLAN = {
     "feedback/store/migrations": "feedback/store/tables",
     "feedback/store/migrations/versions": "",
     "feedback/tasks": "corpus corpus/accounting corpus/containers corpus/rows evals feedback/store "
-    "feedback/store/tables",
+    "feedback/store/tables objectives",
     "feedback/labelers": "feedback/store feedback/store/tables feedback/tasks",
     "feedback/statistics": "feedback/store/tables feedback/tasks",
     "feedback/chat": "feedback/store feedback/store/tables feedback/tasks",

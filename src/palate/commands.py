@@ -353,6 +353,25 @@ Which prompts of reinforcement lie outside what the reward model was taught on, 
 them reach? By the reward model's own hidden states: a share each way, a map, the twenty furthest prompts, the parts
 that are asked about least, and, with rankings that it did not learn from, whether it errs more with distance."""
 
+LABELERS = """\
+Whom do the labels of a reward model's recipe speak for? Labelers are dealt into folds, and each judgement is foretold
+by rewards that learned from its labeler and by one that never met them, none of which has seen what it is about. Beside
+it stand the labelers' own agreement, weights by skill, the majority, and a control with the names dealt out anew.
+
+Of the recipe count data, model, frozen_layers, chat_template, precision, max_length, max_left_out, microbatch_tokens,
+seed, and the tag of the holdout: prompts with one value of it belong together. Rewards are linear on the frozen layers,
+whose output is computed once; the rest of the recipe, about how a reward model is trained, does not matter here."""
+
+CHOOSE = """\
+How many labels does a reward model need, and which should be asked for first? From the judgements of a reward model's
+recipe some are drawn, a reward is learned, the next are chosen, and so on: at random, where the reward is unsure, where
+responses are new, and by both. The page has accuracy against labels, the gain over random with its interval, and
+controls that should lose, draw, and win.
+
+Of the recipe count data, model, frozen_layers, chat_template, precision, max_length, max_left_out, microbatch_tokens,
+seed, and the tag of the holdout: prompts with one value of it belong together. Rewards are linear on the frozen layers,
+whose output is computed once; the rest of the recipe, about how a reward model is trained, does not matter here."""
+
 AGENT = """\
 The method's origin: an agent in a Gymnasium environment learns by PPO what a teacher prefers when shown two clips of
 what it did. Beside it run the same agent with the environment's own reward, and with answers by lot; one report has the

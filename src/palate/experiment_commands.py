@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from palate.arguments import Group, count, imported
-from palate.commands import AGENT, COMPARE, COVERAGE, FRONTIER, OVEROPTIMIZE, REPEAT, ROUNDS
+from palate.commands import AGENT, CHOOSE, COMPARE, COVERAGE, FRONTIER, LABELERS, OVEROPTIMIZE, REPEAT, ROUNDS
 
 
 def add_experiments(commands: Group) -> None:
@@ -17,6 +17,8 @@ def add_experiments(commands: Group) -> None:
     _frontier(commands)
     _overoptimize(commands)
     _coverage(commands)
+    _labelers(commands)
+    _choose(commands)
     _agent(commands)
 
 
@@ -176,6 +178,56 @@ def _coverage(commands: Group) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of parts and intervals; default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("runs/coverage"), metavar="DIR", help="default: %(default)s")
+
+
+def _labelers(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        measure = imported("palate.experiments.labels.strangers_page", "labelers")
+        measure(_judged(args), args.out, folds=args.folds, seeds=args.seeds, held_out=args.held_out)
+
+    example = "palate labelers recipes/llmfao.toml --held-out items"
+    parser = commands.add("labelers", call, "are labelers foretold whom a reward never met", LABELERS, example)
+    parser.add_argument("--folds", type=count, default=5, metavar="N", help="of labelers; default: %(default)s")
+    _add_judged(parser, seeds=3, out="runs/labelers")
+
+
+def _choose(commands: Group) -> None:
+    def call(args: argparse.Namespace) -> None:
+        measure = imported("palate.experiments.labels.label_budget_page", "choose")
+        measure(_judged(args), args.out, seeds=args.seeds, held_out=args.held_out, most=args.labels)
+
+    example = "palate choose recipes/convarg.toml"
+    parser = commands.add("choose", call, "how many labels are needed, and which first", CHOOSE, example)
+    parser.add_argument("--labels", type=count, default=512, metavar="N", help="at the end; default: %(default)s")
+    _add_judged(parser, seeds=10, out="runs/choose")
+
+
+def _add_judged(parser: argparse.ArgumentParser, *, seeds: int, out: str) -> None:
+    """What both commands have that learn linear rewards from the judgements of a recipe."""
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="of a reward model: its data and its trunk")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace keys of the recipe: seed=1"
+    )
+    parser.add_argument(
+        "--seeds", type=count, default=seeds, metavar="N", help="the recipe's and those after it; default: %(default)s"
+    )
+    parser.add_argument(
+        "--held-out",
+        choices=("prompts", "items"),
+        default="prompts",
+        help="measure on prompts that no label is about, or on other items of the same prompts, where prompts are few; "
+        "default: %(default)s",
+    )
+    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="default: %(default)s")
+    parser.set_defaults(again="; the same command goes on from there")
+
+
+def _judged(args: argparse.Namespace) -> object:
+    """The recipe of a reward model."""
+    recipe: object = imported("palate.recipe", "load_recipe")(
+        imported("palate.recipe", "RewardRecipe"), args.recipe, args.set
+    )
+    return recipe
 
 
 def _agent(commands: Group) -> None:

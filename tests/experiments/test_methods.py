@@ -41,6 +41,7 @@ def test_every_recipe_for_a_policy_says_its_stage_or_is_called_after_it() -> Non
         "reward_ensemble",
         "reward_objectives",
         "convarg",
+        "llmfao",
         "hh_harmless",
         "sample",
         "judge",

@@ -23,6 +23,7 @@ COMMAND = {
     "reward_ensemble": "reward",
     "reward_objectives": "reward",
     "convarg": "reward",
+    "llmfao": "reward",
     "hh_harmless": "reward",
     "ppo": "ppo",
     "ppo_ptx": "ppo",
@@ -50,6 +51,16 @@ def pairs(path: Path) -> str:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(path)
+
+
+def crowd(directory: Path) -> list[str]:
+    """Two files as of llmfao: who judged what, and the texts."""
+    judged, texts = directory / "crowd.csv", directory / "crowd.jsonl"
+    lines = [f"{n},{('left', 'right', 'tie')[n % 3]},{n % 4}" for n in range(24)]
+    judged.write_text("\n".join(["id,winner,worker", *lines]), encoding="utf-8")
+    rows = [{"id": n, "text": f"What of {n}?", "result_x": f"Much of {n}.", "result_y": f"No {n}."} for n in range(24)]
+    texts.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [f"data.path={judged}", f"data.join.id={texts}"]
 
 
 def told(path: Path) -> str:
@@ -140,6 +151,7 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
             f"data.path={told(tmp_path / 'told.jsonl')}",
             f"objectives.2.data.path={data['rankings']}",
         ],
+        "llmfao": crowd(tmp_path),
         "convarg": [f"data.path={pairs(tmp_path / 'pairs.jsonl')}"],
         "hh_harmless": [f"data.path={transcripts(tmp_path / 'hh.jsonl')}"],
         "ppo": on_prompts,

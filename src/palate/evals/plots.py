@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from palate.evals.calibration import Calibration
@@ -136,6 +136,7 @@ def paths(
     level: tuple[float, str] | None = None,
     at: float | None = None,
     percent: bool = False,
+    doublings: bool = False,
 ) -> str:
     """What each method gained on its way: every run a thin line, their mean a strong one with its stops.
 
@@ -143,10 +144,14 @@ def paths(
         level: a height to compare with, dotted, and what it is.
         at: a place at which all are compared, a thin upright line.
         percent: y is a share.
+        doublings: equal factors of x are equally wide.
     """
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
+        if doublings:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
         if level is not None:
             axes.axhline(level[0], color=LIGHT["muted"], linewidth=1.2, linestyle=":", label=level[1])
         if at is not None:

@@ -1,66 +1,17 @@
-"""What to label next, by hand and by property; and whose order a reward model gives."""
+"""What to label next; and whose order a reward model gives."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.feedback.world import World
 
 from palate.feedback.store.tables import Batch, Item
 from palate.feedback.tasks import proposing
-from palate.feedback.tasks.proposing import accuracy, key_of, uncertainty
+from palate.feedback.tasks.proposing import accuracy, key_of
+from palate.objectives.acquisition import uncertainty, uncertainty_one_by_one
 from palate.records import Prompt, Ranking, Response
-
-SCORES = st.lists(st.floats(-8, 8).map(lambda value: round(value, 3)), min_size=2, max_size=5)
-
-
-def test_two_equal_responses_are_worth_one_bit() -> None:
-    assert uncertainty([[0.3, 0.3]]) == pytest.approx(1.0)
-
-
-def test_the_entropy_of_three_to_one_is_known() -> None:
-    # sigmoid(log 3) = 3/4, whose entropy is 2 - 3/4 log2(3)
-    assert uncertainty([[math.log(3), 0.0]]) == pytest.approx(2 - 0.75 * math.log2(3))
-
-
-def test_pairs_are_averaged() -> None:
-    one = 2 - 0.75 * math.log2(3)
-    assert uncertainty([[0.0, 0.0, math.log(3)]]) == pytest.approx((1 + one + one) / 3)
-
-
-def test_several_models_count_by_how_they_contradict_each_other() -> None:
-    sure, unsure = [50.0, -50.0], [0.0, 0.0]
-    assert uncertainty([sure, sure[::-1]]) == pytest.approx(1.0)
-    assert uncertainty([sure, sure]) == pytest.approx(0.0)
-    assert uncertainty([unsure, unsure]) == pytest.approx(0.0)  # alike, not unknown
-    # probabilities 3/4 and 1/4: variance 1/16, times four
-    assert uncertainty([[math.log(3), 0.0], [0.0, math.log(3)]]) == pytest.approx(0.25)
-
-
-def test_one_response_asks_nothing() -> None:
-    assert uncertainty([[1.0]]) == 0.0
-
-
-@given(SCORES, st.floats(-5, 5))
-def test_neither_order_nor_origin_of_the_scores_matters(scores: list[float], shift: float) -> None:
-    value = uncertainty([scores])
-    assert 0 <= value <= 1 + 1e-12
-    assert uncertainty([scores[::-1]]) == pytest.approx(value)
-    assert uncertainty([[score + shift for score in scores]]) == pytest.approx(value)
-
-
-@given(st.lists(SCORES.map(lambda scores: (scores * 3)[:3]), min_size=2, max_size=4))
-def test_variance_is_that_of_a_loop_over_pairs(scores: list[list[float]]) -> None:
-    expected = []
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        claims = [1 / (1 + math.exp(row[j] - row[i])) for row in scores]
-        mean = sum(claims) / len(claims)
-        expected.append(4 * sum((claim - mean) ** 2 for claim in claims) / len(claims))
-    assert uncertainty(scores) == pytest.approx(sum(expected) / 3, abs=1e-12)
 
 
 def test_the_least_certain_item_comes_first_and_judged_ones_stay(world: World) -> None:
@@ -85,6 +36,46 @@ def test_the_least_certain_item_comes_first_and_judged_ones_stay(world: World) -
     assert priorities[3] == pytest.approx(uncertainty([[0.0, 0.1, 0.2]]))
     assert world.claimed(ann).item_id == items[3].id
     assert held.item_id == items[1].id
+
+
+def test_of_items_that_ask_the_same_the_second_waits(world: World) -> None:
+    """Two members contradict each other about items 0 and 1 in the same way, and agree about item 2."""
+    batch = world.batch()
+    items = world.items(batch, 3, k=2)
+    raw = {0: [[4.0, 0.0], [0.0, 4.0]], 1: [[4.0, 0.0], [0.0, 4.0]], 2: [[3.5, 0.0], [3.5, 0.0]]}
+    scores = {
+        key_of(Prompt.from_text(f"batch: question {number}").id, f"answer {k} to {number}"): [
+            member[k] for member in raw[number]
+        ]
+        for number in raw
+        for k in range(2)
+    }
+    with world.store.write() as session:
+        assert proposing.prioritise(session, session.get_one(Batch, batch.id), scores) == 3
+    with world.store.read() as session:
+        found = [session.get_one(Item, item.id).priority for item in items]
+    assert found == pytest.approx(uncertainty_one_by_one([raw[number] for number in raw]))
+    alone = uncertainty(raw[0])
+    assert found == pytest.approx([alone, alone / (1 + alone), 0.0])
+    assert world.claimed(world.user("ann")).item_id == items[0].id
+
+
+def test_a_batch_goes_back_to_the_order_in_which_it_was_made(world: World) -> None:
+    batch = world.batch()
+    items = world.items(batch, 3)
+    ann = world.user("ann")
+    with world.store.write() as session:
+        for item, priority in zip(items, (0.1, 0.5, 0.9), strict=True):
+            session.get_one(Item, item.id).priority = priority
+    judged = world.claimed(ann)
+    world.submit(judged)
+    assert judged.item_id == items[2].id
+    with world.store.write() as session:
+        assert proposing.as_made(session, session.get_one(Batch, batch.id)) == 2
+        assert proposing.as_made(session, session.get_one(Batch, batch.id)) == 0
+    with world.store.read() as session:
+        assert [session.get_one(Item, item.id).priority for item in items] == [0, 0, 0.9]  # what is judged stays
+    assert world.claimed(ann).item_id == items[0].id
 
 
 def test_an_item_without_all_its_scores_keeps_its_place(world: World) -> None:
@@ -143,7 +134,3 @@ def test_intervals_are_bootstrapped_by_prompt() -> None:
     assert found.high is not None
     # whole prompts are right or wrong: as wide as 40 coins, not as 120
     assert found.high - found.low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 40), rel=0.15)
-
-
-def test_several_models_are_taken_apart_by_column() -> None:
-    assert uncertainty(np.array([[0.0, 5.0], [0.0, -5.0]])) > uncertainty(np.array([[0.0, 5.0], [0.0, 5.0]]))

@@ -145,6 +145,7 @@ def test_who_may_do_what(admin: Client, client_of: ClientOf) -> None:
     assert researcher.get("/api/batches").status_code == 200
     assert researcher.post("/api/batches/sampled", json=sampled).status_code == 403
     assert researcher.post(f"/api/batches/{made['id']}/order").status_code == 403
+    assert researcher.post(f"/api/batches/{made['id']}/order/made").status_code == 403
     assert labeler.get("/api/batches").status_code == 403
     assert labeler.get(f"/batches/{made['id']}").status_code == 403
     assert labeler.post(f"/api/batches/{made['id']}/state", json={"state": "closed"}).status_code == 403
@@ -248,6 +249,14 @@ def test_ordering_by_doubt_needs_a_reward_model_and_something_to_order(admin: Cl
     assert items[0]["prompt"] == "Q3"
     assert items[0]["priority"] > 0.9
     assert all(item["priority"] == pytest.approx(0, abs=1e-9) for item in items[1:])
+
+    back = f"/api/batches/{made['id']}/order/made"
+    as_html = {"accept": "text/html"}
+    assert f'data-api="{back}"' in admin.get(f"/batches/{made['id']}", headers=as_html).text
+    assert admin.post(back).status_code == 200
+    items = admin.get(f"/api/batches/{made['id']}/items").json()
+    assert [(item["prompt"], item["priority"]) for item in items] == [("Q1", 0), ("Q2", 0), ("Q3", 0)]
+    assert back not in admin.get(f"/batches/{made['id']}", headers=as_html).text
 
 
 @pytest.mark.parametrize("source", ["", "sampled", "people", "file"])

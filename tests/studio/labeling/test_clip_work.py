@@ -346,6 +346,7 @@ def test_a_batch_of_something_else_gives_no_run_anything(studio: Studio, client_
     a_run_waits(studio, 1)
     clips = make_batch(admin)["id"]
     assert admin.post(f"/api/batches/{clips}/order").status_code == 409
+    assert admin.post(f"/api/batches/{clips}/order/made").status_code == 409
     assert [each["kind"] for each in admin.get("/api/batches").json()] == ["clips", "pair"]
     for page in ("/batches", f"/batches/{clips}", "/label"):
         assert "lips" in admin.get(page).text

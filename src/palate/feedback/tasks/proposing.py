@@ -1,29 +1,27 @@
 """What to label next, and how well a reward model knows each labeler: both follow from its scores.
 
-A reward model's margin between two responses is a claim: people prefer the first with probability sigmoid(margin).
-Where all claims about an item's responses are near one half, a judgement teaches most. With an ensemble (several heads
-of one model, or models of other seeds and rounds) the question is better put: where its members contradict each other
-they lack data, while where all say one half the responses may simply be alike. So one member proposes by entropy,
-several by the variance of their claims.
+How much a judgement of an item would teach is in `acquisition.py`: of one reward model by its entropy, of an ensemble
+(several heads of one model, or models of other seeds and rounds) by its contradictions, each item given those that come
+before it. Nothing is put into this order unless somebody asks: on two sets of real judgements it saved no labels over
+the order in which a batch was made, and was no worse (docs/guides/choosing-labels.md).
 
-Left out: redundancy between items that are proposed together, and the chance that labelers will skip one.
+Left out: the chance that labelers will skip an item.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from palate.feedback.store.tables import Batch, Item, Judgement, PromptRow, ResponseRow, Task
-from palate.intervals import Estimate, Floats, ratio_estimate
+from palate.intervals import Estimate, ratio_estimate
+from palate.objectives.acquisition import uncertainty_one_by_one
 from palate.records import Candidates, Ranking, content_id
 
 Key = tuple[str, str]
@@ -62,24 +60,6 @@ def key_of(prompt_id: str, text: str) -> Key:
     return prompt_id, content_id(text)
 
 
-def uncertainty(raw: ArrayLike) -> float:
-    """How much a judgement of K responses would teach, from 0 to 1, by raw scores [M, K] of an ensemble's M members.
-
-    For one member the mean over pairs of the binary entropy of sigmoid(r_i - r_j), in bits; for several the mean over
-    pairs of four times the variance of that probability between them, which is 1 where half of them are sure of the
-    one and half of the other.
-    """
-    scores = np.atleast_2d(np.asarray(raw, dtype=np.float64))
-    pairs = list(combinations(range(scores.shape[1]), 2))
-    if not pairs:
-        return 0.0
-    first, second = (list(side) for side in zip(*pairs, strict=True))
-    preferred = 0.5 * (1 + np.tanh((scores[:, first] - scores[:, second]) / 2))
-    if len(scores) > 1:
-        return float((4 * preferred.var(axis=0)).mean())
-    return float(_entropy(preferred).mean())
-
-
 def unlabelled(session: Session, batch: Batch) -> list[tuple[Item, Candidates]]:
     """The items nobody has judged or is judging, with their texts; those of fewer than two responses ask nothing."""
     judged = exists().where(Judgement.item_id == Item.id)
@@ -106,14 +86,23 @@ def candidates_of(session: Session, items: Sequence[Item]) -> list[Candidates]:
 
 def prioritise(session: Session, batch: Batch, scores: Scores) -> int:
     """Put what the reward models are least sure of first; returns how many items got their place."""
-    count = 0
+    items, known = [], []
     for item, candidates in unlabelled(session, batch):
         found = [scores.get(key_of(candidates.prompt.id, response.text)) for response in candidates.responses]
-        known = [each for each in found if each is not None]
-        if len(known) == len(found):
-            item.priority = uncertainty(np.array(known).T)
-            count += 1
-    return count
+        if None not in found:
+            items.append(item)
+            known.append(np.array(found, dtype=np.float64).T)  # [M, K]
+    for item, worth in zip(items, uncertainty_one_by_one(known), strict=True):
+        item.priority = worth
+    return len(items)
+
+
+def as_made(session: Session, batch: Batch) -> int:
+    """Give the items that nobody has judged the order in which the batch was made; returns how many moved."""
+    moved = [item for item, _ in unlabelled(session, batch) if item.priority]
+    for item in moved:
+        item.priority = 0.0
+    return len(moved)
 
 
 def accuracy(
@@ -167,9 +156,3 @@ def _records(session: Session, table: type[PromptRow] | type[ResponseRow], ids: 
     parts = (wanted[start : start + 500] for start in range(0, len(wanted), 500))
     found = (session.execute(select(table.id, table.record).where(table.id.in_(part))) for part in parts)
     return {row_id: record for rows in found for row_id, record in rows}
-
-
-def _entropy(share: Floats) -> Floats:
-    """Of a coin that falls so, in bits."""
-    inside = np.clip(share, 1e-300, 1 - 1e-16)
-    return -(inside * np.log2(inside) + (1 - inside) * np.log2(1 - inside))

@@ -153,6 +153,7 @@ def batch_page(request: Request, store: Db, home: Home, batch_id: str, start: St
         items = _items(session, batch, start)
         has_texts = clip_batches.kind_of(batch) not in ("demonstration", "clips")
         rewards = plans.newest_reward_models(session) if has_texts else []
+        ordered = session.scalar(select(func.max(Item.priority)).where(Item.batch_id == batch.id))
     return page(
         request,
         "labeling/batch.html",
@@ -162,6 +163,7 @@ def batch_page(request: Request, store: Db, home: Home, batch_id: str, start: St
         start=start,
         size=PAGE,
         rewards=rewards,
+        ordered=ordered,
         members=plans.ensemble_size(home, rewards),
         kinds=KINDS,
         kind=clip_batches.kind_of(batch),
@@ -273,6 +275,21 @@ def order_by_doubt(store: Db, home: Home, person: Person, batch_id: str) -> RunO
     with store.write() as session:
         job = jobs.enqueue(session, home, plan, by=session.get_one(User, person.id))
     return run_out(home, job)
+
+
+@router.post(
+    "/api/batches/{batch_id}/order/made", tags=["batches"], summary="Back to the order in which the batch was made"
+)
+@allow(ADMINS)
+def order_as_made(store: Db, person: Person, batch_id: str) -> BatchOut:
+    """Of what nobody has judged; what the reward model was unsure about counts no more."""
+    with store.write() as session:
+        batch = batch_of(session, batch_id)
+        if clip_batches.run_of(batch) is not None:
+            raise ConflictError("clips are shown as the agent asks for them")
+        proposing.as_made(session, batch)
+        people.record(session, person.id, "put a batch into the order in which it was made", name=batch.name)
+        return batch_out(rounds.batch_view(session, batch))
 
 
 def batch_of(session: Session, batch_id: str) -> Batch:
