@@ -201,8 +201,8 @@ def is_right(margin: Floats, outcome: Floats) -> Floats:
 
 def _same(judgements: Judgements) -> Indices:
     """[P] a number for every two responses: the same for all pairs of them."""
-    both = np.stack([judgements.first, judgements.second])
-    number: Indices = np.unique(both, axis=1, return_inverse=True)[1].reshape(-1)
+    both = judgements.first * len(judgements.features) + judgements.second
+    number: Indices = np.unique(both, return_inverse=True)[1]
     return number
 
 
