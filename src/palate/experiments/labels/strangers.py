@@ -59,8 +59,13 @@ def foretell(
     folds: int,
     held_out: HeldOut = "prompts",
     methods: Sequence[str] = ("plain", "weighted", "majority"),
+    votes: bool = True,
 ) -> Told:
     """Every ordered pair, by rewards that have not seen what it is about.
+
+    Args:
+        methods: of learning, by their names in `METHODS`.
+        votes: also by the others' votes, without a reward.
 
     Raises:
         DataError: fewer labelers, or prompts, than folds.
@@ -90,7 +95,7 @@ def foretell(
         labeler=judgements.labeler[judgements.judgement[pair]],
         seen=seen,
         unseen=unseen,
-        votes=foretold_by_votes(judgements, of_labeler, pair),
+        votes=foretold_by_votes(judgements, of_labeler, pair) if votes else {},
     )
 
 

@@ -48,20 +48,22 @@ def labelers(recipe: RewardRecipe, out: Path, *, folds: int, seeds: int, held_ou
     judgements = collect(recipe, out)
     if "" in judgements.labelers:
         raise DataError("some judgements name no labeler: name the column in data.fields (labeler), or leave them out")
-    key = _key(judgements, held_out, folds)
+    of_data = _key(judgements, held_out, folds)
     (out / "foretold").mkdir(parents=True, exist_ok=True)
     found: list[tuple[Told, Told]] = []
     for number in range(seeds):
         seed, began = recipe.seed + number, time.monotonic()
         path = out / "foretold" / f"seed-{seed}.json"
-        kept = read_object(path)
-        if kept.get("key") != key:
+        key = of_data if number else f"{of_data}, with skills and votes"
+        if read_object(path).get("key") != key:
             mixed = replace(
                 judgements,
                 labeler=judgements.labeler[permutation(len(judgements.labeler), seed, "labelers", "control")],
             )
-            told = foretell(judgements, seed, folds=folds, held_out=held_out)
-            control = foretell(mixed, seed, folds=folds, held_out=held_out, methods=["plain"])
+            how: dict[str, Any] = {"folds": folds, "held_out": held_out}
+            plain = {"methods": ["plain"], "votes": False}
+            told = foretell(judgements, seed, **how, **(plain if number else {}))
+            control = foretell(mixed, seed, **how, **plain)
             disk.write_text(path, disk.json_text({"key": key, "told": _lists(told), "control": _lists(control)}))
             left = (seeds - number - 1) * (time.monotonic() - began)
             print(f"seed {seed}: done" + (f", about {duration(left)} left" if left else ""), flush=True)
@@ -101,26 +103,25 @@ def describe(
         f"{_points(difference)} points; with the labelers' names dealt out anew: {_points(control)}. 95% intervals, by "
         "labeler. The third bar is how often two labelers agree who both preferred one of two responses.",
     )
-    rows, data = [], {}
-    for method in told[0].unseen:
-        theirs = [[getattr(each, side)[method] for each in told] for side in ("seen", "unseen")]
-        gained = by_labeler(told, theirs[1], unseen)
-        rows.append([method, *(str(by_labeler(told, values)) for values in theirs), _points(gained)])
-        data[method] = {"unseen": asdict(by_labeler(told, theirs[1])), "gained": asdict(gained)}
+    first, rows, data = told[:1], [], {}
+    for method in first[0].unseen:
+        theirs = [[getattr(first[0], side)[method]] for side in ("seen", "unseen")]
+        gained = by_labeler(first, theirs[1], unseen[:1])
+        rows.append([method, *(str(by_labeler(first, values)) for values in theirs), _points(gained)])
+        data[method] = {"unseen": asdict(by_labeler(first, theirs[1])), "gained": asdict(gained)}
     report.data("methods", data)
     report.table(
         "What a reward learns from",
         ["learned from", "labelers it learned from", "labelers it never met", "gained on these, points"],
         rows,
         "plain: every judgement. weighted: by skill, estimated from what is learned from. majority: one verdict of "
-        "each item. Gained: over plain, paired by labeler.",
+        "each item. Gained: over plain, paired by labeler. With the first seed, since skills take the longest.",
     )
     rows, data = [], {}
-    for method in told[0].votes:
-        values = [each.votes[method] for each in told]
-        gained = by_labeler(told, values, [each.votes["majority"] for each in told])
-        rows.append([method, str(by_labeler(told, values)), _points(gained)])
-        data[method] = {"right": asdict(by_labeler(told, values)), "gained": asdict(gained)}
+    for method, values in first[0].votes.items():
+        gained = by_labeler(first, [values], [first[0].votes["majority"]])
+        rows.append([method, str(by_labeler(first, [values])), _points(gained)])
+        data[method] = {"right": asdict(by_labeler(first, [values])), "gained": asdict(gained)}
     report.data("votes", data)
     report.table(
         "Without any reward: from the others' votes on the same item",
