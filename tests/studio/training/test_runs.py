@@ -330,7 +330,7 @@ def test_heads_are_chosen_where_a_reward_model_is_trained_and_order_what_to_labe
             desk._item(session, number)
     desk.run_all()
     got = desk.client.get(f"/batches/{desk.batch.id}", headers={"accept": "text/html"}).text
-    assert "It has 3 heads: items on which they contradict each other come first." in got
+    assert "It has 3 heads: items on which they contradict each other come first, each given those before it." in got
     ordered = desk.client.post(f"/api/batches/{desk.batch.id}/order").json()
     desk.run_all()
     with desk.studio.store.read() as session:

@@ -247,6 +247,6 @@ def others_agree(judgements: Judgements) -> Estimate:
     first = np.bincount(same, weights=judgements.outcome[decided])[same]
     met = np.bincount(same)[same] - 1.0
     agreeing = np.where(judgements.outcome[decided] == 1, first - 1, met - first)
-    sums = np.bincount(labeler, weights=agreeing)
-    counts = np.bincount(labeler, weights=met)
+    sums = np.bincount(labeler, weights=agreeing).astype(np.float64)
+    counts = np.bincount(labeler, weights=met).astype(np.float64)
     return _ratio(sums[counts > 0], counts[counts > 0], share=True)

@@ -61,7 +61,7 @@ def labelers(recipe: RewardRecipe, out: Path, *, folds: int, seeds: int, held_ou
                 labeler=judgements.labeler[permutation(len(judgements.labeler), seed, "labelers", "control")],
             )
             how: dict[str, Any] = {"folds": folds, "held_out": held_out}
-            plain = {"methods": ["plain"], "votes": False}
+            plain: dict[str, Any] = {"methods": ["plain"], "votes": False}
             told = foretell(judgements, seed, **how, **(plain if number else {}))
             control = foretell(mixed, seed, **how, **plain)
             disk.write_text(path, disk.json_text({"key": key, "told": _lists(told), "control": _lists(control)}))
