@@ -122,6 +122,8 @@ def test_a_planted_fall_is_seen_where_it_is_and_the_policy_from_before_is_kept(s
     assert passed == [0.0] * first + [1.0] * (40 - first)
     assert run.kept[-1] == run.watch.kept
     assert run.watch.kept in (15, 19), "the block before the fall"
+    before = [block for block in run.watch.blocks if block.step < first]
+    assert run.watch.kept == max(before, key=lambda block: block.mean("held_out")).step, "and the best of them"
     (said,) = run.said
     assert said.startswith(f"step {first + 1}: over-optimisation? the held-out score fell by ")
     assert said.endswith(f"the policy of step {run.watch.kept + 1} is kept in {KEPT}/")

@@ -152,6 +152,12 @@ def test_a_chain_runs_again_what_follows_from_a_source_alone(write: Write, setti
     policy = directory_of(parts, 1, Draw(seed=2, anew="order"), out)[1]
     assert (policy.model, policy.seed, policy.seeds.order) == ("out/sft/seed-2-order", 2, ANEW + 2)
     assert policy.seeds.sampling is None
+    (fixed,) = read_parts(files[1:], ["seeds.order=3"])
+    assert fixed.recipe(Draw(seed=2, anew="sampling"), {}).seeds.model_dump() == {
+        "order": 3,
+        "initial": None,
+        "sampling": ANEW + 2,
+    }
 
 
 @pytest.mark.parametrize(
