@@ -276,6 +276,7 @@ ONLY_WITH: dict[str, tuple[str, dict[str, Any]]] = {
     "sampler/retries": BY_SERVERS,
     "policy/kl_loss": ("reinforce", {"kl_loss_coef": 0.1}),
     "objective/groups_resampled": ("reinforce", {"max_resamples": 1}),
+    "sampler/staleness": ("reinforce", {"one_step_ahead": True, "steps": 2}),
     "overoptimization/held_out": ("reinforce", {"overoptimization": {"held_out": ["$two_heads"]}}),
     "overoptimization/passed": ("reinforce", {"overoptimization": {"max_distance": 1.0}}),
     "reward/rating_loss": ("reward", {"data": {"path": "$told"}, "objectives": [{"learns": "both"}]}),
@@ -333,7 +334,7 @@ def test_what_is_logged_is_explained_and_what_is_explained_is_logged(
     assert usual == set(METRICS) - set(ONLY_WITH)
     bases = settings | {"judge": {"candidates": {"path": data["rankings"], "limit": 1}, "constitution": STARTER}}
     for number, (name, (stage, setting)) in enumerate(ONLY_WITH.items()):
-        tree = bases[stage] | filled_in(setting, data | made) | ({"steps": 1} if stage in STAGES else {})
+        tree = bases[stage] | ({"steps": 1} if stage in STAGES else {}) | filled_in(setting, data | made)
         kind, train = (STAGES | OTHERS)[stage]
         logged = names_in(rows_logged(kind, train, tree, tmp_path / str(number)))
         assert name in {name if name in METRICS else f"{name.rpartition('/')[0]}/NAME" for name in logged}
