@@ -90,7 +90,8 @@ def engine(
 def moved(loaded: Loaded[LanguageModel], *, by: float) -> Loaded[LanguageModel]:
     """A copy whose layers have changed a little, as by an update.
 
-    The embeddings stay: vLLM's build for processors keeps a copy of tied ones in its head, which a reload leaves.
+    The embeddings stay: of tied ones vLLM's build for processors probably keeps a copy in its head that a reload
+    leaves.
     """
     other = copy.deepcopy(loaded)
     with torch.no_grad():

@@ -15,7 +15,8 @@ METRICS: dict[str, str] = {
     "objective/score": "Reward before the KL penalty, mean per response: what the terms of the reward gave.",
     "objective/score_std": "Spread of the score over the responses of the step.",
     "objective/spread": "Spread of the score over the members of ensembles, mean per response that was scored. If it "
-    "grows, the policy goes where the reward models disagree. Absent without an ensemble.",
+    "grows, the policy goes where the reward models disagree; if it does not, that proves nothing. Absent without an "
+    "ensemble.",
     "objective/terms/NAME": "What one term of the reward added to the score, its weight applied, mean per response "
     "that was scored; only if there are several.",
     "objective/verified/NAME": "What one verifier gave, between 0 and 1 and without its weight: where it gives 1 or 0, "

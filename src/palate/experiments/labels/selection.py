@@ -29,8 +29,8 @@ from palate.objectives.acquisition import contradictions, one_by_one
 from palate.randomness import permutation
 
 RIDGE = 10.0
-"""Inverse variance of the prior of a linear reward's head, in units of the leading component; chosen once, on
-arguments (`convarg`), among 1, 10 and 100."""
+"""Inverse variance of the prior of a linear reward's head, in units of the leading component; chosen on
+arguments (`convarg`), among several from 3 to 300, and then left alone on `llmfao`."""
 MEMBERS = 8
 """Of an ensemble."""
 SHORTLIST = 4
