@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -277,3 +278,21 @@ def test_reader_that_has_seen_enough() -> None:
     os.close(writing)
     assert done.returncode == 1
     assert done.stderr == ""
+
+
+def test_one_of_several_leaves_the_interpreter_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only after what was to be done at its end, and what was said; one alone ends as every program does."""
+    done: list[object] = []
+    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(flush=lambda: done.append("flushed")))
+    monkeypatch.setattr(os, "_exit", done.append)
+    monkeypatch.setattr(atexit, "_run_exitfuncs", lambda: done.append("at exit"))
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(SystemExit) as ended:
+        cli.end(3)
+    assert (ended.value.code, done) == (3, [])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):  # as `_exit` has returned here
+        cli.end(3)
+    assert done == ["at exit", "flushed", 3]

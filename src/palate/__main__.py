@@ -1,7 +1,5 @@
 """`python -m palate`."""
 
-import sys
+from palate.cli import end, main
 
-from palate.cli import main
-
-sys.exit(main())
+end(main())

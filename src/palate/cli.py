@@ -7,13 +7,14 @@ mistake is one line on standard error and status 2; an interrupted command has s
 from __future__ import annotations
 
 import argparse
+import atexit
 import difflib
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import palate
 from palate.arguments import (
@@ -79,6 +80,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # only here is the run's loop closed and the terminal its own again
     print(f"palate: {message}", file=sys.stderr)
     return status
+
+
+def end(status: int) -> NoReturn:
+    """End this process with the exit status of `main`.
+
+    One of several leaves the interpreter as it is: torch keeps process groups after their end (in defaults of its
+    functions, in meshes), and a thread of theirs that runs when the interpreter is gone ends it with SIGABRT.
+    """
+    if is_one_of_several():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _dispatch(argv: list[str]) -> int:

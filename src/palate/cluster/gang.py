@@ -4,9 +4,6 @@ Each process says in torchrun's store what it waits for before it waits. So when
 which, and what it was at. The first process that ends with an error says so there as well: the others then end with its
 exit status and without a word, and whoever looks reads one line.
 
-A process that ends has no thread of the group's any more: one that outlives the interpreter ends it with SIGABRT. So
-nothing may keep the group, and what torch keeps by default is imported before there is one.
-
 gloo carries what is on a processor, NCCL what is on a GPU. Left out: going on with fewer processes (`torchrun
 --max-restarts` starts all of them again, and the run goes on from its newest checkpoint).
 """
@@ -23,7 +20,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # its functions keep the group that there is when it is first imported: none, here
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
