@@ -30,6 +30,7 @@ EXTRAS = {
     "corpus/containers/tables.py": "parquet",
     "run/trackers.py": "tensorboard",
     "lm/optim.py": "bitsandbytes",
+    "cluster/joining.py": "ray",
     "cluster/on_ray.py": "ray",
     "cluster/keeper.py": "ray",
     "cluster/submitting.py": "ray",
@@ -37,7 +38,7 @@ EXTRAS = {
     "evals/asking/harness_adapter.py": "lm-eval",
 }
 """Where an extra's packages may be imported. PostgreSQL's driver is named in a URL and never imported."""
-ON_RAY = {"cluster/on_ray.py", "cluster/submitting.py"}
+ON_RAY = {"cluster/joining.py", "cluster/on_ray.py", "cluster/submitting.py"}
 """Files that import their extra at once; they are imported where they are needed."""
 
 CORE_INSIDE = {"feedback/statistics/pairwise_agreement.py", "feedback/statistics/coefficients.py"}

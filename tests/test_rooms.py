@@ -45,7 +45,7 @@ PLAN = {
     "lm/sources": "lm lm/kernels lm/templates",
     "lm/pretraining": "lm lm/sources recipe",
     "lm/templates": "",
-    "rollout/servers": "",
+    "rollout/servers": "run",
     "rollout": "lm lm/kernels lm/sources recipe rollout/servers run",
     "simulated": "objectives recipe",
     "rewards": "lm lm/sources objectives recipe rewards/verifiers rollout run simulated",

@@ -255,6 +255,9 @@ def _say_how_many(recipe: Any, say: Callable[[str], None]) -> None:
     there = int(os.environ["WORLD_SIZE"]) if is_one_of_several() else 1
     if asked not in (1, there):
         say(f"cluster.trainers = {asked}, and this run has {there}: `palate cluster` is what starts so many")
+    engines = getattr(getattr(recipe, "cluster", None), "engines", 0)
+    if engines and recipe.engine.kind == "local":
+        say(f"cluster.engines = {engines}, and this run samples by itself: `palate cluster` is what starts them")
 
 
 def _cluster(commands: Group) -> None:
@@ -264,9 +267,12 @@ def _cluster(commands: Group) -> None:
         kind = imported("palate.recipe", stage.recipe)
         if not stage.divides or "cluster" not in kind.model_fields:
             raise RecipeError(f"{args.recipe}: of {stage.name}, which does not train: run it with palate {stage.name}")
+        if "engine" in kind.model_fields and not args.plan:
+            tree = imported("palate.cluster.serving", "as_the_trainers_read_it")(tree)
         recipe = imported("palate.recipe", "parse_recipe")(kind, tree, where=str(args.recipe))
         section = recipe.cluster
-        if args.engines < 0 or args.tensor_parallel < 1 or (args.engines and not args.plan):
+        cards_of_engines = section.engines if args.engines is None else args.engines
+        if cards_of_engines < 0 or args.tensor_parallel < 1 or (args.engines and not args.plan):
             parser.error("--engines, 0 or more, of --tensor-parallel cards, 1 or more, go with --plan")
         if args.plan:
             cards, layout, planned = (
@@ -279,7 +285,7 @@ def _cluster(commands: Group) -> None:
                         recipe,
                         layout(
                             trainers=section.trainers,
-                            engines=args.engines,
+                            engines=cards_of_engines,
                             tensor_parallel=args.tensor_parallel,
                             sharded=section.shard == "weights",
                         ),
@@ -289,15 +295,25 @@ def _cluster(commands: Group) -> None:
             )
             return 0
         command = ["-m", "palate", stage.command or stage.name, str(args.recipe)]
-        command += ["--out", str(args.out or Path("runs") / str(args.recipe.stem))]
+        out = args.out or Path("runs") / str(args.recipe.stem)
+        command += ["--out", str(out)]
         command += ["--set", *args.set] if args.set else []
         command += ["--resume"] if args.resume else []
+        python = str(args.engine_python.absolute()) if args.engine_python else ""
         if args.address.startswith(("http://", "https://")):
             command[2:3] = ["cluster", *(["--stage", args.stage] if args.stage else [])]
+            command += ["--engine-python", python] if python else []
             submit = imported_extra("palate.cluster.submitting", "submit", extra="ray")
             return int(submit(args.address, command, Path.cwd()))
         machines = imported_extra("palate.cluster.on_ray", "OnRay", extra="ray")(args.address, Path.cwd())
-        return int(imported("palate.cluster.restarting", "run")(machines, command, section, say=_say))
+        run = imported("palate.cluster.restarting", "run")
+        if not section.engines:
+            return int(run(machines, command, section, say=_say))
+        engine = imported("palate.cluster.serving", "engine_command")(
+            recipe.model, precision=recipe.precision, slots=recipe.sampling.num_slots, python=python
+        )
+        weights = None if recipe.engine.weights else out.absolute() / "weights"
+        return int(run(machines, command, section, say=_say, engine=engine, weights=weights))
 
     example = "palate cluster recipes/ppo.toml --set cluster.trainers=2"
     parser = commands.add("cluster", call, "train in several processes on a Ray cluster", CLUSTER, example)
@@ -324,10 +340,13 @@ def _cluster(commands: Group) -> None:
         help="with --plan: what each process has; default: %(default)s",
     )
     parser.add_argument(
-        "--engines", type=int, default=0, metavar="N", help="with --plan: cards that only sample; default: none do"
+        "--engines", type=int, metavar="N", help="with --plan: cards that only sample; default: cluster.engines"
     )
     parser.add_argument(
         "--tensor-parallel", type=int, default=1, metavar="N", help="with --plan: cards of one engine; default: 1"
+    )
+    parser.add_argument(
+        "--engine-python", type=Path, metavar="FILE", help="of cluster.engines: a Python that has vLLM 0.32, everywhere"
     )
     parser.set_defaults(again="; go on with --resume")
 

@@ -409,6 +409,7 @@ another database than before, of either kind: so a workspace moves from SQLite t
 CLUSTER = """\
 Runs a recipe in several processes on the machines of a Ray cluster, as many as its [cluster] says. Each is one that
 torchrun could have started; Ray finds places for them and notices when one is gone. Then all are started again and go
-on from the newest checkpoint. Without a cluster one of this machine alone is started, and ended afterwards.
+on from the newest checkpoint. Engines that [cluster] asks for are started before them, and end with the run. Without a
+cluster one of this machine alone is started, and ended afterwards.
 
 All machines must see the same disk. With an http:// address the command is sent to a cluster's head as a Ray job."""

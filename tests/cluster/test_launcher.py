@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from tests.cluster.scripted import ScriptedMachines
 
 from palate import cli
-from palate.cluster import keeper, leash, places, restarting
+from palate.cluster import keeper, places, restarting
 from palate.cluster.places import Machine, Needs, Place
 from palate.commands import STAGES, stage_of
 from palate.errors import PeerError, RecipeError, RunError
 from palate.recipe import Cluster, Data, SFTRecipe, read_tree
+from palate.run import leash
 from palate.run.directory import Run
 
 KILLED, DONE, PEER, MISTAKE, LOST = -signal.SIGKILL, 0, 3, 2, None
@@ -105,9 +106,9 @@ def test_those_that_do_not_notice_are_ended_after_a_while() -> None:
     class Unasked:
         asked = False
 
-    with machines.joined(Needs(trainers=2), print) as start:
+    with machines.joined(Needs(trainers=2), print) as place:
         status = restarting.keep_going(
-            lambda attempt: start([], attempt, Unasked()),
+            lambda attempt: place.trainers([], attempt, Unasked(), {}),
             restarts=1,
             stop=Unasked(),
             say=lambda line: None,
@@ -233,7 +234,8 @@ def test_a_trainer_ends_with_its_keeper_and_hears_an_interrupt(tmp_path: Path) -
         "print('still here', file=out)\n"
     )
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom palate.cluster import keeper, leash\n"
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from palate.cluster import keeper\nfrom palate.run import leash\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
         "kept = keeper.Keeper()\n"
         f"kept.start(Path(leash.__file__).read_text(), [{str(trainer)!r}], {str(tmp_path)!r}, {{}}, terminal=False)\n"

@@ -1,6 +1,6 @@
-"""Keeps one trainer on the machine where Ray has placed it: an ordinary process, started here and looked after.
+"""Keeps one process on the machine where Ray has placed it, a trainer or an engine: started here and looked after.
 
-A Ray actor of one thread, sent by value: a machine needs nothing of ours for it but what the trainer itself needs. It
+A Ray actor of one thread, sent by value: a machine needs nothing of ours for it but what that process itself needs. It
 answers one call at a time, and none takes long.
 """
 
@@ -15,14 +15,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http.client import HTTPException
+from signal import SIGKILL
 from typing import Any
+from urllib.request import ProxyHandler, build_opener
 
 ENDED_WITHIN = 10.0
 """Seconds from SIGKILL to the end of a process."""
 
 
 class Keeper:
-    """One trainer's."""
+    """One process's."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,14 +41,34 @@ class Keeper:
         return str(context.get_node_id()), str(ray.util.get_node_ip_address()), tuple(map(str, gpus))
 
     def listen(self, address: str) -> int:
-        """A port at which the trainers will meet; nobody else can take it from now on."""
+        """A free port, at which the trainers will meet, or an engine listen; nobody else can take it from now on."""
         self._socket = socket.create_server((address, 0), backlog=1024)
         return int(self._socket.getsockname()[1])
 
+    def let_go(self) -> None:
+        """Of that port: whoever is started here takes it."""
+        self._socket.close()
+
+    def answers(self, address: str) -> bool:
+        """Whether the engine at this address says that it can be asked."""
+        with (
+            suppress(OSError, HTTPException),
+            build_opener(ProxyHandler({})).open(f"{address}/health", timeout=5) as answer,
+        ):
+            return int(answer.status) == 200
+        return False
+
     def start(
-        self, leash: str, command: Sequence[str], directory: str, environment: Mapping[str, str], *, terminal: bool
+        self,
+        leash: str,
+        command: Sequence[str],
+        directory: str,
+        environment: Mapping[str, str],
+        *,
+        terminal: bool,
+        left_by: int = SIGKILL,
     ) -> str:
-        """Start the trainer; why that is not possible, or nothing.
+        """Start the process; why that is not possible, or nothing.
 
         Args:
             leash: the source of `leash.py`.
@@ -53,13 +76,14 @@ class Keeper:
             directory: to start it in; on a disk that all machines see.
             environment: beside the machine's own.
             terminal: somebody looks at what it says: its standard error is a terminal.
+            left_by: the signal that tells it of this keeper's death.
         """
         if not os.path.isdir(directory):
             return f"{directory} is not there on {socket.gethostname()}: all machines must see the same disk"
         out, into = os.pipe()
         err, spoken = os.openpty() if terminal else os.pipe()
         ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        bound = [sys.executable, "-I", "-c", leash, str(os.getpid())]
+        bound = [sys.executable, "-I", "-c", leash, str(os.getpid()), str(int(left_by))]
         self._process = subprocess.Popen(
             [*bound, sys.executable, *command],
             stdin=subprocess.DEVNULL,
@@ -91,7 +115,7 @@ class Keeper:
         )
 
     def look(self, seconds: float) -> tuple[list[tuple[int, bytes]], int | None]:
-        """What the trainer has said since, as (1 for output or 2 for errors, text), and its exit status if it ended."""
+        """What the process has said since, as (1 for output or 2 for errors, text), and its exit status if it ended."""
         assert self._process is not None
         until = time.monotonic() + seconds
         said: list[tuple[int, bytes]] = []
@@ -116,14 +140,18 @@ class Keeper:
         return said, None
 
     def signal(self, number: int) -> None:
-        """To the trainer alone: what it has started is its own to end."""
+        """To the process alone: what it has started is its own to end."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
-    def end(self) -> None:
-        """At once, with all that it has started."""
+    def end(self, patience: float = 0.0) -> None:
+        """With all that it has started: at once, or after so many seconds in which it can end others itself."""
         if self._process is None:
             return
+        if patience:
+            self.signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):

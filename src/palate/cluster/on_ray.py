@@ -1,113 +1,46 @@
-"""Ray finds machines for the trainers of a run, and notices when one is gone. Nothing else: no stage knows of it.
+"""Ray finds machines for the processes of a run, and notices when one is gone. Nothing else: no stage knows of it.
 
-One placement group with a place for every trainer; at each a keeper, which starts `python -m palate STAGE RECIPE` with
-torchrun's environment and passes on what it says. Gradients go from trainer to trainer, models and checkpoints by the
-disk: through Ray's object store goes what is said, a few lines at a time.
+A placement group with a place for every trainer; at each a keeper, which starts `python -m palate STAGE RECIPE` with
+torchrun's environment and passes on what it says. Engines have a group and keepers of their own, as they stay when
+trainers are placed anew. Gradients go from trainer to trainer, models and checkpoints by the disk: through Ray's object
+store goes what is said, a few lines at a time.
 
 Left out: machines of different kinds (a run has to have the same bits everywhere), and going on with fewer trainers.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
-import re
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import ray
-from ray._private.services import find_bootstrap_address  # nor has this
 from ray._private.state import available_resources_per_node  # what is left of each machine has no other name
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from palate.cluster import keeper, leash, places
+from palate.cluster import keeper, places
+from palate.cluster.joining import Cluster, Head, joined
 from palate.cluster.places import Machine, Needs, Place
 from palate.cluster.restarting import Ended, Stop
 from palate.errors import PeerError, RunError
+from palate.run import leash
 
 SAID_AFTER = 20.0
 """Seconds without a place, after which it is said what is missing."""
 PLACED_WITHIN = 600.0
 """Seconds, after which nobody waits for a place any more."""
-HEAD_PATIENCE = 40.0
-"""Seconds that the cluster's head may be out of reach; after 60 Ray ends this process without a word."""
 ANSWERED_WITHIN = 120.0
 """Seconds that a machine may take to start an actor, or to answer one."""
 _LOOK = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """One that this process has joined.
-
-    Attributes:
-        head: address of what knows all machines, as host and port.
-        ours: it was started by us, on this machine alone.
-    """
-
-    head: tuple[str, int]
-    ours: bool
-
-
-@contextmanager
-def joined(address: str, needs: Needs, say: Callable[[str], None]) -> Iterator[Cluster]:
-    """Be in a cluster, which ends with us if it is ours.
-
-    Args:
-        address: of its head, ``auto`` for the one that is there or else one of this machine alone, or ``local``.
-        needs: how large a cluster of this machine alone has to be.
-        say: told when such a one is started.
-
-    Raises:
-        RunError: there is none at that address.
-    """
-    if address.startswith("ray://"):
-        raise RunError("Ray's client ends with its connection: send a job instead, with --address http://HOST:8265")
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    ours = address == "local"
-    if address == "auto" and not (os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)):
-        # asked for in vain, Ray settles for having no token, and could not talk to what it starts with one
-        say("no Ray cluster is here: one of this machine alone is started, and ended afterwards")
-        ours = True
-    try:
-        if direct := re.fullmatch(r"\[?([^/\]]+)\]?:(\d+)", address):  # Ray itself would try for minutes
-            socket.create_connection((direct[1], int(direct[2])), timeout=10).close()
-        if not ours:
-            ray.init(address=address, **quiet)
-        else:
-            # as many places as are asked for: who starts more trainers than there are cores has said so
-            cores = needs.trainers * needs.cpus
-            # its watch over memory would end keepers for what others on this machine use; and nobody has to stand back
-            alone = {
-                "include_dashboard": False,
-                "_system_config": {"memory_monitor_refresh_ms": 0, "worker_niceness": 0},
-            }
-            ray.init("local", num_cpus=cores, object_store_memory=100 * 2**20, **alone, **quiet)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        why = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise RunError(f"no Ray cluster can be used at {address!r}: {why}") from None
-    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
-    try:
-        yield Cluster(head=(host, int(port)), ours=ours)
-    except HeadGone as gone:  # there is nothing to take leave of, and Ray, which tries, does not survive it
-        atexit.register(os._exit, PeerError.status)
-        raise PeerError(str(gone)) from None
-    except BaseException:
-        ray.shutdown()
-        raise
-    ray.shutdown()
-
-
-class HeadGone(Exception):
-    """The machine that knows all the others does not answer."""
 
 
 class OnRay:
@@ -115,63 +48,81 @@ class OnRay:
 
     Args:
         address: of the cluster's head, ``auto`` or ``local``, as `joined` has it.
-        directory: that every trainer is started in; all machines see it.
+        directory: that every process is started in; all machines see it.
     """
 
     def __init__(self, address: str, directory: Path) -> None:
         self._address, self._directory = address, directory
 
     @contextmanager
-    def joined(self, needs: Needs, say: Callable[[str], None]) -> Iterator[Callable[[Sequence[str], int, Stop], Gang]]:
+    def joined(self, needs: Needs, say: Callable[[str], None]) -> Iterator[Here]:
         """As in `restarting.Machines`."""
         with joined(self._address, needs, say) as cluster:
-
-            def start(command: Sequence[str], attempt: int, stop: Stop) -> Gang:
-                return Gang(cluster, needs, command, directory=self._directory, attempt=attempt, stop=stop, say=say)
-
-            yield start
+            yield Here(cluster=cluster, needs=needs, directory=self._directory, say=say)
 
 
-class Gang:
-    """As in `restarting.Placed`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """As in `restarting.Joined`.
+
+    Attributes:
+        cluster: that we are in.
+        needs: of the run.
+        directory: to start everything in.
+        say: told what is missing.
+    """
+
+    cluster: Cluster
+    needs: Needs
+    directory: Path
+    say: Callable[[str], None]
+
+    def trainers(self, command: Sequence[str], attempt: int, stop: Stop, told: Mapping[str, str]) -> Gang:
+        """As in `restarting.Joined`."""
+        return Gang(self, stop, command, attempt, told)
+
+    def engines(self, command: Sequence[str], stop: Stop, told: Mapping[str, str]) -> EngineGang:
+        """As in `restarting.Joined`."""
+        return EngineGang(self, stop, command, told)
+
+
+class Kept:
+    """Processes of one kind, each with a keeper at its place; those below say how they are started.
 
     Args:
-        cluster: that we are in.
-        needs: of the gang.
-        command: of every trainer, after ``python``.
-        directory: to start them in.
-        attempt: how often the gang was started before.
-        stop: ends the wait for a place.
-        say: told what is missing.
+        here: where.
+        size: how many.
+        placed: processes of the run that have their places already.
+        stop: ends the wait for places.
 
     Raises:
-        RunError: there is no place for it, or a machine lacks something.
+        RunError: there is no place for them, or a machine lacks something.
         KeyboardInterrupt: a stop was asked for meanwhile.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        needs: Needs,
-        command: Sequence[str],
-        *,
-        directory: Path,
-        attempt: int,
-        stop: Stop,
-        say: Callable[[str], None],
-    ) -> None:
-        self.size, self._head = needs.trainers, Head(cluster.head)
-        self._group = placement_group([needs.bundle] * needs.trainers, strategy="PACK")
-        self._keepers: list[Any] = []
+    kind = "trainer"
+    patience = 0.0
+    """Seconds that each has to end what it has started."""
+
+    def __init__(self, here: Here, size: int, placed: int, stop: Stop) -> None:
+        self.size, self.here, self._head = size, here, Head(here.cluster.head)
+        self._group = placement_group([here.needs.bundle] * size, strategy="PACK")
+        self.keepers: list[Any] = []
+        self.places: list[Place] = []
         self._looks: dict[Any, int] = {}
         try:
-            self._wait_for_places(needs, stop, say)
-            self._start(cluster, needs, command, directory, attempt)
+            self._wait_for_places(placed, stop)
+            self._put_keepers()
+            self._start()
+            self._looks = {each.look.remote(_LOOK): rank for rank, each in enumerate(self.keepers)}
         except BaseException:
             self.end()
             raise
 
-    def _wait_for_places(self, needs: Needs, stop: Stop, say: Callable[[str], None]) -> None:
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def _wait_for_places(self, placed: int, stop: Stop) -> None:
         begun, told = time.monotonic(), False
         while not self._group.wait(1):
             self._head.check()
@@ -179,50 +130,62 @@ class Gang:
             if stop.asked:
                 raise KeyboardInterrupt("stopped before it was placed")
             if waited > SAID_AFTER and not told:
-                say(f"{places.what_is_missing(needs, *_machines())}; waiting for it")
+                self.here.say(f"{self._what_is_missing(placed)}; waiting for it")
                 told = True
             if waited > PLACED_WITHIN:
-                raise RunError(f"{places.what_is_missing(needs, *_machines())}; waited {PLACED_WITHIN:g} s")
+                raise RunError(f"{self._what_is_missing(placed)}; waited {PLACED_WITHIN:g} s")
 
-    def _start(self, cluster: Cluster, needs: Needs, command: Sequence[str], directory: Path, attempt: int) -> None:
+    def _what_is_missing(self, placed: int) -> str:
+        return places.what_is_missing(self.here.needs, *_machines(), placed=placed)
+
+    def _put_keepers(self) -> None:
         ray.cloudpickle.register_pickle_by_value(keeper)
         kind: Any = ray.remote(keeper.Keeper)
-        placed = [
+        self.keepers = [
             kind.options(
-                num_cpus=needs.cpus,
-                num_gpus=needs.gpus,
+                num_cpus=self.here.needs.cpus,
+                num_gpus=self.here.needs.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=number),
             ).remote()
-            for number in range(needs.trainers)
+            for number in range(self.size)
         ]
-        self._keepers = placed
-        told = self._answers([each.here.remote() for each in placed])
+        told = self.answers([each.here.remote() for each in self.keepers])
         found = [Place(machine=name, address=address, gpus=gpus) for name, address, gpus in told]
         order = places.ranks(found)
-        self._keepers, self._places = [placed[number] for number in order], [found[number] for number in order]
-        meeting = "127.0.0.1" if cluster.ours else self._places[0].address
-        port = self._answers([self._keepers[0].listen.remote(meeting)])[0]
-        environments = places.environments(self._places, needs, port=port, attempt=attempt)
-        if cluster.ours:  # nothing of ours is to be reached from elsewhere
-            alone = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-            environments = [{**alone, **each, "MASTER_ADDR": meeting} for each in environments]
-        terminal = sys.stderr.isatty()
-        if terminal:
-            columns, lines = os.get_terminal_size(sys.stderr.fileno())
-            environments[0] |= {"COLUMNS": str(columns), "LINES": str(lines)}
-        source = Path(leash.__file__).read_text(encoding="utf-8")
-        starts = [
-            each.start.remote(source, [*command], str(directory), environment, terminal=terminal and not rank)
-            for rank, (each, environment) in enumerate(zip(self._keepers, environments, strict=True))
-        ]
-        if refusals := [why for why in self._answers(starts) if why]:
-            raise RunError(refusals[0])
-        if self.size > 1:
-            self._keepers[0].open_store.remote(meeting)
-        self._looks = {each.look.remote(_LOOK): rank for rank, each in enumerate(self._keepers)}
+        self.keepers, self.places = [self.keepers[number] for number in order], [found[number] for number in order]
 
-    def _answers(self, asked: Sequence[Any]) -> list[Any]:
-        """Of all keepers, who have nothing else to do.
+    def start(
+        self,
+        commands: Sequence[Sequence[str]],
+        environments: Sequence[Mapping[str, str]],
+        *,
+        terminal: bool = False,
+        left_by: int = SIGKILL,
+    ) -> None:
+        """One at each place.
+
+        Args:
+            terminal: the first has one.
+            left_by: signal that tells each of its keeper's death.
+        """
+        source = Path(leash.__file__).read_text(encoding="utf-8")
+        given = zip(self.keepers, commands, environments, strict=True)
+        starts = [
+            each.start.remote(
+                source,
+                [*command],
+                str(self.here.directory),
+                environment,
+                terminal=terminal and not rank,
+                left_by=int(left_by),
+            )
+            for rank, (each, command, environment) in enumerate(given)
+        ]
+        if refusals := [why for why in self.answers(starts) if why]:
+            raise RunError(refusals[0])
+
+    def answers(self, asked: Sequence[Any]) -> list[Any]:
+        """Of keepers, who have nothing else to do.
 
         Raises:
             PeerError: one did not come.
@@ -236,14 +199,24 @@ class Gang:
             return [ray.get(each) for each in asked]
         except RayError as error:
             why = str(error).strip().splitlines()[-1].strip()[:200]
-            raise PeerError(f"a machine of the cluster cannot start a trainer, or is gone: {why}") from None
+            raise PeerError(f"a machine of the cluster cannot start its {self.kind}, or is gone: {why}") from None
+
+    def heard(self, rank: int, stream: int, text: bytes) -> None:
+        """What one of them has said."""
+        os.write(stream, text)
 
     def ended(self, seconds: float) -> Sequence[Ended]:
         """As in `restarting.Placed`; what they say is passed on."""
         self._head.check()
         found = []
-        for ready in ray.wait([*self._looks], num_returns=1, timeout=seconds)[0] if self._looks else ():
+        looks = [*self._looks]
+        if looks and ray.wait(looks, num_returns=1, timeout=seconds)[0]:
+            looks = ray.wait(looks, num_returns=len(looks), timeout=0)[0]
+        else:
+            looks = []
+        for ready in looks:
             rank = self._looks.pop(ready)
+            end = partial(Ended, rank=rank, where=self.places[rank].address, kind=self.kind)
             try:
                 said, status = ray.get(ready)
             except ActorUnavailableError:  # the network, perhaps: Ray says later whether it is gone
@@ -251,64 +224,98 @@ class Gang:
                 time.sleep(_LOOK)
             except RayError as error:
                 why = "its machine has too little memory" if isinstance(error, OutOfMemoryError) else ""
-                found.append(Ended(rank=rank, status=None, where=self._places[rank].address, why=why))
+                found.append(end(status=None, why=why))
                 continue
             for stream, text in said:
-                os.write(stream, text)
+                self.heard(rank, stream, text)
             if status is None:
-                self._looks[self._keepers[rank].look.remote(_LOOK)] = rank
+                self._looks[self.keepers[rank].look.remote(_LOOK)] = rank
             else:
-                found.append(Ended(rank=rank, status=status, where=self._places[rank].address))
+                found.append(end(status=status))
         return found
 
     def signal(self, number: int) -> None:
         """As in `restarting.Placed`."""
         for rank in self._looks.values():
-            self._keepers[rank].signal.remote(number)
+            self.keepers[rank].signal.remote(number)
 
     def end(self) -> None:
         """As in `restarting.Placed`; a machine that does not answer is given up."""
         if self._head.gone:
             return
         with suppress(RayError):
-            ray.wait([each.end.remote() for each in self._keepers], num_returns=len(self._keepers), timeout=15)
-        for each in self._keepers:
+            ended = [each.end.remote(self.patience) for each in self.keepers]
+            ray.wait(ended, num_returns=len(ended), timeout=15 + self.patience)
+        for each in self.keepers:
             with suppress(RayError):
                 ray.kill(each)
         with suppress(RayError):
             remove_placement_group(self._group)
 
 
-class Head:
-    """Whether the cluster's head can be reached; asked for every two seconds at most.
+class Gang(Kept):
+    """Trainers, as in `restarting.Placed`; arguments as of `restarting.Joined.trainers`."""
 
-    Args:
-        address: of it.
+    def __init__(self, here: Here, stop: Stop, command: Sequence[str], attempt: int, told: Mapping[str, str]) -> None:
+        self._command, self._attempt, self._told = command, attempt, told
+        super().__init__(here, here.needs.trainers, here.needs.engines, stop)
+
+    def _start(self) -> None:
+        ours = self.here.cluster.ours
+        meeting = "127.0.0.1" if ours else self.places[0].address
+        port = self.answers([self.keepers[0].listen.remote(meeting)])[0]
+        environments = places.environments(self.places, self.here.needs, port=port, attempt=self._attempt)
+        environments = [{**each, **self._told} for each in environments]
+        if ours:  # nothing of ours is to be reached from elsewhere
+            alone = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+            environments = [{**alone, **each, "MASTER_ADDR": meeting} for each in environments]
+        terminal = sys.stderr.isatty()
+        if terminal:
+            columns, lines = os.get_terminal_size(sys.stderr.fileno())
+            environments[0] |= {"COLUMNS": str(columns), "LINES": str(lines)}
+        self.start([self._command] * self.size, environments, terminal=terminal)
+        if self.size > 1:
+            self.keepers[0].open_store.remote(meeting)
+
+
+class EngineGang(Kept):
+    """Engines, as in `serving.Engines`; arguments as of `restarting.Joined.engines`.
+
+    On a cluster of this machine alone they listen on loopback, elsewhere at their machine's address.
     """
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self._address, self.gone = address, False
-        self._reached = self._asked = time.monotonic()
+    kind = "engine"
+    patience = 25.0
 
-    def check(self) -> None:
-        """Whether it is there.
+    def __init__(self, here: Here, stop: Stop, command: Sequence[str], told: Mapping[str, str]) -> None:
+        self._command, self._told = command, told
+        self._lines: dict[int, bytes] = {}
+        super().__init__(here, here.needs.engines, 0, stop)
 
-        Raises:
-            HeadGone: it has been out of reach for too long.
-        """
-        if time.monotonic() - self._asked < 2:
+    def _start(self) -> None:
+        hosts = ["127.0.0.1" if self.here.cluster.ours else place.address for place in self.places]
+        asked = zip(self.keepers, hosts, strict=True)
+        ports = self.answers([each.listen.remote(host) for each, host in asked])  # held, so that no two are the same
+        self.answers([each.let_go.remote() for each in self.keepers])
+        self.addresses = [f"http://{host}:{port}" for host, port in zip(hosts, ports, strict=True)]
+        self.start(
+            [[*self._command, "--host", host, "--port", str(port)] for host, port in zip(hosts, ports, strict=True)],
+            [places.engine_environment(place, self.here.needs, self._told) for place in self.places],
+            left_by=SIGTERM,  # it has vLLM to end
+        )
+
+    def answer(self) -> bool:
+        """As in `serving.Engines`."""
+        asked = zip(self.keepers, self.addresses, strict=True)
+        return all(self.answers([each.answers.remote(address) for each, address in asked]))
+
+    def heard(self, rank: int, stream: int, text: bytes) -> None:
+        """Whole lines, with its name; the lines for a recipe, which are its output, are of no use here."""
+        if stream != 2:
             return
-        self._asked = time.monotonic()
-        with suppress(OSError):
-            socket.create_connection(self._address, timeout=2).close()
-            self._reached = time.monotonic()
-        if (silent := time.monotonic() - self._reached) > HEAD_PATIENCE:
-            self.gone = True
-            host, port = self._address
-            raise HeadGone(
-                f"the cluster's head at {host}:{port} has not been there for {silent:.0f} s: start it again, and go on "
-                "with --resume"
-            )
+        *lines, self._lines[rank] = (self._lines.get(rank, b"") + text).split(b"\n")
+        for line in lines:
+            self.here.say(f"engine {rank} on {self.places[rank].address}: {line.decode(errors='replace')}")
 
 
 def _machines() -> tuple[list[Machine], list[Machine]]:

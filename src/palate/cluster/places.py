@@ -11,36 +11,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 FORWARDED = ("PYTHONPATH", "TERM", "COLUMNS", "LINES")
-FORWARDED_PREFIXES = ("PALATE_", "HF_", "TORCH_", "NCCL_", "GLOO_")
-"""What a trainer takes from the environment of the command; everything else it has from its own machine."""
+FORWARDED_PREFIXES = ("PALATE_", "HF_", "TORCH_", "NCCL_", "GLOO_", "VLLM_")
+"""What a process takes from the environment of the command; everything else it has from its own machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a gang is to be.
+    """What a run is to have.
 
     Attributes:
-        trainers: processes.
+        trainers: processes that learn.
+        engines: processes that sample for them, each at a place of its own.
         cpus: cores of each, and threads.
         gpus: of each; 0 or 1.
     """
 
     trainers: int
+    engines: int = 0
     cpus: int = 1
     gpus: int = 0
 
     @property
     def bundle(self) -> dict[str, float]:
-        """Of one trainer, as Ray has it."""
+        """Of one process, as Ray has it."""
         return {"CPU": float(self.cpus)} | ({"GPU": float(self.gpus)} if self.gpus else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where one trainer is.
+    """Where one process is.
 
     Attributes:
-        machine: its name in the cluster; several trainers may be on one.
+        machine: its name in the cluster; several may be on one.
         address: at which the others reach it.
         gpus: that were given to it there, by their numbers.
     """
@@ -109,22 +111,42 @@ def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def missing(needs: Needs, machines: Sequence[Machine]) -> int:
-    """How many trainers have no place on these machines."""
+def engine_environment(
+    place: Place, needs: Needs, told: Mapping[str, str], given: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What the engine at this place has in its environment: nothing of the gang, and its token.
+
+    Args:
+        told: variables of the run's own.
+        given: the environment of the command.
+    """
+    alone = {"OMP_NUM_THREADS": str(needs.cpus), "CUDA_VISIBLE_DEVICES": ",".join(place.gpus)}
+    return {**forwarded(os.environ if given is None else given), **alone, **told}
+
+
+def missing(needs: Needs, machines: Sequence[Machine], *, placed: int = 0) -> int:
+    """How many processes have no place on these machines, of those that have none yet."""
+    asked = needs.trainers + needs.engines - placed
     rooms = (
-        min(int(each.cpus / needs.cpus), int(each.gpus / needs.gpus) if needs.gpus else needs.trainers)
-        for each in machines
+        min(int(each.cpus / needs.cpus), int(each.gpus / needs.gpus) if needs.gpus else asked) for each in machines
     )
-    return max(0, needs.trainers - sum(rooms))
+    return max(0, asked - sum(rooms))
 
 
-def what_is_missing(needs: Needs, whole: Sequence[Machine], left: Sequence[Machine]) -> str:
-    """Of a cluster that has no place for all trainers now: what is asked for, and what there is."""
+def what_is_missing(needs: Needs, whole: Sequence[Machine], left: Sequence[Machine], *, placed: int = 0) -> str:
+    """Of a cluster that has no place for all now: what is asked for, and what there is.
+
+    Args:
+        placed: engines that have their places already.
+    """
     each = f"{needs.cpus} {'core' if needs.cpus == 1 else 'cores'}" + (f" and {needs.gpus} GPU" if needs.gpus else "")
-    asked = f"{needs.trainers} trainers of {each} each" if needs.trainers > 1 else f"one trainer of {each}"
+    asked = f"{needs.trainers} trainers" if needs.trainers > 1 else "one trainer"
+    if needs.engines:
+        asked += f" and {needs.engines} {'engine' if needs.engines == 1 else 'engines'}"
+    asked += f" of {each}" + (" each" if needs.trainers + needs.engines > 1 else "")
     there = ", ".join(f"{machine.address} with {machine.cpus:g} cores and {machine.gpus:g} GPUs" for machine in whole)
     if never := missing(needs, whole):
         return f"no place for {never} of {asked}: the cluster has {there or 'no machines'}"
-    busy = missing(needs, left)
+    busy = missing(needs, left, placed=placed)
     free = ", ".join(f"{machine.cpus:g} and {machine.gpus:g} at {machine.address}" for machine in left)
     return f"no place for {busy} of {asked}: others use the cluster, and cores and GPUs left are {free}"

@@ -9,14 +9,18 @@ The stages do the rest: a trainer whose peer is gone says so and ends, and all g
 
 from __future__ import annotations
 
+import secrets
+import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from palate.cluster.places import Needs
+from palate.cluster.serving import VARIABLE, Engines, Served, engine_settings, wait_for
 from palate.errors import PeerError
 from palate.run.signals import StopRequest
 
@@ -30,27 +34,29 @@ MISTAKE, STOPPED = 2, 130
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a trainer ended.
+    """How a trainer ended, or an engine.
 
     Attributes:
         rank: its number.
         status: of its process, negative for a signal; None: its machine is gone.
         where: the machine's address.
         why: it is gone, if anybody knows.
+        kind: what it was.
     """
 
     rank: int
     status: int | None
     where: str
     why: str = ""
+    kind: str = "trainer"
 
     def __str__(self) -> str:
         if self.status is None:
             why = self.why or "its machine is gone, or what looked after it there"
-            return f"trainer {self.rank} on {self.where} is lost: {why}"
+            return f"{self.kind} {self.rank} on {self.where} is lost: {why}"
         if self.status < 0:
-            return f"trainer {self.rank} on {self.where} was ended by {signal.Signals(-self.status).name}"
-        return f"trainer {self.rank} on {self.where} ended with status {self.status}"
+            return f"{self.kind} {self.rank} on {self.where} was ended by {signal.Signals(-self.status).name}"
+        return f"{self.kind} {self.rank} on {self.where} ended with status {self.status}"
 
 
 class Placed(Protocol):
@@ -77,28 +83,77 @@ class Stop(Protocol):
     asked: bool
 
 
-class Machines(Protocol):
-    """Where trainers can be placed."""
+class Joined(Protocol):
+    """Machines on which a run can be started."""
 
-    def joined(
-        self, needs: Needs, say: Callable[[str], None]
-    ) -> AbstractContextManager[Callable[[Sequence[str], int, Stop], Placed]]:
-        """Gives what starts a gang: with its command, how often that was done before, and what ends the wait for it."""
+    def trainers(self, command: Sequence[str], attempt: int, stop: Stop, told: Mapping[str, str]) -> Placed:
+        """Start a gang.
+
+        Args:
+            command: of each, after ``python``.
+            attempt: how often that was done before.
+            stop: ends the wait for places.
+            told: variables of their environment.
+        """
+        ...
+
+    def engines(self, command: Sequence[str], stop: Stop, told: Mapping[str, str]) -> Engines:
+        """Start the engines; they cannot be asked yet. Arguments as of `trainers`."""
         ...
 
 
-def run(machines: Machines, command: Sequence[str], section: Cluster, *, say: Callable[[str], None]) -> int:
+class Machines(Protocol):
+    """Where a run can be placed."""
+
+    def joined(self, needs: Needs, say: Callable[[str], None]) -> AbstractContextManager[Joined]:
+        """Gives what starts so many processes there."""
+        ...
+
+
+def run(
+    machines: Machines,
+    command: Sequence[str],
+    section: Cluster,
+    *,
+    say: Callable[[str], None],
+    engine: Sequence[str] = (),
+    weights: Path | None = None,
+) -> int:
     """Run a command as a gang until it is done, or has to be given up; the exit status.
+
+    Engines are started before it, and end after it: whatever happens.
 
     Args:
         machines: where.
         command: of every trainer, after ``python``.
         section: of the recipe: how many, what each needs, how often they are started again.
         say: told what goes on, one line at a time.
+        engine: command of every engine, after ``python``.
+        weights: folder in which the trainers put weights for the engines; it is gone when they end.
+
+    Raises:
+        PeerError: a trainer was lost too often, or an engine is gone.
+        RunError: an engine could not be started.
+        KeyboardInterrupt: a stop was asked for before the trainers were started, or twice.
     """
-    needs = Needs(trainers=section.trainers, cpus=section.cpus, gpus=section.gpus)
-    with machines.joined(needs, say) as start, StopRequest(says=False) as stop:  # the first trainer says it
-        return keep_going(lambda attempt: start(command, attempt, stop), restarts=section.restarts, stop=stop, say=say)
+    needs = Needs(trainers=section.trainers, engines=section.engines, cpus=section.cpus, gpus=section.gpus)
+    with machines.joined(needs, say) as place, StopRequest(says=False) as stop:  # the first trainer says it
+
+        def kept(start: Callable[[int], Placed]) -> int:
+            return keep_going(start, restarts=section.restarts, stop=stop, say=say)
+
+        if not needs.engines:
+            return kept(lambda attempt: place.trainers(command, attempt, stop, {}))
+        told = {VARIABLE: secrets.token_urlsafe(32)}
+        engines = place.engines(engine, stop, told)
+        try:
+            wait_for(engines, stop)
+            asking = [*command, "--set", *engine_settings(engines.addresses, weights)]
+            return kept(lambda attempt: Served(place.trainers(asking, attempt, stop, told), engines))
+        finally:
+            engines.end()
+            if weights is not None:  # a trainer that was killed has left its own there
+                shutil.rmtree(weights, ignore_errors=True)
 
 
 def keep_going(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -251,6 +251,11 @@ class Cluster(Section):
     trainers: PositiveInt = Field(
         1, description="Processes that `palate cluster` starts; under `torchrun` it is its own options that say so."
     )
+    engines: Count = Field(
+        0,
+        description="vLLM servers that `palate cluster` starts beside them to draw the responses, each with as many "
+        "cores and GPUs. `[engine]` then names no `servers`.",
+    )
     cpus: PositiveInt = Field(1, description="Cores, and threads, of each of them.")
     gpus: int = Field(0, ge=0, le=1, description="GPUs of each of them: one, or none.")
     restarts: Count = Field(
@@ -284,6 +289,12 @@ class TrainingRecipe(Section):
         False, description="Keep only what is between layers for the gradient and compute the rest again: less memory."
     )
     cluster: Cluster = Field(Cluster(), description="How several processes divide the run, and where they are.")
+
+    @model_validator(mode="after")
+    def _engines_have_work(self) -> Self:
+        if self.cluster.engines and "engine" not in type(self).model_fields:
+            raise ValueError(f"cluster.engines = {self.cluster.engines}: this stage samples nothing; leave it out")
+        return self
 
     def seed_of(self, source: str) -> int:
         """The seed of one source of randomness, a key of ``seeds``."""

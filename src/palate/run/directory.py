@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import time
 import tomllib
@@ -48,7 +49,10 @@ from palate.run.world import world
 
 _DATA = ("data", "held_out", "prompts", "pretraining", "candidates", "people")
 """The inputs that are files of data; the others are models."""
-_ELSEWHERE = ("cluster.trainers", "cluster.cpus", "cluster.gpus", "cluster.restarts")
+_ELSEWHERE = (
+    *("cluster.trainers", "cluster.engines", "cluster.cpus", "cluster.gpus", "cluster.restarts"),
+    *("engine.servers", "engine.key_variable", "engine.weights"),
+)
 """Keys of a recipe with which a run goes on elsewhere, and is the same run."""
 
 
@@ -381,8 +385,12 @@ def _plain(recipe: BaseModel) -> dict[str, Any]:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = dict(lineage.flatten(old)), dict(lineage.flatten(new))
-    keys = [key for key in before | after if before.get(key) != after.get(key) and key not in _ELSEWHERE]
+    keys = [key for key in before | after if before.get(key) != after.get(key) and not _is_elsewhere(key)]
     return [f"{key}: {before.get(key, 'absent')} is now {after.get(key, 'absent')}" for key in keys]
+
+
+def _is_elsewhere(key: str) -> bool:
+    return re.sub(r"\.\d+$", "", key) in _ELSEWHERE
 
 
 def _line(row: Mapping[str, object]) -> str:

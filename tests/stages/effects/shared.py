@@ -305,7 +305,9 @@ def writes_a_whole_model(a: Outcome, b: Outcome) -> None:
 
 def cluster(reads: str) -> list[Row]:
     """Keys of the section that says how many, and where: the launcher's, no stage asks for them."""
+    samples = reads == "prompts"
     rows = [
+        Row("engines", (0, 2), asks_for_places if samples else refused("this stage samples nothing; leave it out")),
         Row("trainers", (1, 2), asks_for_places),
         Row("cpus", (1, 3), asks_for_places),
         Row("gpus", (0, 1), asks_for_places),
@@ -319,7 +321,10 @@ def asks_for_places(a: Outcome, b: Outcome) -> None:
     for outcome in (a, b):
         machines, section = ScriptedMachines([[(rank, 0)] for rank in range(9)]), outcome.recipe.cluster
         assert restarting.run(machines, [], section, say=print) == 0
-        assert machines.needs == Needs(trainers=section.trainers, cpus=section.cpus, gpus=section.gpus)
+        assert machines.needs == Needs(
+            trainers=section.trainers, engines=section.engines, cpus=section.cpus, gpus=section.gpus
+        )
+        assert len(machines.served.addresses if machines.served else ()) == section.engines
 
 
 def starts_again_so_often(a: Outcome, b: Outcome) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,7 @@ from pathlib import Path
 from palate.errors import RunError
 from palate.rollout.servers import vllm_guard
 from palate.rollout.servers.vllm_server import VLLMServer
+from palate.run import leash
 
 LOOK_EVERY, TELL_EVERY = 0.5, 5.0
 """Seconds between two looks, and between two lines about a server that is starting."""
@@ -109,8 +111,9 @@ class ServerProcess:
         self.serving.log.parent.mkdir(parents=True, exist_ok=True)
         with self.serving.log.open("ab") as log:
             begun_at = log.tell()
+            bound = [sys.executable, "-I", leash.__file__, str(os.getpid()), str(int(signal.SIGTERM))]
             self.process = subprocess.Popen(
-                self.serving.command(),
+                [*bound, *self.serving.command()],
                 env=self.serving.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
