@@ -16,9 +16,9 @@ from palate.evals.card import pictures
 from palate.evals.page import Report
 from palate.recipe import parse_recipe
 from palate.run.directory import Run
-from palate.stages import card
 from palate.stages.estimate import fitting
 from palate.stages.estimate.workload import Workload
+from palate.stages.measuring import card
 
 STARTER = str(Path(__file__).parents[3] / "recipes" / "constitutions" / "starter.toml")
 
