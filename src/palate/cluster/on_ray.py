@@ -58,7 +58,7 @@ class OnRay:
     def joined(self, needs: Needs, say: Callable[[str], None]) -> Iterator[Here]:
         """As in `restarting.Machines`."""
         with joined(self._address, needs, say) as cluster:
-            yield Here(cluster=cluster, needs=needs, directory=self._directory, say=say)
+            yield Here(cluster=cluster, head=Head(cluster.head), needs=needs, directory=self._directory, say=say)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +67,14 @@ class Here:
 
     Attributes:
         cluster: that we are in.
+        head: of it, watched; once it is gone, nobody takes leave of anybody.
         needs: of the run.
         directory: to start everything in.
         say: told what is missing.
     """
 
     cluster: Cluster
+    head: Head
     needs: Needs
     directory: Path
     say: Callable[[str], None]
@@ -105,7 +107,7 @@ class Kept:
     """Seconds that each has to end what it has started."""
 
     def __init__(self, here: Here, size: int, placed: int, stop: Stop) -> None:
-        self.size, self.here, self._head = size, here, Head(here.cluster.head)
+        self.size, self.here, self._head = size, here, here.head
         self._group = placement_group([here.needs.bundle] * size, strategy="PACK")
         self.keepers: list[Any] = []
         self.places: list[Place] = []
