@@ -10,6 +10,7 @@ import pytest
 
 from palate.cli import main
 from palate.lm.sources.zoo import load_scalar_model, save
+from palate.records import Prompt
 from palate.rewards.heads import NORMALIZATION_FILE, Normalization
 
 PAIRS = [{"prompt": f"Tell of tea {n}.", "chosen": f"Much {n}.", "rejected": f"Not {n * n}."} for n in range(40)]
@@ -37,6 +38,8 @@ def test_a_page_from_files(reward: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert len(found["distances"]) == 19
     assert found["distances"][-1] == max(found["distances"]) > 2 * found["edge"]
     assert 0.5 < found["inside"] < 1
+    assert found["prompts"] == [Prompt.from_text(each["prompt"]).id for each in asked], "in the order of distances"
+    assert (out / "map.svg").read_text().strip() in page
     assert len(found["error_by_distance"]) == 4
     assert sum(part["num_training"] for part in found["parts"]) == 40
     for heading in ("Map", "The furthest 19 prompts", "What was learned from, in parts", "Errors against distance"):

@@ -49,6 +49,7 @@ ROUTERS = (
     "overview.start",
     "labeling.clip_work",
     "labeling.batches",
+    "labeling.covering",
     "training.comparing",
     "training.sources.file_runs",
     "training.sources.several_runs",

@@ -97,6 +97,19 @@ def prioritise(session: Session, batch: Batch, scores: Scores) -> int:
     return len(items)
 
 
+def prioritise_prompts(session: Session, batch: Batch, worth: Mapping[str, float]) -> tuple[int, int]:
+    """Put first the items whose prompts, by their ids, are worth most.
+
+    Returns:
+        How many items got their place, and how many are last because nothing is known of their prompts.
+    """
+    items = [item for item, _ in unlabelled(session, batch)]
+    for item in items:
+        item.priority = worth.get(item.prompt_id, 0.0)
+    known = sum(item.prompt_id in worth for item in items)
+    return known, len(items) - known
+
+
 def as_made(session: Session, batch: Batch) -> int:
     """Give the items that nobody has judged the order in which the batch was made; returns how many moved."""
     moved = [item for item, _ in unlabelled(session, batch) if item.priority]

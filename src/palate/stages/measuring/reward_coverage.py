@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from palate import disk
 from palate.corpus import read_prompts, read_rankings
 from palate.errors import DataError
 from palate.evals.asking.embedding import LONGEST, embedded
@@ -27,7 +28,9 @@ from palate.recipe import Data, Reward, RewardRecipe, parse_recipe, read_tree
 from palate.records import Prompt, Ranking
 from palate.rewards.mix import Mix
 from palate.stages.common import sharing
-from palate.stages.measuring.coverage_report import Judged, describe
+from palate.stages.measuring.coverage_report import Judged, describe, mapped
+
+MAP = "map.svg"
 
 
 def coverage(
@@ -42,7 +45,7 @@ def coverage(
     seed: int = 0,
     max_tokens: int = 4096,
 ) -> None:
-    """Measure, and write ``report.html`` and ``report.json`` into ``out``.
+    """Measure, and write ``report.html``, ``report.json`` and the map alone, ``map.svg``, into ``out``.
 
     Args:
         reward: a reward model's run or model directory.
@@ -92,7 +95,9 @@ def coverage(
             "Cut", f"Of {cut} texts that are longer than {LONGEST} tokens, or than the model's own, the last are read."
         )
     describe(report, found, [text_of(each) for each in groups[1]], places, parts, about, seed=seed)
+    report.data("prompts", [each.id for each in groups[1]])
     out.mkdir(parents=True, exist_ok=True)
+    disk.write_text(out / MAP, mapped(places, found) + "\n")
     report.write(out)
 
 

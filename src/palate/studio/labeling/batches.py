@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from palate.errors import ConflictError, NotFoundError
 from palate.feedback.store import people, policies, rounds
+from palate.feedback.store.database import Store
 from palate.feedback.store.rounds import BatchView
 from palate.feedback.store.tables import Batch, Item, PromptRow, Task, User
 from palate.feedback.tasks import batches as material
@@ -153,6 +154,7 @@ def batch_page(request: Request, store: Db, home: Home, batch_id: str, start: St
         items = _items(session, batch, start)
         has_texts = clip_batches.kind_of(batch) not in ("demonstration", "clips")
         rewards = plans.newest_reward_models(session) if has_texts else []
+        measured = plans.last_done(session, "coverage")
         ordered = session.scalar(select(func.max(Item.priority)).where(Item.batch_id == batch.id))
     return page(
         request,
@@ -164,6 +166,7 @@ def batch_page(request: Request, store: Db, home: Home, batch_id: str, start: St
         size=PAGE,
         rewards=rewards,
         ordered=ordered,
+        measured=measured,
         members=plans.ensemble_size(home, rewards),
         kinds=KINDS,
         kind=clip_batches.kind_of(batch),
@@ -183,14 +186,20 @@ def list_batches(store: Db) -> list[BatchOut]:
 @allow(ADMINS)
 def make_sampled(store: Db, home: Home, person: Person, new: SampledIn) -> RunOut:
     """A job: the batch is there when it has ended."""
+    with store.read() as session:
+        prompts = plans.unanswered(session, limit=new.num_prompts)
+    if not prompts:
+        raise ConflictError("every prompt has answers already: import more prompts first")
+    return sampled(store, home, person, new, prompts)
+
+
+def sampled(store: Store, home: Workspace, person: User, new: SampledIn, prompts: Sequence[Prompt]) -> RunOut:
+    """Queue the job that lets a model answer prompts for a batch."""
     if new.kind == "demonstration" or (new.kind == "pair" and new.responses_per_prompt != 2):
         raise ConflictError("pairs are made of two answers, and demonstrations of none")
     with store.write() as session:
         round_ = rounds.current_or_first(session, home.settings.model)
         model = plans.model_of(session, new.model_id or round_.policy_id or "", "policy")
-        prompts = plans.unanswered(session, limit=new.num_prompts)
-    if not prompts:
-        raise ConflictError("every prompt has answers already: import more prompts first")
     plan = plans.plan_sampling(
         home,
         model,

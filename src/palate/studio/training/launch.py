@@ -119,6 +119,15 @@ def agents(file: Path, out: Path) -> list[str]:
     return command + (["--alone"] if whole.alone else [])
 
 
+def covering(file: Path, out: Path) -> list[str]:
+    """The command line that lays prompts beside what a reward model learned from."""
+    from palate.recipe import load_recipe
+    from palate.studio.training.recipebook import CoverageRecipe
+
+    said = load_recipe(CoverageRecipe, file)
+    return ["coverage", said.reward, "--prompts", said.prompts, "--seed", str(said.seed), "--out", str(out)]
+
+
 def rounds(file: Path, out: Path) -> list[str]:
     """The command line of rounds; the same command goes on with what was begun."""
     return ["rounds", str(file), "--out", str(out)]
@@ -128,6 +137,7 @@ _WORDED: Mapping[str, Callable[[Path, Path], list[str]]] = {
     "compare": recipes_apart,
     "filter": about_file,
     "mine": about_file,
+    "coverage": covering,
     "rounds": rounds,
     "agent": agents,
 }

@@ -241,6 +241,12 @@ def _mined(figures: Mapping[str, Any]) -> str:
     return f"{made:,.0f} made, {left_out:,.0f} left out"
 
 
+def _covered(figures: Mapping[str, Any]) -> str:
+    share, low, high = (figures.get(f"inside{end}") for end in ("", "_low", "_high"))
+    between = "" if low is None or high is None else f" ({low:.1%} to {high:.1%})"
+    return f"{share:.1%}{between} of {len(figures['prompts']):,} prompts are inside what the reward model learned from"
+
+
 def _returned(figures: Mapping[str, Any]) -> str:
     kinds = [name.removeprefix("return_") for name, value in figures.items() if _is_return(name, value)]
     return "return: " + ", ".join(f"{name.replace('_', ' ')} {figures[f'return_{name}']:.4g}" for name in kinds)
@@ -255,6 +261,7 @@ _WORDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "revise": _revised,
     "filter": _filtered,
     "mine": _mined,
+    "coverage": _covered,
     "agent": _returned,
 }
 """What is said of a run in a line, by command."""

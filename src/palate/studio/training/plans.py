@@ -256,6 +256,12 @@ def likely_model(session: Session, command: str, round_: Round) -> str | None:
     return tuned or round_.policy_id
 
 
+def last_done(session: Session, command: str) -> Job | None:
+    """The newest job of a command that has ended well."""
+    ended = select(Job).where(Job.stage == command, Job.state == "done")
+    return session.scalars(ended.order_by(Job.created_at.desc(), Job.id).limit(1)).first()
+
+
 def newest_reward_models(session: Session) -> list[Model]:
     """The reward models of the latest round that has any: one, or an ensemble."""
     models = _reward_models(session)

@@ -114,6 +114,15 @@ class FileRecipe(Section):
     verdicts: Mapping[str, str] = Field({}, description="What judgements mean.")
 
 
+class CoverageRecipe(Section):
+    """What a job reads that holds prompts against what a reward model learned from; it is written by the app alone."""
+
+    stage: Literal["coverage"] = "coverage"
+    reward: str = Field(description="The reward model's run.")
+    prompts: str = Field(description="A file of prompts.")
+    seed: int = Field(0, ge=0, description="Of parts and intervals.")
+
+
 class AgentRuns(Section):
     """What a job reads that runs an agent with several seeds; it is written by the app alone."""
 
