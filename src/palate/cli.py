@@ -1,7 +1,8 @@
 """The command line: arguments -> recipe -> one call; no logic.
 
 Nothing heavy is imported before a command is known, so help and a misspelt option are answered at once. A user's
-mistake is one line on standard error and status 2; an interrupted command has status 130.
+mistake is one line on standard error and status 2; an interrupted command has status 130, and one that waits for people
+to compare something 75.
 """
 
 from __future__ import annotations

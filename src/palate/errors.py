@@ -13,7 +13,7 @@
     │   ├── CheckpointError        no readable checkpoint where one was expected
     │   ├── DiskFullError          the disk filled up; what was finished is kept
     │   ├── BudgetError            as many requests or tokens were used as were allowed; what was answered is kept
-    │   ├── LabelsNeededError      people must compare something before the run can go on
+    │   ├── LabelsNeededError      people must compare something before the run can go on; exit status 75
     │   ├── PeerError              another process of the run is gone, or did not come in time; exit status 3
     │   └── TrainingError          the run itself went wrong: non-finite, negative KL, collapsed entropy
     ├── SilentError                another process of the run has said what is wrong; it has that one's exit status
@@ -107,6 +107,8 @@ class BudgetError(RunError):
 
 class LabelsNeededError(RunError):
     """People must compare something before the run can go on; nothing is lost, and nothing went wrong."""
+
+    status = 75  # what sysexits.h calls a temporary failure: the same command goes on later
 
 
 class PeerError(RunError):

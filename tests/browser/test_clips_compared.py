@@ -19,6 +19,7 @@ from sqlalchemy import select
 from tests.browser.conftest import Served
 
 from palate.corpus import read_rankings
+from palate.errors import LabelsNeededError
 from palate.evals.page import read_object
 from palate.feedback.store.tables import Job, Judgement
 from palate.recipe import Data
@@ -30,6 +31,7 @@ from palate.stages.agent.environments import Environments
 from palate.stages.agent.reward_networks import RewardEnsemble, judged, stacked_inputs
 from palate.stages.agent.trajectories import act
 from palate.studio.training import jobs, launch
+from palate.studio.training.processes import Process
 from palate.studio.training.recipebook import AgentRuns, Plan
 
 pytest.importorskip("gymnasium", reason="needs palate[gym]")
@@ -124,12 +126,18 @@ def test_thirty_clips_are_compared_and_the_run_learns_what_the_person_meant(
     (directory / jobs.RECIPE).write_text(job.recipe, encoding="utf-8")
     command = jobs.Runner(served.workspace).command(job)
     command = command[command.index("agent") :]
-    assert launch.run(command) == 2
+    status = launch.run(command)
+    assert status == LabelsNeededError.status
+    launch.write_note(directory, launch.Note(Process(1, 0.0), status))
     with served.store.write() as session:
         session.get_one(Job, job.id).state = "failed"
     run = directory / "learned" / "seed-0"
 
     admin = served.page_of("Ada", "admin")
+    admin.goto(f"/runs/{job.id}")
+    assert admin.locator("[data-part=status] .badge").inner_text() == "waits for people"
+    assert admin.get_by_role("button", name="Resume").is_visible()
+    look(admin, "clips-wait")
     admin.goto("/batches/new")
     admin.get_by_role("link", name="Compare clips").click()
     assert admin.locator("#run option").all_inner_texts() == [f"runs/people/learned/seed-0: {CLIPS} comparisons"]

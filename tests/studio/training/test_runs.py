@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select
 from tests.studio.conftest import PASSWORD, Client, ClientOf, Studio
 
+from palate.errors import LabelsNeededError
 from palate.evals.credit import CREDIT_CSS
 from palate.feedback.store import people
 from palate.feedback.store.tables import Batch, Item, Job, Model, Review, User
@@ -21,8 +22,9 @@ from palate.feedback.tasks.batches import BatchPlan
 from palate.feedback.tasks.judgements import DemonstrationForm, RankingForm
 from palate.objectives.acquisition import uncertainty_one_by_one
 from palate.records import Prompt, Ranking, Response
-from palate.studio.training import jobs, outcomes, recipebook
+from palate.studio.training import jobs, launch, outcomes, recipebook
 from palate.studio.training.jobs import Runner
+from palate.studio.training.processes import Process
 from palate.studio.training.recipebook import Plan
 
 PATIENCE = 300.0
@@ -542,3 +544,26 @@ def test_from_rankings_to_a_reward_model_and_a_better_policy(desk: Desk) -> None
     assert report.status_code == 200
     with desk.studio.store.read() as session:
         assert session.scalars(select(Job.state)).all() == ["done"] * 3
+
+
+def test_a_run_that_waits_for_people_has_not_failed(desk: Desk) -> None:
+    """Its process has said so by its exit status; it is resumed like one that failed, and another status is a failure."""
+    home, plan = desk.studio.workspace, Plan(name="people", command="agent", recipe="alone = true\nseeds = 1\n", then={})
+    shown = {}
+    for status in (LabelsNeededError.status, 2):
+        with desk.studio.store.write() as session:
+            job = jobs.enqueue(session, home, plan, by=None)
+            job.state, job.message = "failed", "7 of 7 comparisons wait"
+        directory = jobs.directory_of(home, job)
+        directory.mkdir()
+        launch.write_note(directory, launch.Note(Process(1, 0.0), status))
+        state = desk.client.get(f"/api/runs/{job.id}").json()["state"]
+        page = desk.client.get(f"/runs/{job.id}", headers={"accept": "text/html"}).text
+        shown[status] = state, "/batches/new?source=clips" in page, 'class="alert"' in page
+        if status == LabelsNeededError.status:
+            assert 'class="badge warn">waits for people' in desk.client.get("/runs/live").json()["html"]
+            live = desk.client.get(f"/runs/{job.id}/live").json()
+            assert live["state"] == "failed", "by which the page shows how to resume it"
+            assert "waits for people" in live["html"]["status"]
+        assert desk.client.post(f"/api/runs/{job.id}/resume").json()["state"] == "queued"
+    assert shown == {LabelsNeededError.status: ("waits for people", True, False), 2: ("failed", False, True)}

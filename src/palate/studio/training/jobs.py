@@ -7,6 +7,8 @@ app; a new one finds them again.
     queued --start--> running --status 0--> done          running --SIGINT, by us--> cancelled --resume--> queued
                               --anything else--> failed --resume--> queued
 
+One that failed with the status of `LabelsNeededError` waits for people: nothing went wrong, and the pages say so.
+
 A job is cancelled politely: SIGINT lets the run finish its step and write a checkpoint; SIGTERM and SIGKILL follow if
 it does not end, at once when it is cancelled a second time.
 
@@ -32,7 +34,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from palate.errors import ConflictError, NotFoundError, PalateError
+from palate.errors import ConflictError, LabelsNeededError, NotFoundError, PalateError
 from palate.feedback.store import people
 from palate.feedback.store.tables import Job, User
 from palate.run import lineage
@@ -130,6 +132,12 @@ def process_of(workspace: Workspace, job: Job) -> Process | None:
         return Process(job.pid, job.process_started)
     note = launch.read_note(directory_of(workspace, job))
     return None if note is None else note.process
+
+
+def waits_for_people(workspace: Workspace, job: Job) -> bool:
+    """Whether it ended because people must compare something; once they have, it is resumed."""
+    note = launch.read_note(directory_of(workspace, job)) if job.state == "failed" else None
+    return note is not None and note.status == LabelsNeededError.status
 
 
 class Runner:

@@ -35,7 +35,10 @@ REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src
 MOST_RUNS = 200
 MOST_HEADS = 16
 
-BADGES = {"queued": "", "running": "busy", "done": "good", "failed": "bad", "cancelled": "warn"}
+WAITS = "waits for people"
+"""The state of a job that ended because people must compare something first; in the table it has failed."""
+
+BADGES = {"queued": "", "running": "busy", "done": "good", "failed": "bad", "cancelled": "warn", WAITS: "warn"}
 
 
 class RunIn(BaseModel):
@@ -54,7 +57,11 @@ class RunIn(BaseModel):
 
 
 class RunOut(BaseModel):
-    """A job: ``step`` of ``total`` steps are done, of a comparison runs; ``total`` is unknown before it has begun."""
+    """A job: ``step`` of ``total`` steps are done, of a comparison runs; ``total`` is unknown before it has begun.
+
+    ``state`` is "queued", "running", "done", "failed", "cancelled", or "waits for people", who must compare something
+    before it can be resumed.
+    """
 
     id: str
     name: str
@@ -284,7 +291,7 @@ def run_out(home: Workspace, job: Job) -> RunOut:
         id=job.id,
         name=job.name,
         command=job.stage,
-        state=job.state,
+        state=WAITS if jobs.waits_for_people(home, job) else job.state,
         message=job.message,
         step=at.step,
         total=at.total,
