@@ -547,8 +547,11 @@ def test_from_rankings_to_a_reward_model_and_a_better_policy(desk: Desk) -> None
 
 
 def test_a_run_that_waits_for_people_has_not_failed(desk: Desk) -> None:
-    """Its process has said so by its exit status; it is resumed like one that failed, and another status is a failure."""
-    home, plan = desk.studio.workspace, Plan(name="people", command="agent", recipe="alone = true\nseeds = 1\n", then={})
+    """Its process said so by its exit status; it is resumed like one that failed, and another status is a failure."""
+    home, plan = (
+        desk.studio.workspace,
+        Plan(name="people", command="agent", recipe="alone = true\nseeds = 1\n", then={}),
+    )
     shown = {}
     for status in (LabelsNeededError.status, 2):
         with desk.studio.store.write() as session:
