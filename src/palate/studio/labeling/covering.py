@@ -210,9 +210,10 @@ def _job_of(session: Session, run_id: str) -> Job:
 
 
 def _figures(home: Workspace, job: Job) -> dict[str, Any]:
-    if job.state != "done":
+    figures = progress.read_object(jobs.directory_of(home, job) / "report.json")
+    if job.state != "done" or not figures:
         raise NotFoundError("this run has measured nothing yet")
-    return progress.read_object(jobs.directory_of(home, job) / "report.json")
+    return figures
 
 
 def _distances(home: Workspace, job: Job) -> dict[str, float]:
