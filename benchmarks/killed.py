@@ -5,8 +5,8 @@
 
 Each stage runs once in two processes without harm. Then, in turn over the stages, it runs again; at a moment that is
 drawn uniformly from its duration one of the two processes, also drawn, gets SIGKILL. What must come out: the run ends,
-and its model has the same bits. A kill that comes too late is drawn again, earlier. Moments and processes follow from
-`--seed`. Needs only the tiny model; nothing of the network.
+and its model has the same bits. A kill that finds nobody, too early or too late, is drawn again. Moments and processes
+follow from `--seed`. Needs only the tiny model; nothing of the network.
 """
 
 from __future__ import annotations
@@ -170,9 +170,9 @@ def main() -> None:
         for number in range(args.times):
             stage, rank = chosen[number % len(chosen)], drawn.randrange(2)
             expected, first, last = unharmed[stage]
-            share, was_there, attempt = drawn.random(), False, 0
+            was_there, attempt = False, 0
             while not was_there:
-                after = first + share * (last - first) * 0.7**attempt
+                after = drawn.uniform(first, last)
                 out = root / f"{stage}-{number}-{attempt}"
                 was_there, steps = harmed(args.launcher, stage, found[stage], out, rank, after)
                 attempt += 1
