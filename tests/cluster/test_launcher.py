@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.cluster.scripted import ScriptedMachines
 
 from palate import cli
-from palate.cluster import keeper, places, restarting
+from palate.cluster import cluster_commands, keeper, places, restarting
 from palate.cluster.places import Machine, Needs, Place
 from palate.commands import STAGES, stage_of
 from palate.errors import PeerError, RecipeError, RunError
@@ -266,7 +266,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     """A mistake is told once, before anything is placed; otherwise every trainer gets the stage's own command."""
     asked: list[Any] = []
     scripted = ScriptedMachines([[(0, DONE), (1, DONE)]])
-    monkeypatch.setattr(cli, "imported_extra", lambda *_, **__: lambda *given: asked.append(given) or scripted)
+    monkeypatch.setattr(
+        cluster_commands, "imported_extra", lambda *_, **__: lambda *given: asked.append(given) or scripted
+    )
     path = tmp_path / "reinforce.toml"
     tree = {"model": "tiny", "prompts": {"path": "p.jsonl"}, "rewards": [{"length": 3.0}], "cluster": {"trainers": 2}}
     path.write_text(tomli_w.dumps(tree | {"stpes": 3}))

@@ -15,7 +15,7 @@ import tomli_w
 from tests.cluster.scripted import ScriptedMachines
 
 from palate import cli
-from palate.cluster import keeper, places, restarting
+from palate.cluster import cluster_commands, keeper, places, restarting
 from palate.cluster.places import Machine, Needs, Place
 from palate.cluster.serving import VARIABLE, engine_settings
 from palate.errors import PeerError, RunError
@@ -166,7 +166,7 @@ def command(tmp_path: Path, tree: dict[str, Any], *more: str, stage: str = "rein
     path = tmp_path / f"{stage}.toml"
     path.write_text(tomli_w.dumps(tree))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "imported_extra", lambda *_, **__: lambda *given: machines)
+        patch.setattr(cluster_commands, "imported_extra", lambda *_, **__: lambda *given: machines)
         return cli.main(["cluster", str(path), "--out", str(tmp_path / "run"), *more]), machines
 
 

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from tests.cluster.gangs import in_gang
 
 from palate.cli import main
-from palate.demo.prompts import demo_prompts
 from palate.recipe import ReinforceRecipe, parse_recipe
 from palate.run.directory import Run
 from palate.stages import common
@@ -24,25 +23,6 @@ from palate.stages.reinforcement.reinforce import train
 SOURCE = Path(__file__).parents[2]
 KILLED = "tests.cluster.killed"
 """palate, but in the first attempt process 1 is killed in the third step."""
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> dict[str, Any]:
-    """A recipe of four short steps."""
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(prompt.to_json() + "\n" for prompt in demo_prompts(held_out=False)[:12]))
-    return {
-        "model": "tiny",
-        "precision": "fp32",
-        "frozen_layers": 1,
-        "optimizer": {"learning_rate": 1e-3},
-        "prompts": {"path": str(prompts)},
-        "rewards": [{"length": 3.0}],
-        "sampling": {"max_new_tokens": 6},
-        "prompts_per_step": 3,
-        "steps": 4,
-        "checkpoint_every": 2,
-    }
 
 
 def torchrun(

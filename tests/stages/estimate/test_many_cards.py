@@ -237,6 +237,8 @@ def test_the_command(files: dict[str, str], tmp_path: Path, capsys: pytest.Captu
         assert cli.main(["cluster", str(file), "--plan", *options, "--set", *settings]) == 0
         return capsys.readouterr().out
 
+    cards = next(each for each in cli.build_parsers()["cluster"]._actions if each.dest == "card")
+    assert list(cards.choices or ()) == sorted(CARDS)
     plain = told()
     assert plain.startswith("computed, not measured: 3 trainers, no engines: they sample\n")
     assert "of 80.0 GB, it fits" in plain
