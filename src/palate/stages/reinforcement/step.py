@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from palate.lm.batch import Sequences, per_token
-from palate.lm.model import LanguageModel, ScalarModel, Trunk
+from palate.lm.model import LanguageModel, Model, ScalarModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.objectives.advantages import explained_variance, shape_rewards
 from palate.objectives.divergence import k1
@@ -51,7 +51,7 @@ from palate.stages.reinforcement.actors import Actors
 from palate.stages.reinforcement.ahead import Drawing, OneStepAhead, StepByStep
 from palate.stages.reinforcement.mismatch import seen_by_trainer
 from palate.stages.reinforcement.peak import PeakWatch
-from palate.stages.reinforcement.resampling import resampled
+from palate.stages.reinforcement.resampling import Generate, resampled
 from palate.stages.reinforcement.watching import (
     USUAL_CLIP_RANGE,
     KLController,
@@ -115,6 +115,11 @@ class Method:
     kl_loss_coef: float = 0.0
     clip_range: float = math.inf
 
+    @property
+    def clip_range_to_watch(self) -> float:
+        """By which tokens that have moved far are counted, also where nothing is clipped."""
+        return self.clip_range if math.isfinite(self.clip_range) else USUAL_CLIP_RANGE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
@@ -151,6 +156,173 @@ class Experience:
         return {name: numbers for name, numbers in found.items() if numbers is not None}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A rollout and what its responses earn.
+
+    Attributes:
+        trunk: the frozen layers' hidden states, for whoever shares them; None when nothing is frozen.
+        scores: [B] of the reward, the truncation rule applied.
+        scored: what they were made of, for each round of sampling; there are several after resampling.
+        weights: [B, T] what each token counts; [1, 1] where all count alike.
+    """
+
+    rollout: Rollout
+    trunk: Trunk | None
+    scores: Tensor
+    scored: Sequence[MixedScores]
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learner:
+    """Who takes part in every step, and how.
+
+    Attributes:
+        optimizer: of the policy.
+        generate: K responses to each of some prompts.
+        kl: the price of divergence in the reward.
+        watch: ends a run that has gone wrong.
+        value_warmup, max_resamples, other_gradient, peak: as for `learn`.
+    """
+
+    recipe: RLRecipe
+    actors: Actors
+    method: Method
+    optimizer: Optimizer
+    generate: Generate
+    kl: KLController
+    watch: Watch
+    value_warmup: int
+    max_resamples: int
+    other_gradient: OtherGradient | None
+    peak: PeakWatch | None
+
+    @property
+    def critic(self) -> Critic | None:
+        """The value model, if the method has one."""
+        return self.method.baseline if isinstance(self.method.baseline, Critic) else None
+
+    @property
+    def models(self) -> list[Model]:
+        """All that hold weights."""
+        critic, peak = self.critic, self.peak
+        return [
+            *self.actors.models,
+            *([] if critic is None else [critic.model]),
+            *([] if peak is None else peak.models),
+        ]
+
+    @property
+    def order(self) -> tuple[int | str, ...]:
+        """The key of all that is shuffled."""
+        return self.recipe.seed_of("order"), self.recipe.stage
+
+    @property
+    def sampling(self) -> tuple[int | str, ...]:
+        """The key of all that is drawn."""
+        return self.recipe.seed_of("sampling"), self.recipe.stage
+
+    def judge(self, step: int, rollout: Rollout, seconds: dict[str, float]) -> tuple[Judged, dict[str, float]]:
+        """2: what the responses earn, as the trainer sees them; prompts that teach nothing give way, if asked for."""
+        policy, max_tokens = self.actors.policy, self.recipe.microbatch_tokens
+        judge = partial(score, self.actors.rewards, truncation_score=self.recipe.truncation_score)
+        with clocked(seconds, "time/score_s"):
+            trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
+            scores, mixed = judge(rollout, trunk)
+        scored, metrics = [mixed], {"data/left_out": float(self.actors.left_out)}
+        if self.max_resamples:
+            with clocked(seconds, "time/rollout_s"):
+                again = resampled(
+                    rollout,
+                    scores,
+                    self.actors.prompts,
+                    self.generate,
+                    judge,
+                    most=self.max_resamples,
+                    order=(*self.order, step),
+                    sampling=(*self.sampling, step),
+                )
+                rollout, scores, scored = again.rollout, again.scores, [mixed, *again.scored]
+                if again.replaced:
+                    trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
+            metrics["objective/groups_resampled"] = float(again.replaced)
+        with clocked(seconds, "time/score_s"):
+            seen = seen_by_trainer(
+                rollout,
+                policy,
+                trunk,
+                self.recipe.engine,
+                max_tokens=max_tokens,
+                step=step,
+                clip_range=self.method.clip_range_to_watch,
+            )
+        judged = Judged(rollout=seen.rollout, trunk=trunk, scores=scores, scored=scored, weights=seen.weights)
+        return judged, metrics | seen.metrics
+
+    def compare(self, step: int, judged: Judged) -> tuple[Tensor, dict[str, float]]:
+        """3: [B, T] how likely the reference would have been to say it; ends a run that has gone wrong."""
+        rollout, trunk = judged.rollout, judged.trunk
+        likelihood = partial(self.actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
+        ref_logprobs = per_token(rollout.sequences, self.recipe.microbatch_tokens, likelihood)
+        metrics = measure(rollout, judged.scores, ref_logprobs) | measure_terms(judged.scored)
+        self.watch.check(step, metrics)
+        if self.peak is not None:
+            metrics |= self.peak.see(step, rollout, judged.scores, judged.scored, trunk, metrics)
+        return ref_logprobs, metrics
+
+    def appraise(self, judged: Judged, ref_logprobs: Tensor) -> tuple[Experience, dict[str, float]]:
+        """4: how much better each token was than was to be expected."""
+        rollout, trunk, sequences = judged.rollout, judged.trunk, judged.rollout.sequences
+        mask, kl_coef = sequences.mask, self.kl.kl_coef
+        rewards = shape_rewards(judged.scores, rollout.logprobs, ref_logprobs, mask, kl_coef=kl_coef)
+        metrics = {"objective/reward": float(rewards.sum(1).mean()), "objective/kl_coef": kl_coef}
+        values = returns = None
+        if isinstance(self.method.baseline, Critic):
+            critic = self.method.baseline
+            values = per_token(sequences, self.recipe.microbatch_tokens, partial(critic.model.values, trunk=trunk))
+            advantages, returns = critic.advantages(rewards, values, mask)
+            metrics |= explained(values, returns, mask)
+        else:
+            advantages = self.method.baseline(rewards.sum(1), sequences.group_ids)[:, None].expand(mask.shape)
+        experience = Experience(
+            rollout=rollout,
+            trunk=trunk,
+            scores=judged.scores,
+            ref_logprobs=ref_logprobs,
+            rewards=rewards,
+            advantages=advantages * judged.weights,
+            values=values,
+            returns=returns,
+        )
+        return experience, metrics
+
+    def update(self, step: int, experience: Experience) -> dict[str, float]:
+        """5: make what was better more likely, and the critic foretell it; several times over the same experience."""
+        recipe, policy, critic, models = self.recipe, self.actors.policy, self.critic, self.models
+        max_tokens, clip_range = recipe.microbatch_tokens, self.method.clip_range_to_watch
+        updates: list[tuple[int, dict[str, float]]] = []
+        for epoch in range(recipe.epochs):
+            key = (*self.order, "minibatches", step, epoch)
+            for number, minibatch in enumerate(minibatches(experience.rollout.sequences, recipe.minibatches, key=key)):
+                numbers: dict[str, float] = {}
+                if step >= self.value_warmup:
+                    make_room(policy, experience.trunk, models)
+                    numbers, log_ratios = add_gradients(
+                        policy, self.method, experience, minibatch, max_tokens=max_tokens
+                    )
+                    if epoch == number == 0:
+                        numbers |= check_on_policy(log_ratios, len(minibatch), clip_range=clip_range, step=step)
+                    numbers |= {} if self.other_gradient is None else self.other_gradient(step, epoch, number)
+                    numbers |= self.optimizer.step(step)
+                if critic is not None:  # only now, so that the gradients of one model alone are in memory
+                    make_room(critic.model, experience.trunk, models)
+                    numbers |= add_value_gradients(critic, experience, minibatch, max_tokens=max_tokens)
+                    numbers |= critic.optimizer.step(step)
+                updates.append((int(minibatch.mask.sum()), numbers))
+        return mean_of_updates(updates)
+
+
 def learn(
     recipe: RLRecipe,
     run: Run,
@@ -177,122 +349,67 @@ def learn(
     Raises:
         TrainingError: sampler and trainer disagree, or the run has gone wrong for several steps.
     """
-    policy, max_tokens = actors.policy, recipe.microbatch_tokens
-    order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))
-    generate = partial(engine.generate, sampling=recipe.sampling, num_responses=recipe.responses_per_prompt)
-    critic = method.baseline if isinstance(method.baseline, Critic) else None
-    models = [*actors.models, *([] if critic is None else [critic.model]), *([] if peak is None else peak.models)]
     num_updates = (recipe.steps - value_warmup) * recipe.epochs * recipe.minibatches
-    optimizer = Optimizer(policy, recipe.optimizer, num_updates, name="policy")
-    watch = Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy)
-    state: dict[str, Stateful] = {"policy": optimizer, "controller": kl, "watch": watch}
-    state |= {} if critic is None else {"value": critic.optimizer}
-    drawing = Drawing(
-        engine=engine,
-        policy=policy,
-        prompts=partial(prompts_of_step, actors.prompts, count=recipe.prompts_per_step, key=order),
-        generate=lambda prompts, step: generate(prompts, key=(*sampling, step)),
-        steps=recipe.steps,
+    learner = Learner(
+        recipe=recipe,
+        actors=actors,
+        method=method,
+        optimizer=Optimizer(actors.policy, recipe.optimizer, num_updates, name="policy"),
+        generate=partial(engine.generate, sampling=recipe.sampling, num_responses=recipe.responses_per_prompt),
+        kl=kl,
+        watch=Watch(max_negative_kl=recipe.max_negative_kl, min_entropy=recipe.min_entropy),
+        value_warmup=value_warmup,
+        max_resamples=max_resamples,
+        other_gradient=other_gradient,
+        peak=peak,
     )
-    source: StepByStep | OneStepAhead = StepByStep(drawing)
-    if recipe.one_step_ahead:
-        meanwhile = recipe.engine.kind == "vllm" and world().size == 1
-        state["ahead"] = source = OneStepAhead(drawing, actors.chat, recipe.sampling, meanwhile=meanwhile)
-    state |= {} if peak is None else {"peak": peak}
-    clip_range = method.clip_range if math.isfinite(method.clip_range) else USUAL_CLIP_RANGE
-
+    source = source_of_rollouts(learner, engine)
+    state = kept(learner, source)
     for step in run.steps(recipe.steps, every=recipe.checkpoint_every, keep=recipe.keep_checkpoints, state=state):
         begun, seconds = time.perf_counter(), defaultdict[str, float](float)
-
-        # 1. sample
         with clocked(seconds, "time/rollout_s"):
             rollout = source.rollout(step)
-
-        # 2. score
-        judge = partial(score, actors.rewards, truncation_score=recipe.truncation_score)
+        judged, metrics = learner.judge(step, rollout, seconds)
         with clocked(seconds, "time/score_s"):
-            trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
-            scores, mixed = judge(rollout, trunk)
-        scored, metrics = [mixed], {"data/left_out": float(actors.left_out)}
-        if max_resamples:
-            with clocked(seconds, "time/rollout_s"):
-                again = resampled(
-                    rollout,
-                    scores,
-                    actors.prompts,
-                    generate,
-                    judge,
-                    most=max_resamples,
-                    order=(*order, step),
-                    sampling=(*sampling, step),
-                )
-                rollout, scores, scored = again.rollout, again.scores, [mixed, *again.scored]
-                if again.replaced:
-                    trunk = policy.trunk(rollout.sequences, max_tokens=max_tokens)
-            metrics["objective/groups_resampled"] = float(again.replaced)
-        with clocked(seconds, "time/score_s"):
-            seen = seen_by_trainer(
-                rollout, policy, trunk, recipe.engine, max_tokens=max_tokens, step=step, clip_range=clip_range
-            )
-        rollout, sequences, mask = seen.rollout, rollout.sequences, rollout.sequences.mask
+            ref_logprobs, compared = learner.compare(step, judged)
+        experience, appraised = learner.appraise(judged, ref_logprobs)
+        metrics |= compared | appraised | learner.update(step, experience)
+        kl.update(metrics["objective/kl"], len(judged.scores))
 
-        # 3. compare with the reference
-        with clocked(seconds, "time/score_s"):
-            likelihood = partial(actors.reference.logprobs, temperature=rollout.temperature, trunk=trunk)
-            ref_logprobs = per_token(sequences, max_tokens, likelihood)
-        metrics |= measure(rollout, scores, ref_logprobs) | measure_terms(scored)
-        watch.check(step, metrics)
-        metrics |= {} if peak is None else peak.see(step, rollout, scores, scored, trunk, metrics)
-
-        # 4. advantages
-        rewards = shape_rewards(scores, rollout.logprobs, ref_logprobs, mask, kl_coef=kl.kl_coef)
-        metrics |= {"objective/reward": float(rewards.sum(1).mean()), "objective/kl_coef": kl.kl_coef}
-        values = returns = None
-        if isinstance(method.baseline, Critic):
-            values = per_token(sequences, max_tokens, partial(method.baseline.model.values, trunk=trunk))
-            advantages, returns = method.baseline.advantages(rewards, values, mask)
-            metrics |= explained(values, returns, mask)
-        else:
-            advantages = method.baseline(rewards.sum(1), sequences.group_ids)[:, None].expand(mask.shape)
-        advantages = advantages * seen.weights
-        experience = Experience(
-            rollout=rollout,
-            trunk=trunk,
-            scores=scores,
-            ref_logprobs=ref_logprobs,
-            rewards=rewards,
-            advantages=advantages,
-            values=values,
-            returns=returns,
-        )
-
-        # 5. update
-        updates: list[tuple[int, dict[str, float]]] = []
-        for epoch in range(recipe.epochs):
-            split = minibatches(sequences, recipe.minibatches, key=(*order, "minibatches", step, epoch))
-            for number, minibatch in enumerate(split):
-                numbers: dict[str, float] = {}
-                if step >= value_warmup:
-                    make_room(policy, trunk, models)
-                    numbers, log_ratios = add_gradients(policy, method, experience, minibatch, max_tokens=max_tokens)
-                    if epoch == number == 0:
-                        numbers |= check_on_policy(log_ratios, len(minibatch), clip_range=clip_range, step=step)
-                    numbers |= {} if other_gradient is None else other_gradient(step, epoch, number)
-                    numbers |= optimizer.step(step)
-                if critic is not None:  # only now, so that the gradients of one model alone are in memory
-                    make_room(critic.model, trunk, models)
-                    numbers |= add_value_gradients(critic, experience, minibatch, max_tokens=max_tokens)
-                    numbers |= critic.optimizer.step(step)
-                updates.append((int(minibatch.mask.sum()), numbers))
-
-        metrics |= mean_of_updates(updates) | seen.metrics
-        kl.update(metrics["objective/kl"], len(sequences))
-        metrics |= seconds | {"time/tokens_per_s": int(mask.sum()) / seconds["time/rollout_s"]}
-        run.log(step, metrics | {"time/step_s": time.perf_counter() - begun})
-        credit = partial(token_credit, sequences, chat=actors.chat, credit=experience.credit)
+        speed = {"time/tokens_per_s": int(judged.rollout.sequences.mask.sum()) / seconds["time/rollout_s"]}
+        run.log(step, metrics | seconds | speed | {"time/step_s": time.perf_counter() - begun})
+        credit = partial(token_credit, judged.rollout.sequences, chat=actors.chat, credit=experience.credit)
         # after resampling the rows are no longer those that were judged first
-        verdicts = mixed.verdicts if len(scored) == 1 else None
-        run.samples(step, sample_rows(rollout, scores, credit, verdicts=verdicts))
+        verdicts = judged.scored[0].verdicts if len(judged.scored) == 1 else None
+        run.samples(step, sample_rows(judged.rollout, judged.scores, credit, verdicts=verdicts))
+
+
+def source_of_rollouts(learner: Learner, engine: RolloutEngine) -> StepByStep | OneStepAhead:
+    """1: what the policy answers, drawn by its weights of this step or, if asked for, by those of the last one."""
+    recipe, actors = learner.recipe, learner.actors
+    drawing = Drawing(
+        engine=engine,
+        policy=actors.policy,
+        prompts=partial(prompts_of_step, actors.prompts, count=recipe.prompts_per_step, key=learner.order),
+        generate=lambda prompts, step: learner.generate(prompts, key=(*learner.sampling, step)),
+        steps=recipe.steps,
+    )
+    if not recipe.one_step_ahead:
+        return StepByStep(drawing)
+    meanwhile = recipe.engine.kind == "vllm" and world().size == 1
+    return OneStepAhead(drawing, actors.chat, recipe.sampling, meanwhile=meanwhile)
+
+
+def kept(learner: Learner, source: StepByStep | OneStepAhead) -> dict[str, Stateful]:
+    """All that a resumed run needs to go on as if it had not been stopped, by its name in a checkpoint."""
+    state: dict[str, Stateful] = {"policy": learner.optimizer, "controller": learner.kl, "watch": learner.watch}
+    if learner.critic is not None:
+        state["value"] = learner.critic.optimizer
+    if isinstance(source, OneStepAhead):
+        state["ahead"] = source
+    if learner.peak is not None:
+        state["peak"] = learner.peak
+    return state
 
 
 def prompts_of_step(prompts: Sequence[Prompt], step: int, *, count: int, key: tuple[int | str, ...]) -> list[Prompt]:
