@@ -82,7 +82,7 @@ def _cluster(commands: Group) -> None:
         if args.address.startswith(("http://", "https://")):
             command[2:3] = ["cluster", *(["--stage", args.stage] if args.stage else [])]
             command += ["--engine-python", python] if python else []
-            submit = imported_extra("palate.cluster.submitting", "submit", extra="ray")
+            submit = imported("palate.cluster.submitting", "submit")
             return int(submit(args.address, command, Path.cwd()))
         machines = imported_extra("palate.cluster.on_ray", "OnRay", extra="ray")(args.address, Path.cwd())
         run = imported("palate.cluster.restarting", "run")
