@@ -1,6 +1,6 @@
 """`palate cluster` on a real cluster of two nodes, each with a raylet of its own on this machine.
 
-About a minute; run where PALATE_WITH_RAY is set, and Ray is installed.
+Minutes; run where PALATE_WITH_RAY is set, and Ray is installed.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 from safetensors.torch import load_file
+from tests.cluster.conftest import add
 from tests.cluster.gangs import in_gang
 
 from palate.recipe import ReinforceRecipe, parse_recipe
@@ -25,31 +25,14 @@ from palate.run.directory import Run
 from palate.stages import common
 from palate.stages.reinforcement.reinforce import train
 
-pytestmark = pytest.mark.skipif("PALATE_WITH_RAY" not in os.environ, reason="set PALATE_WITH_RAY=1: a minute")
+pytestmark = pytest.mark.skipif("PALATE_WITH_RAY" not in os.environ, reason="set PALATE_WITH_RAY=1: minutes")
 SOURCE = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster with a head that has no cores to give; nodes are added by the test."""
-    pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other work on this machine they would take for ever
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
-    yield cluster
-    cluster.shutdown()
 
 
 @pytest.fixture
 def tree(tree: dict[str, Any]) -> dict[str, Any]:
     """The same, of two trainers."""
     return tree | {"cluster": {"trainers": 2}}
-
-
-def add(cluster: Any, cpus: int = 1) -> Any:
-    return cluster.add_node(num_cpus=cpus, object_store_memory=80 * 2**20)
 
 
 def started(cluster: Any, tmp_path: Path, tree: Mapping[str, Any], *more: str, **environment: str) -> Any:
@@ -170,72 +153,9 @@ def test_no_cluster_is_one_line(tmp_path: Path, tree: dict[str, Any]) -> None:
     assert len(err.splitlines()) == 1
 
 
-class ScriptedHead:
-    """Takes one job, which says a line at each look."""
-
-    texts = ("one\n", "one\ntwo\n", "one\ntwo\nthree\n")
-
-    def __init__(self, address: str) -> None:
-        assert address == "http://head:8265"
-        self.asked: dict[str, Any] = {}
-        self.looks, self.stopped, self.ends = 0, False, "SUCCEEDED"
-
-    def submit_job(self, **asked: Any) -> str:
-        self.asked = asked
-        return "job-1"
-
-    def get_job_status(self, job: str) -> Any:
-        from ray.job_submission import JobStatus
-
-        self.looks += 1
-        return JobStatus[("STOPPED" if self.stopped else self.ends) if self.looks == 3 else "RUNNING"]
-
-    def get_job_logs(self, job: str) -> str:
-        return self.texts[self.looks - 1]
-
-    def get_job_info(self, job: str) -> Any:
-        return types.SimpleNamespace(driver_exit_code=2 if self.ends == "FAILED" else 0)
-
-    def stop_job(self, job: str) -> None:
-        self.stopped = True
-
-
 def test_rays_client_is_refused(tmp_path: Path, tree: dict[str, Any]) -> None:
     class Client:
         address = "ray://127.0.0.1:10001"
 
     _, err = started(Client, tmp_path, tree).communicate(timeout=300)
     assert err.startswith("palate: Ray's client ends with its connection: send a job instead")
-
-
-@pytest.mark.parametrize(("ends", "status"), [("SUCCEEDED", 0), ("FAILED", 2), ("STOPPED", 130)])
-def test_a_job_is_listened_to(
-    ends: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What it says comes once; its status is ours, and a stop is passed on."""
-    pytest.importorskip("ray")
-    from palate.cluster import submitting
-
-    head = ScriptedHead("http://head:8265")
-    head.ends = ends
-    if ends == "STOPPED":
-        texts, head.ends = head.get_job_logs, "SUCCEEDED"
-        monkeypatch.setattr(head, "get_job_logs", lambda job: _interrupted(head, texts(job)))
-    monkeypatch.setattr(submitting, "JobSubmissionClient", lambda address: head)
-    monkeypatch.setattr(submitting, "_LOOK_EVERY", 0.0)
-    monkeypatch.setenv("PALATE_PEER_TIMEOUT", "9")
-    assert (
-        submitting.submit("http://head:8265", ["-m", "palate", "cluster", "a b.toml"], Path("/shared disk")) == status
-    )
-    assert capsys.readouterr().err == "job-1 at http://head:8265\none\ntwo\nthree\n"
-    assert head.asked["entrypoint"] == "cd '/shared disk' && exec python -m palate cluster 'a b.toml'"
-    told = head.asked["runtime_env"]["env_vars"]
-    assert told["PALATE_PEER_TIMEOUT"] == "9"
-    assert told["RAY_JOB_STOP_WAIT_TIME_S"] == "600"
-
-
-def _interrupted(head: ScriptedHead, text: str) -> str:
-    """Somebody presses Ctrl-C while the first line comes."""
-    if head.looks == 1:
-        os.kill(os.getpid(), signal.SIGINT)
-    return text

@@ -110,7 +110,8 @@ class Head:
             return 500, f"Traceback (most recent call last):\n  File somewhere\nValueError: {self.refuses}\n.\n"
         if said["submission_id"] in self.jobs:
             return 500, f"Traceback:\nValueError: Job with submission_id {said['submission_id']} already exists.\n.\n"
-        told = os.environ | said["runtime_env"]["env_vars"]
+        self.told = said["runtime_env"]["env_vars"]
+        told = os.environ | self.told
         told["PATH"] = f"{Path(sys.executable).parent}:{told['PATH']}"
         self.jobs[said["submission_id"]] = subprocess.Popen(
             said["entrypoint"],
@@ -171,14 +172,19 @@ def begun(shop: Shop, job: str) -> bool:
     return (shop.directory(job) / "begun").exists()
 
 
-def test_a_job_is_sent_and_its_result_is_used(sent: Shop, head: Head) -> None:
+def test_a_job_is_sent_and_its_result_is_used(sent: Shop, head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the workspace's directory, under a name that the table has; its log is where every job's is."""
+    monkeypatch.setenv("PALATE_PEER_TIMEOUT", "9")
+    monkeypatch.setenv("PGPASSWORD", "secret")
     runner = sent.runner(WORKS.format("print('palate: all is well', os.getcwd())"))
     job = sent.job("away")
     sent.until(runner, sent.ended(job))
     done = sent.look(job)
     assert done.state == "done", done.message
     assert (done.cluster, [done.submission], done.pid) == (head.address, names(head), None)
+    assert head.told["PALATE_PEER_TIMEOUT"] == "9"
+    assert head.told["RAY_JOB_STOP_WAIT_TIME_S"] == "600"
+    assert "PGPASSWORD" not in head.told
     log = (sent.directory(job) / launch.LOG).read_text()
     assert log == f"palate: all is well {sent.workspace.directory}\n"
 

@@ -59,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         status = run(command)
     finally:
+        if command[0] == "cluster":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has come: there is nothing left to stop
         write_note(directory, Note(process, status))
     return status
 
