@@ -18,12 +18,15 @@ def a_cluster(monkeypatch: pytest.MonkeyPatch, **head: Any) -> Iterator[Any]:
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other work on this machine they would take for ever
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "120")  # its head may be slow to start as well
     from ray.cluster_utils import Cluster
 
     settings = {"num_cpus": 0, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=settings | head)
-    yield cluster
-    cluster.shutdown()
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
 
 
 def add(cluster: Any, cpus: int = 1) -> Any:

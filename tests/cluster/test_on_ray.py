@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,20 @@ from palate.stages.reinforcement.reinforce import train
 
 pytestmark = pytest.mark.skipif("PALATE_WITH_RAY" not in os.environ, reason="set PALATE_WITH_RAY=1: minutes")
 SOURCE = Path(__file__).parents[2]
+PATIENCE = 300.0
+"""Seconds, far more than anything here takes: by then something hangs."""
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on() -> Iterator[None]:
+    """A test that failed leaves nothing behind that the next one would share the cores with."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -41,7 +56,7 @@ def started(cluster: Any, tmp_path: Path, tree: Mapping[str, Any], *more: str, *
     file.write_text(tomli_w.dumps(tree))
     module = "tests.cluster.harmed" if "PALATE_HARM" in environment else "palate"
     command = [sys.executable, "-m", module, "cluster", str(file), "--out", str(tmp_path / "run")]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, "--address", cluster.address, *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -49,6 +64,17 @@ def started(cluster: Any, tmp_path: Path, tree: Mapping[str, Any], *more: str, *
         cwd=SOURCE,
         env=os.environ | {"PALATE_PEER_TIMEOUT": "120", "PYTHONPATH": f"{SOURCE / 'src'}:{SOURCE}"} | environment,
     )
+    STARTED.append(process)
+    return process
+
+
+def opened(pipe: Path, process: subprocess.Popen[str]) -> int:
+    """The end of a named pipe to write to, once somebody reads from the other; a run that has ended never will."""
+    while True:
+        with suppress(OSError):  # nobody reads yet
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
 
 
 def unharmed(tmp_path: Path, tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +101,7 @@ def test_a_trainer_that_is_killed_is_started_again(nodes: Any, tree: dict[str, A
     add(nodes)
     add(nodes)
     process = started(nodes, tmp_path, tree, PALATE_HARM="kill")
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert out == ""
     assert err.count("was ended by SIGKILL: all are started again, from the newest checkpoint; restart 1 of 3") == 1, (
@@ -93,10 +119,11 @@ def test_a_node_that_is_gone_is_done_without(nodes: Any, tree: dict[str, Any], t
     hold = tmp_path / "hold"
     os.mkfifo(hold)
     process = started(nodes, tmp_path, tree, PALATE_HARM=str(hold))
-    with hold.open("w"):  # a trainer has come to its third step
-        nodes.remove_node(lost, allow_graceful=False)
-        add(nodes)
-    _, err = process.communicate(timeout=300)
+    holding = opened(hold, process)  # a trainer has come to its third step
+    nodes.remove_node(lost, allow_graceful=False)
+    add(nodes)
+    os.close(holding)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert err.count("all are started again, from the newest checkpoint; restart 1 of 3") == 1, err
     assert err.count("going on at step 2") == 1, err
@@ -109,7 +136,7 @@ def test_what_has_no_place_is_said(nodes: Any, tree: dict[str, Any], tmp_path: P
     line = process.stderr.readline()
     assert "no place for 1 of 2 trainers of 1 core each: the cluster has " in line
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
+    _, rest = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert rest == "palate: stopped before it was placed; go on with --resume\n"
 
@@ -119,10 +146,10 @@ def test_a_stop_is_a_checkpoint(nodes: Any, tree: dict[str, Any], tmp_path: Path
     process = started(nodes, tmp_path, tree | {"steps": 1000, "checkpoint_every": 1000})
     rows = tmp_path / "run" / "metrics.jsonl"
     while not rows.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert err.count("stopping after this step") == 1
     assert err.count("palate: stopped at step ") == 1
@@ -134,10 +161,10 @@ def test_a_head_that_is_gone_is_said(nodes: Any, tree: dict[str, Any], tmp_path:
     process = started(nodes, tmp_path, tree | {"steps": 100000})
     rows = tmp_path / "run" / "metrics.jsonl"
     while not rows.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     nodes.head_node.kill_gcs_server()
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, err
     assert [line for line in err.splitlines() if line.startswith("palate: the cluster's head at ")], err
 
@@ -147,7 +174,7 @@ def test_no_cluster_is_one_line(tmp_path: Path, tree: dict[str, Any]) -> None:
         address = "127.0.0.1:1"
 
     process = started(Nowhere, tmp_path, tree)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert err.startswith("palate: no Ray cluster can be used at '127.0.0.1:1': ")
     assert len(err.splitlines()) == 1
@@ -157,5 +184,5 @@ def test_rays_client_is_refused(tmp_path: Path, tree: dict[str, Any]) -> None:
     class Client:
         address = "ray://127.0.0.1:10001"
 
-    _, err = started(Client, tmp_path, tree).communicate(timeout=300)
+    _, err = started(Client, tmp_path, tree).communicate(timeout=PATIENCE)
     assert err.startswith("palate: Ray's client ends with its connection: send a job instead")
