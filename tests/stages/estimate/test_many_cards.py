@@ -248,6 +248,32 @@ def test_the_command(files: dict[str, str], tmp_path: Path, capsys: pytest.Captu
     assert sorted(tmp_path.iterdir()) == [file]
 
 
+def test_a_plan_reads_engines_as_the_launcher_does(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An `[engine]` without addresses, for those that `cluster.engines`, or `--engines`, will start."""
+    file = tmp_path / "reinforce.toml"
+    recipe = (
+        f'model = "{files["model"]}"\nprompts.path = "{files["prompts"]}"\nsteps = 2\nrewards = [{{ length = 3.0 }}]\n'
+    )
+    file.write_text(recipe + "engine.max_ratio = 3.0\n")
+
+    def told(*words: str) -> tuple[int, str]:
+        status = cli.main(["cluster", str(file), "--plan", *words])
+        said = capsys.readouterr()
+        return status, (said.out or said.err).splitlines()[0]
+
+    assert told("--set", "cluster.engines=2") == (0, "computed, not measured: 1 trainers, 2 engines of 1")
+    assert told("--engines", "1") == (0, "computed, not measured: 1 trainers, 1 engines of 1")
+    alone = told("--engines", "0", "--set", "cluster.engines=2")
+    assert alone == (0, "computed, not measured: 1 trainers, no engines: they sample")
+    nobody = f"palate: {file}: 'engine': max_ratio is of vLLM servers: set kind = \"vllm\", or leave it out"
+    assert told() == (2, nobody)
+    servers = 'engine.servers=["http://a:1"]'
+    assert told("--engines", "2", "--set", servers, "engine.kind=vllm")[0] == 0
+    assert "leave one of them out" in told("--set", servers, "engine.kind=vllm", "cluster.engines=2")[1]
+
+
 @pytest.mark.parametrize(
     "options", [["--engines", "2"], ["--plan", "--engines", "-1"], ["--plan", "--tensor-parallel", "0"]]
 )
