@@ -33,12 +33,11 @@ EXTRAS = {
     "cluster/joining.py": "ray",
     "cluster/on_ray.py": "ray",
     "cluster/keeper.py": "ray",
-    "cluster/submitting.py": "ray",
     "stages/agent/environments.py": "gym",
     "evals/asking/harness_adapter.py": "lm-eval",
 }
 """Where an extra's packages may be imported. PostgreSQL's driver is named in a URL and never imported."""
-ON_RAY = {"cluster/joining.py", "cluster/on_ray.py", "cluster/submitting.py"}
+ON_RAY = {"cluster/joining.py", "cluster/on_ray.py"}
 """Files that import their extra at once; they are imported where they are needed."""
 
 CORE_INSIDE = {"feedback/statistics/pairwise_agreement.py", "feedback/statistics/coefficients.py"}
@@ -155,7 +154,7 @@ WITH = {
             assert [row.fields for row in parquet_rows(file, Path("a.parquet"))] == [{"prompt": "p"}]
     """,
     "ray": """if True:
-        from palate.cluster import on_ray, submitting
+        from palate.cluster import on_ray
     """,
     "tensorboard": """if True:
         from palate.run.trackers import TensorBoard

@@ -94,7 +94,7 @@ PLAN = {
     "studio/chat": "feedback/chat feedback/store feedback/store/tables lm lm/sources objectives recipe rewards "
     "rewards/judges rollout studio/web",
     "studio/chat/endpoint": "feedback/store feedback/store/tables studio/chat studio/web",
-    "studio/training": "cli corpus corpus/rows evals experiments feedback/export feedback/store "
+    "studio/training": "cli cluster corpus corpus/rows evals experiments feedback/export feedback/store "
     "feedback/store/tables feedback/tasks objectives recipe rewards run studio/web studio/web/charts",
     "studio/training/sources": "corpus/mined feedback/export feedback/store feedback/store/tables studio/training "
     "studio/web",

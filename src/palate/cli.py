@@ -289,6 +289,7 @@ def _studio(commands: Group) -> None:
             https=args.https,
             processes=args.processes,
             with_jobs=not args.no_jobs,
+            cluster=args.cluster,
         )
 
     parser = commands.add("studio", call, "the web app: label, train, chat", STUDIO, "palate studio --workspace taste")
@@ -300,15 +301,23 @@ def _studio(commands: Group) -> None:
         "--processes", type=processes, default=1, metavar="N", help="that answer at this address; default: %(default)s"
     )
     parser.add_argument("--no-jobs", action="store_true", help="`palate worker` looks after them")
+    _cluster_of_jobs(parser)
 
 
 def _worker(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        imported_extra("palate.studio.serve", "work", extra="studio")(args.workspace)
+        imported_extra("palate.studio.serve", "work", extra="studio")(args.workspace, cluster=args.cluster)
 
     example = "palate worker --workspace taste"
     parser = commands.add("worker", call, "a workspace's sampling and training, without the web app", WORKER, example)
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: this directory")
+    _cluster_of_jobs(parser)
+
+
+def _cluster_of_jobs(parser: Parser) -> None:
+    parser.add_argument(
+        "--cluster", metavar="URL", help="head of the Ray cluster that trains: http://head:8265; default: palate.toml's"
+    )
 
 
 def _backup(commands: Group) -> None:

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from palate.demo.prompts import demo_prompts
+
+
+@contextmanager
+def a_cluster(monkeypatch: pytest.MonkeyPatch, **head: Any) -> Iterator[Any]:
+    """One of Ray's whose head has no cores to give; nodes are added by the test."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other work on this machine they would take for ever
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "120")  # its head may be slow to start as well
+    from ray.cluster_utils import Cluster
+
+    settings = {"num_cpus": 0, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=settings | head)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def add(cluster: Any, cpus: int = 1) -> Any:
+    """A node, with a raylet of its own."""
+    return cluster.add_node(num_cpus=cpus, object_store_memory=80 * 2**20)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """As `a_cluster`."""
+    with a_cluster(monkeypatch) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -63,8 +63,8 @@ def _cluster(commands: Group) -> None:
         kind = imported("palate.recipe", stage.recipe)
         if not stage.divides or "cluster" not in kind.model_fields:
             raise RecipeError(f"{args.recipe}: of {stage.name}, which does not train: run it with palate {stage.name}")
-        if "engine" in kind.model_fields and not args.plan:
-            tree = imported("palate.cluster.serving", "as_the_trainers_read_it")(tree)
+        if "engine" in kind.model_fields:
+            tree = imported("palate.cluster.serving", "as_the_trainers_read_it")(tree, planned=args.engines or 0)
         recipe = imported("palate.recipe", "parse_recipe")(kind, tree, where=str(args.recipe))
         section = recipe.cluster
         cards_of_engines = section.engines if args.engines is None else args.engines
@@ -82,7 +82,7 @@ def _cluster(commands: Group) -> None:
         if args.address.startswith(("http://", "https://")):
             command[2:3] = ["cluster", *(["--stage", args.stage] if args.stage else [])]
             command += ["--engine-python", python] if python else []
-            submit = imported_extra("palate.cluster.submitting", "submit", extra="ray")
+            submit = imported("palate.cluster.submitting", "submit")
             return int(submit(args.address, command, Path.cwd()))
         machines = imported_extra("palate.cluster.on_ray", "OnRay", extra="ray")(args.address, Path.cwd())
         run = imported("palate.cluster.restarting", "run")

@@ -70,17 +70,23 @@ def engine_settings(addresses: Sequence[str], weights: Path | None) -> list[str]
     return ["engine.kind=vllm", servers, f"engine.key_variable={VARIABLE}", *folder]
 
 
-def as_the_trainers_read_it(tree: Mapping[str, Any]) -> dict[str, Any]:
+def as_the_trainers_read_it(tree: Mapping[str, Any], *, planned: int = 0) -> dict[str, Any]:
     """A recipe's tree with engines whose addresses nobody knows yet, if it asks for some.
 
+    Args:
+        planned: how many a plan is about, whatever the recipe says.
+
     Raises:
-        RecipeError: it names servers as well.
+        RecipeError: it asks for some, and names servers as well.
     """
     cluster, engine = tree.get("cluster"), tree.get("engine", {})
-    if not isinstance(cluster, dict) or not cluster.get("engines") or not isinstance(engine, dict):
+    asked = cluster.get("engines") if isinstance(cluster, dict) else None
+    if not isinstance(engine, dict) or not (asked or planned):
         return dict(tree)
     if "servers" in engine:
-        raise RecipeError("cluster.engines starts engines, and engine.servers names others: leave one of them out")
+        if asked:
+            raise RecipeError("cluster.engines starts engines, and engine.servers names others: leave one of them out")
+        return dict(tree)
     return {**tree, "engine": {**engine, "kind": "vllm", "servers": ["http://127.0.0.1:1"]}}
 
 

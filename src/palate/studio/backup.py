@@ -299,7 +299,15 @@ def _end_jobs(workspace: Workspace) -> None:
         session.execute(
             update(Job)
             .where(Job.state == "running")
-            .values(state="failed", message=RAN, ended_at=time.time(), pid=None, process_started=None)
+            .values(
+                state="failed",
+                message=RAN,
+                ended_at=time.time(),
+                pid=None,
+                process_started=None,
+                cluster=None,
+                submission=None,
+            )
         )
 
 

@@ -53,17 +53,19 @@ def serve(
     https: bool = False,
     processes: int = 1,
     with_jobs: bool = True,
+    cluster: str | None = None,
 ) -> None:
     """Serve a workspace until Ctrl-C.
 
     Args:
         processes: that answer at one address; with more than one another process holds the models for all of them.
         with_jobs: look after the workspace's jobs too; otherwise `work` does.
+        cluster: that trains, in place of what the workspace says.
 
     Raises:
         DataError: no workspace there, the port is taken, or the processes end as soon as they are started.
     """
-    workspace = Workspace(directory)
+    workspace = Workspace(directory, cluster=cluster)
     workspace.store.upgrade()
     new = write_starters(workspace.recipes, workspace.settings.model, given=FIRST_STARTERS)
     listener = _listen(host, port)
@@ -84,13 +86,16 @@ def serve(
             supervisor.supervise(workspace, listener, processes=processes, https=https, with_jobs=with_jobs)
 
 
-def work(directory: Path) -> None:
+def work(directory: Path, *, cluster: str | None = None) -> None:
     """Look after a workspace's jobs, and nothing else, until Ctrl-C; what runs then goes on, and is found again.
+
+    Args:
+        cluster: that trains, in place of what the workspace says.
 
     Raises:
         DataError: no workspace there.
     """
-    workspace = Workspace(directory)
+    workspace = Workspace(directory, cluster=cluster)
     workspace.store.upgrade()
     runner = Runner(workspace)
     with supervisor.told_to_stop() as stopped:
@@ -133,11 +138,12 @@ def main() -> None:
     parser.add_argument("--listener", type=int, required=True, help="descriptor of the socket that all listen on")
     parser.add_argument("--hub", type=Path, required=True, help="socket of the process that holds the models")
     parser.add_argument("--https", action="store_true")
+    parser.add_argument("--cluster", required=True)
     parser.add_argument("--no-jobs", action="store_true")
     arguments = parser.parse_args()
     threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
     app = create_app(
-        Workspace(arguments.workspace),
+        Workspace(arguments.workspace, cluster=arguments.cluster),
         secure_cookies=arguments.https,
         hub=arguments.hub,
         with_jobs=not arguments.no_jobs,

@@ -129,6 +129,7 @@ def supervise(
             name="the models' process", command=[*python, "palate.studio.chat.hub", *home, "--socket", str(path)]
         )
         web = ["palate.studio.serve", *home, "--listener", str(listener.fileno()), "--hub", str(path)]
+        web += ["--cluster", workspace.settings.cluster]
         children = [
             Child(
                 name=f"web process {number}",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from palate import cli
 from palate.recipe import ReinforceRecipe, SFTRecipe, parse_recipe
+from palate.stages.estimate import footprint
 from palate.stages.estimate.many_cards import CARDS, Card, Drawing, Layout, Step, Through, describe, plan, step_of
 from palate.stages.estimate.trial import tell
 from palate.stages.estimate.workload import Moment, Workload
@@ -38,7 +39,7 @@ STEP = Step(
 class Held(Workload):
     """A run of which it is known what is in memory."""
 
-    def moments(self) -> Any:
+    def whole(self) -> Any:
         yield Moment(name="sampling", parts={"weights": 900, "optimizer": 600, "cache": 700, "packed copies": 50})
         yield Moment(name="learning", parts={"weights": 900, "optimizer": 600, "gradients": 300, "activations": 400})
 
@@ -195,10 +196,8 @@ def test_what_is_lent(reinforced: tuple[Any, Workload]) -> None:
     assert found.memory["lent"] == root + 2 * layer
     assert any("packed copies" in moment.parts for moment in work.moments())
     assert "packed copies" not in found.memory
-    held = Held(nets=work.nets, decoding=work.decoding)
-    sampling = plan(held, step, Layout(trainers=2), CARDS["h100"])
-    assert sampling.moment == "sampling"
-    assert sampling.memory["lent"] == step.drawing.weights if step.drawing else False
+    sampling = next(each for each in replace(work, processes=2).moments() if each.name == "sampling")
+    assert sampling.parts["lent"] == footprint.weights([work.nets[0].model])
 
 
 def test_more_trainers_hold_and_compute_less(reinforced: tuple[Any, Workload]) -> None:
@@ -247,6 +246,32 @@ def test_the_command(files: dict[str, str], tmp_path: Path, capsys: pytest.Captu
     assert "gathering" in plain
     assert "gathering" not in told(shard="none")
     assert sorted(tmp_path.iterdir()) == [file]
+
+
+def test_a_plan_reads_engines_as_the_launcher_does(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An `[engine]` without addresses, for those that `cluster.engines`, or `--engines`, will start."""
+    file = tmp_path / "reinforce.toml"
+    recipe = (
+        f'model = "{files["model"]}"\nprompts.path = "{files["prompts"]}"\nsteps = 2\nrewards = [{{ length = 3.0 }}]\n'
+    )
+    file.write_text(recipe + "engine.max_ratio = 3.0\n")
+
+    def told(*words: str) -> tuple[int, str]:
+        status = cli.main(["cluster", str(file), "--plan", *words])
+        said = capsys.readouterr()
+        return status, (said.out or said.err).splitlines()[0]
+
+    assert told("--set", "cluster.engines=2") == (0, "computed, not measured: 1 trainers, 2 engines of 1")
+    assert told("--engines", "1") == (0, "computed, not measured: 1 trainers, 1 engines of 1")
+    alone = told("--engines", "0", "--set", "cluster.engines=2")
+    assert alone == (0, "computed, not measured: 1 trainers, no engines: they sample")
+    nobody = f"palate: {file}: 'engine': max_ratio is of vLLM servers: set kind = \"vllm\", or leave it out"
+    assert told() == (2, nobody)
+    servers = 'engine.servers=["http://a:1"]'
+    assert told("--engines", "2", "--set", servers, "engine.kind=vllm")[0] == 0
+    assert "leave one of them out" in told("--set", servers, "engine.kind=vllm", "cluster.engines=2")[1]
 
 
 @pytest.mark.parametrize(

@@ -4,117 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.studio.conftest import PASSWORD, Studio
+from tests.studio.shops import ENDS, NOTED, PATIENCE, Shop
 
 from palate.errors import ConflictError, NotFoundError
-from palate.feedback.store import people
 from palate.feedback.store.tables import Job, Model, User
 from palate.records import Demonstration, Prompt, Response
-from palate.studio.training import jobs, launch, processes
-from palate.studio.training.jobs import Runner
-from palate.studio.training.processes import Process
-from palate.studio.training.recipebook import Plan
-from palate.studio.web.workspace import Workspace
-
-PATIENCE = 120.0
-"""Seconds until a test gives up; the machine may be busy."""
-
-
-class Scripted(Runner):
-    """Runs a few lines of Python instead of `palate`."""
-
-    script = ""
-
-    def command(self, job: Job) -> list[str]:
-        directory = str(jobs.directory_of(self.workspace, job))
-        head = "import sys, time, signal, os, json; from pathlib import Path; here = Path(sys.argv[1])\n"
-        head += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        return [sys.executable, "-c", head + textwrap.dedent(self.script), directory]
-
-
-ENDS = "print('palate: all is well')"
-NOTED = """
-    from palate.studio.training import launch, processes
-    process = processes.find(os.getpid())
-    launch.write_note(here, launch.Note(process, None))
-    {}
-    launch.write_note(here, launch.Note(process, {}))
-"""
-
-
-class Shop:
-    """A workspace, an admin, and runners that are put away at the end."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.runners: list[Runner] = []
-        with workspace.store.write() as session:
-            self.admin = people.create_user(session, "admin", PASSWORD, "admin")
-
-    def runner(self, script: str | None = None) -> Runner:
-        runner: Runner
-        if script is None:
-            runner = Runner(self.workspace)
-        else:
-            runner = Scripted(self.workspace)
-            runner.script = script
-        self.runners.append(runner)
-        return runner
-
-    def job(self, name: str = "job", command: str = "sft", recipe: str = "", **then: object) -> str:
-        with self.workspace.store.write() as session:
-            plan = Plan(name=name, command=command, recipe=recipe, then=dict(then))
-            return jobs.enqueue(session, self.workspace, plan, by=self.admin).id
-
-    def look(self, job_id: str) -> Job:
-        with self.workspace.store.read() as session:
-            return session.get_one(Job, job_id)
-
-    def directory(self, job_id: str) -> Path:
-        return self.workspace.directory / self.look(job_id).directory
-
-    def cancel(self, job_id: str) -> None:
-        with self.workspace.store.write() as session:
-            jobs.cancel(session, self.workspace, jobs.job_of(session, job_id), by=self.admin)
-
-    def resume(self, job_id: str) -> None:
-        with self.workspace.store.write() as session:
-            jobs.resume(session, self.workspace, jobs.job_of(session, job_id), by=self.admin)
-
-    def until(self, runner: Runner, reached: Callable[[], bool]) -> None:
-        """Look after the jobs until something is so."""
-        deadline = time.monotonic() + PATIENCE
-        while not reached():
-            assert time.monotonic() < deadline, "it takes too long"
-            runner.tick()
-            time.sleep(0.02)
-
-    def ended(self, job_id: str) -> Callable[[], bool]:
-        return lambda: self.look(job_id).state not in ("queued", "running")
-
-    def process(self, job_id: str) -> Process:
-        process = jobs.process_of(self.workspace, self.look(job_id))
-        assert process is not None
-        return process
-
-
-@pytest.fixture
-def shop(studio: Studio) -> Iterator[Shop]:
-    shop = Shop(studio.workspace)
-    yield shop
-    for runner in shop.runners:
-        for child in runner._children.values():
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-        runner.stop()
+from palate.studio.training import jobs, launch, processes, progress
 
 
 def test_jobs_run_one_at_a_time_in_their_order(shop: Shop) -> None:
@@ -156,7 +56,7 @@ def test_an_error_nobody_foresaw_shows_the_last_line_of_its_traceback(shop: Shop
     assert shop.look(job_id).state == "failed"
     # it wrote no status, as a process that was killed
     assert shop.look(job_id).message == jobs.KILLED
-    assert "ZeroDivisionError" in jobs.last_word(shop.directory(job_id))
+    assert "ZeroDivisionError" in progress.last_word(shop.directory(job_id))
 
 
 def test_a_process_killed_from_outside_is_noticed(shop: Shop) -> None:
@@ -306,8 +206,8 @@ def test_there_is_no_job_of_an_unknown_id(shop: Shop) -> None:
 def test_the_end_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("".join(f"line {number}\n" for number in range(100)) + "\x1b[1mbold\x1b[0m\n")
-    assert jobs.tail(log, most=40).splitlines() == ["line 97", "line 98", "line 99", "bold"]
-    assert jobs.tail(tmp_path / "nothing") == ""
+    assert progress.tail(log, most=40).splitlines() == ["line 97", "line 98", "line 99", "bold"]
+    assert progress.tail(tmp_path / "nothing") == ""
 
 
 def test_training_is_cancelled_and_resumed_and_outlives_the_app(shop: Shop) -> None:
@@ -347,7 +247,9 @@ def test_training_is_cancelled_and_resumed_and_outlives_the_app(shop: Shop) -> N
     other = shop.runner()
     shop.until(other, shop.ended(job_id))
     done = shop.look(job_id)
-    assert (done.state, done.message) == ("done", "made the model sft"), jobs.tail(shop.directory(job_id) / jobs.LOG)
+    assert (done.state, done.message) == ("done", "made the model sft"), progress.tail(
+        shop.directory(job_id) / launch.LOG
+    )
     assert steps() == 60
     with shop.workspace.store.read() as session:
         made = session.query(Model).filter(Model.job_id == job_id).one()

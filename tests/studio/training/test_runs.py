@@ -412,7 +412,7 @@ def finished(desk: Desk) -> str:
     (directory / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
     record = {"stage": "ppo", "ended": None, "total_steps": 40}
     (directory / "lineage.json").write_text(json.dumps(record))
-    (directory / jobs.LOG).write_text("step 30/40\n<img src=x onerror=alert(1)>\n")
+    (directory / launch.LOG).write_text("step 30/40\n<img src=x onerror=alert(1)>\n")
     (directory / "report.html").write_text("<!doctype html><h1>R</h1><script>alert(1)</script>")
     return job.id
 

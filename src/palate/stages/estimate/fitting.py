@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -39,14 +40,14 @@ def left(device: str) -> int | None:
     return None if free is None else free // world().here
 
 
-def expect(run: Run, recipe: RecipeT, device: str, workload: Callable[[RecipeT], Workload]) -> RecipeT:
+def expect(run: Run, recipe: RecipeT, device: str, whole: Callable[[RecipeT], Workload]) -> RecipeT:
     """Say what the run will take, and go on only if that is there.
 
     Args:
         run: says it, and remembers a size of microbatches that was chosen.
         recipe: of the stage.
         device: where it will run.
-        workload: of a recipe; called with other settings as well.
+        whole: what one process would have to do of a recipe; called with other settings as well.
 
     Returns:
         The recipe, with a number where it said ``auto``.
@@ -54,6 +55,11 @@ def expect(run: Run, recipe: RecipeT, device: str, workload: Callable[[RecipeT],
     Raises:
         MachineError: there is too little memory; names the settings that would make it fit.
     """
+    processes = _processes(run, recipe)
+
+    def workload(recipe: RecipeT) -> Workload:
+        return replace(whole(recipe), processes=processes)
+
     room = run.memory if isinstance(run, Trial) and run.elsewhere else left(device)
     if getattr(recipe, "microbatch_tokens", None) == AUTO:
         number = run.settle("microbatch_tokens", lambda: largest_microbatch(recipe, room, workload))
@@ -70,12 +76,21 @@ def expect(run: Run, recipe: RecipeT, device: str, workload: Callable[[RecipeT],
     return recipe
 
 
+def _processes(run: Run, recipe: Any) -> int:
+    """That divide the weights: those that there are, or, where nothing is begun yet, that are going to be."""
+    cluster = getattr(recipe, "cluster", None)
+    if cluster is None or cluster.shard == "none":
+        return 1
+    return int(cluster.trainers) if isinstance(run, Trial) else world().size
+
+
 def say(run: Run, work: Workload, peak: Moment, room: int | None) -> None:
     """The short form: a line on memory, one on tokens, and what else there is to say."""
     parts = sorted(peak.parts.items(), key=lambda item: -item[1])
     main = ", ".join(f"{name} {gb(size)}" for name, size in parts[:3])
     there = "" if room is None else f"; {gb(room)} are left"
-    run.say(f"memory: {gb(peak.total)} at the peak, {peak.name} ({main}){there}")
+    each = "" if work.processes == 1 else f"each of {work.processes} processes has "
+    run.say(f"memory: {each}{gb(peak.total)} at the peak, {peak.name} ({main}){there}")
     run.say(tokens(work))
     for note in work.notes:
         run.note(note)

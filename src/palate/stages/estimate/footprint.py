@@ -148,6 +148,14 @@ def weights(models: Iterable[Model]) -> int:
     return distinct(weight for model in models for weight in (*model.parameters(), *model.buffers()))
 
 
+def lent(net: Network) -> int:
+    """Of a model that is divided: two layers, the one that computes and the next, and what belongs to the root."""
+    layers = [distinct(layer.parameters()) for layer in net.layers]
+    inside = {id(weight) for layer in net.layers for weight in layer.parameters()}
+    root = distinct(weight for weight in net.model.parameters() if id(weight) not in inside)
+    return root + 2 * max(layers, default=0)
+
+
 def learned(model: nn.Module) -> list[Tensor]:
     """The weights that learn."""
     return [weight for weight in model.parameters() if weight.requires_grad]

@@ -20,9 +20,8 @@ Kaplan et al. 2020 (arXiv 2001.08361), section 2.1, for operations; Rajbhandari 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,10 +34,7 @@ from palate.run.directory import Run
 from palate.stages.estimate import footprint
 from palate.stages.estimate.footprint import Network
 from palate.stages.estimate.trial import tell
-from palate.stages.estimate.workload import Workload
-
-DIVIDED = frozenset({"weights", "optimizer", "gradients"})
-"""Parts of memory of which every process keeps its share where weights are sharded."""
+from palate.stages.estimate.workload import SAMPLING, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +190,8 @@ def planned(train: Callable[[Any, Run], None], recipe: Any, layout: Layout, card
     Args:
         train: of the recipe's stage.
     """
-    room = int(card.memory) * (layout.trainers if layout.sharded else 1)
     with TemporaryDirectory(prefix="palate-plan-") as directory:
-        told = tell(train, recipe, Path(directory) / "told", memory=room, on_gpu=True)
+        told = tell(train, recipe, Path(directory) / "told", memory=int(card.memory), on_gpu=True)
     return describe(plan(told.work, step_of(told.recipe, told.work), layout, card), card)
 
 
@@ -278,22 +273,11 @@ def plan(work: Workload, step: Step, layout: Layout, card: Card) -> Plan:
 
 
 def _memory(work: Workload, layout: Layout) -> tuple[str, Mapping[str, float]]:
-    """Of one trainer: its share of what is divided, beside it the largest layers as they are lent, and all the rest."""
-    n = layout.trainers if layout.sharded else 1
-    found: dict[str, Counter[str]] = {}
-    for moment in work.moments():
-        if moment.name in ("sampling", "reading prompts") and layout.engines:
-            continue
-        parts = Counter({name: size // n if name in DIVIDED else size for name, size in moment.parts.items()})
-        if n > 1:
-            parts.pop("packed copies", None)
-            sampled = moment.name in ("sampling", "reading prompts")
-            whole = [int(_bytes(each.net)) for each in work.decoding]
-            parts["lent"] = max(whole if sampled else map(_lent, work.nets), default=0)
-        if parts.total() > found.get(moment.name, Counter()).total():
-            found[moment.name] = parts
-    name = max(found, key=lambda each: found[each].total())
-    return name, dict(found[name])
+    """Of one trainer at the moment that needs most; where there are engines, it does not sample."""
+    work = replace(work, processes=layout.trainers if layout.sharded else 1)
+    moments = [each for each in work.moments() if not (layout.engines and each.name in SAMPLING)]
+    peak = max(moments, key=lambda moment: moment.total)
+    return peak.name, dict(peak.parts)
 
 
 def _decoding(drawing: Drawing | None, samplers: int, each: int, card: Card) -> float:
@@ -327,14 +311,6 @@ def _moved(step: Step, layout: Layout) -> dict[str, float]:
 
 def _bytes(net: Network) -> float:
     return float(footprint.weights([net.model]))
-
-
-def _lent(net: Network) -> int:
-    """Two layers, the one that computes and the next, and what belongs to the root."""
-    layers = [footprint.distinct(layer.parameters()) for layer in net.layers]
-    inside = {id(weight) for layer in net.layers for weight in layer.parameters()}
-    root = footprint.distinct(weight for weight in net.model.parameters() if id(weight) not in inside)
-    return root + 2 * max(layers, default=0)
 
 
 def _numbers(net: Network) -> int:

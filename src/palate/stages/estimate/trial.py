@@ -126,6 +126,10 @@ def foresee(
             return Foreseen(lines=[*lines, "time: not measured; it was asked about another machine"])
         if not told.work.steps:
             return Foreseen(lines=[*lines, "time: not measured; this command has no steps"])
+        if told.work.processes > 1:
+            return Foreseen(
+                lines=[*lines, "time: not measured; here is one process, and weights are divided over more"]
+            )
         trial = Trial.open(Path(directory) / "timed", told.recipe)
         trial.timed = True
         try:
@@ -170,7 +174,8 @@ def _tried(train: Callable[[Any, Run], None], recipe: Any, trial: Trial) -> Told
 def describe(told: Told, *, elsewhere: bool) -> list[str]:
     """Memory by part at the moment that needs most, the other moments, and tokens."""
     peak = told.work.peak
-    lines = [f"memory at the peak, {peak.name}: {gb(peak.total)}"]
+    each = "" if told.work.processes == 1 else f" of each of {told.work.processes} processes"
+    lines = [f"memory{each} at the peak, {peak.name}: {gb(peak.total)}"]
     lines += [f"  {name:<14} {gb(size):>10}" for name, size in sorted(peak.parts.items(), key=lambda item: -item[1])]
     others = {moment.name: 0 for moment in told.work.moments() if moment.name != peak.name}
     for moment in told.work.moments():

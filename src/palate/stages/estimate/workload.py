@@ -16,6 +16,12 @@ from palate.stages.estimate.footprint import Network, Pass, Small
 Parts = Mapping[str, int]
 """Bytes by the name of a part."""
 
+DIVIDED = frozenset({"weights", "optimizer", "gradients"})
+"""Parts of which every process keeps its share where weights are sharded."""
+
+SAMPLING = frozenset({"sampling", "reading prompts"})
+"""Moments at which responses are drawn."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
@@ -102,6 +108,7 @@ class Workload:
         steps: tokens computed in each step, forward and backward.
         beside: tokens computed before or after them, forward only.
         data: tokens of the data, each once.
+        processes: that divide the weights among them; what follows is of one.
         notes: what else there is to say.
     """
 
@@ -115,6 +122,7 @@ class Workload:
     steps: Sequence[int] = ()
     beside: int = 0
     data: int = 0
+    processes: int = 1
     notes: Sequence[str] = field(default=())
 
     @property
@@ -123,7 +131,32 @@ class Workload:
         return max(self.moments(), key=lambda moment: moment.total)
 
     def moments(self) -> Iterator[Moment]:
-        """From the first weight to the update."""
+        """From the first weight to the update.
+
+        Where weights are divided every process reads the whole of them first, on whatever device, and then keeps its
+        part.
+        """
+        if self.processes == 1:
+            yield from self.whole()
+            return
+        yield Moment(name="loading", parts={"weights": footprint.weights(net.model for net in self.nets)})
+        yield from (self._part(moment) for moment in self.whole() if moment.name != "loading")
+
+    def _part(self, moment: Moment) -> Moment:
+        """Of one process: its share of what is divided, beside it what it is lent while it computes, and all the rest.
+
+        It is lent the largest layers one after the other, and a whole model to sample from; there are no packed copies.
+        """
+        parts = {name: size // self.processes if name in DIVIDED else size for name, size in moment.parts.items()}
+        parts.pop("packed copies", None)
+        if moment.name in SAMPLING:
+            lent = [footprint.weights([each.net.model]) for each in self.decoding]
+        else:
+            lent = [footprint.lent(net) for net in self.nets]
+        return Moment(name=moment.name, parts=parts | {"lent": max(lent, default=0)})
+
+    def whole(self) -> Iterator[Moment]:
+        """Of one process that has all there is."""
         yield from self._loading()
         for decoding in self.decoding:
             yield from self._sampling(decoding)

@@ -30,6 +30,7 @@ from palate.feedback.tasks.collecting import HOUR, Coverage, Throughput
 from palate.feedback.tasks.meetings import DAY, Period
 from palate.intervals import Estimate
 from palate.studio.training import jobs, progress
+from palate.studio.training.runs import BADGES
 from palate.studio.web import charts
 from palate.studio.web.access import RESEARCHERS, Db, Home, allow
 from palate.studio.web.charts import Bar, Series
@@ -70,6 +71,7 @@ class Learning:
     """A run with its curves; those of the newest policy are drawn large."""
 
     job: Job
+    state: str
     step: int
     total: int | None
     pictures: Sequence[Markup]
@@ -190,6 +192,7 @@ def _panels(request: Request, store: Store, home: Workspace) -> dict[str, Any]:
         "lots": _lots(request, store),
         "best_of": home.settings.best_of,
         "large": large,
+        "badges": BADGES,
         "others": _with_curves(home, [job for job in ran if job is not newest]),
         "compared": next((each for each in won if each.texts), None),
         "most_texts": MOST_TEXTS,
@@ -315,7 +318,12 @@ def _learning(home: Workspace, job: Job, *, size: tuple[int, int] = (480, 240)) 
     ]  # fmt: skip
     most = len(LEARNING) if job.stage in RL else 1
     return Learning(
-        job=job, step=found.step, total=found.total, pictures=drawn[:most], texts=_first_and_last(directory)
+        job=job,
+        state=jobs.state_of(home, job),
+        step=found.step,
+        total=found.total,
+        pictures=drawn[:most],
+        texts=_first_and_last(directory),
     )
 
 

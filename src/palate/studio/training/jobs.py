@@ -12,6 +12,10 @@ One that failed with the status of `LabelsNeededError` waits for people: nothing
 A job is cancelled politely: SIGINT lets the run finish its step and write a checkpoint; SIGTERM and SIGKILL follow if
 it does not end, at once when it is cancelled a second time.
 
+Where the workspace names a Ray cluster, training is sent there as a job of Ray's under a name that is in the table
+before it is sent: so it is sent once, whoever looks after it is killed when. It writes into the same run directory, on
+a disk that both see, and the pages read what they always do.
+
 Left out: several jobs at once (they would share the same few cores), and priorities between them.
 """
 
@@ -34,16 +38,18 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from palate.errors import ConflictError, LabelsNeededError, NotFoundError, PalateError
+from palate.cluster.ray_jobs import RayJobs, UnreachableError
+from palate.errors import ConflictError, LabelsNeededError, NotFoundError, PalateError, RunError
 from palate.feedback.store import people
 from palate.feedback.store.tables import Job, User
 from palate.run import lineage
 from palate.studio.training import launch, outcomes, processes
 from palate.studio.training.processes import Process
-from palate.studio.training.recipebook import Plan
+from palate.studio.training.progress import last_word
+from palate.studio.training.recipebook import Plan, on_clusters
 from palate.studio.web.workspace import Workspace
 
-LOG, RECIPE, STOP = "log.txt", "job.toml", "stop"
+RECIPE = "job.toml"
 LOOK_EVERY = 1.0
 TERM_AFTER = 180.0
 """Seconds from SIGINT to SIGTERM: the step at hand may be long."""
@@ -52,7 +58,15 @@ KILL_AFTER = 20.0
 FOUND_WITHIN = 60.0
 """A process that was started just before the app was killed has written its note by then."""
 
+WAITS = "waits for people"
+"""The state of a job that ended because people must compare something; once they have, it is resumed."""
+
 KILLED = "the process was killed from outside, perhaps for lack of memory; resume goes on from the last checkpoint"
+FORGOTTEN = "its cluster knows it no more: its head was started anew; resume goes on from the last checkpoint"
+UNSEEN = "it ran to its end on the cluster, and what it wrote is not seen here: both must see the same disk"
+STOPPING = "stopping after this step"
+WAITING = "; it is waited for"
+"""The end of a message for as long as a cluster does not answer."""
 
 
 def enqueue(session: Session, workspace: Workspace, plan: Plan, *, by: User | None) -> Job:
@@ -95,15 +109,15 @@ def cancel(session: Session, workspace: Workspace, job: Job, *, by: User) -> Non
     if job.state == "queued":
         job.state, job.ended_at, job.message = "cancelled", time.time(), "taken out of the queue"
     elif job.state == "running":
-        stop = directory_of(workspace, job) / STOP
+        stop = directory_of(workspace, job) / launch.STOP
         again = stop.exists()
-        stop.touch()
+        stop.write_text(launch.AT_ONCE if again else "")
         if again:
             os.utime(stop, times=(0, time.time() - TERM_AFTER))
         process = process_of(workspace, job)
         if process is not None:
             processes.signal_group(process, signal.SIGTERM if again else signal.SIGINT)
-        job.message = "stopping after this step"
+        job.message = STOPPING
     else:
         raise ConflictError(f"this job is {job.state} already")
     people.record(session, by.id, "cancelled a job", name=job.name)
@@ -127,17 +141,19 @@ def directory_of(workspace: Workspace, job: Job) -> Path:
 
 
 def process_of(workspace: Workspace, job: Job) -> Process | None:
-    """Its process: as the table knows it, or as it has noted itself."""
+    """Its process on this machine: as the table knows it, or as it has noted itself."""
+    if job.cluster is not None:
+        return None
     if job.pid is not None and job.process_started is not None:
         return Process(job.pid, job.process_started)
     note = launch.read_note(directory_of(workspace, job))
     return None if note is None else note.process
 
 
-def waits_for_people(workspace: Workspace, job: Job) -> bool:
-    """Whether it ended because people must compare something; once they have, it is resumed."""
+def state_of(workspace: Workspace, job: Job) -> str:
+    """As every page says it: as in the table, but that nothing failed where people must compare something first."""
     note = launch.read_note(directory_of(workspace, job)) if job.state == "failed" else None
-    return note is not None and note.status == LabelsNeededError.status
+    return WAITS if note is not None and note.status == LabelsNeededError.status else job.state
 
 
 class Runner:
@@ -146,6 +162,7 @@ class Runner:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.store = workspace, workspace.store
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._unseen: dict[str, float] = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock: int | None = None
@@ -177,7 +194,8 @@ class Runner:
     def command(self, job: Job) -> list[str]:
         """What its process runs; a run that was begun is resumed."""
         directory = directory_of(self.workspace, job)
-        command = [sys.executable, "-P", "-m", "palate.studio.training.launch", str(directory), job.stage]
+        command = [sys.executable, "-P", "-m", "palate.studio.training.launch", str(directory)]
+        command += [job.stage] if job.cluster is None else ["cluster", "--stage", job.stage]
         command += [str(directory / RECIPE), "--out", job.directory]
         return command + (["--resume"] if lineage.read(directory) is not None else [])
 
@@ -209,17 +227,18 @@ class Runner:
             if job is None:
                 return
             # said before it is done: should the app be killed in between, the process is found by its own note
-            job.state, job.started_at, job.pid, job.process_started, job.message = (
-                "running",
-                time.time(),
-                None,
-                None,
-                "",
-            )
+            job.state, job.started_at, job.message = "running", time.time(), ""
+            job.pid = job.process_started = job.cluster = job.submission = None
+            if self.workspace.settings.cluster and job.stage in on_clusters():
+                job.cluster = self.workspace.settings.cluster
+                job.submission = f"palate-{job.id}-{job.started_at * 1000:.0f}"
             directory = directory_of(self.workspace, job)
             directory.mkdir(parents=True, exist_ok=True)
-            for name in (launch.FILE, STOP):
+            for name in (launch.FILE, launch.STOP):
                 (directory / name).unlink(missing_ok=True)
+        if job.cluster is not None:
+            self._look_at(job)
+            return
         try:
             child = self._spawn(job)
         except OSError as error:
@@ -230,16 +249,18 @@ class Runner:
         with self.store.write() as session:
             job = session.get_one(Job, job.id)
             job.pid, job.process_started = child.pid, process.started if process else None
-        if (directory / STOP).exists() and process is not None:  # it was cancelled before there was a process
+        if (directory / launch.STOP).exists() and process is not None:  # it was cancelled before there was a process
             processes.signal_group(process, signal.SIGINT)
 
     def _spawn(self, job: Job) -> subprocess.Popen[bytes]:
         directory = directory_of(self.workspace, job)
         (directory / RECIPE).write_text(job.recipe, encoding="utf-8")
-        return processes.begin(self.command(job), log=directory / LOG, directory=self.workspace.directory)
+        return processes.begin(self.command(job), log=directory / launch.LOG, directory=self.workspace.directory)
 
     def _look_at(self, job: Job) -> bool:
         """Whether it has ended; if so, that is now in the table."""
+        if job.cluster is not None and job.submission is not None:
+            return self._look_there(job, RayJobs(job.cluster), job.submission)
         process = process_of(self.workspace, job)
         directory = directory_of(self.workspace, job)
         if process is None:
@@ -250,14 +271,68 @@ class Runner:
             _hurry(directory, process)
             return False
         note = launch.read_note(directory)
-        status = None if note is None or note.process != process else note.status
+        return self._conclude(job, None if note is None or note.process != process else note.status)
+
+    def _conclude(self, job: Job, status: int | None, *, lost: str = KILLED) -> bool:
+        """Do what follows from its exit status; None: it has none."""
+        directory = directory_of(self.workspace, job)
         if status == 0:
             self._use(job)
-        elif (directory / STOP).exists():
+        elif (directory / launch.STOP).exists():
             self._end(job.id, "cancelled", last_word(directory) if status is not None else "stopped at once")
         else:
-            self._end(job.id, "failed", KILLED if status is None else last_word(directory))
+            self._end(job.id, "failed", lost if status is None else last_word(directory))
         return True
+
+    def _look_there(self, job: Job, there: RayJobs, name: str) -> bool:
+        """The same of a job that is a cluster's; one that does not answer is waited for, and the page says so."""
+        directory = directory_of(self.workspace, job)
+        stop, note = directory / launch.STOP, launch.read_note(directory)
+        try:
+            try:
+                now = there.look(name)
+            except NotFoundError:
+                if note is not None:
+                    return self._conclude(job, note.status, lost=FORGOTTEN)
+                if stop.exists():
+                    return self._end(job.id, "cancelled", "stopped before it was sent")
+                return self._send(job, there, name)
+            if stop.exists() and not now.over:
+                there.stop(name)
+        except RunError as error:
+            if stop.exists() and stop.read_text() == launch.AT_ONCE:
+                return self._end(job.id, "cancelled", f"given up, and it may go on there: {error}")
+            self._say(job, f"{error}{WAITING}")
+            return False
+        if job.message.endswith(WAITING):
+            self._say(job, STOPPING if stop.exists() else "")
+        if now.state == "SUCCEEDED" and (note is None or note.status is None):
+            since = self._unseen.setdefault(name, time.time())  # a disk may take a while to show it
+            return time.time() > since + FOUND_WITHIN and self._end(job.id, "failed", UNSEEN)
+        if now.state == "FAILED" and note is None:  # before anything of ours began
+            return self._end(job.id, "failed", now.last_word.removeprefix("palate: "))
+        if not now.over:
+            return False
+        status = now.status if now.state == "FAILED" else note.status if note is not None else None
+        return self._conclude(job, None if status is not None and status < 0 else status)
+
+    def _send(self, job: Job, there: RayJobs, name: str) -> bool:
+        """Have a cluster run it; whether it has ended so, as it is refused."""
+        directory = directory_of(self.workspace, job)
+        (directory / RECIPE).write_text(job.recipe, encoding="utf-8")
+        (directory / launch.SENT).write_text(name)
+        try:
+            there.submit(name, launch.line_for_cluster(self.workspace.directory, directory, name, self.command(job)))
+        except UnreachableError:
+            raise
+        except RunError as error:
+            return self._end(job.id, "failed", str(error))
+        return False
+
+    def _say(self, job: Job, message: str) -> None:
+        if job.message != message:
+            with self.store.write() as session:
+                session.get_one(Job, job.id).message = message
 
     def _use(self, job: Job) -> None:
         """Do with the result what the job says; the job is done in the same transaction."""
@@ -285,25 +360,6 @@ class Runner:
         return True
 
 
-def last_word(directory: Path) -> str:
-    """The one clear line of a log: what `palate` said last, else the last line of all."""
-    lines = [line for line in tail(directory / LOG).splitlines() if line.strip()]
-    said = [line.removeprefix("palate: ") for line in lines if line.startswith("palate: ")]
-    word = (said or lines or ["it ended without a word"])[-1].strip()
-    return word.removesuffix("; go on with --resume")[:1000]
-
-
-def tail(path: Path, *, most: int = 16_000) -> str:
-    """The end of a file that is being written; whole lines, without what colours a terminal."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - most))
-        text = file.read().decode("utf-8", errors="replace")
-        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-        return text if size <= most else text.partition("\n")[2]
-    return ""
-
-
 async def start(app: FastAPI) -> None:
     """Look after the workspace's jobs while the app runs, if that is not somebody else's part."""
     app.state.jobs = Runner(app.state.workspace)
@@ -319,7 +375,7 @@ async def stop(app: FastAPI) -> None:
 def _hurry(directory: Path, process: Process) -> None:
     """A job that was asked to stop and has not: SIGTERM after a while, then SIGKILL."""
     with suppress(FileNotFoundError):
-        asked = time.time() - (directory / STOP).stat().st_mtime
+        asked = time.time() - (directory / launch.STOP).stat().st_mtime
         if asked > TERM_AFTER + KILL_AFTER:
             processes.signal_group(process, signal.SIGKILL)
         elif asked > TERM_AFTER:

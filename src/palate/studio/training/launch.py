@@ -2,6 +2,8 @@
 
     python -P -m palate.studio.training.launch RUN_DIRECTORY sft RECIPE.toml --out RUN_DIRECTORY
 
+On a cluster the command is ``cluster --stage sft RECIPE.toml``, and the process is that of a job of Ray's.
+
 ``process.json`` in the run directory says which process it is from the beginning, and its exit status in the end. So
 the app knows both after it was itself restarted; a note without a status, and no such process, means that it was
 killed.
@@ -11,9 +13,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +30,11 @@ from palate.errors import PalateError
 from palate.studio.training import processes
 from palate.studio.training.processes import Process
 
-FILE = "process.json"
+FILE, LOG, STOP, SENT = "process.json", "log.txt", "stop", "submission"
+"""Beside the run's own files: the note, what was printed, that it shall stop, under which name it was sent away."""
+LOOK_EVERY = 0.5
+AT_ONCE = "at once"
+"""What the file says when it was asked for twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the command, with the note before and after."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an app in a shell's background ignores what cancels jobs
     directory, command = Path(argv[0]), argv[1:]
+    if command[0] == "cluster":
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # by which Ray stops it, once
+        threading.Thread(target=_watch, args=(directory / STOP,), daemon=True).start()
     process = processes.find(os.getpid())
     assert process is not None, "a process finds itself"
     write_note(directory, Note(process, None))
@@ -46,8 +59,33 @@ def main(argv: Sequence[str]) -> int:
     try:
         status = run(command)
     finally:
+        if command[0] == "cluster":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has come: there is nothing left to stop
         write_note(directory, Note(process, status))
     return status
+
+
+def _watch(stop: Path) -> None:
+    """Ray asks a job to stop only once; whoever asks twice wants it to stop at once, and says so on the disk."""
+    while True:
+        time.sleep(LOOK_EVERY)
+        with suppress(OSError):
+            if stop.read_text() == AT_ONCE:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+def line_for_cluster(workspace: Path, directory: Path, name: str, command: Sequence[str]) -> str:
+    """What a shell on a cluster's head runs, once it has seen that it has the same disk as we.
+
+    Args:
+        directory: of the run, where a file says the job's name.
+        command: its process's here.
+    """
+    here, mark, log = (shlex.quote(str(each)) for each in (workspace, directory / SENT, directory / LOG))
+    wrong = shlex.quote(f"palate: {workspace} is not the studio's on the cluster's head: both must see the same disk")
+    look = f'[ "$(cat {mark} 2>/dev/null)" = {name} ] || {{ echo {wrong}; exit 2; }}'
+    return f"{look}; cd {here} && exec python {shlex.join(command[1:])} >> {log} 2>&1"
 
 
 def run(command: Sequence[str]) -> int:

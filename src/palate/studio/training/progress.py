@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from markupsafe import Markup
 
 from palate.run import lineage
 from palate.run.metrics import explain
+from palate.studio.training import launch
 from palate.studio.web import charts
 from palate.studio.web.charts import Bar, Series, percent
 
@@ -162,6 +165,25 @@ def read_samples(path: Path, *, most: int = 6) -> list[tuple[int, Rows]]:
     if len(steps) > most:
         steps = [steps[round(index * (len(steps) - 1) / (most - 1))] for index in range(most)]
     return [(step, _whole(by_step[step])) for step in reversed(steps)]
+
+
+def last_word(directory: Path) -> str:
+    """The one clear line of a log: what `palate` said last, else the last line of all."""
+    lines = [line for line in tail(directory / launch.LOG).splitlines() if line.strip()]
+    said = [line.removeprefix("palate: ") for line in lines if line.startswith("palate: ")]
+    word = (said or lines or ["it ended without a word"])[-1].strip()
+    return word.removesuffix("; go on with --resume")[:1000]
+
+
+def tail(path: Path, *, most: int = 16_000) -> str:
+    """The end of a file that is being written; whole lines, without what colours a terminal."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - most))
+        text = file.read().decode("utf-8", errors="replace")
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+        return text if size <= most else text.partition("\n")[2]
+    return ""
 
 
 def accuracy_chart(found: Mapping[str, Any]) -> Markup:

@@ -133,6 +133,17 @@ class AgentRuns(Section):
 
 
 @cache
+def on_clusters() -> frozenset[str]:
+    """Commands that `palate cluster` divides among machines."""
+    return frozenset(each.name for each in STAGES if each.divides and "cluster" in _fields(each.recipe))
+
+
+def _fields(recipe: str) -> Mapping[str, Any]:
+    kind: type[Section] = getattr(recipes, recipe)
+    return kind.model_fields
+
+
+@cache
 def kinds() -> dict[str, tuple[str, type[Section]]]:
     """The command and the recipe of every stage, and of what runs several, by the name that recipes use."""
     found = [(stage.name, getattr(recipes, stage.recipe)) for stage in STAGES if not stage.command]

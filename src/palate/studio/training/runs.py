@@ -18,7 +18,7 @@ from palate.errors import NotFoundError
 from palate.evals.credit import CREDIT_CSS, credit_html, credit_of_steps
 from palate.feedback.store import policies, rounds
 from palate.feedback.store.tables import Job, Model, User
-from palate.studio.training import jobs, outcomes, plans, progress, recipebook
+from palate.studio.training import jobs, launch, outcomes, plans, progress, recipebook
 from palate.studio.training.jobs import start, stop
 from palate.studio.training.plans import Choice
 from palate.studio.web.access import ADMINS, RESEARCHERS, Db, Home, Person, allow
@@ -35,10 +35,7 @@ REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src
 MOST_RUNS = 200
 MOST_HEADS = 16
 
-WAITS = "waits for people"
-"""The state of a job that ended because people must compare something first; in the table it has failed."""
-
-BADGES = {"queued": "", "running": "busy", "done": "good", "failed": "bad", "cancelled": "warn", WAITS: "warn"}
+BADGES = {"queued": "", "running": "busy", "done": "good", "failed": "bad", "cancelled": "warn", jobs.WAITS: "warn"}
 
 
 class RunIn(BaseModel):
@@ -291,7 +288,7 @@ def run_out(home: Workspace, job: Job) -> RunOut:
         id=job.id,
         name=job.name,
         command=job.stage,
-        state=WAITS if jobs.waits_for_people(home, job) else job.state,
+        state=jobs.state_of(home, job),
         message=job.message,
         step=at.step,
         total=at.total,
@@ -313,7 +310,7 @@ def _shown(home: Workspace, job: Job) -> dict[str, Any]:
         "accuracy": progress.accuracy_chart(accuracy) if accuracy else None,
         "samples": samples,
         "credit": _credit(samples),
-        "log": jobs.tail(directory / jobs.LOG),
+        "log": progress.tail(directory / launch.LOG),
         "has_report": (directory / "report.html").is_file(),
         "dataset": plans.dataset_of(home, job),
     }

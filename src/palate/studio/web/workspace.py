@@ -11,6 +11,7 @@ data/           what was collected, written out for a run
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import tomllib
 from pathlib import Path
@@ -25,6 +26,8 @@ from palate.recipe import ReaderJudge, Reward, Section
 
 CONFIG = "palate.toml"
 FOLDERS = ("recipes", "runs", "data")
+HEAD = r"^(https?://[^/]+/?)?$"
+"""Of a cluster; or none."""
 
 
 class BestOf(Section):
@@ -61,19 +64,29 @@ class Settings(Section):
     upload_megabytes: Annotated[int, Field(ge=1, le=2048)] = Field(64, description="Largest file that may be uploaded.")
     chat_streams: Annotated[int, Field(ge=1, le=64)] = Field(4, description="Responses written at the same time.")
     chat_streams_per_person: Annotated[int, Field(ge=1, le=16)] = Field(2, description="Of these for one person.")
+    cluster: Annotated[str, Field(pattern=HEAD)] = Field(
+        "", description="Head of the Ray cluster that trains, such as http://head:8265; empty: this machine does."
+    )
     best_of: BestOf | None = Field(None, description="Answer in the chat with the best of several responses.")
 
 
 class Workspace:
     """An existing workspace.
 
+    Args:
+        cluster: in place of what its palate.toml says of it.
+
     Raises:
         DataError: the directory is no workspace, or its palate.toml cannot be used.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, cluster: str | None = None) -> None:
         self.directory = directory.resolve()
         self.settings = _settings(directory / CONFIG)
+        if cluster is not None:
+            if not re.fullmatch(HEAD, cluster):
+                raise DataError(f"--cluster {cluster}: name its head, as in http://head:8265")
+            self.settings = self.settings.model_copy(update={"cluster": cluster})
         self.secret = (self.directory / "secret").read_text(encoding="utf-8").strip()
         self.store = Store(self._url())
 

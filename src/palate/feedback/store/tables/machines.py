@@ -37,6 +37,8 @@ class Job(Table):
         recipe: the TOML it runs.
         directory: its run directory, relative to the workspace.
         pid, process_started: which process, so that another one with the same number is not taken for it.
+        cluster: address of the head of the Ray cluster that it was sent to; None: it runs beside the app.
+        submission: its name there.
         then: what is to be done with what it made.
     """
 
@@ -51,6 +53,8 @@ class Job(Table):
     state: Mapped[str] = mapped_column(default="queued", index=True)
     pid: Mapped[int | None]
     process_started: Mapped[float | None]
+    cluster: Mapped[str | None]
+    submission: Mapped[str | None]
     message: Mapped[str] = mapped_column(default="")
     then: Mapped[dict[str, Any]] = mapped_column(default=dict)
     round_number: Mapped[int | None] = mapped_column(ForeignKey("rounds.number"))
