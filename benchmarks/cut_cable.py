@@ -26,7 +26,8 @@ import tomli_w
 from palate.demo.prompts import demo_prompts
 
 HOSTS = ("palate-a", "palate-b")
-CABLES = ("cable-a", "cable-b")
+CABLE = "cable"
+"""What each of them calls its end."""
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
 
@@ -44,14 +45,21 @@ def hosts() -> Iterator[None]:
         for host in HOSTS:
             ip("netns", "add", host)
             ip("-n", host, "link", "set", "lo", "up")
-        ip("-n", HOSTS[0], "link", "add", CABLES[0], "type", "veth", "peer", "name", CABLES[1], "netns", HOSTS[1])
-        for host, cable, address in zip(HOSTS, CABLES, ADDRESSES, strict=True):
-            ip("-n", host, "address", "add", f"{address}/24", "dev", cable)
-            ip("-n", host, "link", "set", cable, "up")
+        ip("-n", HOSTS[0], "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", HOSTS[1])
+        for host, address in zip(HOSTS, ADDRESSES, strict=True):
+            ip("-n", host, "address", "add", f"{address}/24", "dev", CABLE)
+            ip("-n", host, "link", "set", CABLE, "up")
         yield
     finally:
         for host in HOSTS:
             ip("netns", "del", host)
+
+
+def cut_for(seconds: float) -> None:
+    """Nothing goes from one to the other; each still reaches itself."""
+    ip("-n", HOSTS[0], "link", "set", CABLE, "down")
+    time.sleep(seconds)
+    ip("-n", HOSTS[0], "link", "set", CABLE, "up")
 
 
 def started(number: int, recipe: Path, out: Path, patience: int, *more: str) -> subprocess.Popen[str]:
@@ -59,7 +67,7 @@ def started(number: int, recipe: Path, out: Path, patience: int, *more: str) -> 
     options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint={ADDRESSES[0]}:29500"]
     options += [f"--rdzv-conf=is_host={'true' if number == 0 else 'false'}", f"--local-addr={ADDRESSES[number]}"]
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "palate", "reinforce", str(recipe)]
-    named = {"GLOO_SOCKET_IFNAME": CABLES[number], "PALATE_PEER_TIMEOUT": str(patience), "OMP_NUM_THREADS": "1"}
+    named = {"GLOO_SOCKET_IFNAME": CABLE, "PALATE_PEER_TIMEOUT": str(patience), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         ["ip", "netns", "exec", HOSTS[number], *command, "--out", str(out), *more],
         stdout=subprocess.DEVNULL,
@@ -78,9 +86,7 @@ def run(recipe: Path, out: Path, *more: str, cut: float = 0.0, patience: int = 3
             if any(process.poll() is not None for process in processes):
                 break
             time.sleep(0.05)
-        ip("-n", HOSTS[0], "link", "set", CABLES[0], "down")
-        time.sleep(cut)
-        ip("-n", HOSTS[0], "link", "set", CABLES[0], "up")
+        cut_for(cut)
     said = [process.communicate()[1] for process in processes]
     lines = [line for text in said for line in text.splitlines() if line.startswith("palate: ")]
     if not lines and any(process.returncode for process in processes):

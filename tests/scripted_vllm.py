@@ -39,6 +39,8 @@ class ScriptedVLLM:
     Attributes:
         asked: method and path of every request, in order.
         loaded: directories that it was told to read.
+        packed: those after which it was told to pack again what is tied.
+        packs: False: it cannot, and says ``packs_not``.
         seeds: of the responses it was asked for.
         cached: by prompt, the weights that its keys and values were computed with.
         lives: how often it was started.
@@ -58,7 +60,9 @@ class ScriptedVLLM:
         self.seeds: list[int] = []
         self.held_at_draws: list[str] = []
         self.read: dict[str, Loaded[LanguageModel]] = {}
-        self.forgets = self.rereads = self.reads = True
+        self.packed: list[str] = []
+        self.packs_not = "Method 'pack_tied_weights' is not implemented."
+        self.forgets = self.rereads = self.reads = self.packs = True
         self.twists: Callable[[float], float] = lambda logprob: logprob
         self.dies_after: int | None = None
         self.back_after = 2
@@ -113,8 +117,11 @@ class ScriptedVLLM:
         return 200, {"status": "resumed"}
 
     def _collective_rpc(self, body: Mapping[str, Any]) -> tuple[int, Any]:
+        if body["method"] != "reload_weights":
+            assert body["method"] == "pack_tied_weights"
+            self.packed.append(self.loaded[-1])
+            return (200, {"results": [2]}) if self.packs else (500, {"error": {"message": self.packs_not}})
         path = body["kwargs"]["weights_path"]
-        assert body["method"] == "reload_weights"
         assert self.paused, "weights are changed under responses that are being drawn"
         self.loaded.append(path)
         if self.reads:

@@ -103,4 +103,4 @@ def test_a_process_that_dies_in_a_pass_is_said_in_one_line(tmp_path: Path) -> No
     first, second = in_gang(2, tmp_path / "gang", work)
     assert second is None
     assert isinstance(first, PeerError), first
-    assert "waited for 'weights and gradients of a pass', and one is gone" in str(first)
+    assert "waited for 'weights, gradients or parts of a checkpoint', and one is gone" in str(first)

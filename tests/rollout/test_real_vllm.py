@@ -20,7 +20,6 @@ import pytest
 import torch
 
 from palate.demo.prompts import demo_prompts
-from palate.errors import TrainingError
 from palate.lm.model import LanguageModel
 from palate.lm.sources.whereabouts import locate
 from palate.lm.sources.zoo import Loaded, load_language_model
@@ -87,19 +86,14 @@ def engine(
     return VLLMEngine(settings, policy.model, policy.chat)
 
 
-def moved(loaded: Loaded[LanguageModel], *, by: float) -> Loaded[LanguageModel]:
-    """A copy whose layers have changed a little, as by an update.
-
-    The embeddings stay: of tied ones vLLM's build for processors probably keeps a copy in its head that a reload
-    leaves.
-    """
+def moved(loaded: Loaded[LanguageModel], *, by: float, only: str = "") -> Loaded[LanguageModel]:
+    """A copy whose weights have changed a little, as by an update; only some, if a part of their names is given."""
     other = copy.deepcopy(loaded)
     with torch.no_grad():
         for number, (name, weight) in enumerate(other.model.named_parameters()):
-            if "embed" in name:
-                continue
-            generator = torch.Generator().manual_seed(number)
-            weight += by * weight.float().std(correction=0) * torch.randn(weight.shape, generator=generator)
+            if only in name:
+                generator = torch.Generator().manual_seed(number)
+                weight += by * weight.float().std(correction=0) * torch.randn(weight.shape, generator=generator)
     return other
 
 
@@ -140,20 +134,17 @@ def test_the_same_prompt_before_and_after_new_weights(engine: VLLMEngine, policy
         assert own < MOST_GAP[policy.model.model.dtype] < wrong
 
 
-def test_embeddings_that_a_server_does_not_take_are_noticed(engine: VLLMEngine, policy: Loaded[LanguageModel]) -> None:
-    """They are taken, or the run ends."""
-    other = copy.deepcopy(policy)
-    with torch.no_grad():
-        for name, weight in other.model.named_parameters():
-            if "embed" in name:
-                weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    try:
-        engine.load_weights(other.model)
-    except TrainingError as error:
-        print(f"\n{PRECISION}: {error}")
-    else:
-        rollout = engine.generate(PROMPTS, SAMPLING, num_responses=2, key=("real", 3))
-        assert gaps(other, rollout)[0] < MOST_GAP[policy.model.model.dtype]
+@pytest.mark.skipif(bool(SERVER), reason="a server that is not ours")
+def test_embeddings_that_are_tied_to_the_head_are_taken(engine: VLLMEngine, policy: Loaded[LanguageModel]) -> None:
+    """vLLM's build for processors keeps a packed head of its own through a reload: then it is 600 times as far away."""
+    assert policy.model.config.tie_word_embeddings
+    engine.load_weights(policy.model)
+    unchanged, _ = gaps(policy, engine.generate(PROMPTS, SAMPLING, num_responses=4, key=("real", 3)))
+    other = moved(policy, by=0.03, only="embed")
+    engine.load_weights(other.model)
+    changed, _ = gaps(other, engine.generate(PROMPTS, SAMPLING, num_responses=4, key=("real", 3)))
+    print(f"\n{PRECISION}: gap {unchanged:.2e}, with changed embeddings {changed:.2e}")
+    assert changed < (5e-5 if PRECISION == "fp32" else MOST_GAP[policy.model.model.dtype])
 
 
 def test_reading_the_same_weights_again_changes_nothing(engine: VLLMEngine, policy: Loaded[LanguageModel]) -> None:

@@ -146,6 +146,23 @@ def test_new_weights_are_what_is_drawn_from(
             engine.load_weights(policy.model)
 
 
+def test_what_is_tied_is_packed_again_with_the_same_weights(
+    server: ScriptedVLLM, policy: Loaded[LanguageModel]
+) -> None:
+    """While the server is paused; one that knows no such method is looked at by what it draws, another error counts."""
+    engine = engine_of(policy, retries=0)
+    engine.load_weights(policy.model)
+    assert server.packed == server.loaded
+    server.packs = False
+    learn(policy)
+    engine.load_weights(policy.model)
+    server.packs_not = "out of memory"
+    learn(policy)
+    with pytest.raises(EndpointError, match="out of memory"):
+        engine.load_weights(policy.model)
+    assert server.paused
+
+
 def test_a_server_that_draws_exactly_as_before_has_not_taken_them(
     server: ScriptedVLLM, policy: Loaded[LanguageModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from palate.cli import main
 from palate.errors import RunError
-from palate.rollout.servers import vllm_command, vllm_guard, vllm_process
+from palate.rollout.servers import vllm_command, vllm_guard, vllm_process, vllm_worker
 from palate.rollout.servers.vllm_environment import PINNED, python_of, requirements
 from palate.rollout.servers.vllm_process import ServerProcess, Serving
 
@@ -107,6 +107,9 @@ def test_what_vllm_is_told(serving: Serving, monkeypatch: pytest.MonkeyPatch) ->
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
     assert environment["PYTHONPATH"] == str(Path(vllm_guard.__file__).parent)
     assert {"--enable-scale-out", "processed_logprobs", "vllm_guard.RequireToken"} <= {*command}
+    module, _, kind = command[command.index("--worker-extension-cls") + 1].partition(".")
+    assert Path(vllm_guard.__file__).with_name(f"{module}.py").exists()
+    assert hasattr(getattr(vllm_worker, kind), vllm_worker.METHOD)
 
 
 def test_a_server_that_cannot_start_says_why(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,13 +167,14 @@ def passed(path: str, told: bytes) -> bool:
     return bool(met)
 
 
-def test_an_environment_is_made_once_and_is_whole_or_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failing", [3, 5], ids=["pip", "vLLM cannot be imported"])
+def test_an_environment_is_made_once_and_is_whole_or_not_there(failing: int, tmp_path: Path) -> None:
+    """On a processor without what its torch cannot load (pip has installed it for vLLM)."""
     ran: list[list[str]] = []
-    fails = [0, 0, 1]
 
     def run(command: list[str]) -> int:
         ran.append(command)
-        return fails[len(ran) - 1] if len(ran) <= 3 else 0
+        return int(len(ran) == failing)
 
     home = tmp_path / "vllm"
     with pytest.raises(RunError, match=r"ended with status 1 .*--python"):
@@ -178,16 +182,23 @@ def test_an_environment_is_made_once_and_is_whole_or_not_there(tmp_path: Path) -
     assert not (home / PINNED).exists()
     home.mkdir(exist_ok=True)
     assert python_of(home, on_gpu=False, say=print, run=run) == home / "bin" / "python"
-    assert ran[-1][-2:] == requirements(on_gpu=False)
-    assert len(ran) == 6
+    _, _, install, uninstall, trial = ran[failing:]
+    assert install[-2:] == requirements(on_gpu=False)
+    assert "uninstall" in uninstall
+    assert "torchvision" in uninstall
+    assert trial[1:3] == ["-I", "-c"]
     python_of(home, on_gpu=False, say=print, run=run)
-    assert len(ran) == 6
+    assert len(ran) == failing + 5
     with pytest.raises(RunError, match="for another vLLM"):
         python_of(home, on_gpu=True, say=print, run=run)
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.txt").write_text("")
     with pytest.raises(RunError, match="no environment of Python's"):
         python_of(tmp_path / "work", on_gpu=False, say=print, run=run)
+    before = len(ran)
+    (tmp_path / "cards").mkdir()
+    python_of(tmp_path / "cards", on_gpu=True, say=print, run=run)
+    assert not any("uninstall" in command for command in ran[before:])
 
 
 def test_the_command_prints_what_a_recipe_says(

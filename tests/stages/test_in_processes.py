@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -14,10 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.cluster.gangs import in_gang
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from palate import recipe as recipes
 from palate.cluster.gang import Gang
 from palate.commands import STAGES
+from palate.errors import PeerError
 from palate.lm.optim import Optimizer
 from palate.recipe import parse_recipe
 from palate.run.directory import Run
@@ -158,7 +162,7 @@ def test_two_processes_draw_what_one_does(name: str, settings: dict[str, dict[st
         assert one["texts"] == two["texts"]
 
 
-@pytest.mark.parametrize(("size", "more"), [(2, {}), (1, {}), (2, SHARDED), (1, SHARDED)])
+@pytest.mark.parametrize(("size", "more"), [(2, {}), (1, {}), (2, SHARDED), (1, SHARDED), (4, SHARDED)])
 def test_all_stop_at_once_and_a_checkpoint_suits_any_number(
     size: int, more: dict[str, Any], trees: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -186,8 +190,82 @@ def test_all_stop_at_once_and_a_checkpoint_suits_any_number(
     whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.allclose(cut[key], weight, rtol=1e-4, atol=5e-5) for key, weight in whole.items())
     same = all(torch.equal(cut[key], weight) for key, weight in whole.items())
-    assert same or size == 1
+    assert same or size != 2
     assert [row["step"] for row in metrics(tmp_path / "cut")] == [0, 1, 2, 3]
+
+
+MOMENTS: dict[str, tuple[type, str, bool, int, int]] = {
+    "before it writes its part": (HuggingFaceStorageWriter, "write_data", False, 1, 2),
+    "when it has written it": (HuggingFaceStorageWriter, "write_data", True, 0, 2),
+    "before the directory has its name": (Path, "replace", False, 0, 2),
+    "when the directory has its name": (Path, "replace", True, 0, 4),
+}
+"""Of a checkpoint after step 4: what is called then, whether it is done, by whom, and the step that is gone on with."""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_process_killed_in_a_sharded_checkpoint(
+    moment: str, unharmed: dict[str, Tensor], trees: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """By SIGKILL, in the middle of its files: as many go on to the same bits, and once four do, up to rounding."""
+    kind, called, done, doomed, begins = MOMENTS[moment]
+
+    def killed(gang: Gang) -> None:
+        call = getattr(kind, called)
+
+        def calls(self: Any, *args: Any) -> Any:
+            is_it = gang.rank == doomed and "step-000004" in str(self if kind is Path else self.path)
+            result = call(self, *args) if done or not is_it else None
+            if is_it:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(kind, called, calls)
+        with gang.passing():
+            perform("sft", stopping_often(trees), tmp_path / "run 2")
+
+    found = in_gang(2, tmp_path / "gang", killed)
+    assert found[doomed] is None
+    assert isinstance(found[1 - doomed], PeerError), found
+    assert "one is gone" in str(found[1 - doomed])
+    sizes = [4, 2] if kind is Path and not done else [2]
+    if 4 in sizes:
+        shutil.copytree(tmp_path / "run 2", tmp_path / "run 4")
+    for size in sizes:
+        run = tmp_path / f"run {size}"
+
+        def resumed(_: Gang, run: Path = run) -> int:
+            log, seen = Run.log, list[int]()
+
+            def logs(self: Run, step: int, metrics: Mapping[str, float]) -> None:
+                seen.append(step)
+                log(self, step, metrics)
+
+            Run.log = logs  # type: ignore[method-assign]
+            perform("sft", stopping_often(trees), run, resume=True)
+            return seen[0]
+
+        assert in_gang(size, tmp_path / f"gang of {size}", resumed) == [begins] * size
+        assert not [*run.glob("checkpoints/.*")]
+        weights = load_file(run / "model" / "model.safetensors")
+        for key, weight in unharmed.items():
+            assert size == 4 or torch.equal(weights[key], weight)
+            torch.testing.assert_close(weights[key], weight, rtol=1e-4, atol=5e-5)
+
+
+@pytest.fixture(scope="module")
+def unharmed(trees: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """What two processes come to of which none is killed."""
+    root = tmp_path_factory.mktemp("unharmed")
+    found = in_gang(2, root / "gang", lambda _: perform("sft", stopping_often(trees), root / "run"))
+    assert found == [None, None]
+    return load_file(root / "run" / "model" / "model.safetensors")
+
+
+def stopping_often(trees: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Five steps of sharded SFT, with a checkpoint after every second."""
+    sft = trees["sft"]
+    return sft | {"data": sft["data"] | {"limit": 54}, "checkpoint_every": 2} | SHARDED
 
 
 def check(

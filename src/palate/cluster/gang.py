@@ -118,7 +118,7 @@ class Gang:
             if "gloo" not in said and not isinstance(error, dist.DistError):
                 raise
             seconds = self.patience.total_seconds() if "timed out" in said else 0.0
-            raise self._lost("weights and gradients of a pass", seconds) from error
+            raise self._lost("weights, gradients or parts of a checkpoint", seconds) from error
 
     def _lost(self, what: str, seconds: float) -> PalateError:
         with suppress(Exception):  # the store may be gone too

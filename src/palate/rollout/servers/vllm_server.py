@@ -26,6 +26,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from palate.errors import EndpointError
+from palate.rollout.servers import vllm_worker
 
 AT_FIRST = "default"
 """What a server says of the weights that it was started with."""
@@ -147,6 +148,11 @@ class VLLMServer:
             self._ask("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": where})
         except NotNowError as error:
             raise NotNowError(f"{error}; does the server see {directory}? (engine.weights)") from None
+        try:
+            self._ask("POST", "/collective_rpc", {"method": vllm_worker.METHOD})
+        except NotNowError as error:  # whether a server that somebody else started needs it shows in what it draws
+            if "is not implemented" not in str(error):
+                raise
         for number in range(RESETS):
             if self._read(self._ask("POST", "/reset_prefix_cache", {}), "success"):
                 break
