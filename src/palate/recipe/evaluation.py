@@ -114,6 +114,11 @@ class CardRecipe(Section):
     judge: Reward | None = Field(
         None, description="Of `win_rate`: scores a response, the higher score wins; training must not have seen it."
     )
+    reference: str = Field(
+        "",
+        description="Of `win_rate`: what both began as, to which their KL is measured; empty: the baseline. It has "
+        "their vocabulary.",
+    )
     reward_model: str = Field(
         "", description="Of `hallucination`: what the policy learned from; does it prefer sound answers?"
     )
@@ -129,6 +134,8 @@ class CardRecipe(Section):
             raise ValueError(f"sections: {', '.join(sorted(twice))} is there twice")
         if (self.judge is not None) != ("win_rate" in names):
             raise ValueError("judge: the section `win_rate` needs one, and nothing else asks it")
+        if self.reference and "win_rate" not in names:
+            raise ValueError("reference: KL is measured on the responses of `win_rate`, and there is none")
         if self.reward_model and "hallucination" not in names:
             raise ValueError("reward_model: the section `hallucination` asks it, and there is none")
         if not self.baseline and {"win_rate", "judgements"} & set(names):

@@ -81,6 +81,7 @@ def card() -> list[Row]:
         Row("stage", (None, "nonsense"), refused("'stage'")),
         *under("judge", judge),
         Row("reward_model", ("$scorer", "$zero"), scores_sound_answers, marked),
+        Row("reference", ("", "$teacher"), goes_from, duel | {"model": "$model", "judge.length": 9.0}),
         Row("sections.0.control", ("$records_texts", "$labelled_texts"), recites_beside, recited),
         Row("seed", (0, 1), draws_anew),
         Row("model", ("$model", "tiny"), draws_from(0, "model"), {"baseline": "$teacher"}),
@@ -113,6 +114,16 @@ def wins_on_the_card(a: Outcome, b: Outcome) -> None:
         rates.append(measured(outcome, "win_rate", "won")["after"])
         assert close(rates[-1], (gaps.sign() / 2 + 0.5).mean())
     assert rates[0] != rates[1]
+
+
+def goes_from(a: Outcome, b: Outcome) -> None:
+    """Of responses that are the same, KL to another model; the baseline is the start unless one is named."""
+    one, other = (each.report["kl"] for each in (a, b))
+    assert (one["start"], one["baseline"]["kl"]) == ("tiny", 0)
+    assert other["start"] == b.recipe.reference
+    assert other["model"]["kl"] != one["model"]["kl"]
+    assert other["baseline"]["kl"] != 0
+    assert measured(a, "win_rate", "won") == measured(b, "win_rate", "won")
 
 
 def scores_sound_answers(a: Outcome, b: Outcome) -> None:
