@@ -18,18 +18,18 @@ Run it: `palate eval recipes/card.toml --set model=... baseline=...`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from palate.corpus.containers.files import sha256
-from palate.evals.asking.answering import Answered, Task, Terms, answerable, answered, task
+from palate.evals.asking.answering import Answered, Task, Terms, answerable, answered, prompts_of, task
 from palate.evals.card.card_page import Part, describe
 from palate.evals.card.compared import Row, rows_of
 from palate.evals.card.distances import Distances
 from palate.evals.page import Report
 from palate.evals.protocols.all_protocols import PROTOCOLS
 from palate.evals.protocols.items import Item, Likelihood, Protocol, Said, Scores
-from palate.evals.protocols.wins import EVEN
+from palate.evals.protocols.wins import EVEN, Duel
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel, ScalarModel
 from palate.lm.sources.whereabouts import cache_directory
@@ -48,9 +48,11 @@ from palate.stages.measuring.card_judges import (
     by_rankings,
     by_reward_model,
     judge_of,
+    said_of,
     unanswered,
     with_outcomes,
 )
+from palate.stages.measuring.card_pairs import PairJudge, remarks_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class Chosen:
     Attributes:
         total: items in its file.
         left_out: prompts that a model has no room for.
+        remarks: what else is to be said of it.
+        numbers: of how it was judged, by name.
     """
 
     section: CardSection
@@ -67,6 +71,8 @@ class Chosen:
     items: Sequence[Item]
     total: int
     left_out: int = 0
+    remarks: tuple[str, ...] = ()
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def report_card(recipe: CardRecipe, run: Run) -> None:
@@ -93,6 +99,7 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
         sketches["model"].device,
         lambda recipe: one_after_the_other(asking_takes(recipe, sketches, tasks, start) + judges_take(recipe, tasks)),
     )
+    pairs = by_pairs_of(recipe, run, sections)
     found: dict[str, dict[str, list[Answered]]] = {}
     weights: dict[str, str] = {}
     cache, gone = cache_directory() / "answers", None
@@ -109,7 +116,7 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
             gone = distances(recipe, start, loaded, chats, sections["win_rate"].items, said, weights, cache)
         del loaded  # before the next is read
     after, before = found["model"], found.get("baseline")
-    judgements = judge(recipe, run, sections, after, before, weights)
+    judgements = judge(recipe, run, sections, after, before, weights, pairs)
     parts = {name: part(each, name, after, before, list(tasks.values())) for name, each in sections.items()}
     rows = rows_of(
         {name: each.protocol for name, each in sections.items()},
@@ -117,7 +124,8 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
         None if before is None else {name: [each.scores for each in items] for name, items in before.items()},
         seed=recipe.seed,
     )
-    write(recipe, run, parts, [*rows, *judgements], gone)
+    judging = {f"judge_{name}": value for each in sections.values() for name, value in each.numbers.items()}
+    write(recipe, run, parts, [*rows, *judgements], gone, judging)
 
 
 def models_of(recipe: CardRecipe) -> dict[str, tuple[str, str]]:
@@ -184,7 +192,8 @@ def judges_take(recipe: CardRecipe, of_models: Mapping[str, Mapping[str, Task]])
     """What the recipe's judge and the reward model compute, each by itself."""
     tasks = of_models["model"]
     found = []
-    if recipe.judge is not None and (sketches := sketch_rewards((recipe.judge,), recipe.precision)):
+    here = recipe.judge is not None and recipe.judge.endpoint is None
+    if here and recipe.judge is not None and (sketches := sketch_rewards((recipe.judge,), recipe.precision)):
         found.append(
             scored(
                 sketches,
@@ -208,19 +217,29 @@ def judge(
     after: dict[str, list[Answered]],
     before: dict[str, list[Answered]] | None,
     weights: Mapping[str, str],
+    pairs: PairJudge | None,
 ) -> list[Row]:
     """Fill in what judges make of the answers; and rows of what has no before and after."""
-    duels, rows = {}, []
+    duels: dict[str, Sequence[Duel]] = {}
+    rows = []
     if recipe.judge is not None and before is not None:
-        source = judge_of(recipe.judge, recipe.precision, recipe.microbatch_tokens)
-        run.add_inputs({"judge": source.hashes})
-        duels["win_rate"] = by_judge(source, sections["win_rate"].items, after["win_rate"], before["win_rate"])
-        after["win_rate"] = with_outcomes(after["win_rate"], [each.scores for each in duels["win_rate"]])
-        before["win_rate"] = with_outcomes(before["win_rate"], [EVEN] * len(duels["win_rate"]))
+        chosen = sections["win_rate"]
+        if pairs is None:
+            source = judge_of(recipe.judge, recipe.precision, recipe.microbatch_tokens)
+            run.add_inputs({"judge": source.hashes})
+            fought: Sequence[Duel] = by_judge(source, chosen.items, after["win_rate"], before["win_rate"])
+        else:
+            fought, chosen = compared(pairs, run, chosen, after["win_rate"], before["win_rate"])
+        kept = [place for place, each in enumerate(fought) if len(each.outcomes)]
+        sections["win_rate"] = replace(chosen, items=[chosen.items[place] for place in kept])
+        duels["win_rate"] = [fought[place] for place in kept]
+        ours, theirs = ([found["win_rate"][place] for place in kept] for found in (after, before))
+        after["win_rate"] = with_outcomes(ours, [each.scores for each in duels["win_rate"]])
+        before["win_rate"] = with_outcomes(theirs, [EVEN] * len(kept))
     if "judgements" in sections and before is not None:
         section = sections["judgements"].section
-        ours, theirs = weights["model"], weights["baseline"]
-        fought, total = by_rankings(Path(section.path), ours, theirs, limit=section.limit, seed=recipe.seed)
+        of_both = weights["model"], weights["baseline"]
+        fought, total = by_rankings(Path(section.path), *of_both, limit=section.limit, seed=recipe.seed)
         duels["judgements"] = fought
         after["judgements"], before["judgements"] = unanswered(fought), unanswered(fought, EVEN)
         sections["judgements"] = replace(sections["judgements"], items=[_JUDGED] * len(fought), total=total)
@@ -236,6 +255,24 @@ def judge(
             by_reward_model(source, chosen.items, scores, section="hallucination", title=title, seed=recipe.seed)
         )
     return rows
+
+
+def by_pairs_of(recipe: CardRecipe, run: Run, sections: Mapping[str, Chosen]) -> PairJudge | None:
+    """The judge, where it is a model elsewhere; what is wrong with it is found before the models are asked."""
+    if recipe.judge is None or recipe.judge.endpoint is None:
+        return None
+    count = len(sections["win_rate"].items)
+    return PairJudge(recipe.judge, run, seed=recipe.seed, num_prompts=count, num_responses=recipe.responses_per_prompt)
+
+
+def compared(
+    judge: PairJudge, run: Run, chosen: Chosen, after: Sequence[Answered], before: Sequence[Answered]
+) -> tuple[Sequence[Duel], Chosen]:
+    """What it made of every two responses, and the section with what is to be said of that."""
+    ours, theirs = ([[each.text for each in said_of(answers)] for answers in found] for found in (after, before))
+    found = judge.compare(run, prompts_of(chosen.items), ours, theirs)
+    remarks = (*chosen.remarks, *remarks_of(found, judge.settings.model))
+    return found.duels, replace(chosen, remarks=remarks, numbers=found.numbers)
 
 
 _JUDGED = Item(asked=(), score=lambda answers: {})
@@ -301,6 +338,7 @@ def part(
 ) -> Part:
     """A section for the page, with what was left out of it."""
     remarks = [f"{chosen.left_out} prompts that leave no room are left out."] if chosen.left_out else []
+    remarks += chosen.remarks
     if cut := max((each[name].cut for each in tasks if name in each), default=0):
         remarks.append(f"The beginning of {cut} contexts is cut: they are longer than the model's own.")
     return Part(
@@ -318,7 +356,14 @@ def _apart(found: Sequence[Answered]) -> tuple[list[Scores], list[Sequence[Likel
     return [each.scores for each in found], [each.answers for each in found]
 
 
-def write(recipe: CardRecipe, run: Run, parts: Mapping[str, Part], rows: Sequence[Row], gone: Distances | None) -> None:
+def write(
+    recipe: CardRecipe,
+    run: Run,
+    parts: Mapping[str, Part],
+    rows: Sequence[Row],
+    gone: Distances | None,
+    judging: Mapping[str, float | None],
+) -> None:
     """The page, and the figures of the run."""
     for each in parts.values():
         for remark in each.remarks:
@@ -328,4 +373,4 @@ def write(recipe: CardRecipe, run: Run, parts: Mapping[str, Part], rows: Sequenc
     report = Report(f"Report card: {recipe.model}", f"{against}{recipe.form} form, {questions:,} items")
     describe(report, parts, rows, gone, seed=recipe.seed)
     report.write(run.directory)
-    run.finish({f"{row.section}_{row.measure.name}": row.after.value for row in rows})
+    run.finish({f"{row.section}_{row.measure.name}": row.after.value for row in rows} | dict(judging))

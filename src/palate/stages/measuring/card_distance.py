@@ -42,7 +42,7 @@ def start_of(recipe: CardRecipe, run: Run, sketches: Mapping[str, Sketch[Languag
     """
     if all(section.protocol != "win_rate" for section in recipe.sections):
         return None
-    key = next(key for key in ("reference", "model", "baseline") if key in sketches and _named(recipe, key))
+    key = next(key for key in ("reference", "baseline", "model") if key in sketches and _named(recipe, key))
     vocabulary = sketches[key].chat.tokenizer.get_vocab()
     strange = [name for name, each in sketches.items() if each.chat.tokenizer.get_vocab() != vocabulary]
     if not strange:
