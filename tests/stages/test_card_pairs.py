@@ -180,7 +180,7 @@ def test_what_is_wrong_with_it_is_found_before_the_models_are_asked(
     path = tmp_path / "card.toml"
     path.write_text(tomli_w.dumps(tree))
     assert main(["eval", str(path), "--estimate"]) == 0
-    assert "the judge runs elsewhere and is not in the estimate: up to 24 questions" in capsys.readouterr().out
+    assert "the judge runs elsewhere, and is asked up to 24 questions besides" in capsys.readouterr().out
     assert not endpoint.asked
 
 

@@ -93,13 +93,16 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
     sections: dict[str, Chosen] = {each.section.protocol: each for each in asked}
     terms = terms_of(recipe)
     tasks = {key: tasks_of(sections, each.chat, each.model.context, terms) for key, each in answering.items()}
+    pairs = by_pairs_of(recipe, run, sections)
     recipe = expect(
         run,
         recipe,
         sketches["model"].device,
-        lambda recipe: one_after_the_other(asking_takes(recipe, sketches, tasks, start) + judges_take(recipe, tasks)),
+        lambda recipe: one_after_the_other(
+            asking_takes(recipe, sketches, tasks, start) + judges_take(recipe, tasks),
+            notes=() if pairs is None else (pairs.note,),
+        ),
     )
-    pairs = by_pairs_of(recipe, run, sections)
     found: dict[str, dict[str, list[Answered]]] = {}
     weights: dict[str, str] = {}
     cache, gone = cache_directory() / "answers", None

@@ -54,6 +54,9 @@ class PairJudge:
     Args:
         num_prompts, num_responses: that will be compared, for what is said before it is asked.
 
+    Attributes:
+        note: for an estimate.
+
     Raises:
         DataError, RecipeError: the constitution cannot be read.
         EndpointError: the key is not there.
@@ -66,8 +69,8 @@ class PairJudge:
         asked = min(settings.principles_per_pair, len(self.constitution.principles)) * max(1, settings.samples)
         most = 2 * asked * num_prompts * num_responses**2
         self.model: RemoteJudge | None = None
+        self.note = f"the judge runs elsewhere, and is asked up to {most:,} questions besides"
         if isinstance(run, Trial):
-            run.note(f"the judge runs elsewhere and is not in the estimate: up to {most:,} questions")
             return
         self.model = elsewhere(
             run,
