@@ -129,6 +129,7 @@ def _recipes() -> str:
 def _kinds_of_recipes() -> dict[str, type[recipe.Section]]:
     """By the command that takes them, as a heading."""
     others = {"rounds": recipe.RoundsRecipe, "compare": recipe.CompareRecipe, "agent": recipe.AgentRecipe}
+    others['repeat`, `stage = "demo"'] = recipe.DemoRecipe
     stages = {
         f'`palate {stage.command}`, `stage = "{stage.name}"`' if stage.command else f"`palate {stage.name}`": getattr(
             recipe, stage.recipe

@@ -32,6 +32,7 @@ from palate.cluster.cluster_commands import add_cluster
 from palate.commands import (
     BACKUP,
     DEMO,
+    DEMOS,
     INIT,
     INTRODUCTION,
     RESTORE,
@@ -46,12 +47,6 @@ from palate.data_commands import add_data
 from palate.disk import is_full
 from palate.errors import PalateError, RunError, SilentError
 from palate.experiment_commands import add_experiments
-
-_DEMOS = {
-    "everyday": ("palate.demo.loop", "demo", "runs/demo"),
-    "people": ("palate.demo.real_people", "demo_people", "runs/people"),
-    "text": ("palate.demo.from_text_page", "from_text", "runs/text"),
-}
 
 ALONE = "this command runs in one process: leave out torchrun"
 
@@ -149,7 +144,7 @@ def build_parsers() -> dict[str, Parser]:
 
 def _demo(commands: Group) -> None:
     def call(args: argparse.Namespace) -> None:
-        module, run, out = _DEMOS[args.which]
+        module, run, out = DEMOS[args.which]
         of_text = args.which == "text"
         if of_text and args.text is None:
             parser.error("text needs --text: a directory of plain text, or a file")
@@ -165,7 +160,7 @@ def _demo(commands: Group) -> None:
     parser = commands.add(
         "demo", call, "the whole loop on a small model, for real", DEMO, "palate demo text --text tales"
     )
-    parser.add_argument("which", nargs="?", choices=tuple(_DEMOS), default="everyday", help="default: %(default)s")
+    parser.add_argument("which", nargs="?", choices=tuple(DEMOS), default="everyday", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/demo, runs/people or runs/text")
     parser.add_argument("--text", type=Path, metavar="PATH", help="with `text`: a directory of plain text, or a file")
     parser.add_argument("--estimate", action="store_true", help="with `text`: say what it will take; nothing stays")

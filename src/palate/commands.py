@@ -193,6 +193,14 @@ STAGES = (
 )
 
 
+DEMOS = {
+    "everyday": ("palate.demo.loop", "demo", "runs/demo"),
+    "people": ("palate.demo.real_people", "demo_people", "runs/people"),
+    "text": ("palate.demo.from_text_page", "from_text", "runs/text"),
+}
+"""Of each demonstration module, function, and where it goes."""
+
+
 def stage_meant(command: str, tree: Mapping[str, Any]) -> Stage:
     """The stage that a recipe for a command is for: the one that it names, or else the command's own."""
     named = (each for each in STAGES if each.command == command and each.name == tree.get("stage"))
@@ -331,10 +339,10 @@ NAME=FILE gives a recipe a name, so that one file can be there twice; --set KEY=
 --set NAME:KEY=VALUE one, --set eval:KEY=VALUE what they are measured by. {seed} in a text of a recipe is the run's."""
 
 REPEAT = """\
-Runs a recipe of any stage, or several that follow each other, with seed after seed, and says of every figure of their
-reports how far it varies between seeds, beside its interval within one run. With --apart it finds what part of that is
-the order of the data, what is drawn to begin with, responses, labelers, or measuring: each run is done again with that
-one source drawn anew.
+Runs a recipe of any stage, of rounds, an agent or a demonstration, or several that follow each other, with seed after
+seed, and says of every figure of their reports how far it varies between seeds, beside its interval within one run.
+With --apart it finds what part of that is the order of the data, what is drawn to begin with, responses, labelers, or
+measuring: each run is done again with that one source drawn anew.
 
 A recipe names what an earlier one made as {NAME}, its directory: --set "reward:model={sft}". --set KEY=VALUE changes
 all recipes, --set NAME:KEY=VALUE one; {seed} in a text of a recipe is the run's."""

@@ -38,6 +38,7 @@ COMMAND = {
     "card": "eval",
     "rounds": "rounds",
     "pendulum": "agent",
+    "demo": "repeat",
 }
 LEARNED = ["rewards=[{ model = 'tiny' }]", "sampling.max_new_tokens=6", "steps=2", "prompts_per_step=2"]
 
@@ -173,15 +174,17 @@ def test_recipe_runs(recipe: Path, data: dict[str, str], tmp_path: Path) -> None
         "card": card_sections(tmp_path, data),
         "win_rate": [f"prompts.path={data['prompts']}", "baseline=tiny", "sampling.max_new_tokens=6"],
         "pendulum": ["steps=2", "num_environments=2", "epochs=1", "final_episodes=2", "reward_model.updates=2"],
+        "demo": ["scale=tiny"],
     }[recipe.stem]
     if COMMAND[recipe.stem] != "agent":  # whose networks are small, and come of themselves
         overrides += ["precision=fp32"]
-        overrides += [] if recipe.stem == "pretrain" else ["model=tiny"]  # which makes one
+        overrides += [] if recipe.stem in ("pretrain", "demo") else ["model=tiny"]  # which say themselves
     if "frozen_layers" in recipe.read_text(encoding="utf-8"):
         overrides.append("frozen_layers=1")
     out = tmp_path / "run"
     changes = [word for override in overrides for word in ("--set", override)]
-    assert main([COMMAND[recipe.stem], str(recipe), "--out", str(out), *changes]) == 0
+    once = ["--seeds", "1"] if COMMAND[recipe.stem] == "repeat" else []
+    assert main([COMMAND[recipe.stem], str(recipe), "--out", str(out), *once, *changes]) == 0
     assert (out / "report.json").exists()
     assert (out / "report.html").exists()
     if COMMAND[recipe.stem] in (

@@ -7,7 +7,7 @@ recipe stands for the run's seed, so that each seed may start from models of its
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -190,7 +190,7 @@ def _stage(tree: Mapping[str, Any], path: Path) -> Stage:
     return stage
 
 
-def stage_named(tree: Mapping[str, Any], path: Path, *, among: Mapping[str, Stage] | None = None) -> Stage:
+def stage_named(tree: Mapping[str, Any], path: Path, *, among: Collection[str] | None = None) -> Stage:
     """The stage that a recipe names or, if it does not, that its file is called after.
 
     Args:

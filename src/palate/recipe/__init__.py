@@ -20,8 +20,8 @@ from palate.recipe.data_settings import (
     ThumbMining,
     TreeMining,
 )
-from palate.recipe.evaluation import CardRecipe, CardSection, CompareRecipe, Taste, WinRateRecipe
-from palate.recipe.iteration import RoundsRecipe
+from palate.recipe.evaluation import CardJudge, CardRecipe, CardSection, CompareRecipe, Taste, WinRateRecipe
+from palate.recipe.iteration import DemoRecipe, RoundsRecipe
 from palate.recipe.loading import RecipeT, load_recipe, parse_recipe, parse_settings, read_tree
 from palate.recipe.own_samples import DistillRecipe, OnlineDPORecipe, RAFTRecipe
 from palate.recipe.preferences import ORDER, DPORecipe, KTORecipe, Objective, RewardRecipe, RewardSeeds
@@ -73,6 +73,7 @@ __all__ = [
     "AgentRecipe",
     "Architecture",
     "BestOfNRecipe",
+    "CardJudge",
     "CardRecipe",
     "CardSection",
     "ChatTemplate",
@@ -82,6 +83,7 @@ __all__ = [
     "DPORecipe",
     "Data",
     "Decay",
+    "DemoRecipe",
     "DistillRecipe",
     "Endpoint",
     "Engine",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -102,6 +102,28 @@ class Endpoint(Section):
         return name
 
 
+PrinciplesPerPair = Annotated[
+    PositiveInt,
+    Field(
+        description="Principles that are asked about each pair, drawn anew for each; the majority of them counts.",
+    ),
+]
+Verdict = Annotated[
+    Literal["same", "mean"],
+    Field(
+        description="`same`: the answer that is chosen in both orders; if another one is in each, a tie. `mean`: the "
+        "one that more of the model is for over both orders, which takes out a steady preference for a place.",
+    ),
+]
+Samples = Annotated[
+    Count,
+    Field(
+        description="Answers drawn to each question, of which the majority counts; 0: the letter that is more likely "
+        "as the answer's first token.",
+    ),
+]
+
+
 class ReaderJudge(Section):
     """A model that says how far an answer follows what its reader asks for."""
 
@@ -142,19 +164,9 @@ class JudgeRecipe(Section):
         description="Every record is a pair, the answer in question first: tell how often people would prefer it, from "
         "the model's verdicts on all pairs and people's on those that they judged, drawn by lot.",
     )
-    principles_per_pair: PositiveInt = Field(
-        1, description="Principles that are asked about each pair, drawn anew for each; the majority of them counts."
-    )
-    verdict: Literal["same", "mean"] = Field(
-        "same",
-        description="`same`: the answer that is chosen in both orders; if another one is in each, a tie. `mean`: the "
-        "one that more of the model is for over both orders, which takes out a steady preference for a place.",
-    )
-    samples: Count = Field(
-        0,
-        description="Answers drawn to each question, of which the majority counts; 0: the letter that is more likely "
-        "as the answer's first token.",
-    )
+    principles_per_pair: PrinciplesPerPair = 1
+    verdict: Verdict = "same"
+    samples: Samples = 0
     sampling: Sampling = Field(Sampling(), description="How they are drawn.")
     engine: Engine = Field(Engine(), description="What draws them.")
     max_left_out: Fraction = Field(

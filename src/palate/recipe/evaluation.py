@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from palate.recipe.ai_feedback import Endpoint, PrinciplesPerPair, Samples, Verdict
 from palate.recipe.rewarding import Reward
 from palate.recipe.sections import (
     ChatTemplate,
@@ -97,6 +98,42 @@ class CardSection(Section):
         return self
 
 
+class CardJudge(Reward):
+    """Of a win rate: what scores each response by itself; or, with `endpoint`, a model that compares every two."""
+
+    model: str = Field(
+        "", description="A trained reward model's directory; with an endpoint, what the model is called there."
+    )
+    endpoint: Endpoint | None = Field(
+        None,
+        description="Where a model is asked which of two responses is better, in both orders, as by `palate judge`.",
+    )
+    constitution: str = Field("", description="Of such a model: the file of principles that it goes by.")
+    principles_per_pair: PrinciplesPerPair = 1
+    verdict: Verdict = "same"
+    samples: Samples = 0
+    sampling: Sampling = Field(Sampling(), description="How they are drawn.")
+
+    @model_validator(mode="after")
+    def _here_or_there(self) -> CardJudge:
+        if self.endpoint is None:
+            own = ("constitution", "principles_per_pair", "verdict", "samples", "sampling")
+            if strange := [name for name in own if getattr(self, name) != type(self).model_fields[name].default]:
+                raise ValueError(f"{strange[0]} is of a model at an endpoint, and there is none")
+            return self
+        if not self.model or not self.constitution:
+            raise ValueError("an endpoint needs a model, as it is called there, and a constitution to go by")
+        if self.objective or self.aggregation != "mean" or self.uncertainty_coef != 1 or self.weight != 1:
+            raise ValueError(
+                "objective, aggregation, uncertainty_coef, weight: an endpoint compares and gives no scores"
+            )
+        if not self.samples and self.sampling != Sampling():
+            raise ValueError("nothing is drawn without samples: set samples, or leave out sampling")
+        if self.sampling.num_slots != Sampling().num_slots:
+            raise ValueError("sampling.num_slots: how many are drawn side by side is the endpoint's own matter")
+        return self
+
+
 class CardRecipe(Section):
     """One model beside the one before, in every section that is listed: what got better, what got worse, how sure."""
 
@@ -111,8 +148,15 @@ class CardRecipe(Section):
         "full", description="`quick`: a few items of each section, always the same ones, and wider intervals."
     )
     sections: Annotated[tuple[CardSection, ...], Field(min_length=1)] = Field(description="What is measured.")
-    judge: Reward | None = Field(
-        None, description="Of `win_rate`: scores a response, the higher score wins; training must not have seen it."
+    judge: CardJudge | None = Field(
+        None,
+        description="Of `win_rate`: scores a response, the higher score wins; or compares two. Training must not have "
+        "seen it.",
+    )
+    reference: str = Field(
+        "",
+        description="Of `win_rate`: what both began as, to which their KL is measured; empty: the baseline. It has "
+        "their vocabulary.",
     )
     reward_model: str = Field(
         "", description="Of `hallucination`: what the policy learned from; does it prefer sound answers?"
@@ -129,6 +173,8 @@ class CardRecipe(Section):
             raise ValueError(f"sections: {', '.join(sorted(twice))} is there twice")
         if (self.judge is not None) != ("win_rate" in names):
             raise ValueError("judge: the section `win_rate` needs one, and nothing else asks it")
+        if self.reference and "win_rate" not in names:
+            raise ValueError("reference: KL is measured on the responses of `win_rate`, and there is none")
         if self.reward_model and "hallucination" not in names:
             raise ValueError("reward_model: the section `hallucination` asks it, and there is none")
         if not self.baseline and {"win_rate", "judgements"} & set(names):

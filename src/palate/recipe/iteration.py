@@ -1,4 +1,4 @@
-"""The recipe of rounds: sample, judge, retrain, go on from the new policy."""
+"""Recipes of what runs several stages: rounds of sampling, judging and learning; a demonstration, to be repeated."""
 
 from __future__ import annotations
 
@@ -86,4 +86,23 @@ class RoundsRecipe(Section):
             raise ValueError('stage = "dpo" is held against where it starts: set kl_reference = "round"')
         if is_dpo and (self.reward or self.reward_start != "first"):
             raise ValueError('stage = "dpo" learns from judgements alone: leave [reward] and reward_start out')
+        return self
+
+
+class DemoRecipe(Section):
+    """A demonstration, as `palate demo` runs it, to be repeated (`palate repeat`)."""
+
+    stage: Literal["demo"] = "demo"
+    seed: int = Field(0, ge=0, description="All randomness is a function of this number.")
+    which: Literal["everyday", "people", "text"] = Field("everyday", description="As in `palate demo WHICH`.")
+    scale: Literal["full", "quick", "tiny"] = Field(
+        "full", description="`quick`: whether everything works; `tiny`: the same of a random model. Neither means much."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="Matrix products.")
+    text: str = Field("", description="Of `text`: a directory of plain text, or a file.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> DemoRecipe:
+        if (self.which == "text") != bool(self.text):
+            raise ValueError('text: the demonstration which = "text" needs it, and no other reads it')
         return self

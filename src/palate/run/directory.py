@@ -153,6 +153,10 @@ class Run:
         """`finish` was called, now or in an earlier process: there is nothing left to do."""
         return self._record["ended"] is not None
 
+    def go_on(self) -> None:
+        """Something was done before in a run inside it, so that what it reads must not have changed."""
+        self._begun = True
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What was dropped, skipped or assumed so far."""

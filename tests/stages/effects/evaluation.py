@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from tests.stages.effects import ai_feedback
 from tests.stages.effects.reinforcement import decodes_side_by_side, draws_at_most
-from tests.stages.effects.rows import Row, under
+from tests.stages.effects.rows import Effect, Row, under
 from tests.stages.effects.runs import Outcome
 from tests.stages.effects.sampling import (
     BREVITY,
@@ -21,7 +22,9 @@ from tests.stages.effects.sampling import (
     scores_in_parts,
 )
 from tests.stages.effects.scoring import learned_terms, scores_of, verifying
-from tests.stages.effects.shared import close, multiplies_in, refused
+from tests.stages.effects.shared import Ends, close, multiplies_in, refused
+
+from palate.rewards.judges.constitutions import read_constitution
 
 
 def win_rate() -> list[Row]:
@@ -80,7 +83,9 @@ def card() -> list[Row]:
     return [
         Row("stage", (None, "nonsense"), refused("'stage'")),
         *under("judge", judge),
+        *under("judge", elsewhere(duel)),
         Row("reward_model", ("$scorer", "$zero"), scores_sound_answers, marked),
+        Row("reference", ("", "$teacher"), goes_from, duel | {"model": "$model", "judge.length": 9.0}),
         Row("sections.0.control", ("$records_texts", "$labelled_texts"), recites_beside, recited),
         Row("seed", (0, 1), draws_anew),
         Row("model", ("$model", "tiny"), draws_from(0, "model"), {"baseline": "$teacher"}),
@@ -113,6 +118,90 @@ def wins_on_the_card(a: Outcome, b: Outcome) -> None:
         rates.append(measured(outcome, "win_rate", "won")["after"])
         assert close(rates[-1], (gaps.sign() / 2 + 0.5).mean())
     assert rates[0] != rates[1]
+
+
+def elsewhere(duel: dict[str, Any]) -> list[Row]:
+    """Keys of a judge at an endpoint: those of `palate judge`, of which the first are about how it is asked."""
+    there = duel | {
+        "judge.model": "judge",
+        "judge.constitution": "$constitution",
+        "judge.endpoint": {"url": "http://somewhere.test/v1"},
+    }
+    drawn = there | {"judge.samples": 2}
+    asked = [
+        replace(row, given=there | {"judge.model": row.given["model"]}, effect=of_the_judge(row.effect))
+        for row in ai_feedback.endpoint()
+    ]
+    return [
+        *asked,
+        Row("constitution", ("$constitution", "$other_constitution"), shows_other_words, there),
+        Row("principles_per_pair", (1, 2), asks_by_so_many, there),
+        Row("verdict", ("same", "mean"), decides_by, there),
+        Row("samples", (1, 3), asks_so_often, there),
+        Row("sampling.temperature", (0.7, 1.4), sends("temperature"), drawn),
+        Row("sampling.max_new_tokens", (3, 6), sends("max_tokens"), drawn),
+        Row("sampling.num_slots", (64, 1), refused("the endpoint's own matter"), drawn),
+    ]
+
+
+def of_the_judge(effect: Effect) -> Effect:
+    """The same of a recipe whose judge has the endpoint."""
+    if isinstance(effect, Ends):
+        return effect
+
+    def of_both(a: Outcome, b: Outcome) -> None:
+        effect(*(replace(each, recipe=each.recipe.judge) for each in (a, b)))
+
+    return of_both
+
+
+def questions(outcome: Outcome) -> list[str]:
+    """That the endpoint was sent."""
+    return [str(each.asked["messages"][0]["content"]) for each in outcome.sent]
+
+
+def shows_other_words(a: Outcome, b: Outcome) -> None:
+    """The principle's own."""
+    for outcome in (a, b):
+        principles = [each.compare for each in read_constitution(outcome.recipe.judge.constitution).principles]
+        assert outcome.sent
+        assert all(any(words in asked for words in principles) for asked in questions(outcome))
+    assert set(questions(a)) != set(questions(b))
+
+
+def asks_by_so_many(a: Outcome, b: Outcome) -> None:
+    assert 0 < 2 * len(a.sent) == len(b.sent)
+
+
+def decides_by(a: Outcome, b: Outcome) -> None:
+    """That the mean decides otherwise is shown where a card is judged in pairs; here that it is the rule."""
+    rules = [{line.get("rule", "same") for line in outcome.lines("verdicts.jsonl")} for outcome in (a, b)]
+    assert rules == [{"same"}, {"mean"}]
+
+
+def asks_so_often(a: Outcome, b: Outcome) -> None:
+    assert 0 < 3 * len(a.sent) == len(b.sent)
+
+
+def sends(name: str) -> Effect:
+    """What the endpoint is to draw by."""
+
+    def to_both(a: Outcome, b: Outcome) -> None:
+        key = "max_new_tokens" if name == "max_tokens" else name
+        for outcome in (a, b):
+            assert {each.asked[name] for each in outcome.sent} == {getattr(outcome.recipe.judge.sampling, key)}
+
+    return to_both
+
+
+def goes_from(a: Outcome, b: Outcome) -> None:
+    """Of responses that are the same, KL to another model; the baseline is the start unless one is named."""
+    one, other = (each.report["kl"] for each in (a, b))
+    assert (one["start"], one["baseline"]["kl"]) == ("tiny", 0)
+    assert other["start"] == b.recipe.reference
+    assert other["model"]["kl"] != one["model"]["kl"]
+    assert other["baseline"]["kl"] != 0
+    assert measured(a, "win_rate", "won") == measured(b, "win_rate", "won")
 
 
 def scores_sound_answers(a: Outcome, b: Outcome) -> None:

@@ -164,7 +164,7 @@ def _key(asks: Asks, item: Item, terms: Terms) -> str:
     if asks == "prompts":
         (prompt,) = prompts_of([item])
         drawn = (terms.sampling.temperature, terms.sampling.max_new_tokens, terms.num_responses, terms.seed)
-        return content_id(asks, *map(str, drawn), prompt.id)
+        return content_id(asks, "with their tokens", *map(str, drawn), prompt.id)
     window = str(terms.window) if asks == "documents" else str(RECALLED) if asks == "openings" else ""
     return content_id(asks, window, *(part for each in item.asked for part in _parts(each)))
 
@@ -266,7 +266,8 @@ def _ask(loaded: Loaded[LanguageModel], task: Task, places: Sequence[int], terms
         engine = LocalEngine(loaded.model, loaded.chat)
         prompts = prompts_of([task.items[place] for place in places])
         rollout = engine.generate(prompts, terms.sampling, num_responses=terms.num_responses, key=(terms.seed, "card"))
-        said = [[text, ended] for text, ended in zip(rollout.texts, rollout.ended.tolist(), strict=True)]
+        columns = (rollout.ended.tolist(), rollout.sequences.responses(), rollout.logprobs.double().sum(1).tolist())
+        said = [list(each) for each in zip(rollout.texts, *columns, strict=True)]
         return [said[start : start + terms.num_responses] for start in range(0, len(said), terms.num_responses)]
     if task.asks == "openings":
         return [[said] for said in _recalled(loaded, [task.openings[place] for place in places], terms)]

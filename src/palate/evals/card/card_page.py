@@ -1,7 +1,8 @@
 """The card as a page: what a manager reads in a minute comes first, what a reviewer looks for follows.
 
-In words what got better and worse; the picture of differences; the table of what is compared; everything else that was
-measured; calibration; questions that were lost and won, and responses side by side; how each section was measured.
+In words what got better and worse; the picture of differences; the table of what is compared; how far both have gone
+from where they began, beside a win rate; everything else that was measured; calibration; questions that were lost and
+won, and responses side by side; how each section was measured.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from palate.evals.calibration import expected_error, reliability
 from palate.evals.card import pictures
 from palate.evals.card.compared import Row
+from palate.evals.card.distances import Distances, describe_distances
 from palate.evals.page import Report, format_number
 from palate.evals.protocols.choices import BRIER
 from palate.evals.protocols.items import Continuation, Item, Likelihood, Protocol, Said, Scores
@@ -53,14 +55,19 @@ class Part:
     remarks: Sequence[str]
 
 
-def describe(report: Report, parts: Mapping[str, Part], rows: Sequence[Row], *, seed: int) -> None:
-    """Fill the page."""
+def describe(
+    report: Report, parts: Mapping[str, Part], rows: Sequence[Row], gone: Distances | None = None, *, seed: int
+) -> None:
+    """Fill the page; with how far both have gone, where that was measured."""
     compared = [row for row in rows if row.corrected is not None]
     if compared:
         _in_short(report, compared)
         caption = "Better is to the right; green: better, red: worse, orange: changed, grey: not told apart."
         report.figure("What changed", pictures.forest(compared), caption)
         _compared(report, compared)
+    if gone is not None:
+        won = next(row.after for row in rows if (row.section, row.measure.name) == ("win_rate", "won"))
+        describe_distances(report, gone, won, seed=seed)
     _all_else(report, [row for row in rows if row.corrected is None])
     report.data("rows", [as_json(row) for row in rows])
     _calibration(report, parts, seed)

@@ -60,10 +60,14 @@ class Said:
 
     Attributes:
         ended: by a stop token; otherwise it was cut off.
+        tokens: those that were drawn, the stop token among them; empty where nothing was drawn.
+        logprob: of all of them as they were drawn, in nats.
     """
 
     text: str
     ended: bool
+    tokens: Sequence[int] = ()
+    logprob: float = 0.0
 
 
 Scores: TypeAlias = Mapping[str, float]

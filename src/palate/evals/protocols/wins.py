@@ -1,8 +1,8 @@
 """Whose response is the better one: the share of comparisons that the model wins against the baseline, ties half.
 
-Either both respond to prompts and the recipe's judge scores each response by itself, or judgements are there already: a
-file of rankings, by people, or by a model that saw both orders (`palate judge`). A prompt counts once. The rate is
-compared with one half, what a model has against itself.
+Either both respond to prompts, and the recipe's judge scores each response by itself or, being a model elsewhere,
+compares every two in both orders; or judgements are there already: a file of rankings, by people, or by `palate judge`.
+A prompt counts once. The rate is compared with one half, what a model has against itself.
 
 Two readings at equal length stand beside it (`evals/winrate.py`, `evals/alpaca_length.py`).
 """
@@ -54,11 +54,15 @@ class Duel:
 
 def duel(ours: Sequence[str], theirs: Sequence[str], our_scores: Floats, their_scores: Floats) -> Duel:
     """Every response of the one against every one of the other, by a judge's scores of each."""
-    return Duel(
-        outcomes=compare_each(our_scores[None], their_scores[None]).ravel(),
-        more_words=_more([count_words(text) for text in ours], [count_words(text) for text in theirs]),
-        more_characters=_more(list(map(len, ours)), list(map(len, theirs))),
-    )
+    return met(ours, theirs, compare_each(our_scores[None], their_scores[None])[0])
+
+
+def met(ours: Sequence[str], theirs: Sequence[str], outcomes: Floats) -> Duel:
+    """Of responses [M] and [N] and what came of their comparisons [M, N]; those that have no outcome (NaN) are none."""
+    flat, known = outcomes.ravel(), ~np.isnan(outcomes.ravel())
+    words = _more([count_words(text) for text in ours], [count_words(text) for text in theirs])
+    characters = _more(list(map(len, ours)), list(map(len, theirs)))
+    return Duel(outcomes=flat[known], more_words=words[known], more_characters=characters[known])
 
 
 def _more(ours: Sequence[int], theirs: Sequence[int]) -> Floats:
@@ -114,8 +118,8 @@ def _read_prompts(path: Path) -> Sequence[Item]:
 WINS: dict[str, Protocol] = {
     "win_rate": Protocol(
         title="Win rate",
-        about="Both respond to prompts, and the recipe's judge scores each response by itself; every response of one "
-        "meets every one of the other. Compared with one half.",
+        about="Both respond to prompts; every response of one meets every one of the other, and the recipe's judge "
+        "scores each by itself, or compares the two in both orders. Compared with one half.",
         read=_read_prompts,
         asks="prompts",
         measures=WON,

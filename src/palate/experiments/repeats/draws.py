@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from palate import recipe as recipes
-from palate.commands import Stage
+from palate.commands import STAGES, Stage
 from palate.errors import RecipeError
 from palate.experiments.methods import divided, filled_with, named, stage_named
+from palate.experiments.repeats.pipelines import PIPELINES
 from palate.recipe import CardRecipe, Section, WinRateRecipe, parse_recipe, read_tree
 
 ABOUT = {
@@ -85,13 +86,18 @@ class Part:
         return found
 
     @property
+    def is_pipeline(self) -> bool:
+        """It runs several stages, or an agent: all of its randomness is one source."""
+        return self.stage in PIPELINES.values()
+
+    @property
     def sources(self) -> dict[str, tuple[str, ...]]:
         """The sources of randomness that it has and does not fix, each with its key."""
         fields = self.kind.model_fields
-        if "seeds" not in fields:
-            found: dict[str, tuple[str, ...]] = {
-                "evaluation" if self.kind in (WinRateRecipe, CardRecipe) else "sampling": ("seed",)
-            }
+        if self.is_pipeline:
+            found: dict[str, tuple[str, ...]] = {}
+        elif "seeds" not in fields:
+            found = {"evaluation" if self.kind in (WinRateRecipe, CardRecipe) else "sampling": ("seed",)}
         else:
             section: type[Section] = type(fields["seeds"].default)
             found = {name: ("seeds", name) for name in section.model_fields}
@@ -142,7 +148,7 @@ def read_parts(arguments: Sequence[str], overrides: Sequence[str] = ()) -> list[
         parts.append(
             Part(
                 name=name,
-                stage=stage_named(tree, path),
+                stage=PIPELINES.get(_stage_in(tree, path)) or stage_named(tree, path, among=offered()),
                 tree=tree,
                 source=str(path),
                 follows=frozenset(called & before),
@@ -150,6 +156,16 @@ def read_parts(arguments: Sequence[str], overrides: Sequence[str] = ()) -> list[
             )
         )
     return parts
+
+
+def offered() -> list[str]:
+    """What a recipe may call its stage."""
+    return [*(each.name.replace("-", "_") for each in STAGES), *PIPELINES]
+
+
+def _stage_in(tree: Mapping[str, Any], path: Path) -> str:
+    """What the recipe says, or what its file is called."""
+    return str(tree.get("stage") or path.stem)
 
 
 def sources_of(parts: Sequence[Part]) -> list[str]:

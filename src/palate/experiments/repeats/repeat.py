@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from palate.errors import DiskFullError, MachineError, PalateError, RecipeError, RunError
+from palate.experiments.repeats import pipelines
 from palate.experiments.repeats.draws import Draw, Part, directory_of, sources_of
 from palate.experiments.repeats.repeat_page import write_report
 from palate.experiments.repeats.told import Told, figures_of, read_figures, same
@@ -90,6 +91,9 @@ class Repeat:
                 directory, recipe = directory_of(self.parts, number, draw, self.out)
                 first = draw == Draw(seed=0) or (part.of_seed and not draw.anew)
                 if first and not part.follows and not _begun(directory):
+                    if part.is_pipeline:
+                        pipelines.check(recipe, directory)
+                        continue
                     with TemporaryDirectory(prefix="palate-repeat-") as temporary:
                         told = tell(part.train, recipe, Path(temporary))
                     if told.short:
@@ -105,7 +109,12 @@ class Repeat:
                 lines.append(f"{part.name}: {len(every)} runs; not timed before {', '.join(missing)} has run")
                 unknown.append(part.name)
                 continue
-            found = foresee(part.train, directory_of(self.parts, number, Draw(seed=0), self.out)[1])
+            directory, recipe = directory_of(self.parts, number, Draw(seed=0), self.out)
+            if part.is_pipeline:
+                lines.append(f"{part.name}: {len(every)} runs; {pipelines.takes(recipe, directory)}")
+                unknown.append(part.name)
+                continue
+            found = foresee(part.train, recipe)
             lines.append(f"{part.name}: {len(every)} runs; {found.lines[-1]}")
             whole += len(every) * (found.seconds or 0.0)
             unknown += [part.name] if found.seconds is None else []

@@ -66,14 +66,6 @@ Train = Callable[[Any, Run], None]
 FIRST = "first_answers.jsonl"
 
 
-class RoundsRun(Run):
-    """The directory of all rounds."""
-
-    def go_on(self) -> None:
-        """Something was done before, so that what it reads must not have changed."""
-        self._begun = True
-
-
 class Rounds(Chain):
     """All rounds of a recipe.
 
@@ -95,17 +87,19 @@ class Rounds(Chain):
         Raises:
             PalateError: a mistake that is found before anything is run, or a stage's own.
         """
-        begun = any(self.out.glob("round-*/*/metrics.jsonl"))
-        data, division = self.divide()
-        if begun:
+        if begun := self._begun():
             self._go_further()
         else:
-            self.check(division)
-        run = RoundsRun.open(self.out, self.recipe, resume=begun)
-        if run.finished:
-            return
-        if begun:
+            self.check()
+        run = Run.open(self.out, self.recipe, resume=begun)
+        if not run.finished:
+            self.carry_out(run)
+
+    def carry_out(self, run: Run) -> None:
+        """The rounds that are not over, in a directory that is open."""
+        if self._begun():
             run.go_on()
+        data, division = self.divide()
         run.add_inputs({"fresh prompts": data["prompts"].files, "held-out prompts": data["held_out"].files})
         self._put_down(run, data, division)
         self.measure(run, FIRST, "")
@@ -201,8 +195,12 @@ class Rounds(Chain):
         )
         return data, division
 
-    def check(self, division: Division) -> None:
+    def _begun(self) -> bool:
+        return any(self.out.glob("round-*/*/metrics.jsonl"))
+
+    def check(self) -> None:
         """Find mistakes before hours are spent: in keys, in data, and in what does not fit into memory."""
+        _, division = self.divide()
         self.recipes.evaluation("")
         with TemporaryDirectory(prefix="palate-rounds-") as directory:
             for name, recipe, train in self._stand_ins(division, Path(directory)):

@@ -102,9 +102,21 @@ def matters_of(data: Read[Candidates], constitution: Constitution, *, principles
 
 
 def elsewhere(
-    run: Run, endpoint: Endpoint, model: str, sampling: Sampling, *, seed: int, samples: int, num_questions: int
+    run: Run,
+    endpoint: Endpoint,
+    model: str,
+    sampling: Sampling,
+    *,
+    seed: int,
+    samples: int,
+    num_questions: int,
+    role: str = "model",
 ) -> RemoteJudge:
     """The model at an endpoint, and what it will be asked, before it is.
+
+    Args:
+        num_questions: at most.
+        role: what the run's inputs call it.
 
     Raises:
         EndpointError: the key is not there.
@@ -113,7 +125,7 @@ def elsewhere(
     about = f"{num_questions:,} questions for {model} at {endpoint.url}"
     if isinstance(run, Trial):
         raise RecipeError(f"nothing to estimate, since the model runs elsewhere: {about}")
-    run.add_inputs({"model": f"{model} at {endpoint.url}"})
+    run.add_inputs({role: f"{model} at {endpoint.url}"})
     client = EndpointClient(endpoint, model, run.directory)
     if endpoint.key_variable and endpoint.url.startswith("http://"):
         run.note(f"endpoint: the key in {endpoint.key_variable} is sent without encryption: {endpoint.url} is no https")

@@ -403,7 +403,8 @@ def measured(
     )
 
 
-def one_after_the_other(workloads: Sequence[Workload]) -> Workload:
-    """Of models that are in memory one at a time: the heaviest, and the tokens of all."""
+def one_after_the_other(workloads: Sequence[Workload], *, notes: Sequence[str] = ()) -> Workload:
+    """Of models that are in memory one at a time: the heaviest, and the tokens of all; ``notes`` are told besides."""
     heaviest = max(workloads, key=lambda each: each.peak.total)
-    return replace(heaviest, beside=sum(each.beside for each in workloads), data=max(each.data for each in workloads))
+    beside, data = sum(each.beside for each in workloads), max(each.data for each in workloads)
+    return replace(heaviest, beside=beside, data=data, notes=[*heaviest.notes, *notes])

@@ -7,8 +7,10 @@ compared with the same baseline in half the time.
 
 Judges come last, when both models have answered (`card_judges.py`).
 
-Left out: few-shot examples, the KL beside a win rate (`evaluate.py` has it), and tasks of lm-evaluation-harness that
-are not here; those run by its adapter (`evals/asking/harness_adapter.py`).
+Beside a win rate stands how far both have gone from a common start, in nats (`card_distance.py`).
+
+Left out: few-shot examples, and tasks of lm-evaluation-harness that are not here; those run by its adapter
+(`evals/asking/harness_adapter.py`).
 
 Run it: `palate eval recipes/card.toml --set model=... baseline=...`.
 """
@@ -16,21 +18,22 @@ Run it: `palate eval recipes/card.toml --set model=... baseline=...`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from palate.corpus.containers.files import sha256
-from palate.evals.asking.answering import Answered, Task, Terms, answerable, answered, task
+from palate.evals.asking.answering import Answered, Task, Terms, answerable, answered, prompts_of, task
 from palate.evals.card.card_page import Part, describe
 from palate.evals.card.compared import Row, rows_of
+from palate.evals.card.distances import Distances
 from palate.evals.page import Report
 from palate.evals.protocols.all_protocols import PROTOCOLS
 from palate.evals.protocols.items import Item, Likelihood, Protocol, Said, Scores
-from palate.evals.protocols.wins import EVEN
+from palate.evals.protocols.wins import EVEN, Duel
 from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel, ScalarModel
 from palate.lm.sources.whereabouts import cache_directory
-from palate.lm.sources.zoo import load_language_model, sketch_model
+from palate.lm.sources.zoo import Sketch, load_language_model, sketch_model
 from palate.randomness import permutation
 from palate.recipe import CardRecipe, CardSection, Reward, Sampling
 from palate.run.directory import Run
@@ -38,15 +41,18 @@ from palate.stages.common import sharing
 from palate.stages.estimate.expected import measured, one_after_the_other, scored, sketch_rewards
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.workload import Workload
+from palate.stages.measuring.card_distance import Start, distances, start_of
 from palate.stages.measuring.card_judges import (
     at_equal_length,
     by_judge,
     by_rankings,
     by_reward_model,
     judge_of,
+    said_of,
     unanswered,
     with_outcomes,
 )
+from palate.stages.measuring.card_pairs import PairJudge, remarks_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,8 @@ class Chosen:
     Attributes:
         total: items in its file.
         left_out: prompts that a model has no room for.
+        remarks: what else is to be said of it.
+        numbers: of how it was judged, by name.
     """
 
     section: CardSection
@@ -63,60 +71,113 @@ class Chosen:
     items: Sequence[Item]
     total: int
     left_out: int = 0
+    remarks: tuple[str, ...] = ()
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def report_card(recipe: CardRecipe, run: Run) -> None:
     """Ask, compare, and write the page."""
-    names = [(recipe.model, recipe.chat_template)]
-    names += [(recipe.baseline, recipe.baseline_chat_template)] if recipe.baseline else []
-    sketches = [
-        sketch_model(name, LanguageModel, chat_template=template, precision=recipe.precision)
-        for name, template in names
-    ]
+    names = models_of(recipe)
+    sketches = {
+        key: sketch_model(name, LanguageModel, chat_template=template, precision=recipe.precision)
+        for key, (name, template) in names.items()
+    }
+    start = start_of(recipe, run, sketches)
     files = [path for section in recipe.sections for path in (section.path, section.control) if path]
     run.add_inputs({"data": {path: sha256_of(path) for path in files}})
     asked = [choose(section, form=recipe.form, seed=recipe.seed) for section in recipe.sections]
-    for sketch in sketches:
-        asked = [with_room(each, sketch.chat, sketch.model.context, recipe.sampling) for each in asked]
+    answering = {key: sketch for key, sketch in sketches.items() if key != "reference"}
+    for sketch in answering.values():
+        context = min(sketch.model.context, sketches[start.key].model.context if start else sketch.model.context)
+        asked = [with_room(each, sketch.chat, context, recipe.sampling) for each in asked]
     sections: dict[str, Chosen] = {each.section.protocol: each for each in asked}
-    tasks = [tasks_of(sections, sketch.chat, sketch.model.context, terms_of(recipe)) for sketch in sketches]
+    terms = terms_of(recipe)
+    tasks = {key: tasks_of(sections, each.chat, each.model.context, terms) for key, each in answering.items()}
+    pairs = by_pairs_of(recipe, run, sections)
     recipe = expect(
         run,
         recipe,
-        sketches[0].device,
+        sketches["model"].device,
         lambda recipe: one_after_the_other(
-            [
-                measured(
-                    sketch,
-                    [pair for each in of_model.values() for pair in each.longest],
-                    prompts=[each for task in of_model.values() for each in task.prompt_lengths],
-                    sampling=recipe.sampling,
-                    num_responses=recipe.responses_per_prompt,
-                    max_tokens=recipe.microbatch_tokens,
-                    tokens=tokens_of_all(of_model),
-                )
-                for sketch, of_model in zip(sketches, tasks, strict=True)
-            ]
-            + judges_take(recipe, tasks[0])
+            asking_takes(recipe, sketches, tasks, start) + judges_take(recipe, tasks),
+            notes=() if pairs is None else (pairs.note,),
         ),
     )
-    found, weights = [], []
-    for (name, template), of_model, key in zip(names, tasks, ("model", "baseline"), strict=False):
+    found: dict[str, dict[str, list[Answered]]] = {}
+    weights: dict[str, str] = {}
+    cache, gone = cache_directory() / "answers", None
+    for key in sorted(names, key=lambda key: start is not None and key == start.key):  # the start is the last
+        name, template = names[key]
         loaded = load_language_model(name, chat_template=template, precision=recipe.precision, settle=sharing([]))
         run.add_inputs({key: loaded.weights})
-        weights.append(loaded.weights)
-        found.append(answered(loaded, of_model, terms_of(recipe), cache_directory() / "answers"))
+        weights[key] = loaded.weights
+        if key in tasks:
+            found[key] = answered(loaded, tasks[key], terms_of(recipe), cache)
+        if start is not None and key == start.key:
+            said = {each: of_model["win_rate"] for each, of_model in found.items()}
+            chats = {each: sketch.chat for each, sketch in answering.items()}
+            gone = distances(recipe, start, loaded, chats, sections["win_rate"].items, said, weights, cache)
         del loaded  # before the next is read
-    after, before = found[0], found[1] if recipe.baseline else None
-    judgements = judge(recipe, run, sections, after, before, weights)
-    parts = {name: part(each, name, after, before, tasks) for name, each in sections.items()}
+    after, before = found["model"], found.get("baseline")
+    judgements = judge(recipe, run, sections, after, before, weights, pairs)
+    parts = {name: part(each, name, after, before, list(tasks.values())) for name, each in sections.items()}
     rows = rows_of(
         {name: each.protocol for name, each in sections.items()},
         {name: each.after[0] for name, each in parts.items()},
         None if before is None else {name: [each.scores for each in items] for name, items in before.items()},
         seed=recipe.seed,
     )
-    write(recipe, run, parts, [*rows, *judgements])
+    judging = {f"judge_{name}": value for each in sections.values() for name, value in each.numbers.items()}
+    write(recipe, run, parts, [*rows, *judgements], gone, judging)
+
+
+def models_of(recipe: CardRecipe) -> dict[str, tuple[str, str]]:
+    """Those that are loaded, each with its chat template; a reference that is one of the two is not loaded twice."""
+    found = {"model": (recipe.model, recipe.chat_template)}
+    if recipe.baseline:
+        found["baseline"] = (recipe.baseline, recipe.baseline_chat_template)
+    if recipe.reference not in ("", recipe.model, recipe.baseline):
+        found["reference"] = (recipe.reference, "")
+    return found
+
+
+def asking_takes(
+    recipe: CardRecipe,
+    sketches: Mapping[str, Sketch[LanguageModel]],
+    tasks: Mapping[str, Mapping[str, Task]],
+    start: Start | None,
+) -> list[Workload]:
+    """What each model computes: its answers, and the start what others said."""
+    found = [
+        measured(
+            sketches[key],
+            [pair for each in of_model.values() for pair in each.longest],
+            prompts=[each for task in of_model.values() for each in task.prompt_lengths],
+            sampling=recipe.sampling,
+            num_responses=recipe.responses_per_prompt,
+            max_tokens=recipe.microbatch_tokens,
+            tokens=tokens_of_all(of_model),
+        )
+        for key, of_model in tasks.items()
+    ]
+    if start is not None:
+        longest = recipe.sampling.max_new_tokens
+        lengths = [
+            each for key, of_model in tasks.items() if key != start.key for each in of_model["win_rate"].prompt_lengths
+        ]
+        pairs = [([0] * length, [0] * longest) for length in sorted(lengths)[-recipe.responses_per_prompt :]]
+        found.append(
+            measured(
+                sketches[start.key],
+                pairs,
+                prompts=(),
+                sampling=recipe.sampling,
+                num_responses=recipe.responses_per_prompt,
+                max_tokens=recipe.microbatch_tokens,
+                tokens=sum(length + recipe.responses_per_prompt * longest for length in lengths),
+            )
+        )
+    return found
 
 
 def tokens_of_all(tasks: Mapping[str, Task]) -> int:
@@ -130,10 +191,12 @@ def tokens_of_all(tasks: Mapping[str, Task]) -> int:
     )
 
 
-def judges_take(recipe: CardRecipe, tasks: Mapping[str, Task]) -> list[Workload]:
+def judges_take(recipe: CardRecipe, of_models: Mapping[str, Mapping[str, Task]]) -> list[Workload]:
     """What the recipe's judge and the reward model compute, each by itself."""
+    tasks = of_models["model"]
     found = []
-    if recipe.judge is not None and (sketches := sketch_rewards((recipe.judge,), recipe.precision)):
+    here = recipe.judge is not None and recipe.judge.endpoint is None
+    if here and recipe.judge is not None and (sketches := sketch_rewards((recipe.judge,), recipe.precision)):
         found.append(
             scored(
                 sketches,
@@ -156,19 +219,30 @@ def judge(
     sections: dict[str, Chosen],
     after: dict[str, list[Answered]],
     before: dict[str, list[Answered]] | None,
-    weights: Sequence[str],
+    weights: Mapping[str, str],
+    pairs: PairJudge | None,
 ) -> list[Row]:
     """Fill in what judges make of the answers; and rows of what has no before and after."""
-    duels, rows = {}, []
+    duels: dict[str, Sequence[Duel]] = {}
+    rows = []
     if recipe.judge is not None and before is not None:
-        source = judge_of(recipe.judge, recipe.precision, recipe.microbatch_tokens)
-        run.add_inputs({"judge": source.hashes})
-        duels["win_rate"] = by_judge(source, sections["win_rate"].items, after["win_rate"], before["win_rate"])
-        after["win_rate"] = with_outcomes(after["win_rate"], [each.scores for each in duels["win_rate"]])
-        before["win_rate"] = with_outcomes(before["win_rate"], [EVEN] * len(duels["win_rate"]))
+        chosen = sections["win_rate"]
+        if pairs is None:
+            source = judge_of(recipe.judge, recipe.precision, recipe.microbatch_tokens)
+            run.add_inputs({"judge": source.hashes})
+            fought: Sequence[Duel] = by_judge(source, chosen.items, after["win_rate"], before["win_rate"])
+        else:
+            fought, chosen = compared(pairs, run, chosen, after["win_rate"], before["win_rate"])
+        kept = [place for place, each in enumerate(fought) if len(each.outcomes)]
+        sections["win_rate"] = replace(chosen, items=[chosen.items[place] for place in kept])
+        duels["win_rate"] = [fought[place] for place in kept]
+        ours, theirs = ([found["win_rate"][place] for place in kept] for found in (after, before))
+        after["win_rate"] = with_outcomes(ours, [each.scores for each in duels["win_rate"]])
+        before["win_rate"] = with_outcomes(theirs, [EVEN] * len(kept))
     if "judgements" in sections and before is not None:
         section = sections["judgements"].section
-        fought, total = by_rankings(Path(section.path), *weights, limit=section.limit, seed=recipe.seed)
+        of_both = weights["model"], weights["baseline"]
+        fought, total = by_rankings(Path(section.path), *of_both, limit=section.limit, seed=recipe.seed)
         duels["judgements"] = fought
         after["judgements"], before["judgements"] = unanswered(fought), unanswered(fought, EVEN)
         sections["judgements"] = replace(sections["judgements"], items=[_JUDGED] * len(fought), total=total)
@@ -184,6 +258,24 @@ def judge(
             by_reward_model(source, chosen.items, scores, section="hallucination", title=title, seed=recipe.seed)
         )
     return rows
+
+
+def by_pairs_of(recipe: CardRecipe, run: Run, sections: Mapping[str, Chosen]) -> PairJudge | None:
+    """The judge, where it is a model elsewhere; what is wrong with it is found before the models are asked."""
+    if recipe.judge is None or recipe.judge.endpoint is None:
+        return None
+    count = len(sections["win_rate"].items)
+    return PairJudge(recipe.judge, run, seed=recipe.seed, num_prompts=count, num_responses=recipe.responses_per_prompt)
+
+
+def compared(
+    judge: PairJudge, run: Run, chosen: Chosen, after: Sequence[Answered], before: Sequence[Answered]
+) -> tuple[Sequence[Duel], Chosen]:
+    """What it made of every two responses, and the section with what is to be said of that."""
+    ours, theirs = ([[each.text for each in said_of(answers)] for answers in found] for found in (after, before))
+    found = judge.compare(run, prompts_of(chosen.items), ours, theirs)
+    remarks = (*chosen.remarks, *remarks_of(found, judge.settings.model))
+    return found.duels, replace(chosen, remarks=remarks, numbers=found.numbers)
 
 
 _JUDGED = Item(asked=(), score=lambda answers: {})
@@ -249,6 +341,7 @@ def part(
 ) -> Part:
     """A section for the page, with what was left out of it."""
     remarks = [f"{chosen.left_out} prompts that leave no room are left out."] if chosen.left_out else []
+    remarks += chosen.remarks
     if cut := max((each[name].cut for each in tasks if name in each), default=0):
         remarks.append(f"The beginning of {cut} contexts is cut: they are longer than the model's own.")
     return Part(
@@ -266,7 +359,14 @@ def _apart(found: Sequence[Answered]) -> tuple[list[Scores], list[Sequence[Likel
     return [each.scores for each in found], [each.answers for each in found]
 
 
-def write(recipe: CardRecipe, run: Run, parts: Mapping[str, Part], rows: Sequence[Row]) -> None:
+def write(
+    recipe: CardRecipe,
+    run: Run,
+    parts: Mapping[str, Part],
+    rows: Sequence[Row],
+    gone: Distances | None,
+    judging: Mapping[str, float | None],
+) -> None:
     """The page, and the figures of the run."""
     for each in parts.values():
         for remark in each.remarks:
@@ -274,6 +374,6 @@ def write(recipe: CardRecipe, run: Run, parts: Mapping[str, Part], rows: Sequenc
     questions = sum(len(each.items) for each in parts.values())
     against = f"against {recipe.baseline}, " if recipe.baseline else ""
     report = Report(f"Report card: {recipe.model}", f"{against}{recipe.form} form, {questions:,} items")
-    describe(report, parts, rows, seed=recipe.seed)
+    describe(report, parts, rows, gone, seed=recipe.seed)
     report.write(run.directory)
-    run.finish({f"{row.section}_{row.measure.name}": row.after.value for row in rows})
+    run.finish({f"{row.section}_{row.measure.name}": row.after.value for row in rows} | dict(judging))

@@ -1,6 +1,8 @@
 """Sections of a card in which somebody judges: responses by the recipe's judge, rankings that are there already, and
 answers that people marked by the reward model that a policy learned from.
 
+A model elsewhere that compares two has a file of its own (`card_pairs.py`).
+
 Judged after both models have answered, and not kept: a judge may be a program that has no identity to keep it under.
 """
 
@@ -46,7 +48,7 @@ def judge_of(term: Reward, precision: Precision, max_tokens: int) -> Mix:
 def by_judge(judge: Mix, items: Sequence[Item], after: Sequence[Answered], before: Sequence[Answered]) -> list[Duel]:
     """[N] of the prompts of a section that both models have responded to."""
     prompts = prompts_of(items)
-    ours, theirs = ([_said(each) for each in found] for found in (after, before))
+    ours, theirs = ([said_of(each) for each in found] for found in (after, before))
     our_scores, their_scores = (_scores(judge, prompts, said) for said in (ours, theirs))
     return [
         duel([said.text for said in one], [said.text for said in other], *scores)
@@ -54,7 +56,8 @@ def by_judge(judge: Mix, items: Sequence[Item], after: Sequence[Answered], befor
     ]
 
 
-def _said(found: Answered) -> list[Said]:
+def said_of(found: Answered) -> list[Said]:
+    """The responses among an item's answers."""
     return [each for each in found.answers if isinstance(each, Said)]
 
 
