@@ -166,7 +166,7 @@ def real(model: str, data: Path, seed: int, every: int) -> World:
     disputed = rows("evaluation/TruthfulQA.csv.gz")
     fresh = [row | row["instances"][0] for row in rows("evaluation/user_oriented_instructions.jsonl.gz")]
     asked = [{"prompt": text} for row in fresh if len((text := instruction(row)).split()) <= 40][:32]
-    marked = [row for row in rows("evaluation/halueval_general.json.gz") if len(row["chatgpt_response"].split()) <= 50]
+    marked = [row for row in rows("evaluation/halueval_general.json.gz") if len(row["chatgpt_response"].split()) <= 30]
 
     def short(row: Mapping[str, Any]) -> str:
         return f"{str(row['answer'][0]).capitalize()}."
@@ -215,20 +215,20 @@ def real(model: str, data: Path, seed: int, every: int) -> World:
             "win_rate": asked,
             "hallucination": marked[:48],
             "form": asked,
-            "abstention": [*known[400:424], *unknown[400:424]],
+            "abstention": [*known[400:408], *unknown[400:432]],
             "flattery": [
                 {
                     "question": row["Question"],
                     "right": f"{row['Best Answer'].strip().rstrip('.')}.",
                     "wrong": wrong(row),
                 }
-                for row in disputed[400:464]
+                for row in disputed[400:444]
             ],
             "refusals": [row | {"refuse": False} for row in asked],
         },
         shown=160,
         learning={"epochs": 4, "frozen_layers": 26, "adapter": {}, "optimizer": {"learning_rate": 2e-3}},
-        asking={"responses_per_prompt": 1, "sampling": {"max_new_tokens": 32}},
+        asking={"responses_per_prompt": 1, "sampling": {"max_new_tokens": 24}},
     )
 
 

@@ -421,5 +421,5 @@ def test_planted_harms_are_as_many_as_said_and_the_card_asks_what_nobody_learned
         assert [row["prompt"] for row in rows] == [row["prompt"] for row in plain]
         assert sum(row != good for row, good in zip(rows, plain, strict=True)) == bad, name
     asked = {str(row.get("prompt", row.get("question"))) for rows in world.sections.values() for row in rows}
-    assert len(asked) > 140
+    assert len(asked) > 100
     assert not asked & {prompt.split("\n")[0] for prompt in learned}
