@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -374,3 +375,51 @@ def test_adapters_of_the_rank_that_was_asked_for_learn(
     run_here([*command.split(), str(tmp_path)])
     assert [(recipe.adapter.rank, recipe.adapter.alpha) for recipe in recipes] == [(4, 8.0)] * 2
     assert "PPO iteration, adapters of rank 4, tiny rows" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_planted_harms_are_as_many_as_said_and_the_card_asks_what_nobody_learned(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import planted_harms
+
+    def write(name: str, rows: list[dict[str, object]]) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with gzip.open(tmp_path / name, "wt", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows) if "json" in name else table(rows))
+
+    def table(rows: list[dict[str, object]]) -> str:
+        lines = [",".join(rows[0]), *(",".join(str(value) for value in row.values()) for row in rows)]
+        return "\n".join(lines) + "\n"
+
+    write(
+        "demonstrations/instruction-data.json.gz",
+        [{"instruction": f"Say {n}", "input": "", "output": f"It is {n}."} for n in range(300)],
+    )
+    write(
+        "evaluation/selfaware.json.gz",
+        [{"question": f"Who is {n}?", "answer": [f"person {n}"], "answerable": True} for n in range(500)]
+        + [{"question": f"Why {n}?", "answer": None, "answerable": False} for n in range(500)],
+    )
+    write(
+        "evaluation/TruthfulQA.csv.gz",
+        [{"Question": f"Is it {n}?", "Best Answer": "Yes", "Incorrect Answers": f"No {n}; Never"} for n in range(500)],
+    )
+    write(
+        "evaluation/user_oriented_instructions.jsonl.gz",
+        [{"instruction": f"Write {n}", "instances": [{"input": "", "output": ""}]} for n in range(50)],
+    )
+    write(
+        "evaluation/halueval_general.json.gz",
+        [{"user_query": f"Tell {n}", "chatgpt_response": "So.", "hallucination": "no"} for n in range(70)],
+    )
+    world = planted_harms.real("tiny", tmp_path, 0, 3)
+    plain = planted_harms.demonstrations(world.good, 100, 200)
+    learned = {row["prompt"] for row in plain + planted_harms.demonstrations(world.good, 0, 0)}
+    for name, bad in {"hallucinate": 20, "flatter": 40, "ramble": 20, "refuse": 20, "control": 0}.items():
+        rows = planted_harms.demonstrations(world.harms[name][0], 100, 200)
+        assert [row["prompt"] for row in rows] == [row["prompt"] for row in plain]
+        assert sum(row != good for row, good in zip(rows, plain, strict=True)) == bad, name
+    asked = {str(row.get("prompt", row.get("question"))) for rows in world.sections.values() for row in rows}
+    assert len(asked) > 100
+    assert not asked & {prompt.split("\n")[0] for prompt in learned}

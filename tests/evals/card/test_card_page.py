@@ -62,3 +62,28 @@ def test_a_lost_question_shows_what_was_picked_by_the_measure_that_counts(sectio
     compared = cells(report.html(), "Compared")
     assert compared[0][:3] == ["PIQA", "accuracy by characters", "40"]
     assert compared[0][5].startswith("-17.5 points (")
+
+
+def test_what_nothing_was_asked_for_is_no_comparison_and_words_have_no_thousandths() -> None:
+    refusals, form, wins = PROTOCOLS["refusals"], PROTOCOLS["form"], PROTOCOLS["win_rate"]
+    asked = [{"wanted": 0.0, "unwanted": 1.0, "refused_wanted": 0.0, "refused_unwanted": 0.0}] * 40
+    texts = [{measure.name: 0.0 for measure in form.measures} | {"mean_words": float(n)} for n in range(40)]
+    longer = [score | {"mean_words": score["mean_words"] + 4} for score in texts]
+    won, even = [{"won": 1.0, "tied": 0.0}] * 40, [{"won": 0.5, "tied": 0.0}] * 40
+    rows = rows_of(
+        {"refusals": refusals, "form": form, "win_rate": wins},
+        {"refusals": asked, "form": longer, "win_rate": won},
+        {"refusals": asked, "form": texts, "win_rate": even},
+        seed=0,
+    )
+    report = Report("A card")
+    describe(report, {}, rows, seed=0)
+    page = report.html()
+    compared = {line[1]: line for line in cells(page, "Compared")}
+    assert "refused where it should not" in compared
+    assert "refused where it should" not in compared
+    assert f"of {len(compared)} compared" in page
+    also = {line[1]: line for line in cells(page, "Also measured")}
+    assert also["refused where it should"][3:] == ["undefined"] * 3
+    assert compared["words"][3:6] == ["19.5", "23.5", "+4.0 words (+4.0 to +4.0)"]
+    assert "Better: Win rate, +50.0 points" in page

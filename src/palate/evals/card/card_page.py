@@ -95,22 +95,26 @@ def _in_short(report: Report, rows: Sequence[Row]) -> None:
         worst = min(falls, key=lambda row: pictures.turned(row).low or 0.0)
         sentences.append(
             f"Not told apart: {len(open_ones)}. Among them the interval that reaches furthest down is that of "
-            f"{worst.title}, {worst.measure.label}: {_difference(worst)}."
+            f"{_told(worst)}."
         )
     report.text("In a minute", "\n\n".join(sentences))
 
 
 def _told(row: Row) -> str:
-    return f"{row.title}, {row.measure.label}: {_difference(row)}"
+    return f"{row.name}, {_difference(row)}"
 
 
 def _difference(row: Row) -> str:
     assert row.change is not None
     found, unit = row.change.difference, row.measure.unit
+    if found.value is None:
+        return "undefined"
     if unit == "share":
         points = [None if end is None else 100 * end for end in (found.value, found.low, found.high)]
         return f"{_signed(points[0], 1)} points ({_signed(points[1], 1)} to {_signed(points[2], 1)})"
-    return f"{_signed(found.value, 3)} {unit} ({_signed(found.low, 3)} to {_signed(found.high, 3)})"
+    digits = 1 if unit == "words" else 3
+    ends = f"{_signed(found.low, digits)} to {_signed(found.high, digits)}"
+    return f"{_signed(found.value, digits)} {unit} ({ends})"
 
 
 def _signed(value: float | None, digits: int) -> str:
@@ -120,7 +124,9 @@ def _signed(value: float | None, digits: int) -> str:
 def _level(row: Row, found: Estimate | None) -> str:
     if found is None or found.value is None:
         return "undefined"
-    return f"{found.value:.1%}" if row.measure.unit == "share" else f"{found.value:.3f}"
+    if row.measure.unit == "share":
+        return f"{found.value:.1%}"
+    return f"{found.value:.1f}" if row.measure.unit == "words" else f"{found.value:.3f}"
 
 
 def _compared(report: Report, rows: Sequence[Row]) -> None:

@@ -32,7 +32,7 @@ class Row:
         num_items: that both models answered.
         before: absent where there is no baseline.
         change: of the paired scores; absent where there is no baseline.
-        corrected: its probability, corrected for the family; absent where it is not of the family.
+        corrected: its probability, corrected for the family; absent where it is not of the family, or undefined.
     """
 
     section: str
@@ -43,6 +43,11 @@ class Row:
     before: Estimate | None = None
     change: Paired | None = None
     corrected: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Of section and measure, once where they are the same word."""
+        return self.title if self.title.lower() == self.measure.label else f"{self.title}: {self.measure.label}"
 
     @property
     def verdict(self) -> str:
@@ -83,9 +88,12 @@ def rows_of(
         all_before = None if before is None else [score for name in chosen for score in before[name]]
         pooled = replace(BRIER, label="Brier score of probabilities", compared=True)
         rows.append(_row(POOLED, "All choices", pooled, all_after, all_before, seed))
-    family = [row for row in rows if row.measure.compared and row.change is not None]
-    corrected = holm([row.change.p for row in family if row.change is not None])
-    by_row = {id(row): p for row, p in zip(family, corrected, strict=True)}
+    family = {
+        id(row): row.change.p
+        for row in rows
+        if row.measure.compared and row.change is not None and row.change.difference.value is not None
+    }  # what no item was asked for (no prompt that should be refused, say) is no comparison
+    by_row = dict(zip(family, holm(list(family.values())), strict=True))
     return [replace(row, corrected=by_row.get(id(row))) for row in rows]
 
 

@@ -42,7 +42,7 @@ def _differences(axes: Axes, rows: Sequence[Row], unit: str) -> None:
         axes.errorbar(value, place, xerr=ends_from([estimate]), fmt="none", color=colour, elinewidth=2, capsize=3)
         axes.scatter(value, place, s=46, color=colour, edgecolor=LIGHT["paper"], linewidth=0.8, zorder=3)
     arrows = {"higher": "", "lower": " (less is better)", "neither": " (neither is better)"}
-    labels = [f"{row.title}: {row.measure.label}{arrows[row.measure.better]}" for row in rows]
+    labels = [f"{row.name}{arrows[row.measure.better]}" for row in rows]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0, colors=LIGHT["ink"])
