@@ -218,6 +218,7 @@ def test_without_a_home_the_cache_must_be_named(monkeypatch: pytest.MonkeyPatch,
 def test_product_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     assert product_dtype("bf16") == torch.bfloat16
     assert product_dtype("fp32", "cuda") == torch.float32
+    monkeypatch.setattr(opening, "is_row_invariant", lambda: True)
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(opening, "multiplies_bf16", lambda _, has=has: has)
         assert product_dtype("auto", "cpu") == product_dtype("auto", "cuda:1") == expected

@@ -10,9 +10,11 @@ hardware does. What a probability is read from must not be: the unembedding asks
 
 Sums in another order differ in their last bit, which now and then decides which way one is rounded to bf16; a few
 layers later two passes over the same tokens are as far apart as rounding can bring them (0.019 nats a token between
-sampling and training SmolLM2-135M). The kernel for packed weights adds up in one order whatever the number of rows, so
-on a processor all bf16 products are its. A processor without bf16 instructions takes thirty times as long for torch's
-bf16 kernels as for fp32; there rounded operands are multiplied in fp32.
+sampling and training SmolLM2-135M). On a processor all bf16 products are those of the kernel for packed weights. With
+AVX512 it adds up in one order whatever the number of rows. With AMX, ten times as fast, it chooses its order by that
+number, and another one for a single row: so it is called with such numbers of rows alone as were seen to give the same
+bits. A processor without bf16 instructions takes thirty times as long for torch's bf16 kernels as for fp32; there
+rounded operands are multiplied in fp32.
 
 In fp32 torch multiplies with MKL, which does without AVX512 on a processor that is not Intel's. oneDNN does not: of
 several hundred rows it makes twice as many products a second there, so what is large enough is its.
@@ -36,6 +38,13 @@ PACKED_ROWS = 256
 LEAST_FOR_ONEDNN = 2**23
 """Multiplications below which a product is MKL's: oneDNN writes a kernel for every new shape, which takes 0.3 ms and
 more, and gains 0.1 ms by this many (98 shapes of 500 to 700 rows on an EPYC of family 26)."""
+
+FEW_ROWS = 32
+"""From two rows to this many a bf16 product adds up in one order, as far as is known: two of AMX's tiles."""
+CALLS = (2048, 1024, 512)
+"""Rows of one call, where the order of its sums depends on them; those that agree with few rows are used."""
+LOOKED_AT = 2**20
+"""Results in which another order of sums shows: it did in one of 10,000 to 30,000."""
 
 Product = Callable[[Tensor], Tensor]
 
@@ -89,6 +98,37 @@ def is_row_invariant() -> bool:
     return all(torch.equal(product(x[:rows]), whole[:rows]) for rows in (1, 3, 16, 100, PACKED_ROWS))
 
 
+@cache
+def calls_of_one_order(inputs: int, outputs: int, num_threads: int) -> tuple[int, ...] | None:
+    """How many rows a bf16 product with packed weights may be given besides `FEW_ROWS` and fewer, largest first.
+
+    A row has then the same bits in all of them, which is tried. None: any number of rows will do.
+    """
+    numbers = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(rows, inputs, generator=numbers).bfloat16() for rows in (CALLS[0], outputs))
+    product = _whole(weight)
+
+    few = torch.cat([product(part) for part in x.split(FEW_ROWS)])
+    enough = min(len(x), LOOKED_AT // outputs + 1)
+
+    def agrees(rows: int) -> bool:
+        """In as many calls as give results enough."""
+        calls = x.split(rows)[: -(-enough // rows)]
+        return all(torch.equal(product(x), its) for x, its in zip(calls, few.split(rows), strict=False))
+
+    agree = tuple(rows for rows in CALLS if agrees(rows))
+    return None if agree == CALLS and all(agrees(rows) for rows in (33, 100, 300, 1500)) else agree
+
+
+def divided(count: int, calls: Sequence[int]) -> list[int]:
+    """So many rows in parts of these sizes, largest first; what is left in parts of `FEW_ROWS`."""
+    parts = list[int]()
+    for size in (*calls, FEW_ROWS):
+        parts += [size] * (count // size)
+        count %= size
+    return [*parts, count] if count else parts
+
+
 def rounded(x: Tensor, weight: Tensor) -> Tensor:
     """[N, inputs] times [outputs, inputs], in the dtype of both; differentiable."""
     if _is_onednns(x, weight.T):
@@ -140,6 +180,25 @@ class _Sums(torch.autograd.Function):
 
 def packed(weight: Tensor) -> Product:
     """On a processor: the product with a weight [outputs, inputs] that will not change, for few rows."""
+    outputs, inputs = weight.shape
+    whole = _whole(weight)
+    if weight.dtype == torch.float32 or not multiplies_bf16("cpu"):
+        return whole
+
+    def call(x: Tensor) -> Tensor:
+        return whole(x) if len(x) != 1 else whole(x.expand(2, -1))[:1]
+
+    def in_calls(x: Tensor) -> Tensor:
+        if len(x) <= FEW_ROWS:
+            return call(x)
+        calls = calls_of_one_order(inputs, outputs, torch.get_num_threads())
+        return whole(x) if calls is None else torch.cat([call(part) for part in x.split(divided(len(x), calls))])
+
+    return in_calls
+
+
+def _whole(weight: Tensor) -> Product:
+    """The same, of all rows at once."""
     dtype = weight.dtype
     multiplied = dtype if dtype == torch.float32 or multiplies_bf16("cpu") else torch.float32
     # what torch's own compiler emits for a frozen linear layer
