@@ -127,7 +127,7 @@ def test_a_response_sees_its_prompt_and_itself_so_far(batch: Sequences) -> None:
     layout = Layout.of(batch)
     places = [(each, row) for each in layout.responses for row in range(len(each.segments.lengths))]
     starts = layout.prompt_starts.tolist()
-    rows = torch.arange(len(layout.tokens)).split(layout.sizes)
+    rows = torch.arange(len(layout.tokens)).split([len(run.real) for run in layout.runs])
     for (each, row), sequence in zip(places, layout.order.tolist(), strict=True):
         prompt, length = int(batch.prompt_lengths[sequence]), int(batch.lengths[sequence])
         segments = layout.prompts[each.prompts]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -259,34 +258,29 @@ class Layout:
         return replace(self, **moved)
 
     @property
-    def sizes(self) -> list[int]:
-        """Rows of each run of prompts, then of each run of responses."""
-        return [len(segments.real) for segments in (*self.prompts, *(each.segments for each in self.responses))]
+    def runs(self) -> list[Segments]:
+        """Those of prompts, then those of responses: all rows, in order."""
+        return [*self.prompts, *(each.segments for each in self.responses)]
 
     @property
     def even(self) -> bool:
         """All runs are: attention has nothing to pad."""
-        return all(each.even for each in (*self.prompts, *(each.segments for each in self.responses)))
+        return all(each.even for each in self.runs)
 
     def meetings(self, window: int | None, dtype: torch.dtype) -> list[Meeting]:
-        """Every run's queries and keys, with masks in ``dtype``; no token sees more than the last ``window``."""
-        runs = [slice(end - size, end) for end, size in zip(accumulate(self.sizes), self.sizes, strict=True)]
-        prompts, device = [], self.tokens.device
-        for rows, segments in zip(runs, self.prompts, strict=False):
+        """Every run that is not empty, with masks in ``dtype``; no token sees more than the last ``window``."""
+        found, device = [], self.tokens.device
+        for place, segments in enumerate(self.prompts):
             narrow = window is not None and window < segments.width
             mask = band(segments.width, window, device).to(dtype) if narrow and window is not None else None
-            prompts.append(Meeting(rows=rows, segments=segments, mask=mask))
-        responses = []
-        for rows, each in zip(runs[len(prompts) :], self.responses, strict=True):
-            after = prompts[each.prompts]
-            if not after.segments.width and window is None:
-                responses.append(Meeting(rows=rows, segments=each.segments))
+            found.append(Meeting(place=place, mask=mask))
+        for place, each in enumerate(self.responses, start=len(found)):
+            if not self.prompts[each.prompts].width and window is None:
+                found.append(Meeting(place=place))
             else:
                 mask = (each.mask if window is None else each.windowed(window)).to(dtype)
-                responses.append(
-                    Meeting(rows=rows, segments=each.segments, after=after, which=each.prompt_of, mask=mask)
-                )
-        return [each for each in (*prompts, *responses) if each.segments.width]
+                found.append(Meeting(place=place, after=each.prompts, which=each.prompt_of, mask=mask))
+        return [each for each in found if self.runs[each.place].width]
 
     def row_of(self, sequence: Tensor, position: Tensor, prompt_lengths: Tensor) -> Tensor:
         """[M] flat rows of the tokens at ``position`` [M] of ``sequence`` [M]."""

@@ -29,7 +29,7 @@ from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
 from palate.lm.kernels.attention import attention, attention_dtype, carried_dtype, soft_cap
-from palate.lm.kernels.runs import Meeting, attention_in_runs
+from palate.lm.kernels.runs import Meeting, attention_in_runs, padded
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
 from palate.lm.projection import Projecting, Projection, asks_gradient
 
@@ -286,7 +286,7 @@ def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
     device = layout.tokens.device
     computed = attention_dtype(dtype, device)
     masks = carried_dtype(dtype, device)  # or every layer would cast them anew
-    unpadded = device.type == "cpu" and layout.even
+    runs, unpadded = layout.runs, device.type == "cpu" and layout.even
 
     @cache
     def meetings(window: int | None) -> list[Meeting]:
@@ -294,12 +294,13 @@ def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
 
     def attend(_: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if unpadded and rule.cap is None:
-            return attention_in_runs(q, k, v, meetings(rule.window), scale=rule.scale, dtype=computed)
+            return attention_in_runs(q, k, v, runs, meetings(rule.window), scale=rule.scale, dtype=computed)
+        queries, keys, values = (padded(x, runs) for x in (q, k, v))
         parts = []
         for each in meetings(rule.window):
-            operands = (x.transpose(1, 2) for x in (each.queries(q), each.keys(k), each.keys(v)))
+            operands = (x.transpose(1, 2) for x in (queries[each.place], each.keys(keys), each.keys(values)))
             met = attention(*operands, mask=each.mask, scale=rule.scale, cap=rule.cap, dtype=computed)
-            parts.append(each.segments.unpad(met.transpose(1, 2)))
+            parts.append(runs[each.place].unpad(met.transpose(1, 2)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     return attend

@@ -1,10 +1,10 @@
-"""Attention over rows of many sequences that lie one after the other, a run of about equally long ones at a time.
+"""Attention over rows of many sequences that lie one after the other, a run of equally long ones at a time.
 
-A run is padded to its longest sequence while the kernel works on it, and no longer: the backward pass keeps the rows
-as they came, what comes of them and the sums, and pads anew. Sequences that follow another one, as a response follows
-its prompt, read that one's keys as well; where several follow the same, it is kept once.
+The backward pass keeps the rows as they came, what comes of them and the sums. Sequences that follow another one, as a
+response follows its prompt, read that one's keys as well: they are copied side by side while the kernel works on them,
+and no longer.
 
-Left out: soft caps and a GPU's kernels, which meet run by run under autograd (`lm/decoder.py`).
+Left out: soft caps and padded runs, which meet under autograd (`lm/decoder.py`).
 """
 
 from __future__ import annotations
@@ -97,53 +97,59 @@ class Meeting:
     """A run of S sequences, T long, whose queries meet keys: those of what they follow, T' long, and their own.
 
     Attributes:
-        rows: where they stand among all rows.
-        segments: how they are padded.
-        after: the run that they follow, if they follow any.
+        place: of the run among all runs.
+        after: the place of the run that they follow, if they follow any.
         which: [S] of its sequences each of them follows.
         mask: [S or 1, 1, T, T' + T] zero where a query may see a key, minus infinity elsewhere; None: it sees itself
             and what was before, and the run follows none.
     """
 
-    rows: slice
-    segments: Segments
-    after: Meeting | None = None
+    place: int
+    after: int | None = None
     which: Tensor | None = None
     mask: Tensor | None = None
 
-    def queries(self, x: Tensor) -> Tensor:
-        """[N, ...] of all rows -> [S, T, ...]."""
-        return self.segments.pad(x[self.rows])
-
-    def keys(self, x: Tensor) -> Tensor:
-        """[N, ...] of all rows -> [S, T' + T, ...]."""
-        own = self.queries(x)
+    def keys(self, x: Sequence[Tensor]) -> Tensor:
+        """Of all runs, padded -> [S, T' + T, ...]."""
+        own = x[self.place]
         if self.after is None or self.which is None:
             return own
-        return torch.cat([self.after.queries(x).index_select(0, self.which), own], dim=1)
+        return torch.cat([x[self.after].index_select(0, self.which), own], dim=1)
 
-    def give(self, total: Tensor, of_keys: Tensor) -> None:
-        """Gradients [S, T' + T, ...] of `keys`: into their places in ``total`` [N, ...], added to what they follow.
-
-        Where nothing is padded, and after what it follows.
-        """
-        before = of_keys.shape[1] - self.segments.width
-        self.queries(total).copy_(of_keys[:, before:])
+    def give(self, total: Sequence[Tensor], of_keys: Tensor) -> None:
+        """Gradients [S, T' + T, ...] of `keys`: written to ``total``, and added there to what they follow."""
+        own = total[self.place]
+        before = of_keys.shape[1] - own.shape[1]
+        own.copy_(of_keys[:, before:])
         if self.after is not None and self.which is not None:
-            self.after.queries(total).index_add_(0, self.which, of_keys[:, :before])
+            total[self.after].index_add_(0, self.which, of_keys[:, :before])
+
+
+def padded(x: Tensor, runs: Sequence[Segments]) -> list[Tensor]:
+    """[N, ...] of all rows -> of every run [S, T, ...]; where it is even, a view."""
+    parts = x.split([len(segments.real) for segments in runs])
+    return [segments.pad(rows) for rows, segments in zip(parts, runs, strict=True)]
 
 
 def attention_in_runs(
-    q: Tensor, k: Tensor, v: Tensor, meetings: Sequence[Meeting], *, scale: float | None, dtype: torch.dtype
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    runs: Sequence[Segments],
+    meetings: Sequence[Meeting],
+    *,
+    scale: float | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """On a processor: [N, H, D] queries, [N, G, D] keys and values -> [N, H, D] in their dtype.
 
     Args:
-        meetings: every row is in one of them.
+        runs: that the rows lie in, all of them even.
+        meetings: of every run that is not empty, in the order of the runs.
         scale: of the products; None: one by the root of D.
         dtype: what is computed in, at least as wide as the operands; the gradient is computed in theirs.
     """
-    met: Tensor = _InRuns.apply(q, k, v, meetings, scale, dtype)  # type: ignore[no-untyped-call]
+    met: Tensor = _InRuns.apply(q, k, v, runs, meetings, scale, dtype)  # type: ignore[no-untyped-call]
     return met
 
 
@@ -154,38 +160,37 @@ class _InRuns(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        runs: Sequence[Segments],
         meetings: Sequence[Meeting],
         scale: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
         out, sums = q.new_empty(q.shape), q.new_empty(q.shape[:2])
+        queries, keys, values, outs, totals = (padded(x, runs) for x in (q, k, v, out, sums))
         for each in meetings:
-            operands = (each.queries(q), each.keys(k), each.keys(v))
-            met = attention_and_sums(*(x.transpose(1, 2) for x in operands), mask=each.mask, scale=scale, dtype=dtype)
-            for rows, run in zip((out, sums), met, strict=True):
-                each.queries(rows).copy_(run.transpose(1, 2))
+            operands = (queries[each.place], each.keys(keys), each.keys(values))
+            met, logarithms = attention_and_sums(
+                *(x.transpose(1, 2) for x in operands), mask=each.mask, scale=scale, dtype=dtype
+            )
+            outs[each.place].copy_(met.transpose(1, 2))
+            totals[each.place].copy_(logarithms.transpose(1, 2))
         ctx.save_for_backward(q, k, v, out, sums)
-        ctx.meetings, ctx.scale = meetings, scale
+        ctx.runs, ctx.meetings, ctx.scale = runs, meetings, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (q, k, v, out, sums), grad = ctx.saved_tensors, grad.contiguous()  # kernels read whole rows of it
-        of_q, of_k, of_v = (x.new_empty(x.shape) for x in (q, k, v))
+        found = [x.new_empty(x.shape) for x in ctx.saved_tensors[:3]]
+        of_q, of_k, of_v = (padded(x, ctx.runs) for x in found)
+        # kernels read whole rows of the gradient
+        upper, q, k, v, out, sums = (padded(x, ctx.runs) for x in (grad.contiguous(), *ctx.saved_tensors))
         for each in ctx.meetings:
-            run_q, *of_keys = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                each.queries(grad).transpose(1, 2),
-                each.queries(q).transpose(1, 2),
-                each.keys(k).transpose(1, 2),
-                each.keys(v).transpose(1, 2),
-                each.queries(out).transpose(1, 2),
-                each.queries(sums).transpose(1, 2),
-                0.0,
-                each.mask is None,
-                attn_mask=each.mask,
-                scale=ctx.scale,
+            here = (upper[each.place], q[each.place], each.keys(k), each.keys(v), out[each.place], sums[each.place])
+            gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                *(x.transpose(1, 2) for x in here), 0.0, each.mask is None, attn_mask=each.mask, scale=ctx.scale
             )
-            each.queries(of_q).copy_(run_q.transpose(1, 2))
-            for total, run in zip((of_k, of_v), of_keys, strict=True):
-                each.give(total, run.transpose(1, 2))
-        return of_q, of_k, of_v, None, None, None
+            run_q, run_k, run_v = (x.transpose(1, 2) for x in gradients)
+            of_q[each.place].copy_(run_q)
+            each.give(of_k, run_k)
+            each.give(of_v, run_v)
+        return *found, None, None, None, None

@@ -372,6 +372,11 @@ def kept_by_head(net: Network, part: Pass) -> int:
     return (12 if net.norm_learns else 8) * net.D * part.wanted
 
 
+def given_to_head(net: Network, part: Pass) -> int:
+    """The head's operand alone, where no gradient is asked for: 4 D for each wanted row."""
+    return 4 * net.D * part.wanted
+
+
 def masks(part: Pass) -> int:
     """4 bytes for each place that a response may look at, and the layout itself: three numbers of 8 bytes a row."""
     return 24 * part.rows + 4 * part.masked
