@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from palate.lm.batch import Layout, Sequences, per_token
-from palate.lm.kernels.runs import Segments
+from palate.lm.kernels.uneven import Segments
 
 
 @st.composite

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from palate.lm.kernels.attention import band
-from palate.lm.kernels.runs import Meeting, Segments
+from palate.lm.kernels.uneven import Meeting, Segments
 from palate.lm.microbatches import divided, evened, in_parts
 from palate.run.world import world
 

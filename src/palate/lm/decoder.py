@@ -29,7 +29,7 @@ from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
 from palate.lm.kernels.attention import attention, attention_dtype, carried_dtype, soft_cap
-from palate.lm.kernels.runs import Meeting, attention_in_runs, padded
+from palate.lm.kernels.uneven import Meeting, attention_in_runs, padded
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
 from palate.lm.projection import Projecting, Projection, asks_gradient
 
