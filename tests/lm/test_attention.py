@@ -1,4 +1,4 @@
-"""Attention that is computed in fp64 and differentiated in fp32, beside torch's own in fp64."""
+"""Attention that is computed in fp64 and differentiated in fp32, beside torch's own in fp64; and run by run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from palate.lm.adapters import LoRA
+from palate.lm.batch import Layout, Sequences
+from palate.lm.decoder import packed_attention
+from palate.lm.families import Rule
 from palate.lm.kernels.attention import attention
 
 Operands = tuple[Tensor, Tensor, Tensor]
@@ -80,6 +83,66 @@ def test_a_row_has_its_bits_whatever_is_beside_it(dtype: torch.dtype) -> None:
     pairs = [(one[0], whole[row, :, :length]) for row, (one, length) in enumerate(zip(alone, lengths, strict=True))]
     different = sum(int((one != beside).sum()) for one, beside in pairs)
     assert different <= 2 if dtype == torch.float64 else different > 1000, "or fp64 would not be needed"
+
+
+def uneven() -> Sequences:
+    """Prompts shared by three and by two and by none, one empty; two pairs of equal shape, one response empty."""
+    prompts, responses = [9, 5, 9, 5, 0, 9, 5, 6, 30, 11], [7, 4, 3, 4, 6, 12, 4, 0, 2, 6]
+    groups = [0, 1, 0, 1, 2, 0, 3, 4, 5, 6]
+    return Sequences.pack([[1] * x for x in prompts], [[1] * x for x in responses], group_ids=groups)
+
+
+def each_alone(sequences: Sequences, layout: Layout, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every sequence by itself, all its scores at once; a shared prompt is computed with each."""
+    out = torch.zeros_like(q)
+    for row, length in enumerate(sequences.lengths.tolist()):
+        places = torch.arange(length)
+        rows = layout.row_of(torch.full((length,), row), places, sequences.prompt_lengths)
+        queries, keys, values = (x[rows].transpose(0, 1) for x in (q, k, v))
+        keys, values = (x.repeat_interleave(3, dim=0) for x in (keys, values))
+        scores = queries @ keys.transpose(1, 2) * (rule.scale or q.shape[-1] ** -0.5)
+        scores = scores if rule.cap is None else rule.cap * (scores / rule.cap).tanh()
+        back = places[:, None] - places
+        unseen = (back < 0) | (back >= (rule.window or length))
+        met = scores.masked_fill(unseen, -torch.inf).softmax(-1) @ values
+        out = out.index_copy(0, rows, met.transpose(0, 1))
+    return out
+
+
+@pytest.mark.parametrize("rule", [Rule(), Rule(window=4), Rule(scale=0.3, window=10), Rule(cap=2.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_run_by_run_it_is_what_every_sequence_has_alone(rule: Rule, dtype: torch.dtype, kind: str) -> None:
+    """Runs of equal lengths, as a processor has them, and those that a GPU pads."""
+    sequences, numbers = uneven(), torch.Generator().manual_seed(0)
+    layout = Layout.of(sequences, kind=kind)
+    assert layout.even == (kind == "cpu")
+    sizes = (len(layout.tokens), 6, 8), (len(layout.tokens), 2, 8), (len(layout.tokens), 2, 8)
+    operands = [torch.randn(*size, generator=numbers).requires_grad_() for size in sizes]
+    mine = packed_attention(layout, dtype)(0, rule, *operands)
+    wide = [x.detach().double().requires_grad_() for x in operands]
+    exact = each_alone(sequences, layout, rule, *wide)
+    torch.testing.assert_close(mine.double(), exact, atol=2e-6, rtol=0)
+    upstream = torch.randn(mine.shape, generator=numbers)
+    # the rows of a prompt that is shared were written by each that shares it: its gradient is one of theirs
+    found = torch.autograd.grad((mine * upstream).sum(), operands)
+    expected = torch.autograd.grad((exact * upstream).sum(), wide)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=5e-6, rtol=0)
+    with torch.no_grad():
+        assert torch.equal(packed_attention(layout, dtype)(0, rule, *operands), mine)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_run_by_run_nothing_waits_for_the_gradient_but_the_rows(dtype: torch.dtype) -> None:
+    layout = Layout.of(uneven())
+    rows = len(layout.tokens)
+    q, k, v = (torch.randn(rows, heads, 8).requires_grad_() for heads in (6, 2, 2))
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):  # type: ignore[func-returns-value]
+        packed_attention(layout, dtype)(0, Rule(), q, k, v)
+    assert {x.dtype for x in kept} == {torch.float32}
+    assert sum(x.numel() for x in kept) == rows * (2 * 6 * 8 + 2 * 2 * 8 + 6)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])

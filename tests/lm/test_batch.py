@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from palate.lm.batch import Layout, Segments, Sequences, per_token
+from palate.lm.batch import Layout, Sequences, per_token
+from palate.lm.kernels.uneven import Segments
 
 
 @st.composite
@@ -126,21 +127,27 @@ def test_a_response_sees_its_prompt_and_itself_so_far(batch: Sequences) -> None:
     layout = Layout.of(batch)
     places = [(each, row) for each in layout.responses for row in range(len(each.segments.lengths))]
     starts = layout.prompt_starts.tolist()
-    rows = torch.arange(len(layout.tokens)).split(layout.sizes)
+    rows = torch.arange(len(layout.tokens)).split([len(run.real) for run in layout.runs])
     for (each, row), sequence in zip(places, layout.order.tolist(), strict=True):
         prompt, length = int(batch.prompt_lengths[sequence]), int(batch.lengths[sequence])
         segments = layout.prompts[each.prompts]
         first = segments.pad(rows[each.prompts])[each.prompt_of[row]]
         assert first[:prompt].tolist() == [*range(starts[sequence], starts[sequence] + prompt)]
         for place in range(length - prompt):
-            seen = (each.mask[row, 0, place] == 0).nonzero()[:, 0].tolist()
+            seen = (each.mask[row if len(each.mask) > 1 else 0, 0, place] == 0).nonzero()[:, 0].tolist()
             assert seen == [*range(prompt), *range(segments.width, segments.width + place + 1)]
 
 
 @settings(max_examples=20)
 @given(batches())
-def test_what_is_padded_together_is_about_equally_long(batch: Sequences) -> None:
+def test_a_run_is_of_one_length_on_a_processor_and_of_about_one_on_a_gpu(batch: Sequences) -> None:
     layout = Layout.of(batch)
+    lengths = [[*zip(run.lengths.tolist(), strict=True)] for run in layout.prompts]
+    lengths += [[*zip(e.segments.lengths.tolist(), e.prompt_lengths.tolist(), strict=True)] for e in layout.responses]
+    assert all(len(set(run)) == 1 for run in lengths)
+    assert len({run[0] for run in lengths}) == len(lengths), "two runs could have been one"
+    assert all(len(each.mask) == 1 for each in layout.responses)
+    layout = Layout.of(batch, kind="cuda")
     for segments in (*layout.prompts, *(each.segments for each in layout.responses)):
         assert segments.width < 2 * max(1, int(segments.lengths.min()))
 

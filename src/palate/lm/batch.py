@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from palate.lm.kernels.attention import band
+from palate.lm.kernels.uneven import Meeting, Segments
 from palate.lm.microbatches import divided, evened, in_parts
 from palate.run.world import world
 
@@ -131,88 +133,16 @@ class Sequences:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segments:
-    """S runs of rows that follow each other, and how to pad them to [S, L] and back.
-
-    Attributes:
-        lengths: [S] number of rows of each run.
-        real: [N_s] the places of [S * L] that are not padding, in row order.
-        width: L, the longest run.
-    """
-
-    lengths: Tensor
-    real: Tensor
-    width: int
-
-    @classmethod
-    def of(cls, lengths: Tensor) -> Self:
-        """Runs of the given lengths."""
-        width = int(lengths.max()) if len(lengths) else 0
-        inside = torch.arange(width)[None] < lengths[:, None]
-        return cls(lengths=lengths, real=inside.flatten().nonzero()[:, 0], width=width)
-
-    def pad(self, rows: Tensor) -> Tensor:
-        """[N_s, ...] rows -> [S, L, ...]; padding is zero."""
-        if self.even:
-            return rows.view(len(self.lengths), self.width, *rows.shape[1:])
-        places: Tensor = _Pad.apply(rows, self)  # type: ignore[no-untyped-call]
-        return places.view(len(self.lengths), self.width, *rows.shape[1:])
-
-    def unpad(self, x: Tensor) -> Tensor:
-        """[S, L, ...] -> the real rows, in order."""
-        if self.even:
-            return x.flatten(0, 1)
-        rows: Tensor = _Unpad.apply(x.flatten(0, 1), self)  # type: ignore[no-untyped-call]
-        return rows
-
-    @property
-    def even(self) -> bool:
-        """All of one length: there is no padding."""
-        return len(self.real) == len(self.lengths) * self.width
-
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return replace(self, lengths=self.lengths.to(device), real=self.real.to(device))
-
-
-class _Pad(torch.autograd.Function):
-    """Rows to their places; each is the other's gradient, so neither ever has to accumulate."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, segments: Segments) -> Tensor:
-        ctx.segments = segments
-        places = rows.new_zeros(len(segments.lengths) * segments.width, *rows.shape[1:])
-        return places.index_copy_(0, segments.real, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.index_select(0, ctx.segments.real), None
-
-
-class _Unpad(torch.autograd.Function):
-    """Places back to rows."""
-
-    @staticmethod
-    def forward(ctx: Any, places: Tensor, segments: Segments) -> Tensor:
-        ctx.segments, ctx.count = segments, len(places)
-        return places.index_select(0, segments.real)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        places = grad.new_zeros(ctx.count, *grad.shape[1:])
-        return places.index_copy_(0, ctx.segments.real, grad), None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Continuations:
-    """Responses of about one length to prompts of about one length.
+    """A run of responses of about one length to prompts of about one length.
 
     Attributes:
         segments: their rows.
         prompts: which of the layout's runs of prompts they follow.
         prompt_of: [S] which of those prompts each follows.
         prompt_lengths: [S] of the prompt each follows.
-        mask: [S, 1, Tr, Tp + Tr], zero where a response token may attend to, minus infinity elsewhere.
+        mask: [S or 1, 1, Tr, Tp + Tr], zero where a response token may attend to, minus infinity elsewhere; one for
+            all where the prompts are of one length.
     """
 
     segments: Segments
@@ -227,7 +157,7 @@ class Continuations:
         if width <= window:
             return self.mask
         before = torch.arange(width - len(own), device=self.mask.device)
-        to_prompt = self.prompt_lengths[:, None, None] + own[:, None] - before
+        to_prompt = self.prompt_lengths[: len(self.mask), None, None] + own[:, None] - before
         to_response = (own[:, None] - own).expand(len(to_prompt), -1, -1)
         back = torch.cat([to_prompt, to_response], dim=-1)
         return self.mask.masked_fill(back[:, None] >= window, -torch.inf)
@@ -242,8 +172,8 @@ class Continuations:
 class Layout:
     """One flat row per real token: first every distinct prompt, then every response.
 
-    Attention has to pad, so what is about equally long stands side by side and is padded together: lengths of one kind
-    differ by less than a factor of two.
+    Attention meets a run at a time. On a processor a run's sequences are equally long, and so are the prompts that they
+    follow; on a GPU they are padded, and their lengths differ by less than a factor of two.
 
     Attributes:
         tokens, positions: [N].
@@ -271,24 +201,30 @@ class Layout:
     response_starts: Tensor
 
     @classmethod
-    def of(cls, sequences: Sequences) -> Self:
-        """Lay out the sequences; those with equal group ids share one prompt."""
+    def of(cls, sequences: Sequences, *, kind: str = "") -> Self:
+        """Lay out the sequences; those with equal group ids share one prompt.
+
+        Args:
+            kind: of device to lay them out for, if it is not the one they are on: ``cpu`` or ``cuda``.
+        """
         device, sequences = sequences.tokens.device, sequences.to(torch.device("cpu"))
+        kind = kind or device.type
         groups, prompt_of = torch.unique(sequences.group_ids, return_inverse=True)
         first = torch.zeros_like(groups).scatter_(0, prompt_of.flip(0), torch.arange(len(sequences)).flip(0))
         by_length = torch.argsort(sequences.prompt_lengths[first], stable=True)
         groups, first = groups[by_length], first[by_length]
         prompt_of = torch.argsort(by_length)[prompt_of]
         prompt_lengths = sequences.prompt_lengths[first]
-        prompts = _octaves(prompt_lengths)
+        prompts = _together(prompt_lengths, kind)
 
         responses = sequences.lengths - sequences.prompt_lengths
-        kinds = torch.stack([_octave(prompt_lengths)[prompt_of], _octave(responses)])
-        order = torch.from_numpy(np.lexsort((kinds[1].numpy(), kinds[0].numpy())))
-        _, counts = torch.unique_consecutive(kinds[:, order], dim=1, return_counts=True)
+        run_of = torch.repeat_interleave(torch.tensor([len(run) for run in prompts]))[prompt_of]
+        order = torch.from_numpy(np.lexsort((responses.numpy(), run_of.numpy())))
+        _, counts = torch.unique_consecutive(run_of[order], return_counts=True)
+        several = [run for some in responses[order].split(counts.tolist()) for run in _together(some, kind)]
         continuations = tuple(
             _continuations(prompts, prompt_lengths, prompt_of[members], responses[members])
-            for members in order.split(counts.tolist())
+            for members in order.split([len(run) for run in several])
         )
 
         lengths = torch.cat([prompt_lengths, responses[order]])
@@ -322,9 +258,29 @@ class Layout:
         return replace(self, **moved)
 
     @property
-    def sizes(self) -> list[int]:
-        """Rows of each run of prompts, then of each run of responses."""
-        return [len(segments.real) for segments in (*self.prompts, *(each.segments for each in self.responses))]
+    def runs(self) -> list[Segments]:
+        """Those of prompts, then those of responses: all rows, in order."""
+        return [*self.prompts, *(each.segments for each in self.responses)]
+
+    @property
+    def even(self) -> bool:
+        """All runs are: attention has nothing to pad."""
+        return all(each.even for each in self.runs)
+
+    def meetings(self, window: int | None, dtype: torch.dtype) -> list[Meeting]:
+        """Every run that is not empty, with masks in ``dtype``; no token sees more than the last ``window``."""
+        found, device = [], self.tokens.device
+        for place, segments in enumerate(self.prompts):
+            narrow = window is not None and window < segments.width
+            mask = band(segments.width, window, device).to(dtype) if narrow and window is not None else None
+            found.append(Meeting(place=place, mask=mask))
+        for place, each in enumerate(self.responses, start=len(found)):
+            if not self.prompts[each.prompts].width and window is None:
+                found.append(Meeting(place=place))
+            else:
+                mask = (each.mask if window is None else each.windowed(window)).to(dtype)
+                found.append(Meeting(place=place, after=each.prompts, which=each.prompt_of, mask=mask))
+        return [each for each in found if self.runs[each.place].width]
 
     def row_of(self, sequence: Tensor, position: Tensor, prompt_lengths: Tensor) -> Tensor:
         """[M] flat rows of the tokens at ``position`` [M] of ``sequence`` [M]."""
@@ -333,30 +289,30 @@ class Layout:
         return torch.where(in_prompt, self.prompt_starts[sequence] + position, response_row)
 
 
-def _octave(lengths: Tensor) -> Tensor:
-    """Equal for lengths within a factor of two: 0, 1, 2 to 3, 4 to 7 and so on."""
-    return torch.frexp(lengths.double()).exponent
+def _together(lengths: Tensor, kind: str) -> list[Tensor]:
+    """Ascending lengths, divided into runs that attention pads together.
 
-
-def _octaves(lengths: Tensor) -> list[Tensor]:
-    """Ascending lengths, divided where the octave changes."""
-    _, counts = torch.unique_consecutive(_octave(lengths), return_counts=True)
-    return list(lengths.split(counts.tolist()))
+    On a processor they are of one length, which leaves nothing to pad: even of a dozen tokens, a call of the kernel
+    costs less than padding does. A GPU is rather kept busy: lengths of one octave go together, 1, 2 to 3, 4 to 7, ...
+    """
+    alike = lengths if kind == "cpu" else torch.frexp(lengths.double()).exponent
+    return list(lengths.split(torch.unique_consecutive(alike, return_counts=True)[1].tolist()))
 
 
 def _continuations(
     prompts: list[Tensor], prompt_lengths: Tensor, prompt_of: Tensor, responses: Tensor
 ) -> Continuations:
-    """Responses [S] of one octave to prompts of one."""
+    """Responses [S], padded together, to prompts that are."""
     ends = torch.tensor([len(run) for run in prompts]).cumsum(0)
     run = int(torch.searchsorted(ends, prompt_of[0], right=True))
-    segments = Segments.of(responses)
-    seen = _response_mask(prompt_lengths[prompt_of], int(prompts[run].max()), segments.width)
+    segments, before = Segments.of(responses), prompt_lengths[prompt_of]
+    alike = before[:1] if bool((before == prompts[run].max()).all()) else before
+    seen = _response_mask(alike, int(prompts[run].max()), segments.width)
     return Continuations(
         segments=segments,
         prompts=run,
         prompt_of=prompt_of - (ends[run] - len(prompts[run])),
-        prompt_lengths=prompt_lengths[prompt_of],
+        prompt_lengths=before,
         mask=torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf),
     )
 

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
-from palate.lm.kernels.attention import attention, attention_dtype, band, carried_dtype, soft_cap
+from palate.lm.kernels.attention import attention, attention_dtype, carried_dtype, soft_cap
+from palate.lm.kernels.uneven import Meeting, attention_in_runs, padded
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
 from palate.lm.projection import Projecting, Projection, asks_gradient
 
@@ -282,40 +283,24 @@ def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
     Args:
         dtype: of the layers' matrix products.
     """
-    sizes, num_prompts, device = layout.sizes, len(layout.prompts), layout.tokens.device
+    device = layout.tokens.device
     computed = attention_dtype(dtype, device)
     masks = carried_dtype(dtype, device)  # or every layer would cast them anew
+    runs, unpadded = layout.runs, device.type == "cpu" and layout.even
 
     @cache
-    def mask_of_prompts(run: int, window: int | None) -> Tensor | None:
-        width = layout.prompts[run].width
-        return None if window is None or width <= window else band(width, window, device).to(masks)
-
-    @cache
-    def mask_of_responses(run: int, window: int | None) -> Tensor:
-        each = layout.responses[run]
-        return (each.mask if window is None else each.windowed(window)).to(masks)
-
-    def meet(rule: Rule, mask: Tensor | None, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return attention(q, k, v, mask=mask, scale=rule.scale, cap=rule.cap, dtype=computed).transpose(1, 2)
+    def meetings(window: int | None) -> list[Meeting]:
+        return layout.meetings(window, masks)
 
     def attend(_: int, rule: Rule, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        queries, keys, values = q.split(sizes), k.split(sizes), v.split(sizes)
-        parts, read = [], []
-        for run, segments in enumerate(layout.prompts):
-            mine, *known = (segments.pad(x[run]) for x in (queries, keys, values))
-            read.append(known)
-            if segments.width:
-                parts.append(segments.unpad(meet(rule, mask_of_prompts(run, rule.window), mine, *known)))
-        for run, each in enumerate(layout.responses):
-            if each.segments.width:
-                mine, *own = (each.segments.pad(x[num_prompts + run]) for x in (queries, keys, values))
-                known = [x.index_select(0, each.prompt_of) for x in read[each.prompts]]
-                after = [torch.cat(pair, dim=1) for pair in zip(known, own, strict=True)] if known[0].shape[1] else own
-                plain = not known[0].shape[1] and rule.window is None
-                mask = None if plain else mask_of_responses(run, rule.window)
-                parts.append(each.segments.unpad(meet(rule, mask, mine, *after)))
+        if unpadded and rule.cap is None:
+            return attention_in_runs(q, k, v, runs, meetings(rule.window), scale=rule.scale, dtype=computed)
+        queries, keys, values = (padded(x, runs) for x in (q, k, v))
+        parts = []
+        for each in meetings(rule.window):
+            operands = (x.transpose(1, 2) for x in (queries[each.place], each.keys(keys), each.keys(values)))
+            met = attention(*operands, mask=each.mask, scale=rule.scale, cap=rule.cap, dtype=computed)
+            parts.append(runs[each.place].unpad(met.transpose(1, 2)))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     return attend

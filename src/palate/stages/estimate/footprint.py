@@ -42,20 +42,22 @@ class Pass:
         wanted: M, rows that the head is given.
         prompts: for each run of prompts how many, the longest of them, and whether all are that long.
         responses: for each run of responses the same, and the longest of their prompts.
+        masked: numbers in the masks of all of them.
     """
 
     rows: int
     wanted: int
     prompts: tuple[tuple[int, int, bool], ...]
     responses: tuple[tuple[int, int, bool, int], ...]
+    masked: int = 0
 
     @classmethod
-    def of(cls, model: Model, sequences: Sequences, wanted: int) -> Pass:
+    def of(cls, net: Network, sequences: Sequences, wanted: int) -> Pass:
         """Of these sequences; a network that is not our own pads them, and computes every prompt anew."""
-        if not isinstance(model.model, Decoder):
+        if not net.own:
             count, width = sequences.tokens.shape
             return cls(rows=count * width, wanted=wanted, prompts=((count, width, True),), responses=())
-        layout = Layout.of(sequences)
+        layout = Layout.of(sequences, kind=net.device.type)
         return cls(
             rows=len(layout.tokens),
             wanted=wanted,
@@ -69,6 +71,7 @@ class Pass:
                 )
                 for each in layout.responses
             ),
+            masked=sum(each.mask.numel() for each in layout.responses),
         )
 
 
@@ -276,12 +279,16 @@ def drawing(net: Network, slots: int) -> int:
 def kept_by_attention(net: Network, part: Pass) -> int:
     """Queries, keys and values as they meet, what comes of them, and the mask where it has to be cast.
 
-    d c (H + 2 G) a row; where lengths differ, a padded copy as well. A response reads its prompt's keys and values
-    beside its own: 2 G d c for each place of the longest prompt and response. d c H comes out, and a sum for each head.
+    d c (H + 2 G) a row. d c H comes out, and a sum for each head. On a processor that is all.
+
+    On a GPU a padded copy is kept as well where lengths differ, and of all of it what comes out. A response reads its
+    prompt's keys and values beside its own: 2 G d c for each place of the longest prompt and response.
     """
     if scores(net, part):
         return kept_by_capped_attention(net, part)
     per_row, found = net.d * net.c * (net.H + 2 * net.G), 0
+    if net.on_cpu:
+        return part.rows * (per_row + net.H * (net.d + 1) * net.c)
     found += part.rows * per_row if any(even for *_, even in part.prompts) else 0
     for count, width, even in part.prompts:
         found += 0 if even else count * width * per_row
@@ -290,8 +297,7 @@ def kept_by_attention(net: Network, part: Pass) -> int:
         found += 0 if even else count * width * net.d * net.H * net.c
         found += count * width * net.H * (net.d + 1) * net.c
         found += 2 * count * (before + width) * net.G * net.d * net.c
-        found += count * width * (before + width) * net.c if net.c != 4 else 0
-    return found
+    return found + (part.masked * net.c if net.c != 4 else 0)
 
 
 def kept_by_capped_attention(net: Network, part: Pass) -> int:
@@ -299,10 +305,12 @@ def kept_by_capped_attention(net: Network, part: Pass) -> int:
 
     Queries, keys and values as they are multiplied, d a (H + 2 G) a row of a prompt; d a H of a response, and 2 G d a
     for each place of prompt and response. Where lengths differ, the queries once more as they were padded, unless they
-    are cast.
+    are cast; and a prompt that is alone in its run has its keys read where they came from, which keeps all of that.
     """
     heads, keys, found = net.d * net.a * net.H, 2 * net.d * net.a * net.G, 2 * scores(net, part)
     padded = heads if net.a == net.c else 0
+    alone = [width for count, width, _ in part.prompts if count == 1 and width and padded]
+    found += part.rows * (heads + keys) - sum(alone) * keys if alone else 0
     for count, width, even in part.prompts:
         found += count * width * (heads + keys + (0 if even else padded))
     for count, width, even, before in part.responses:
@@ -372,9 +380,14 @@ def kept_by_head(net: Network, part: Pass) -> int:
     return (12 if net.norm_learns else 8) * net.D * part.wanted
 
 
+def given_to_head(net: Network, part: Pass) -> int:
+    """The head's operand alone, where no gradient is asked for: 4 D for each wanted row."""
+    return 4 * net.D * part.wanted
+
+
 def masks(part: Pass) -> int:
     """4 bytes for each place that a response may look at, and the layout itself: three numbers of 8 bytes a row."""
-    return 24 * part.rows + sum(4 * count * width * (before + width) for count, width, _, before in part.responses)
+    return 24 * part.rows + 4 * part.masked
 
 
 def within_layer(net: Network, rows: int) -> int:

@@ -103,7 +103,7 @@ def scoring(
     """A pass over all of the sequences without gradients, through some of the layers."""
     longest = sequences.lengths.argsort(descending=True)[:LOOKED_AT].sort().values
     passes = [
-        Pass.of(net.model, microbatch, 0 if last else wanted(net.model, microbatch))
+        Pass.of(net, microbatch, 0 if last else wanted(net.model, microbatch))
         for microbatch in sequences.select(longest).divided(max_tokens)
     ]
     return Scoring(
@@ -131,7 +131,7 @@ def learning(
 ) -> Learning:
     """Of the heaviest batches the microbatch that needs most."""
     parts = [batch.divided(recipe.microbatch_tokens, whole_groups=whole_groups) for batch in batches]
-    passes = {Pass.of(net.model, part, wanted(net.model, part)) for each in parts for part in each}
+    passes = {Pass.of(net, part, wanted(net.model, part)) for each in parts for part in each}
 
     def size(part: Pass) -> int:
         kept = sum(footprint.kept_by_layer(net, index, part) for index in range(net.first, net.L))

@@ -225,7 +225,7 @@ class Workload:
         net, part = scoring.net, scoring.largest
         within = max(footprint.within_layer(net, part.rows), footprint.within_attention(net, part))
         yield self._moment("scoring", {"activations": within + footprint.masks(part)}, at_first=scoring.at_first)
-        head = footprint.kept_by_head(net, part) + footprint.masks(part)
+        head = footprint.given_to_head(net, part) + footprint.masks(part)
         found = {"activations": head, "logits": footprint.logits(net, part.wanted)}
         yield self._moment("scoring", found, at_first=scoring.at_first)
 
