@@ -147,13 +147,12 @@ def run(
             seen, since, harmed = 0, time.monotonic(), ""
             while process.poll() is None and time.monotonic() - since < LONGEST:
                 time.sleep(0.2)
-                if len(steps_of(out)) == seen:
+                if len(steps_of(out)) <= seen:  # fewer than before, when it has gone back to a checkpoint
                     continue
                 now = time.monotonic()
-                print(
-                    f"  step {seen + 1} after {now - begun:.0f} s{harmed and f': {now - since:.0f} s since {harmed}'}"
-                )
+                told = f", {now - since:.0f} s since {harmed}" if harmed else ""
                 seen, since, harmed = seen + 1, now, ""
+                print(f"  step {seen} after {now - begun:.0f} s{told}", flush=True)
                 if seen in waiting:
                     harmed, harm = waiting.pop(seen)
                     harm()
