@@ -4,8 +4,9 @@
 
 The machines are network namespaces with a Ray node each. On the first `palate cluster` places two trainers of PPO with
 adapters on SmolLM2-135M and one engine. In the second run a trainer gets SIGKILL after step 2, vLLM after step 4, and
-after step 6 the head's cable is cut for twenty seconds. Printed: what the command said, how long each harm took until
-the next step was made, and how far the two runs are apart: adapters, responses, metrics. Some 9 GB, some ten minutes.
+after step 6 the head's cable is cut for twenty seconds (`--every 1`: after 1, 2 and 3). Printed: what the command said,
+how long each harm took until the next step was made, and how far the two runs are apart: adapters, responses, metrics.
+Some 7 GB, some ten minutes.
 """
 
 from __future__ import annotations
@@ -35,8 +36,6 @@ MARK = "PALATE_HARMED"
 """Of the environment of everything that a run starts: its directory."""
 LONGEST = 900.0
 """Seconds that a step may take before the run is given up."""
-KILLED, FELLED, CUT = 2, 4, 6
-"""Steps after which a trainer is killed, vLLM is, and the cable is cut."""
 
 
 def tree(prompts: Path, steps: int) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def steps_of(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def harms(out: Path, cut: float) -> dict[int, tuple[str, Callable[[], object]]]:
+def harms(out: Path, every: int, cut: float) -> dict[int, tuple[str, Callable[[], object]]]:
     """What is done, after which step."""
 
     def kill(find: Callable[[], int | None]) -> None:
@@ -122,14 +121,21 @@ def harms(out: Path, cut: float) -> dict[int, tuple[str, Callable[[], object]]]:
         os.kill(pid, signal.SIGKILL)
 
     return {
-        KILLED: ("trainer 1 killed", lambda: kill(lambda: trainer(out, 1))),
-        FELLED: ("vLLM killed", lambda: kill(lambda: vllm(out))),
-        CUT: (f"the head's cable cut for {cut:g} s", lambda: cut_for(cut)),
+        every: ("trainer 1 killed", lambda: kill(lambda: trainer(out, 1))),
+        2 * every: ("vLLM killed", lambda: kill(lambda: vllm(out))),
+        3 * every: (f"the head's cable cut for {cut:g} s", lambda: cut_for(cut)),
     }
 
 
-def run(root: Path, out: Path, recipe: Path, python: str, environment: dict[str, str], cut: float) -> int:
-    """`palate cluster`, with harm if there is something to cut; its status."""
+def run(
+    root: Path,
+    out: Path,
+    recipe: Path,
+    python: str,
+    environment: dict[str, str],
+    waiting: dict[int, tuple[str, Callable[[], object]]],
+) -> int:
+    """`palate cluster`, with harm after some of its steps; its status."""
     command = [sys.executable, "-m", "palate", "cluster", str(recipe), "--stage", "ppo", "--out", str(out)]
     command += ["--address", f"{ADDRESSES[0]}:{PORT}", "--engine-python", python]
     begun = time.monotonic()
@@ -138,17 +144,15 @@ def run(root: Path, out: Path, recipe: Path, python: str, environment: dict[str,
             on(0, root, command), stdout=log, stderr=log, env=environment | {MARK: str(out)}, start_new_session=True
         )
         try:
-            waiting = dict(sorted(harms(out, cut).items())) if cut else {}
             seen, since, harmed = 0, time.monotonic(), ""
             while process.poll() is None and time.monotonic() - since < LONGEST:
                 time.sleep(0.2)
-                if len(steps_of(out)) == seen:
+                if len(steps_of(out)) <= seen:  # fewer than before, when it has gone back to a checkpoint
                     continue
                 now = time.monotonic()
-                print(
-                    f"  step {seen + 1} after {now - begun:.0f} s{harmed and f': {now - since:.0f} s since {harmed}'}"
-                )
+                told = f", {now - since:.0f} s since {harmed}" if harmed else ""
                 seen, since, harmed = seen + 1, now, ""
+                print(f"  step {seen} after {now - begun:.0f} s{told}", flush=True)
                 if seen in waiting:
                     harmed, harm = waiting.pop(seen)
                     harm()
@@ -183,15 +187,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine-python", required=True, help="a Python that has vLLM 0.32")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--every", type=int, default=2, metavar="STEPS", help="between two harms; default: %(default)s")
     parser.add_argument("--cut", type=float, default=20.0, help="seconds")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end Ray
     root = args.out.absolute()
     root.mkdir(parents=True, exist_ok=True)
     Path("/tmp/ray").mkdir(exist_ok=True)
     recipe, prompts = root / "ppo.toml", root / "prompts.jsonl"
     prompts.write_text("".join(prompt.to_json() + "\n" for prompt in demo_prompts(held_out=False)[:24]))
-    recipe.write_text(tomli_w.dumps(tree(prompts, args.steps)))
+    recipe.write_text(tomli_w.dumps(tree(prompts, 4 * args.every)))
     environment = os.environ | {
         "RAY_worker_niceness": "0",
         "RAY_memory_monitor_refresh_ms": "0",
@@ -200,10 +205,11 @@ def main() -> None:
         "PALATE_PEER_TIMEOUT": "300",
     }
     with hosts(), nodes(root, environment):
-        for name, cut in (("unharmed", 0.0), ("harmed", args.cut)):
+        for name in ("unharmed", "harmed"):
+            waiting = harms(root / name, args.every, args.cut) if name == "harmed" else {}
             shutil.rmtree(root / name, ignore_errors=True)
             print(f"{name}:", flush=True)
-            status = run(root, root / name, recipe, args.engine_python, environment, cut)
+            status = run(root, root / name, recipe, args.engine_python, environment, waiting)
             said = (root / f"{name}.log").read_text(errors="replace").splitlines()
             told = [line for line in said if "palate:" in line or "started again" in line or "going on" in line]
             print(f"  status {status}", *told, sep="\n  ", flush=True)
