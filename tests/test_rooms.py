@@ -63,7 +63,7 @@ PLAN = {
     "stages/estimate",
     "stages/estimate": "lm lm/kernels lm/sources recipe rollout run",
     "stages/measuring": "corpus corpus/containers evals evals/asking evals/card evals/protocols lm lm/sources recipe "
-    "rewards rollout run stages stages/estimate",
+    "rewards rewards/judges rollout run stages stages/ai_feedback stages/estimate",
     "stages/own_samples": "lm lm/sources objectives recipe rewards rollout run stages stages/reinforcement",
     "stages/agent": "corpus evals feedback/statistics lm objectives recipe rewards run simulated stages "
     "stages/reinforcement",

@@ -23,7 +23,7 @@ from palate.stages.measuring import card
 
 SAID = {
     "model": (("aaaa", "bb"), ("cc", "c"), ("hm", "d")),
-    "baseline": (("b", "bb"), ("cc", "cc"), ("dd", "dddd")),
+    "baseline": (("b", "bb"), ("c", "cc"), ("dd", "dddd")),
 }
 """By model, of three prompts two responses each."""
 
@@ -92,8 +92,8 @@ def test_every_two_are_shown_in_both_orders_once(
     pairs = [("aaaa", "b"), ("aaaa", "bb"), ("bb", "b"), ("cc", "c"), ("hm", "dd"), ("hm", "dddd"), ("d", "dd")]
     pairs += [("d", "dddd")]
     assert sorted(shown) == sorted([*pairs, *(pair[::-1] for pair in pairs)])
-    # first: 1, 1, 1, alike; second: alike and 0 twice each, by one pair; third: a tie, since it flips, then 0, 0, 0
-    assert won(found)["after"] == pytest.approx((3.5 / 4 + 1 / 4 + 0.5 / 4) / 3)
+    # first: 1, 1, 1, alike; second: 1 and 0 by one pair, alike twice; third: a tie, since it flips, then 0, 0, 0
+    assert won(found)["after"] == pytest.approx((3.5 / 4 + 2 / 4 + 0.5 / 4) / 3)
     assert won(found)["before"] == 0.5
     assert (found["judge_requests"], found["judge_questions"], found["judge_flips"]) == (16, 16, 1 / 8)
     page = (tmp_path / "run" / "report.html").read_text()
@@ -117,7 +117,7 @@ def test_the_mean_of_both_orders_sees_through_a_liking_for_a_place(
 ) -> None:
     endpoint.rule = lambda first, second, asked: 0.9 if len(first) > len(second) else 0.6
     tree["judge"] |= {"verdict": "mean"}
-    assert won(carded(tree, tmp_path / "run"))["after"] == pytest.approx((3.5 / 4 + 1 / 4 + 0.5 / 4) / 3)
+    assert won(carded(tree, tmp_path / "run"))["after"] == pytest.approx((3.5 / 4 + 2 / 4 + 0.5 / 4) / 3)
 
 
 def test_pairs_without_a_verdict_are_left_out_and_counted(
@@ -137,7 +137,7 @@ def test_pairs_without_a_verdict_are_left_out_and_counted(
     endpoint.reply = reply  # type: ignore[method-assign]
     found = carded(tree, tmp_path / "run")
     assert won(found)["items"] == 2
-    assert won(found)["after"] == pytest.approx((2.5 / 3 + 1 / 4) / 2)
+    assert won(found)["after"] == pytest.approx((2.5 / 3 + 2 / 4) / 2)
     assert any("5 pairs without a verdict are left out, 1 prompts with them." in note for note in found["notes"])
 
 
@@ -160,7 +160,7 @@ def test_a_budget_ends_it_and_it_goes_on(tree: dict[str, Any], endpoint: Scripte
     found = carded(tree, tmp_path / "run", resume=True)
     assert len(endpoint.asked) == 16
     assert (found["judge_requests"], found["judge_from_cache"]) == (7, 9)
-    assert won(found)["after"] == pytest.approx((3.5 / 4 + 1 / 4 + 0.5 / 4) / 3)
+    assert won(found)["after"] == pytest.approx((3.5 / 4 + 2 / 4 + 0.5 / 4) / 3)
 
 
 def test_what_is_wrong_with_it_is_found_before_the_models_are_asked(
