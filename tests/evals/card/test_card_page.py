@@ -87,3 +87,24 @@ def test_what_nothing_was_asked_for_is_no_comparison_and_words_have_no_thousandt
     assert also["refused where it should"][3:] == ["undefined"] * 3
     assert compared["words"][3:6] == ["19.5", "23.5", "+4.0 words (+4.0 to +4.0)"]
     assert "Better: Win rate, +50.0 points" in page
+
+
+@pytest.mark.parametrize(("favourites", "other_right", "told"), [(18, 5, True), (17, 5, False), (18, 0, False)])
+def test_a_letter_that_is_always_liked_is_told_unless_it_is_right(
+    favourites: int, other_right: int, told: bool
+) -> None:
+    name = "commonsense_qa"
+    protocol = PROTOCOLS[name]
+    items = [question(f"Which, {number}?", ["A", "B"], int(number < other_right)) for number in range(20)]
+    first, second = (
+        [Likelihood(-1.0, False), Likelihood(-2.0, False)],
+        [Likelihood(-2.0, False), Likelihood(-1.0, False)],
+    )
+    said = [first if number < favourites else second for number in range(20)]
+    scores = [item.score(each) for item, each in zip(items, said, strict=True)]
+    part = Part(protocol=protocol, path="x.jsonl", items=items, total=20, after=(scores, said), before=None, remarks=[])
+    report = Report("A card")
+    describe(report, {name: part}, rows_of({name: protocol}, {name: scores}, None, seed=0), seed=0)
+    assert ("prefers choice" in report.html()) == told
+    if told:
+        assert "the model prefers choice 1 in 18 of 20 questions; right would be that one in 15" in report.html()

@@ -7,6 +7,7 @@ won, and responses side by side; how each section was measured.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from palate.records import Prompt
 
 SHOWN = 5
 """Questions lost and won, and prompts with their responses, chosen by the seed."""
+ALWAYS = 0.9
+"""A favourite that is the same in so many questions says nothing of them."""
 _CORRECTED = (
     "A verdict is given where the probability, corrected for the number of comparisons in this table (Holm), is below "
     "5%: where nothing at all has changed, one such card in twenty gives any. Intervals are of each difference by "
@@ -70,6 +73,8 @@ def describe(
         describe_distances(report, gone, won, seed=seed)
     _all_else(report, [row for row in rows if row.corrected is None])
     report.data("rows", [as_json(row) for row in rows])
+    if told := [text for part in parts.values() if (text := _always_the_same(part))]:
+        report.text("Always the same choice", "\n\n".join(told))
     _calibration(report, parts, seed)
     for name, part in parts.items():
         if part.before is not None:
@@ -169,6 +174,28 @@ def _else(report: Report, rows: Sequence[Row], *, alone: bool) -> None:
     report.table("Measured" if alone else "Also measured", header, cells, caption)
 
 
+def _always_the_same(part: Part) -> str:
+    """That a model's favourite hardly depends on the question though the right choice does; empty if it is not so."""
+    key = _picked(part)
+    found = []
+    for name, scores in (("baseline", part.before[0] if part.before else ()), ("model", part.after[0])):
+        if not scores or not all(key in score for score in scores):
+            continue
+        place, count = Counter(int(score[key]) for score in scores).most_common(1)[0]
+        right = sum(int(score["gold"]) == place for score in scores)
+        if count >= ALWAYS * len(scores) > right:
+            told = f"prefers choice {place + 1} in {count:,} of {len(scores):,} questions"
+            found.append(f"the {name} {told}; right would be that one in {right:,}")
+    if not found:
+        return ""
+    return f"{part.protocol.title}: {'; '.join(found)}. That tells which choice is liked, and little of what is known."
+
+
+def _picked(part: Part) -> str:
+    """The score that is the place of the favourite, by the measure that counts."""
+    return "picked_by_character" if part.protocol.measures[0].name == "acc_norm" else "picked"
+
+
 def as_json(row: Row) -> dict[str, object]:
     """For the report's file of numbers."""
     found: dict[str, object] = {
@@ -243,9 +270,8 @@ def _examples(
         return
     lost = [place for place in order if new[place][measure] < old[place][measure]]
     won = [place for place in order if new[place][measure] > old[place][measure]]
-    picked = "picked_by_character" if measure == "acc_norm" else "picked"
     rows = [
-        {"": kind} | _question(part.items[place], old[place], new[place], picked)
+        {"": kind} | _question(part.items[place], old[place], new[place], _picked(part))
         for kind, places in (("lost", lost[:SHOWN]), ("won", won[:SHOWN]))
         for place in places
     ]
