@@ -11,7 +11,6 @@ import pytest
 
 from palate.demo.prompts import demo_prompts
 
-
 NODE: dict[str, Any] = {"object_store_memory": 80 * 2**20, "dashboard_agent_listen_port": 0}
 """Any port that is free: what takes jobs on a node listens at 52365 otherwise, which another cluster here may have."""
 
