@@ -11,6 +11,9 @@ import pytest
 
 from palate.demo.prompts import demo_prompts
 
+NODE: dict[str, Any] = {"object_store_memory": 80 * 2**20, "dashboard_agent_listen_port": 0}
+"""Any port that is free: what takes jobs on a node listens at 52365 otherwise, which another cluster here may have."""
+
 
 @contextmanager
 def a_cluster(monkeypatch: pytest.MonkeyPatch, **head: Any) -> Iterator[Any]:
@@ -21,8 +24,7 @@ def a_cluster(monkeypatch: pytest.MonkeyPatch, **head: Any) -> Iterator[Any]:
     monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "120")  # its head may be slow to start as well
     from ray.cluster_utils import Cluster
 
-    settings = {"num_cpus": 0, "object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=settings | head)
+    cluster = Cluster(initialize_head=True, head_node_args=NODE | {"num_cpus": 0} | head)
     try:
         yield cluster
     finally:
@@ -31,7 +33,7 @@ def a_cluster(monkeypatch: pytest.MonkeyPatch, **head: Any) -> Iterator[Any]:
 
 def add(cluster: Any, cpus: int = 1) -> Any:
     """A node, with a raylet of its own."""
-    return cluster.add_node(num_cpus=cpus, object_store_memory=80 * 2**20)
+    return cluster.add_node(**NODE, num_cpus=cpus)
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_a_stop_is_a_checkpoint(nodes: Any, tree: dict[str, Any], tmp_path: Path
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    assert err.count("stopping after this step") == 1
+    assert err.count("stopping after this step") <= 1  # none, if the other one heard first, and both stopped by that
     assert err.count("palate: stopped at step ") == 1
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) == 1
 

@@ -394,11 +394,13 @@ def test_no_jobs_reaches_whoever_would_look_after_them(
 
     monkeypatch.setattr(Child, "start", started)
     monkeypatch.setattr(Child, "end", lambda _: None)
-    for words in ([], ["--no-jobs"]):
+    for words in ([], ["--no-jobs", "--cluster", "http://head:8265"]):
         main(
             ["studio", "--workspace", str(tmp_path / "workspace"), "--port", "0", "--processes", str(processes), *words]
         )
     if processes == 1:
         assert given == [True, False]
     else:
-        assert ["--no-jobs" in command for command in commands if "palate.studio.serve" in command] == [False, True]
+        web = [command for command in commands if "palate.studio.serve" in command]
+        assert ["--no-jobs" in command for command in web] == [False, True]
+        assert [command[command.index("--cluster") + 1] for command in web] == ["", "http://head:8265"]

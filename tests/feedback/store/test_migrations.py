@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from alembic import command
 from sqlalchemy import text
 
@@ -34,10 +35,11 @@ def schema(store: Store) -> dict[str, Any]:
         return {name: [list(row) for row in connection.execute(text(query))] for name, query in queries.items()}
 
 
-def test_the_first_migration_makes_what_it_made_when_it_was_released(empty_url: str) -> None:
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_a_migration_makes_what_it_made_when_it_was_released(revision: str, empty_url: str) -> None:
     store = Store(empty_url)
-    command.upgrade(store._config(), "0001")
+    command.upgrade(store._config(), revision)
     kind = "sqlite" if store.is_sqlite else "postgresql"
     made = schema(store)
     store.close()
-    assert made == json.loads((RELEASED / f"0001_{kind}.json").read_text(encoding="utf-8"))
+    assert made == json.loads((RELEASED / f"{revision}_{kind}.json").read_text(encoding="utf-8"))

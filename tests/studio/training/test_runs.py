@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 import tomllib
@@ -15,7 +16,7 @@ from tests.studio.conftest import PASSWORD, Client, ClientOf, Studio
 
 from palate.errors import LabelsNeededError
 from palate.evals.credit import CREDIT_CSS
-from palate.feedback.store import people
+from palate.feedback.store import people, rounds
 from palate.feedback.store.tables import Batch, Item, Job, Model, Review, User
 from palate.feedback.tasks import batches, judgements, queue
 from palate.feedback.tasks.batches import BatchPlan
@@ -570,3 +571,23 @@ def test_a_run_that_waits_for_people_has_not_failed(desk: Desk) -> None:
             assert "waits for people" in live["html"]["status"]
         assert desk.client.post(f"/api/runs/{job.id}/resume").json()["state"] == "queued"
     assert shown == {LabelsNeededError.status: ("waits for people", True, False), 2: ("failed", False, True)}
+
+
+def test_every_page_says_the_same_of_a_run(desk: Desk) -> None:
+    """The dashboard and the rounds too: nothing failed where people are waited for."""
+    home = desk.studio.workspace
+    with desk.studio.store.write() as session:
+        number = rounds.current_or_first(session, "tiny").number
+        for name, status in (("asks", LabelsNeededError.status), ("breaks", 2)):
+            plan = Plan(name=name, command="ppo", recipe="steps = 4", then={}, round_number=number)
+            job = jobs.enqueue(session, home, plan, by=None)
+            job.state, job.started_at = "failed", 1.0
+            directory = jobs.directory_of(home, job)
+            directory.mkdir()
+            launch.write_note(directory, launch.Note(Process(1, 0.0), status))
+            (directory / "metrics.jsonl").write_text('{"step": 1, "objective/score": 1.0}\n')
+    for path in ("/runs", "/rounds", "/dashboard/panels"):
+        page = desk.client.get(path, headers={"accept": "text/html"}).text
+        for name, badge in (("asks", '"badge warn">waits for people'), ("breaks", '"badge bad">failed')):
+            shown = page[page.index(f"<bdi>{name}</bdi>") :]
+            assert re.search(r'class=("badge[^<]*)<', shown)[1] == badge, (path, name)  # type: ignore[index]

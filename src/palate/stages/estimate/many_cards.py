@@ -191,7 +191,7 @@ def planned(train: Callable[[Any, Run], None], recipe: Any, layout: Layout, card
         train: of the recipe's stage.
     """
     with TemporaryDirectory(prefix="palate-plan-") as directory:
-        told = tell(train, recipe, Path(directory) / "told", memory=int(card.memory), on_gpu=True)
+        told = tell(train, recipe, Path(directory) / "told", memory=int(card.memory), on_gpu=True, advises=False)
     return describe(plan(told.work, step_of(told.recipe, told.work), layout, card), card)
 
 

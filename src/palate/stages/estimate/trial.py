@@ -49,6 +49,7 @@ class Trial(Run):
     Attributes:
         timed: whether two steps are to be made; else it ends before the weights are read.
         elsewhere: it is asked about another machine.
+        advises: if there is no room it finds out what would help, which takes as long as many estimates.
         memory: of that machine, in bytes, if that is known.
         told: what the stage said.
         seconds_a_step: of the last step.
@@ -56,6 +57,7 @@ class Trial(Run):
 
     timed = False
     elsewhere = False
+    advises = True
     memory: int | None = None
     told: Told | None = None
     seconds_a_step = 0.0
@@ -148,15 +150,17 @@ def tell(
     *,
     memory: int | None = None,
     on_gpu: bool = False,
+    advises: bool = True,
 ) -> Told:
     """What a stage says before it reads any weights; its mistakes come to light here too.
 
     Args:
         directory: of a run that is nothing afterwards.
         memory, on_gpu: of another machine, as in `estimate`.
+        advises: it is asked what would help, if there is no room.
     """
     trial = Trial.open(directory, recipe)
-    trial.elsewhere, trial.memory = on_gpu or memory is not None, memory
+    trial.elsewhere, trial.memory, trial.advises = on_gpu or memory is not None, memory, advises
     token = asked_about.set("cuda" if on_gpu else "")
     try:
         return _tried(train, recipe, trial)
