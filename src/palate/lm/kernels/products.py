@@ -12,9 +12,9 @@ Sums in another order differ in their last bit, which now and then decides which
 layers later two passes over the same tokens are as far apart as rounding can bring them (0.019 nats a token between
 sampling and training SmolLM2-135M). On a processor all bf16 products are those of the kernel for packed weights. With
 AVX512 it adds up in one order whatever the number of rows. With AMX, ten times as fast, it chooses its order by that
-number, and another one for a single row: so it is called with such numbers of rows alone as were seen to give the same
-bits. A processor without bf16 instructions takes thirty times as long for torch's bf16 kernels as for fp32; there
-rounded operands are multiplied in fp32.
+number, and another one for a single row: so it is called with such numbers of rows alone as give the same bits, few
+or very many. A processor without bf16 instructions takes thirty times as long for torch's bf16 kernels as for fp32;
+there rounded operands are multiplied in fp32.
 
 In fp32 torch multiplies with MKL, which does without AVX512 on a processor that is not Intel's. oneDNN does not: of
 several hundred rows it makes twice as many products a second there, so what is large enough is its.
@@ -41,8 +41,13 @@ more, and gains 0.1 ms by this many (98 shapes of 500 to 700 rows on an EPYC of 
 
 FEW_ROWS = 32
 """From two rows to this many a bf16 product adds up in one order, as far as is known: two of AMX's tiles."""
-CALLS = (2048, 1024, 512)
-"""Rows of one call, where the order of its sums depends on them; those that agree with few rows are used."""
+PROBES = {
+    4096: (4096, 6000),
+    2048: (2048, 2049, 3000),
+    1024: (1024, 1025, 1200, 1500, 1865),
+    33: (33, 64, 100, 300, 700),
+}
+"""From so many rows on, perhaps, and in any number: what is tried to find out."""
 LOOKED_AT = 2**20
 """Results in which another order of sums shows: it did in one of 10,000 to 30,000."""
 
@@ -99,34 +104,29 @@ def is_row_invariant() -> bool:
 
 
 @cache
-def calls_of_one_order(inputs: int, outputs: int, num_threads: int) -> tuple[int, ...] | None:
-    """How many rows a bf16 product with packed weights may be given besides `FEW_ROWS` and fewer, largest first.
+def least_of_one_order(inputs: int, outputs: int, num_threads: int) -> int | None:
+    """From how many rows on a bf16 product with packed weights adds up as it does for `FEW_ROWS` and fewer.
 
-    A row has then the same bits in all of them, which is tried. None: any number of rows will do.
+    Tried on some numbers of rows, and in fewer places the larger they are. None: not from any that was tried.
     """
     numbers = torch.Generator().manual_seed(0)
-    x, weight = (torch.randn(rows, inputs, generator=numbers).bfloat16() for rows in (CALLS[0], outputs))
-    product = _whole(weight)
+    x, weight = (torch.randn(rows, inputs, generator=numbers).bfloat16() for rows in (max(PROBES[4096]), outputs))
+    product, enough = _whole(weight), LOOKED_AT // outputs + 1
 
-    few = torch.cat([product(part) for part in x.split(FEW_ROWS)])
-    enough = min(len(x), LOOKED_AT // outputs + 1)
+    def agrees(x: Tensor) -> bool:
+        """At both ends of one call."""
+        whole, ends = product(x), ((0, min(len(x), enough)), (max(len(x) - FEW_ROWS, 0), len(x)))
+        few = (torch.cat([product(part) for part in x[begin:end].split(FEW_ROWS)]) for begin, end in ends)
+        return all(torch.equal(whole[begin:end], its) for (begin, end), its in zip(ends, few, strict=True))
 
-    def agrees(rows: int) -> bool:
-        """In as many calls as give results enough."""
-        calls = x.split(rows)[: -(-enough // rows)]
-        return all(torch.equal(product(x), its) for x, its in zip(calls, few.split(rows), strict=False))
-
-    agree = tuple(rows for rows in CALLS if agrees(rows))
-    return None if agree == CALLS and all(agrees(rows) for rows in (33, 100, 300, 1500)) else agree
-
-
-def divided(count: int, calls: Sequence[int]) -> list[int]:
-    """So many rows in parts of these sizes, largest first; what is left in parts of `FEW_ROWS`."""
-    parts = list[int]()
-    for size in (*calls, FEW_ROWS):
-        parts += [size] * (count // size)
-        count %= size
-    return [*parts, count] if count else parts
+    least = None
+    for size, probes in PROBES.items():
+        for rows in probes:
+            calls = x.split(rows)[: min(-(-enough // rows), len(x) // rows)]
+            if not all(agrees(call) for call in calls):
+                return least
+        least = size
+    return least
 
 
 def rounded(x: Tensor, weight: Tensor) -> Tensor:
@@ -189,10 +189,15 @@ def packed(weight: Tensor) -> Product:
         return whole(x) if len(x) != 1 else whole(x.expand(2, -1))[:1]
 
     def in_calls(x: Tensor) -> Tensor:
-        if len(x) <= FEW_ROWS:
+        count = len(x)
+        if count <= FEW_ROWS:
             return call(x)
-        calls = calls_of_one_order(inputs, outputs, torch.get_num_threads())
-        return whole(x) if calls is None else torch.cat([call(part) for part in x.split(divided(len(x), calls))])
+        least = least_of_one_order(inputs, outputs, torch.get_num_threads())
+        if least is not None and count >= least:
+            return whole(x)
+        if least is not None and 2 * count > least:  # a large call is twice as fast a row
+            return whole(F.pad(x, (0, 0, 0, least - count)))[:count]
+        return torch.cat([call(part) for part in x.split(FEW_ROWS)])
 
     return in_calls
 
