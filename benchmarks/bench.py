@@ -27,7 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -51,7 +51,7 @@ from palate.lm.sources.zoo import default_device, load_scalar_model, product_dty
 from palate.records import Message
 
 HERE = Path(__file__).resolve().parent
-TOLERANCES = {4: 2e-3, 2: 1e-2}
+TOLERANCES = {4: 2e-3, 2: 2e-2}
 """Losses of both sides, step by step from the same weights on the same data, relative; by the bytes of a number. In
 bf16 the first step of AdamW moves every weight by the learning rate, and how that is rounded makes a third of what
 DPO's second loss is."""
@@ -94,8 +94,9 @@ class Side:
     def go(self) -> None:
         """One iteration."""
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended, which its answer says
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         answer = self.answer()
         self.seconds.append(answer["seconds"] + answer.get("extra", 0.0))
 
@@ -326,7 +327,9 @@ def started(
             command += ["--precision", precision, "--rows", arguments.rows]
             command += ["--adapter", arguments.adapter] if arguments.adapter and who != "vllm" else []
             command += ["--checkpointing"] if who == "trl" and arguments.checkpointing else []
-            paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+            # a relative path of the user's would not be found from there
+            own = [str(HERE.parent / "src")] if who == "palate" else []
+            paths = os.pathsep.join([str(HERE), *own, os.environ.get("PYTHONPATH", "")])
             hidden = {"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {}
             with (arguments.out / f"{name}.log").open("w") as log:
                 process = subprocess.Popen(
@@ -357,7 +360,8 @@ def started(
     finally:
         for side in sides.values():
             assert side.process.stdin is not None
-            side.process.stdin.close()
+            with suppress(BrokenPipeError):
+                side.process.stdin.close()
             try:
                 side.process.wait(30)
             except subprocess.TimeoutExpired:

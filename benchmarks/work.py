@@ -55,6 +55,9 @@ DEMONSTRATIONS = 16
 TEMPLATE_TOKENS = 7
 """What the chat template puts around one user turn and the opening of the assistant's."""
 
+LONGEST = 2048
+"""Tokens of a row that either side takes; there is none."""
+
 LEARNING_RATE = 1e-5
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 KL_COEF, DPO_BETA = 0.05, 0.1

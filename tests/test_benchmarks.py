@@ -202,7 +202,7 @@ def test_different_work_is_refused(bench: ModuleType) -> None:
         losses(0.7, 0.6), nothing_yet + losses(0.7, 0.603), 48, tolerance=in_bf16
     )
     with pytest.raises(bench.OtherWork, match="losses differ"):
-        bench.same_work(losses(0.7, 0.6), nothing_yet + losses(0.7, 0.61), 48, tolerance=in_bf16)
+        bench.same_work(losses(0.7, 0.6), nothing_yet + losses(0.7, 0.613), 48, tolerance=in_bf16)
 
 
 def test_a_line_of_other_work_says_so_and_does_not_end_the_run(bench: ModuleType) -> None:
@@ -211,11 +211,19 @@ def test_a_line_of_other_work_says_so_and_does_not_end_the_run(bench: ModuleType
     def side(*losses: float) -> SimpleNamespace:
         return SimpleNamespace(seconds=[1.0], answers=[{"logged": {"loss": loss}, "peak_mb": 1.0} for loss in losses])
 
-    sides = {"palate-dpo": side(0.7, 0.6), "trl-dpo": side(0.0, 0.7, 0.61)}
+    sides = {"palate-dpo": side(0.7, 0.6), "trl-dpo": side(0.0, 0.7, 0.613)}
     row = bench.row(line, sides, a_shape(bench), {"gflops": 1.0, "copy_gb_s": 1.0})
-    assert row["same_work"] == "NOT THE SAME: losses differ: [0.7, 0.6] and [0.7, 0.61]"
+    assert row["same_work"] == "NOT THE SAME: losses differ: [0.7, 0.6] and [0.7, 0.613]"
     sides = {"palate-dpo": side(0.7, 0.6), "trl-dpo": side(0.0, 0.7, 0.6)}
     assert "agree" in bench.row(line, sides, a_shape(bench), {"gflops": 1.0, "copy_gb_s": 1.0})["same_work"]
+
+
+def test_a_side_that_is_killed_while_it_sleeps_ends_its_line_alone(bench: ModuleType) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.wait()
+    side = bench.Side(name="trl-rloo", process=process)
+    with pytest.raises(bench.Ended, match="trl-rloo ended with status 0"):
+        side.go()
 
 
 def test_a_task_without_a_peer_is_there_once(bench: ModuleType) -> None:

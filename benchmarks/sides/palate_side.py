@@ -74,7 +74,8 @@ def main() -> None:
 
 def run_stage(stage: Any, kind: type, tree: dict[str, Any], arguments: argparse.Namespace, turns: Turns) -> None:
     """A stage in a directory that is thrown away."""
-    settings: dict[str, Any] = {"precision": arguments.precision, "checkpoint_every": ENDLESS} | tree
+    usual = {"precision": arguments.precision, "checkpoint_every": ENDLESS, "max_length": work.LONGEST}
+    settings: dict[str, Any] = usual | tree
     if arguments.adapter:
         settings["adapter"] = {"rank": arguments.adapter, "alpha": 2.0 * arguments.adapter}
     recipe = parse_recipe(kind, settings)

@@ -23,8 +23,6 @@ from sides.gate import Gate
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 
 ENDLESS = 10**6
-LONGEST = 2048
-"""Tokens of a row; there is none."""
 
 
 class Turns(TrainerCallback):
@@ -181,7 +179,7 @@ def reward_model(arguments: argparse.Namespace, gate: Gate, size: int) -> None:
         **settings(arguments),
         per_device_train_batch_size=8,
         gradient_accumulation_steps=len(rows) // 8,
-        max_length=LONGEST,
+        max_length=work.LONGEST,
     )
     trl.RewardTrainer(
         model=model,
@@ -201,7 +199,7 @@ def dpo(arguments: argparse.Namespace, gate: Gate) -> None:
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
         beta=work.DPO_BETA,
-        max_length=LONGEST,
+        max_length=work.LONGEST,
     )
     trl.DPOTrainer(
         model=model,
@@ -225,7 +223,7 @@ def sft(arguments: argparse.Namespace, gate: Gate) -> None:
         per_device_train_batch_size=4,
         gradient_accumulation_steps=4,
         completion_only_loss=True,
-        max_length=LONGEST,
+        max_length=work.LONGEST,
     )
     trl.SFTTrainer(
         model=model,
