@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import LanguageModel, Model, ModelT, Trunk
 from palate.lm.projection import give_back_packed
-from palate.lm.sources.zoo import Loaded, Settle, save
+from palate.lm.sources.zoo import Loaded, Settle, left_in_files, save
 from palate.objectives.losses import Metrics, combine_metrics
 from palate.randomness import permutation
 from palate.recipe import Cluster, StageRecipe, TrainingRecipe
@@ -44,6 +45,11 @@ def prepare(model: Model, recipe: TrainingRecipe) -> None:
         )
     arrange(model, recipe)
     deterministic()
+
+
+def loading(cluster: Cluster) -> AbstractContextManager[None]:
+    """All models are loaded in here that `spread` is given: those that it divides are never whole in memory."""
+    return left_in_files() if cluster.shard != "none" and world().size > 1 else nullcontext()
 
 
 def spread(run: Run, cluster: Cluster, models: Sequence[Model], *, asked_again: Sequence[Model] = ()) -> None:

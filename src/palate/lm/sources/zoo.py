@@ -9,7 +9,7 @@ estimates (`sketches`) or with them (`loaded`), and is written in `saving`.
 """
 
 from palate.lm.model import ModelT
-from palate.lm.sources.loaded import Loaded, Settle, load_language_model, load_scalar_model
+from palate.lm.sources.loaded import Loaded, Settle, left_in_files, load_language_model, load_scalar_model
 from palate.lm.sources.opening import Precision, default_device, load_chat, product_dtype
 from palate.lm.sources.saving import save
 from palate.lm.sources.sketches import Sketch, sketch_model, stored_alike
@@ -23,6 +23,7 @@ __all__ = [
     "Sketch",
     "builtin_directory",
     "default_device",
+    "left_in_files",
     "load_chat",
     "load_language_model",
     "load_scalar_model",
