@@ -35,6 +35,8 @@ TRUNK_BYTES = 2**32
 """A trunk that takes more is not kept whole (1.9 million tokens at width 576): the lower layers run each time then."""
 FP32 = 4
 """Bytes of a number."""
+PIECE = 2**16
+"""Numbers of a weight that are read at a time: it may be larger than what is left of memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +139,9 @@ class Model(nn.Module):
             digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
             for module in self.model.lower(self.trunk_layers):
                 for parameter in module.parameters():
-                    numbers = parameter.detach().to(stored_dtype(parameter)).float().cpu().contiguous()
-                    digest.update(numbers.view(torch.uint8).numpy().data)
+                    for piece in parameter.detach().flatten().split(PIECE):
+                        numbers = piece.to(stored_dtype(parameter)).float().cpu()
+                        digest.update(numbers.view(torch.uint8).numpy().data)
             self._trunk_key = digest.hexdigest()
         return self._trunk_key
 
