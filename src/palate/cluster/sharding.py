@@ -35,13 +35,12 @@ from palate.lm.adapters import again
 from palate.lm.kernels.products import Product
 from palate.lm.model import Model
 from palate.lm.projection import Kept, Projecting, Projection, fixed, give_back_packed, stored_dtype
-from palate.lm.sources.zoo import default_device
 
 Place = tuple[nn.Module, str]
 """A module and the name of one of its own weights."""
 
 
-def shard(models: Sequence[Model], *, asked_again: Collection[Model] = ()) -> None:
+def shard(models: Sequence[Model], *, device: str = "", asked_again: Collection[Model] = ()) -> None:
     """Divide the weights of all of these over the processes, after everything else was done to them.
 
     They may lie anywhere, such as in files; the parts are on the device of the run. What has to be known of the whole,
@@ -49,13 +48,13 @@ def shard(models: Sequence[Model], *, asked_again: Collection[Model] = ()) -> No
 
     Args:
         models: all that take part in the run; an optimizer is made afterwards.
+        device: of the run, as `init_device_mesh` names it; left out, the one that the models are on.
         asked_again: those of them whose head is asked again while the gradient of another is computed, and not as often
             by every process: their embeddings and head stay whole once they were used.
     """
     for model in models:
         assert model.trunk_key
-    size, device = dist.get_world_size(), default_device()
-    mesh = init_device_mesh(device, (size,))
+    mesh = init_device_mesh(device or models[0].device.type, (dist.get_world_size(),))
     parts = WeakTensorKeyDictionary()  # of a weight that no other model has as well nothing stays but its part
     for model in models:
         twin = again(model)

@@ -22,7 +22,7 @@ from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import LanguageModel, Model, ModelT, Trunk
 from palate.lm.projection import give_back_packed
-from palate.lm.sources.zoo import Loaded, Settle, left_in_files, save
+from palate.lm.sources.zoo import Loaded, Settle, default_device, left_in_files, save
 from palate.objectives.losses import Metrics, combine_metrics
 from palate.randomness import permutation
 from palate.recipe import Cluster, StageRecipe, TrainingRecipe
@@ -64,7 +64,7 @@ def spread(run: Run, cluster: Cluster, models: Sequence[Model], *, asked_again: 
         return
     from palate.cluster.sharding import shard
 
-    shard(models, asked_again=asked_again)
+    shard(models, device=default_device(), asked_again=asked_again)
     run.say(f"each of {world().size} processes holds its part of the weights, and of what is learned of them")
 
 
