@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tests.cluster.gangs import in_gang
 from tests.cluster.test_gang import sequences
+from tests.stages.estimate import allocated
+from tests.stages.estimate.conftest import write_model
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -21,7 +27,9 @@ from palate.lm.adapters import adapt, base
 from palate.lm.model import LanguageModel, Model
 from palate.lm.optim import Optimizer
 from palate.lm.projection import Projecting, Projection
-from palate.lm.sources.zoo import load_language_model
+from palate.lm.sources import loaded
+from palate.lm.sources.zoo import left_in_files, load_language_model, load_scalar_model
+from palate.stages.common import sharing
 
 
 def held(models: list[Model]) -> int:
@@ -60,6 +68,98 @@ def test_each_process_holds_its_part_and_what_models_share_once(tmp_path: Path) 
         assert one / 2 <= before <= 0.51 * one
         assert after == before
         assert left == 0
+
+
+@pytest.fixture
+def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A model whose embeddings are as large as all its layers, in a file of this dtype."""
+    write_model(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    save_file({key: weight.to(request.param) for key, weight in load_file(file).items()}, file, {"format": "pt"})
+    return tmp_path / "model"
+
+
+def five(directory: Path) -> list[Model]:
+    """As PPO has them: policy and value model, which learn, reference and reward; and one that shares nothing."""
+    policy = load_language_model(str(directory), precision="bf16").model
+    policy.freeze(2)
+    share = sharing([policy], frozen_layers=2)
+    reference = load_language_model(str(directory), precision="bf16", settle=share).model
+    reward = load_scalar_model(str(directory), precision="bf16", settle=share).model
+
+    def settle(model: Model) -> None:
+        model.freeze(2)
+        model.join([policy, reward])
+
+    value = load_scalar_model(str(directory), precision="bf16", settle=settle).model
+    alone = load_language_model(str(directory), precision="bf16", settle=sharing([], frozen_layers=2)).model
+    return [policy, reference, reward, value, alone]
+
+
+def told_of(models: list[Model]) -> list[Any]:
+    """Of each its fingerprint, and names, dtypes and numbers of its weights."""
+    found = []
+    for model in models:
+        with model.whole() as whole:
+            state = {
+                key: (weight.dtype, weight.double().numpy().tobytes()) for key, weight in whole.state_dict().items()
+            }
+            learned = [key for key, weight in whole.named_parameters() if weight.requires_grad]
+        found.append((model.trunk_key, state, learned))
+    return found
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"], indirect=True)
+@pytest.mark.parametrize("size", [2, 3])
+def test_what_is_left_in_files_is_never_whole_in_memory(size: int, stored: Path, tmp_path: Path) -> None:
+    """From the first file to the last part: all allocations count, on the device of the run and beside it.
+
+    What the file itself is mapped to does not, as the system may drop it; so it is opened before. Two divide every
+    weight evenly, three hardly one. Parts, fingerprints and what is shared are what they are of models that were read.
+    """
+    file = stored / "model.safetensors"
+
+    def work(gang: Gang) -> Any:
+        models: list[Model] = []
+        opened = safe_open(file, "pt")
+        setattr(loaded, "safe_open", lambda *_: nullcontext(opened))  # noqa: B010 (it is not exported)
+
+        def begin() -> None:
+            with left_in_files():
+                models.extend(five(stored))
+            assert is_mapped(file, models[0].model.lower(0)[0].weight)
+            shard(models)
+
+        took = allocated.peak(begin)
+        read = five(stored)
+        whole, layer = held(read), 4 * sum(weight.numel() for weight in read[0].model.upper(0)[0].parameters())
+        assert told_of(models) == told_of(read)
+        assert shared_by(models) == shared_by(read)
+        shard(read)
+        assert held(models) == held(read) < 1.1 * whole / size
+        return took, held(models), layer, whole
+
+    for found in in_gang(size, tmp_path / "gang", work):
+        assert isinstance(found, tuple), found
+        took, own, layer, whole = found
+        print(f"{took:,} for parts of {own:,} out of {whole:,}; a layer has {layer:,}")
+        assert took < own + 2 * layer < whole
+
+
+def is_mapped(file: Path, weight: Any) -> bool:
+    """Whether its memory is the file's."""
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        if line.endswith(str(file)):
+            first, last = (int(each, 16) for each in line.split()[0].split("-"))
+            if first <= weight.data_ptr() < last:
+                return True
+    return False
+
+
+def shared_by(models: list[Model]) -> list[int]:
+    """Of each weight the number of the first in which it is."""
+    places: dict[int, int] = {}
+    return [places.setdefault(id(weight), len(places)) for model in models for weight in model.parameters()]
 
 
 def test_what_is_multiplied_with_is_never_out_of_date(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from palate import recipe as recipes
+from palate.cluster import sharding
 from palate.cluster.gang import Gang
 from palate.commands import STAGES
 from palate.errors import PeerError
+from palate.lm import sources
+from palate.lm.adapters import adapted
+from palate.lm.model import Model, ScalarModel
 from palate.lm.optim import Optimizer
 from palate.recipe import parse_recipe
 from palate.run.directory import Run
@@ -132,6 +136,41 @@ def test_sharded_weights_learn_what_whole_ones_do(
     tmp_path: Path,
 ) -> None:
     check(name, trees[name], SHARDED, alone(name, {}), tmp_path, size=2)
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_no_stage_reads_a_model_that_it_divides(
+    name: str, trees: dict[str, dict[str, Any]], teacher: str, tmp_path: Path
+) -> None:
+    """Until then each lies in its file, but for adapters and scalar heads; and there is none that is not divided."""
+    tree = trees[name] | SHARDED
+    tree |= {"rewards": [{"model": "tiny"}]} if "rewards" in tree else {}
+    tree |= {"overoptimization": {"held_out": [teacher]}} if name in ("ppo", "reinforce") else {}
+    met: list[Model] = []
+    load = sources.loaded._load
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        met.append((found := load(*args, **kwargs)).model)
+        return found
+
+    def stop(models: Sequence[Model], **_: Any) -> None:
+        assert set(met) <= set(models)
+        for model in models:
+            small = {id(weight) for each in adapted(model).values() for weight in each.parameters()}
+            small |= {id(model.score.weight)} if isinstance(model, ScalarModel) else set()
+            assert all(hasattr(weight, "going_to_be") or id(weight) in small for weight in model.parameters())
+        raise Reached
+
+    def work(_: Gang) -> None:
+        sources.loaded._load = counted  # type: ignore[assignment]
+        sharding.shard = stop
+        perform(name, tree, tmp_path / "run")
+
+    assert [type(found) for found in in_gang(2, tmp_path / "gang", work)] == [Reached, Reached]
+
+
+class Reached(Exception):
+    """Where a run divides its weights."""
 
 
 @pytest.mark.parametrize("name", DRAWING)

@@ -27,7 +27,7 @@ from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.logprobs import kl_by_rows, logprobs_by_rows
 from palate.lm.microbatches import in_parts
-from palate.lm.projection import Projection, share_packed
+from palate.lm.projection import Projection, share_packed, store_as, stored_dtype
 
 Result = TypeVar("Result")
 
@@ -35,6 +35,8 @@ TRUNK_BYTES = 2**32
 """A trunk that takes more is not kept whole (1.9 million tokens at width 576): the lower layers run each time then."""
 FP32 = 4
 """Bytes of a number."""
+PIECE = 2**16
+"""Numbers of a weight that are read at a time: it may be larger than what is left of memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ class Model(nn.Module):
             module.requires_grad_(False)
         for parameter in self.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+                store_as(parameter, torch.float32)
         self.frozen_layers = layers
         self._trunk_key = ""
 
@@ -137,7 +139,9 @@ class Model(nn.Module):
             digest = hashlib.blake2b(repr(about).encode(), digest_size=16)
             for module in self.model.lower(self.trunk_layers):
                 for parameter in module.parameters():
-                    digest.update(parameter.detach().float().cpu().contiguous().view(torch.uint8).numpy().data)
+                    for piece in parameter.detach().flatten().split(PIECE):
+                        numbers = piece.to(stored_dtype(parameter)).float().cpu()
+                        digest.update(numbers.view(torch.uint8).numpy().data)
             self._trunk_key = digest.hexdigest()
         return self._trunk_key
 
@@ -253,7 +257,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     """The same numbers, however and wherever they are stored."""
     if a.shape != b.shape:
         return False
-    a, b = (a, b.to(a.device)) if a.dtype == b.dtype else (a.float(), b.to(a.device).float())
+    a, b = a.to(stored_dtype(a)), b.to(a.device, stored_dtype(b))
+    a, b = (a, b) if a.dtype == b.dtype else (a.float(), b.float())
     return torch.equal(a, b)
 
 

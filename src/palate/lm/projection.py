@@ -15,6 +15,28 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from palate.lm.kernels.products import PACKED_ROWS, Product, packed, rounded, sums
 
+_GOING_TO_BE = "going_to_be"
+"""Under this name a weight that lies in its file knows the dtype that it is going to have in memory."""
+
+
+def leave_in_file(weight: nn.Parameter) -> None:
+    """Its memory is a file's: until it is divided over processes it is not copied, and so keeps its dtype."""
+    setattr(weight, _GOING_TO_BE, weight.dtype)
+
+
+def store_as(weight: Tensor, dtype: torch.dtype) -> None:
+    """Change the dtype of a weight: now, or, if it lies in its file, when it is put into memory."""
+    if hasattr(weight, _GOING_TO_BE):
+        setattr(weight, _GOING_TO_BE, dtype)
+    else:
+        weight.data = weight.data.to(dtype)
+
+
+def stored_dtype(weight: Tensor) -> torch.dtype:
+    """Of its numbers, where they lie in a file as they are going to be in memory."""
+    dtype: torch.dtype = getattr(weight, _GOING_TO_BE, weight.dtype)
+    return dtype
+
 
 class Projection(nn.Linear):
     """One weight [outputs, inputs], perhaps a bias, and how rows are multiplied with it.
@@ -74,7 +96,7 @@ class Projection(nn.Linear):
     def store_operand(self) -> None:
         """Store a weight that never learns as it is multiplied, if that is less: the same numbers come of it."""
         if not self.weight.requires_grad and self.dtype.itemsize < self.weight.element_size() and not self.gives_sums:
-            self.weight.data = self.operand()
+            store_as(self.weight, self.operands)
 
     def multiply(self, rows: Tensor) -> Tensor:
         """The product alone, differentiable."""

@@ -6,6 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ from palate.lm.chat import Chat
 from palate.lm.encode import LeftOut, usable_prompts
 from palate.lm.model import LanguageModel, Model, ModelT, Trunk
 from palate.lm.projection import give_back_packed
-from palate.lm.sources.zoo import Loaded, Settle, save
+from palate.lm.sources.zoo import Loaded, Settle, default_device, left_in_files, save
 from palate.objectives.losses import Metrics, combine_metrics
 from palate.randomness import permutation
 from palate.recipe import Cluster, StageRecipe, TrainingRecipe
@@ -46,6 +47,11 @@ def prepare(model: Model, recipe: TrainingRecipe) -> None:
     deterministic()
 
 
+def loading(cluster: Cluster) -> AbstractContextManager[None]:
+    """All models are loaded in here that `spread` is given: those that it divides are never whole in memory."""
+    return left_in_files() if cluster.shard != "none" and world().size > 1 else nullcontext()
+
+
 def spread(run: Run, cluster: Cluster, models: Sequence[Model], *, asked_again: Sequence[Model] = ()) -> None:
     """Over the processes, as the recipe says: all models that take part, before an optimizer is made of one.
 
@@ -58,7 +64,7 @@ def spread(run: Run, cluster: Cluster, models: Sequence[Model], *, asked_again: 
         return
     from palate.cluster.sharding import shard
 
-    shard(models, asked_again=asked_again)
+    shard(models, device=default_device(), asked_again=asked_again)
     run.say(f"each of {world().size} processes holds its part of the weights, and of what is learned of them")
 
 

@@ -32,6 +32,7 @@ from palate.stages.common import (
     combined,
     finish_run,
     floats,
+    loading,
     longest,
     prepare,
     response_logprobs,
@@ -88,7 +89,8 @@ def train(recipe: DPORecipe, run: Run) -> None:
         lambda recipe: comparing(recipe, sketch, train_set.sequences, train_set.rows_of(steps), validation.sequences),
     )
 
-    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    with loading(recipe.cluster):
+        loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     policy = loaded.model
     prepare(policy, recipe)
     run.add_inputs({"model": loaded.weights})

@@ -39,6 +39,7 @@ from palate.stages.common import (
     combined,
     finish_run,
     floats,
+    loading,
     longest,
     plan,
     prepare,
@@ -99,7 +100,8 @@ def train(recipe: KTORecipe, run: Run) -> None:
         ),
     )
 
-    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    with loading(recipe.cluster):
+        loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     policy = loaded.model
     prepare(policy, recipe)
     run.add_inputs({"model": loaded.weights})

@@ -49,7 +49,7 @@ from palate.rollout import local
 from palate.run.directory import Run
 from palate.run.trackers import showing
 from palate.run.world import world
-from palate.stages.common import combined, finish_run, plan, prepare, say_chat, spread, write_model
+from palate.stages.common import combined, finish_run, loading, plan, prepare, say_chat, spread, write_model
 from palate.stages.estimate.expected import pretrained
 from palate.stages.estimate.fitting import expect
 from palate.stages.estimate.trial import some
@@ -96,7 +96,8 @@ def train(recipe: PretrainRecipe, run: Run) -> None:
 
     if not recipe.model:
         draw_weights(Path(name), sketch.model.config, sketch.chat, recipe.seed_of("initial"))
-    loaded = load_language_model(name, chat_template=recipe.chat_template, precision=recipe.precision)
+    with loading(recipe.cluster):
+        loaded = load_language_model(name, chat_template=recipe.chat_template, precision=recipe.precision)
     model = loaded.model
     prepare(model, recipe)
     run.add_inputs({"model": loaded.weights})

@@ -37,7 +37,17 @@ from palate.rewards.heads import Head, Normalization, files_of
 from palate.rewards.learned import raw_scores
 from palate.run.directory import Run
 from palate.run.trackers import showing
-from palate.stages.common import finish_run, floats, longest, prepare, say_chat, say_left_out, spread, write_model
+from palate.stages.common import (
+    finish_run,
+    floats,
+    loading,
+    longest,
+    prepare,
+    say_chat,
+    say_left_out,
+    spread,
+    write_model,
+)
 from palate.stages.comparisons import ComparedResponses, prepare_responses
 from palate.stages.estimate.expected import comparing
 from palate.stages.estimate.fitting import expect
@@ -116,13 +126,14 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         lambda recipe: comparing(recipe, sketch, train_set.sequences, train_set.rows_of(steps), validation.sequences),
     )
 
-    loaded = load_scalar_model(
-        recipe.model,
-        heads=num_heads,
-        chat_template=recipe.chat_template,
-        precision=recipe.precision,
-        seed=recipe.seed_of("initial"),
-    )
+    with loading(recipe.cluster):
+        loaded = load_scalar_model(
+            recipe.model,
+            heads=num_heads,
+            chat_template=recipe.chat_template,
+            precision=recipe.precision,
+            seed=recipe.seed_of("initial"),
+        )
     model = loaded.model
     prepare(model, recipe)
     run.add_inputs({"model": loaded.weights})

@@ -32,6 +32,7 @@ from palate.stages.common import (
     combined,
     finish_run,
     floats,
+    loading,
     longest,
     plan,
     prepare,
@@ -73,7 +74,8 @@ def train(recipe: SFTRecipe, run: Run) -> None:
         lambda recipe: supervised(recipe, sketch, train_set.sequences, batches, validation.sequences),
     )
 
-    loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
+    with loading(recipe.cluster):
+        loaded = load_language_model(recipe.model, chat_template=recipe.chat_template, precision=recipe.precision)
     model = loaded.model
     prepare(model, recipe)
     run.add_inputs({"model": loaded.weights})

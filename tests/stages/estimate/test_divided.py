@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.cluster.gangs import in_gang
 from tests.stages.estimate import allocated
 from tests.stages.estimate.test_truth import ADAPTED, FROZEN, PARTS, WHOLE, settings
@@ -20,7 +21,7 @@ from palate.lm.optim import Optimizer
 from palate.recipe import Cluster, SFTRecipe, parse_recipe
 from palate.run.directory import Run
 from palate.stages import common
-from palate.stages.estimate import fitting
+from palate.stages.estimate import fitting, footprint
 from palate.stages.estimate.trial import estimate, tell
 from palate.stages.estimate.workload import DIVIDED, Workload
 from palate.stages.sft import train
@@ -108,7 +109,21 @@ def test_an_estimate_is_of_as_many_as_the_recipe_starts(sft: Any, tmp_path: Path
     parts = {each.name: each.parts for each in work.moments()}
     one = {each.name: each.parts for each in replace(work, processes=1).moments()}
     assert all(parts["update"][name] == one["update"][name] // 4 for name in DIVIDED)
-    assert parts["loading"] == {"weights": one["update"]["weights"]}, "each reads a model whole"
+    assert parts["loading"] == {"weights": 0}, "each copies its part out of the file"
+    file = load_file(Path(sft.model) / "model.safetensors")
+    assert work.in_files == sum(weight.nbytes for weight in file.values())
+
+
+def test_what_transformers_reads_is_whole_on_the_host(sft: Any, tmp_path: Path) -> None:
+    """In each process: on a processor that is memory of the run, beside a GPU it is not."""
+    work = tell(train, of(sft, trainers=4, shard="weights"), tmp_path / "run").work
+    for net in work.nets:
+        net.own = False
+    whole = footprint.weights(net.model for net in work.nets)
+    assert {each.name: each.parts for each in work.moments()}["loading"] == {"weights": whole}
+    assert (work.on_host, work.in_files) == (whole, 0)
+    work.nets[0].device = torch.device("cuda")
+    assert "loading" not in {each.name for each in work.moments()}
 
 
 def test_a_run_in_one_process_counts_weights_whole(sft: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

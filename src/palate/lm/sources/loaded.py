@@ -7,6 +7,8 @@ safetensors are read as weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic
@@ -24,6 +26,7 @@ from palate.lm.decoder import Decoder
 from palate.lm.families import NotCovered, Shape, shape_of, split
 from palate.lm.memory import keep_freed_memory
 from palate.lm.model import LanguageModel, Model, ModelT, ScalarModel
+from palate.lm.projection import leave_in_file
 from palate.lm.sources import peft_format
 from palate.lm.sources.opening import Precision, count_heads, default_device, open_model, product_dtype
 from palate.lm.sources.whereabouts import digest, in_one_line, lowest_first, weight_files
@@ -45,9 +48,29 @@ class Loaded(Generic[ModelT]):
     weights: str
 
 
+SCORE = "score.weight"
+"""The heads of a reward or value model, which are small."""
+
 Settle = Callable[[Model], None]
 """Called with a model that was read and is not on its device yet: what it has in common with others is never there
 twice."""
+
+
+_in_files: ContextVar[bool] = ContextVar("in_files", default=False)
+
+
+@contextmanager
+def left_in_files() -> Iterator[None]:
+    """Models that are loaded in here are not read yet: their weights lie in their files until they are divided.
+
+    They are mapped into memory, where the processes of a machine have them once and the system may drop them again, and
+    no model is on its device. Those of families that run in transformers' code are read, and stay on the host.
+    """
+    token = _in_files.set(True)
+    try:
+        yield
+    finally:
+        _in_files.reset(token)
 
 
 def load_language_model(
@@ -108,6 +131,7 @@ def _load(
     device = device or default_device()
     if device == "cpu":
         keep_freed_memory()
+    in_files = _in_files.get()
     config, chat = open_model([directory, *adapters], name, chat_template)
     if kind is ScalarModel:
         config.num_labels = count_heads(config, adapters, name, heads)
@@ -119,7 +143,10 @@ def _load(
     else:
         with torch.device("meta"):
             model = kind(config, Decoder(shape, dtype))
-        _fill(model, shape, dict(_weights(directory, files)), seed, name)
+        _fill(model, shape, dict(_weights(directory, files, mapped=in_files)), seed, name)
+        for key, weight in model.named_parameters() if in_files else ():
+            if key != SCORE:
+                leave_in_file(weight)
     weights = digest(files)
     for adapter in adapters:
         if peft_format.read_base(adapter).weights not in ("", weights):
@@ -129,28 +156,30 @@ def _load(
         directory, weights = adapter, digest(weight_files(adapter), weights)
     if settle is not None:
         settle(model)
-    return Loaded(model=model.to(device), chat=chat, name=name, weights=weights)
+    return Loaded(model=model if in_files else model.to(device), chat=chat, name=name, weights=weights)
 
 
-def _weights(directory: Path, files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+def _weights(directory: Path, files: list[Path], *, mapped: bool = False) -> Iterator[tuple[str, Tensor]]:
     """One after the other, as precise as they are in their file; what is going to learn is made fp32 later."""
     try:
         for path in files:
             with safe_open(path, "pt") as file:
                 for key in file.keys():  # noqa: SIM118 (it is no mapping)
                     if not key.endswith("rotary_emb.inv_freq"):  # very old files have these; they say nothing
-                        yield key, _stored(key, file.get_tensor(key))
+                        yield key, _stored(key, file.get_tensor(key), mapped=mapped)
     except Exception as error:
         what = f"the weights cannot be read ({in_one_line(error)}); the file may be torn"
         raise ModelError(f"{directory}: {what}") from None
 
 
-def _stored(key: str, tensor: Tensor) -> Tensor:
-    """In memory of its own, not in that of the file, which somebody may write over.
+def _stored(key: str, tensor: Tensor, *, mapped: bool) -> Tensor:
+    """In memory of its own, not in that of the file, which somebody may write over; unless it is divided soon.
 
     A head of one number is multiplied with as it is, and dtypes that nothing multiplies are no way to keep it.
     """
-    is_kept = tensor.dtype in (torch.bfloat16, torch.float16) and key != "score.weight"
+    is_kept = tensor.dtype in (torch.bfloat16, torch.float16) and key != SCORE
+    if mapped and (is_kept or (tensor.dtype == torch.float32 and key != SCORE)):
+        return tensor
     return torch.empty_like(tensor, dtype=tensor.dtype if is_kept else torch.float32).copy_(tensor)
 
 
@@ -162,7 +191,7 @@ def _fill(model: Model, shape: Shape, state: dict[str, Tensor], seed: int, name:
     tied = isinstance(model, LanguageModel) and model.config.tie_word_embeddings
     if tied or isinstance(model, ScalarModel):
         state.pop("lm_head.weight", None)
-    optional = {"lm_head.weight"} if tied else {"score.weight"} if isinstance(model, ScalarModel) else set()
+    optional = {"lm_head.weight"} if tied else {SCORE} if isinstance(model, ScalarModel) else set()
     try:
         missing, unexpected = model.load_state_dict(split(shape, state), strict=False, assign=True)
     except RuntimeError as error:  # other shapes
@@ -174,6 +203,6 @@ def _fill(model: Model, shape: Shape, state: dict[str, Tensor], seed: int, name:
     if isinstance(model, LanguageModel) and tied:
         head, embeddings = model.lm_head, model.model.lower(0)[0]
         head.weight = embeddings.weight
-    if isinstance(model, ScalarModel) and "score.weight" in missing:
+    if isinstance(model, ScalarModel) and SCORE in missing:
         model.score.to_empty(device="cpu")
         draw_scalar_heads(model.score, derive_seed(seed, "head"))

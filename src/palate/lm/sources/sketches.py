@@ -6,7 +6,7 @@ the same in two models.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def sketch_model(
                 place = key.removeprefix(model.model.prefix)
                 if shape and key != "score.weight":  # fused ones have another name there
                     weight.data = weight.data.to(dtypes.get(place, usual))
-                setattr(weight, _STORED, (directory, place))
+                setattr(weight, _STORED, (directory, place, weight.numel() * weight.element_size()))
             for adapter in adapters:
                 merge(model)
                 peft_format.read(adapter, model)
@@ -107,7 +107,13 @@ def _dtypes(files: list[Path]) -> dict[str, torch.dtype]:
 
 
 _STORED = "stored"
-"""Under this name a weight of a sketch knows its directory and its key in there."""
+"""Under this name a weight of a sketch knows its directory, its key in there, and its bytes."""
+
+
+def bytes_in_files(weights: Iterable[Tensor]) -> int:
+    """That are read when these weights of sketches are, each once."""
+    places = {getattr(weight, _STORED, ("", "", 0)) for weight in weights}
+    return sum(size for *_, size in places)
 
 
 def stored_alike(a: Tensor, b: Tensor) -> bool:
@@ -115,7 +121,8 @@ def stored_alike(a: Tensor, b: Tensor) -> bool:
     places = getattr(a, _STORED, None), getattr(b, _STORED, None)
     if a.shape != b.shape or None in places:
         return False
-    return places[0] == places[1] or _equal_in_files(*places)
+    first, second = (each[:2] for each in places if each)
+    return first == second or _equal_in_files(first, second)
 
 
 @cache

@@ -9,10 +9,10 @@ estimates (`sketches`) or with them (`loaded`), and is written in `saving`.
 """
 
 from palate.lm.model import ModelT
-from palate.lm.sources.loaded import Loaded, Settle, load_language_model, load_scalar_model
+from palate.lm.sources.loaded import Loaded, Settle, left_in_files, load_language_model, load_scalar_model
 from palate.lm.sources.opening import Precision, default_device, load_chat, product_dtype
 from palate.lm.sources.saving import save
-from palate.lm.sources.sketches import Sketch, sketch_model, stored_alike
+from palate.lm.sources.sketches import Sketch, bytes_in_files, sketch_model, stored_alike
 from palate.lm.sources.whereabouts import builtin_directory, locate, weight_files
 
 __all__ = [
@@ -22,7 +22,9 @@ __all__ = [
     "Settle",
     "Sketch",
     "builtin_directory",
+    "bytes_in_files",
     "default_device",
+    "left_in_files",
     "load_chat",
     "load_language_model",
     "load_scalar_model",

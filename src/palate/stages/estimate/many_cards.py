@@ -155,6 +155,8 @@ class Plan:
     Attributes:
         memory: bytes of one trainer by part, at the moment that needs most, which is named ``moment``.
         moved: bytes that one trainer is sent in a step, by why.
+        in_files: bytes of files that a machine reads, which its trainers have in the host's memory together.
+        on_host: bytes that each trainer has there of its own besides, for a moment.
         seconds: of a step, by part.
         sampling, training: seconds of all cards together in a step, without what moves.
     """
@@ -163,6 +165,8 @@ class Plan:
     moment: str
     memory: Mapping[str, float]
     moved: Mapping[str, float]
+    in_files: int
+    on_host: int
     seconds: Mapping[str, float]
     sampling: float
     training: float
@@ -261,6 +265,8 @@ def plan(work: Workload, step: Step, layout: Layout, card: Card) -> Plan:
         moment=moment,
         memory=memory,
         moved=moved,
+        in_files=work.in_files if layout.sharded else 0,
+        on_host=work.on_host if layout.sharded else 0,
         seconds={
             "sampling": seconds,
             "scoring": step.scoring / rate / layout.trainers,
@@ -346,6 +352,12 @@ def describe(found: Plan, card: Card) -> list[str]:
         for name, size in sorted(found.memory.items(), key=lambda x: -x[1])
         if size
     ]
+    if found.in_files:
+        lines.append(f"at first each machine reads {gb(found.in_files)} of files, and its trainers share the pages")
+    if found.on_host:
+        lines.append(
+            f"at first each trainer has {gb(found.on_host)} in the host's memory besides: transformers reads it"
+        )
     lines.append(f"sent to a trainer in a step: {gb(round(sum(found.moved.values())))}")
     lines += [f"  {name:<14} {gb(round(size)):>10}" for name, size in found.moved.items() if size]
     lines.append(f"a step: {sum(found.seconds.values()):,.3g} s")

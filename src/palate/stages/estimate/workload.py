@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from palate.lm.sources.zoo import bytes_in_files
 from palate.stages.estimate import footprint
 from palate.stages.estimate.footprint import Network, Pass, Small
 
@@ -133,14 +134,24 @@ class Workload:
     def moments(self) -> Iterator[Moment]:
         """From the first weight to the update.
 
-        Where weights are divided every process reads the whole of them first, on whatever device, and then keeps its
-        part.
+        Where weights are divided no process ever has the whole of them, but of models that transformers' code reads.
         """
         if self.processes == 1:
             yield from self.whole()
             return
-        yield Moment(name="loading", parts={"weights": footprint.weights(net.model for net in self.nets)})
+        if any(net.on_cpu for net in self.nets):
+            yield Moment(name="loading", parts={"weights": self.on_host})
         yield from (self._part(moment) for moment in self.whole() if moment.name != "loading")
+
+    @property
+    def on_host(self) -> int:
+        """Bytes that each process reads into the host's memory, where weights are divided, before it keeps its part."""
+        return footprint.weights(net.model for net in self.nets if net.is_read and not net.own)
+
+    @property
+    def in_files(self) -> int:
+        """Bytes that the processes of a machine map into memory together for that, and that the system may drop."""
+        return bytes_in_files(weight for net in self.nets if net.own for weight in net.model.parameters())
 
     def _part(self, moment: Moment) -> Moment:
         """Of one process: its share of what is divided, beside it what it is lent while it computes, and all the rest.

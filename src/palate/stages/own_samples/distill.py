@@ -25,7 +25,7 @@ from torch import Tensor
 
 from palate.errors import ModelError
 from palate.lm.chat import Chat
-from palate.lm.model import LanguageModel
+from palate.lm.model import LanguageModel, Model
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.objectives.losses import distillation_loss
@@ -35,7 +35,7 @@ from palate.rewards.mix import Mix
 from palate.rollout import engines
 from palate.rollout.engine import Rollout
 from palate.run.directory import Run
-from palate.stages.common import combined, finish_run, floats, prepare, sharing, spread, write_model
+from palate.stages.common import combined, finish_run, floats, loading, prepare, sharing, spread, write_model
 from palate.stages.reinforcement.actors import foretold
 from palate.stages.reinforcement.mismatch import seen_by_trainer
 from palate.stages.reinforcement.step import minibatches, prompts_of_step
@@ -45,8 +45,9 @@ from palate.stages.reinforcement.watching import mean_of_updates, sample_rows
 def train(recipe: DistillRecipe, run: Run) -> None:
     """Teach ``recipe.model`` what its teachers would say and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
-    school = load_school(recipe, run)
-    spread(run, recipe.cluster, [school.loaded.model, *school.teachers], asked_again=school.teachers)
+    with loading(recipe.cluster):
+        school = load_school(recipe, run)
+    spread(run, recipe.cluster, school.models, asked_again=school.teachers)
     policy, max_tokens = school.loaded.model, recipe.microbatch_tokens
     order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))
     engine = engines.make_engine(recipe.engine, policy, school.loaded.chat)
@@ -112,6 +113,12 @@ class School:
     loaded: Loaded[LanguageModel]
     teachers: list[LanguageModel]
     judge: Mix | None
+
+    @property
+    def models(self) -> list[Model]:
+        """All of them."""
+        judges = [] if self.judge is None else self.judge.learned
+        return [self.loaded.model, *self.teachers, *(judge.model for judge in judges)]
 
 
 def load_school(recipe: DistillRecipe, run: Run) -> School:

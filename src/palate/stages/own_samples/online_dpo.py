@@ -27,7 +27,7 @@ from palate.objectives.advantages import differ
 from palate.recipe import OnlineDPORecipe
 from palate.rollout import engines
 from palate.run.directory import Run
-from palate.stages.common import combined, finish_run, floats, make_room, spread, write_model
+from palate.stages.common import combined, finish_run, floats, loading, make_room, spread, write_model
 from palate.stages.dpo import loss_of_pairs
 from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.reinforcement.actors import foretold, load_actors
@@ -40,7 +40,8 @@ def train(recipe: OnlineDPORecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     in_pairs = {"extremes": 2, "all": recipe.responses_per_prompt}[recipe.pairs]
     recipe, asked = foretold(recipe, run, prompts_of_step, partial(minibatches_of, each=in_pairs))
-    actors = load_actors(recipe, asked, run)
+    with loading(recipe.cluster):
+        actors = load_actors(recipe, asked, run)
     spread(run, recipe.cluster, actors.models)
     policy, max_tokens = actors.policy, recipe.microbatch_tokens
     order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))

@@ -28,7 +28,7 @@ from palate.recipe import RAFTRecipe
 from palate.rollout import engines
 from palate.run.directory import Run
 from palate.stages.best_of_n import best_rows
-from palate.stages.common import combined, finish_run, floats, make_room, spread, write_model
+from palate.stages.common import combined, finish_run, floats, loading, make_room, spread, write_model
 from palate.stages.own_samples.foretelling import minibatches_of
 from palate.stages.reinforcement.actors import foretold, load_actors
 from palate.stages.reinforcement.mismatch import seen_by_trainer
@@ -39,7 +39,8 @@ from palate.stages.reinforcement.watching import Watch, mean_of_updates, measure
 def train(recipe: RAFTRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, partial(minibatches_of, each=1))
-    actors = load_actors(recipe, asked, run)
+    with loading(recipe.cluster):
+        actors = load_actors(recipe, asked, run)
     spread(run, recipe.cluster, actors.models)
     policy, max_tokens = actors.policy, recipe.microbatch_tokens
     order, sampling = ((recipe.seed_of(source), recipe.stage) for source in ("order", "sampling"))

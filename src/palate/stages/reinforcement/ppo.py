@@ -28,7 +28,7 @@ from palate.recipe import PPORecipe
 from palate.rewards.heads import read_heads, value_units
 from palate.rollout import engines
 from palate.run.directory import Run
-from palate.stages.common import finish_run, spread, write_model
+from palate.stages.common import finish_run, loading, spread, write_model
 from palate.stages.reinforcement.actors import Actors, foretold, load_actors
 from palate.stages.reinforcement.peak import peak_watch
 from palate.stages.reinforcement.ptx import PretrainingGradient, load_text
@@ -39,9 +39,10 @@ from palate.stages.reinforcement.watching import KLController
 def train(recipe: PPORecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
-    actors = load_actors(recipe, asked, run)
-    peak = peak_watch(recipe, actors, run)
-    value_model = load_value_model(recipe, actors, run)
+    with loading(recipe.cluster):
+        actors = load_actors(recipe, asked, run)
+        peak = peak_watch(recipe, actors, run)
+        value_model = load_value_model(recipe, actors, run)
     spread(run, recipe.cluster, [*actors.models, value_model, *([] if peak is None else peak.models)])
     method = Method(
         baseline=Critic(

@@ -40,7 +40,7 @@ from palate.objectives.surrogates import clipped_weight_loss, sequence_policy_lo
 from palate.recipe import ReinforceRecipe
 from palate.rollout import engines
 from palate.run.directory import Run
-from palate.stages.common import finish_run, spread, write_model
+from palate.stages.common import finish_run, loading, spread, write_model
 from palate.stages.reinforcement.actors import foretold, load_actors
 from palate.stages.reinforcement.peak import peak_watch
 from palate.stages.reinforcement.step import Baseline, Method, ResponseWeights, learn, minibatches, prompts_of_step
@@ -63,8 +63,9 @@ SURROGATES: Mapping[str, Callable[..., tuple[Tensor, Metrics]]] = {
 def train(recipe: ReinforceRecipe, run: Run) -> None:
     """Improve ``recipe.model`` on its rewards and write it to ``run``."""
     recipe, asked = foretold(recipe, run, prompts_of_step, minibatches)
-    actors = load_actors(recipe, asked, run)
-    peak = peak_watch(recipe, actors, run)
+    with loading(recipe.cluster):
+        actors = load_actors(recipe, asked, run)
+        peak = peak_watch(recipe, actors, run)
     spread(run, recipe.cluster, [*actors.models, *([] if peak is None else peak.models)])
     learn(
         recipe,
