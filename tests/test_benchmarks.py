@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -224,6 +225,11 @@ def test_a_side_that_is_killed_while_it_sleeps_ends_its_line_alone(bench: Module
     side = bench.Side(name="trl-rloo", process=process)
     with pytest.raises(bench.Ended, match="trl-rloo ended with status 0"):
         side.go()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdout.close()
 
 
 def test_a_task_without_a_peer_is_there_once(bench: ModuleType) -> None:
