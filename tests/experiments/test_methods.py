@@ -47,6 +47,7 @@ def test_every_recipe_for_a_policy_says_its_stage_or_is_called_after_it() -> Non
         "judge",
         "revise",
         "rounds",
+        "demo",
         "pendulum",
         "best_of_n",
         "win_rate",

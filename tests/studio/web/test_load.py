@@ -49,7 +49,8 @@ def test_nothing_is_lost_where_there_are_several_processes(
         figures = studio_load.run(tmp_path / "workspace", database=url, **how)
     assert figures["wrong"] == []
     assert figures["submitted"] > 0
+    said = capfd.readouterr().err
     if kill == "process":  # between two requests of its own, perhaps: then nobody notices
-        assert "was ended by SIGKILL; another one is started" in capfd.readouterr().err
-    else:
-        assert figures["come_again"] > 0, "the database was not killed while they worked"
+        assert "was ended by SIGKILL; another one is started" in said
+    else:  # between two requests of all of them, perhaps: then what else asks it has noticed
+        assert figures["come_again"] > 0 or "OperationalError" in said, "the database was not killed while they worked"

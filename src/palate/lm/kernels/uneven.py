@@ -180,10 +180,11 @@ class _InRuns(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        found = [x.new_empty(x.shape) for x in ctx.saved_tensors[:3]]
+        kept = ctx.saved_tensors  # once: where activations are recomputed, that is when
+        found = [x.new_empty(x.shape) for x in kept[:3]]
         of_q, of_k, of_v = (padded(x, ctx.runs) for x in found)
         # kernels read whole rows of the gradient
-        upper, q, k, v, out, sums = (padded(x, ctx.runs) for x in (grad.contiguous(), *ctx.saved_tensors))
+        upper, q, k, v, out, sums = (padded(x, ctx.runs) for x in (grad.contiguous(), *kept))
         for each in ctx.meetings:
             here = (upper[each.place], q[each.place], each.keys(k), each.keys(v), out[each.place], sums[each.place])
             gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
