@@ -18,7 +18,7 @@ from palate.lm.sources.builtin import byte_tokenizer
 from palate.objectives.advantages import shape_rewards
 from palate.records import Prompt
 from palate.rollout.engine import Rollout
-from palate.stages.reinforcement.step import Experience
+from palate.stages.reinforcement.method import Experience
 from palate.stages.reinforcement.watching import sample_rows, token_credit
 
 CHAT = Chat(byte_tokenizer())

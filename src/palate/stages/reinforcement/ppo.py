@@ -30,9 +30,10 @@ from palate.rollout import engines
 from palate.run.directory import Run
 from palate.stages.common import finish_run, loading, spread, write_model
 from palate.stages.reinforcement.actors import Actors, foretold, load_actors
+from palate.stages.reinforcement.method import Critic, Method
 from palate.stages.reinforcement.peak import peak_watch
 from palate.stages.reinforcement.ptx import PretrainingGradient, load_text
-from palate.stages.reinforcement.step import Critic, Method, learn, minibatches, prompts_of_step
+from palate.stages.reinforcement.step import learn, minibatches, prompts_of_step
 from palate.stages.reinforcement.watching import KLController
 
 

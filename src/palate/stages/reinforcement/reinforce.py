@@ -42,8 +42,9 @@ from palate.rollout import engines
 from palate.run.directory import Run
 from palate.stages.common import finish_run, loading, spread, write_model
 from palate.stages.reinforcement.actors import foretold, load_actors
+from palate.stages.reinforcement.method import Baseline, Method, ResponseWeights
 from palate.stages.reinforcement.peak import peak_watch
-from palate.stages.reinforcement.step import Baseline, Method, ResponseWeights, learn, minibatches, prompts_of_step
+from palate.stages.reinforcement.step import learn, minibatches, prompts_of_step
 from palate.stages.reinforcement.watching import KLController
 
 BASELINES: Mapping[str, Baseline] = {
