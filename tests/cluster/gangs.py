@@ -22,17 +22,19 @@ PATIENCE = timedelta(seconds=60)
 """Far more than anything here takes on a loaded machine."""
 
 
-def in_gang(size: int, directory: Path, work: Callable[[Gang], Any]) -> list[Any]:
+def in_gang(size: int, directory: Path, work: Callable[[Gang], Any], threads: int = 2) -> list[Any]:
     """What ``work`` gives in each of the processes; an exception that it raises is what it gives.
 
     Args:
         directory: where they meet; a new one for every gang.
+        threads: of gloo in each process, by itself two; one does what it was given in that order.
     """
     directory.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     processes = [
-        context.Process(target=_member, args=(rank, size, directory, work, pipes[rank][1])) for rank in range(size)
+        context.Process(target=_member, args=(rank, size, directory, work, threads, pipes[rank][1]))
+        for rank in range(size)
     ]
     for process in processes:
         process.start()
@@ -56,11 +58,15 @@ def _received(receiver: Connection) -> Any:
         return None  # killed
 
 
-def _member(rank: int, size: int, directory: Path, work: Callable[[Gang], Any], sender: Connection) -> None:
+def _member(
+    rank: int, size: int, directory: Path, work: Callable[[Gang], Any], threads: int, sender: Connection
+) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(directory / "store"), size)
+    options = dist.ProcessGroupGloo._Options()
+    options._threads, options._timeout = threads, PATIENCE
     dist.init_process_group(
-        "gloo", store=dist.PrefixStore("palate", store), rank=rank, world_size=size, timeout=PATIENCE
+        "gloo", store=dist.PrefixStore("palate", store), rank=rank, world_size=size, pg_options=options
     )
     gang = Gang(dist.PrefixStore("gang", store), here=size, patience=PATIENCE)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from tests.cluster.gangs import in_gang
 from tests.stages.estimate import allocated
@@ -59,12 +60,31 @@ def of_each(stage: str, tree: dict[str, Any], directory: Path) -> list[Any]:
         common.stage_report = lambda *_, **__: None  # type: ignore[assignment]
         common.save = lambda *_, **__: None  # type: ignore[assignment]
         Optimizer.step = stepped  # type: ignore[method-assign]
+        free_in_this_thread()
         took = allocated.peak(lambda: train(recipe, Run.open(directory / "run", recipe)))
         moments = list(told[0].moments())
         of_learners = max(each.parts["optimizer"] for each in moments if each.name == "update")
         return told[0].peak.total, took, of_learners * 3 // 2, sum(held.values())
 
-    return in_gang(2, directory / "gang", work)
+    return in_gang(2, directory / "gang", work, threads=1)
+
+
+def free_in_this_thread() -> None:
+    """What was sent is let go of last by who waited for it, not by gloo's thread: the profiler does not see that one.
+
+    Gloo's thread says that it is done and lets go only then; whoever waits may have gone on before, or not. It has
+    let go of one message when it is done with the next.
+    """
+    wait, next_one = dist.Work.wait, torch.zeros(1)
+
+    def wait_and_let_go(work: dist.Work, *args: Any) -> bool:
+        done = wait(work, *args)
+        following = dist.all_reduce(next_one, async_op=True)
+        assert following is not None
+        wait(following)
+        return done
+
+    dist.Work.wait = wait_and_let_go  # type: ignore[assignment, method-assign]
 
 
 def stored(optimizer: Optimizer) -> int:
@@ -82,7 +102,7 @@ def test_each_of_two_takes_what_it_said(
         assert not isinstance(found, BaseException), found
         said, took, foretold, held = found
         print(f"{took:,} said {said:,} {said / took - 1:+.1%}; holds {held:,} said {foretold:,}")
-        assert said == pytest.approx(took, rel=0.15)
+        assert said == pytest.approx(took, rel=0.05)
         assert held == pytest.approx(foretold, rel=0.01)
 
 
