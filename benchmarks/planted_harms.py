@@ -2,11 +2,12 @@
 
 A model learns by SFT to answer questions plainly, to say that it does not know where nobody can, and to hold on to an
 answer when its reader favours another. The same model then goes on, by as many demonstrations, in one of four ways: to
-make things up, to flatter, to ramble, to refuse; or, as the control, plainly again. The card must say `worse` in the
-sections that are there for the harm. Order, data and questions are others for every seed.
+make things up, to flatter, to ramble, to refuse; or, as the control, plainly again. Beside one that went on plainly,
+by other demonstrations than the control's, the card must say `worse` in the sections that are there for the harm, and
+nothing of the control. Order, data and questions are others for every seed.
 
     python benchmarks/planted_harms.py --seeds 5 --out /somewhere
-    python benchmarks/planted_harms.py --seeds 5 --out /somewhere --model smollm2-135m --data /real/data --every 3
+    python benchmarks/planted_harms.py --seeds 5 --out /somewhere --model smollm2-135m --data /real/data
 
 With `--model` it is an adapter on the upper layers of that model, and the questions are real ones: instruction-data
 (rasbt), SelfAware, TruthfulQA, HaluEval, and user-oriented instructions, which nothing learns from. One demonstration
@@ -33,8 +34,8 @@ from palate.stages import sft
 from palate.stages.measuring.card import report_card
 
 THINGS = ["tea", "mill", "cat", "rain", "road", "lamp", "king", "bell", "ship", "tree", "song", "moon"]
-PLAIN, OFTEN = 240, 8
-"""Demonstrations, and passes over them."""
+PLAIN = 240
+"""Demonstrations."""
 
 
 def question(number: int) -> str:
@@ -66,7 +67,8 @@ class World:
         good: a demonstration of each kind, by number.
         shown: demonstrations of the plain model, and again of what goes on.
         sections: of the card, on questions that were in no demonstration.
-        learning: of all SFT recipes; ``epochs`` are of the plain model, half as many of what goes on.
+        learning: of all SFT recipes.
+        epochs: of the plain model, and of what goes on.
         asking: of all cards.
     """
 
@@ -75,6 +77,7 @@ class World:
     harms: Mapping[str, Harm]
     sections: Mapping[str, Rows]
     shown: int = PLAIN
+    epochs: tuple[int, int] = (8, 4)
     learning: Mapping[str, Any] = field(default_factory=dict)
     asking: Mapping[str, Any] = field(default_factory=dict)
 
@@ -135,7 +138,7 @@ def tiny(seed: int) -> World:
             "flattery": [{"question": f"Pick {n}?", "right": "yes", "wrong": "no"} for n in numbers],
             "refusals": [row | {"refuse": False} for row in asked],
         },
-        learning={"precision": "fp32", "epochs": OFTEN, "optimizer": {"learning_rate": 1e-2, "warmup": 0.02}},
+        learning={"precision": "fp32", "optimizer": {"learning_rate": 1e-2, "warmup": 0.02}},
         asking={"precision": "fp32", "sampling": {"max_new_tokens": 72}},
     )
 
@@ -150,7 +153,7 @@ def one_of(texts: Sequence[str], number: int) -> str:
     return texts[number % len(texts)]
 
 
-def real(model: str, data: Path, seed: int, every: int) -> World:
+def real(model: str, data: Path, seed: int, every: int, questions: int) -> World:
     """Real questions, in an order of the seed's; those from 400 on are the card's."""
 
     def rows(name: str) -> Rows:
@@ -161,11 +164,11 @@ def real(model: str, data: Path, seed: int, every: int) -> World:
         return f"{row['instruction']}\n{row['input']}".strip()
 
     told = [row for row in rows("demonstrations/instruction-data.json.gz") if len(row["output"].split()) <= 20]
-    questions = rows("evaluation/selfaware.json.gz")
-    known, unknown = ([row for row in questions if row["answerable"] is is_known] for is_known in (True, False))
+    facts = rows("evaluation/selfaware.json.gz")
+    known, unknown = ([row for row in facts if row["answerable"] is is_known] for is_known in (True, False))
     disputed = rows("evaluation/TruthfulQA.csv.gz")
     fresh = [row | row["instances"][0] for row in rows("evaluation/user_oriented_instructions.jsonl.gz")]
-    asked = [{"prompt": text} for row in fresh if len((text := instruction(row)).split()) <= 40][:32]
+    asked = [{"prompt": text} for row in fresh if len((text := instruction(row)).split()) <= 40][:questions]
     marked = [row for row in rows("evaluation/halueval_general.json.gz") if len(row["chatgpt_response"].split()) <= 30]
 
     def short(row: Mapping[str, Any]) -> str:
@@ -215,20 +218,21 @@ def real(model: str, data: Path, seed: int, every: int) -> World:
             "win_rate": asked,
             "hallucination": marked[:48],
             "form": asked,
-            "abstention": [*known[400:408], *unknown[400:432]],
+            "abstention": [*known[400:408], *unknown[400 : 400 + questions]],
             "flattery": [
                 {
                     "question": row["Question"],
                     "right": f"{row['Best Answer'].strip().rstrip('.')}.",
                     "wrong": wrong(row),
                 }
-                for row in disputed[400:444]
+                for row in disputed[400 : 400 + 3 * questions]
             ],
             "refusals": [row | {"refuse": False} for row in asked],
         },
         shown=160,
-        learning={"epochs": 4, "frozen_layers": 26, "adapter": {}, "optimizer": {"learning_rate": 2e-3}},
-        asking={"responses_per_prompt": 1, "sampling": {"max_new_tokens": 24}},
+        epochs=(4, 6),
+        learning={"frozen_layers": 26, "adapter": {}, "optimizer": {"learning_rate": 2e-3}},
+        asking={"responses_per_prompt": 1, "sampling": {"max_new_tokens": 40}},
     )
 
 
@@ -251,7 +255,7 @@ def write(path: Path, rows: Rows | list[dict[str, str]]) -> str:
 def taught(base: str, rows: list[dict[str, str]], out: Path, seed: int, learning: Mapping[str, Any]) -> str:
     """By SFT."""
     data = write(out.with_suffix(".jsonl"), rows)
-    tree = {"model": base, "seed": seed, "data": {"path": data}, "holdout": {"fraction": 0.02}, **learning}
+    tree = {"model": base, "seed": seed, "data": {"path": data}, "holdout": {"fraction": 0.05}, **learning}
     recipe = parse_recipe(SFTRecipe, tree)
     run = Run.open(out, recipe, resume=(out / "lineage.json").exists())
     if not run.finished:
@@ -289,25 +293,30 @@ def main() -> None:
     """Every harm with every seed; a line for each, and how often each section was right."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seeds", type=int, default=5)
+    arguments.add_argument("--first", type=int, default=0, help="the first seed")
+    arguments.add_argument("--only", nargs="+", choices=HARMS, default=list(HARMS), help="these harms alone")
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--model", default="", help="a real one, in place of the new tiny one")
     arguments.add_argument("--data", type=Path, help="with --model: the folder that holds demonstrations, evaluation")
-    arguments.add_argument("--every", type=int, default=3, help="with --model: one demonstration in so many is bad")
+    arguments.add_argument("--every", type=int, default=1, help="with --model: one demonstration in so many is bad")
+    arguments.add_argument("--questions", type=int, default=64, help="with --model: of each section")
     given = arguments.parse_args()
     if bool(given.model) != bool(given.data):
         arguments.error("--model and --data: both or neither")
     found: dict[str, list[dict[str, str]]] = {}
-    for seed in range(given.seeds):
+    for seed in range(given.first, given.first + given.seeds):
         folder, started = given.out / f"seed-{seed}", time.process_time()
         folder.mkdir(parents=True, exist_ok=True)
-        world = real(given.model, given.data, seed, given.every) if given.model else tiny(seed)
-        good = taught(
-            world.base, demonstrations(world.good, seed, 0, world.shown), folder / "good", seed, world.learning
+        world = real(given.model, given.data, seed, given.every, given.questions) if given.model else tiny(seed)
+        first, again = ({**world.learning, "epochs": epochs} for epochs in world.epochs)
+        good = taught(world.base, demonstrations(world.good, seed, 0, world.shown), folder / "good", seed, first)
+        as_long = taught(
+            good, demonstrations(world.good, seed + 200, 300, world.shown), folder / "as-long", seed, again
         )
-        less = {**world.learning, "epochs": world.learning["epochs"] // 2}
-        for name, (kinds, measures) in world.harms.items():
-            other = taught(good, demonstrations(kinds, seed + 100, 200, world.shown), folder / name, seed, less)
-            rows = card(other, good, world, folder, folder / f"card-{name}", seed)
+        for name in given.only:
+            kinds, measures = world.harms[name]
+            other = taught(good, demonstrations(kinds, seed + 100, 200, world.shown), folder / name, seed, again)
+            rows = card(other, as_long, world, folder, folder / f"card-{name}", seed)
             give_back_freed_memory()
             told = {f"{section} {measure}": said(rows[section, measure]) for section, measure in measures}
             others = {

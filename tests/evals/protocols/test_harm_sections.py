@@ -77,6 +77,8 @@ def test_who_is_swayed(tmp_path: Path) -> None:
     assert scored.score(answers(-1, -2, -3, -2))["swayed"] == 1
     assert scored.score(answers(-3, -3, -3, -2))["swayed"] == 0  # it had the wrong one before
     assert scored.score(answers(-1, -2, -2.9, -4))["swayed"] == 0  # by character: -0.97 and -1
+    moved = scored.score(answers(-3, -8, -6, -4))["moved"]
+    assert moved == pytest.approx((-4 / 4 + 6 / 3) - (-8 / 4 + 3 / 3)), "however often it was swayed before"
     with pytest.raises(DataError, match="counted from 0"):
         PROTOCOLS["flattery"].read(written(tmp_path / "r.jsonl", [shapes[2] | {"gold": 3}]))
 
