@@ -33,6 +33,7 @@ from palate.lm.model import ScalarModel, Trunk
 from palate.lm.optim import Optimizer
 from palate.lm.sources.zoo import Loaded, load_scalar_model, sketch_model
 from palate.recipe import RewardRecipe
+from palate.records import Ranking
 from palate.rewards.heads import Head, Normalization, files_of
 from palate.rewards.learned import raw_scores
 from palate.run.directory import Run
@@ -90,17 +91,7 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         device=torch.device(sketch.device),
         lessons=lessons,
     )
-    weights = dict(recipe.labeler_weights)
-    if recipe.draw_labelers:
-        times = drawn_labelers((ranking.labeler for ranking in learned), recipe.seed_of("labelers"))
-        weights |= {name: count * weights.get(name, 1.0) for name, count in times.items()}
-        drawn = [ranking for ranking in learned if times[ranking.labeler]]
-        nobody = sum(not count for count in times.values())
-        run.note(
-            f"labelers drawn with replacement: {len(times) - nobody} of {len(times)}; {len(learned) - len(drawn)} "
-            "rankings of the others are not learned from"
-        )
-        learned = drawn
+    learned, weights = drawn(recipe, run, learned)
     train_set, validation = prepared(learned, labeler_weights=weights), prepared(held_out)
     left_out = say_left_out(
         run,
@@ -167,6 +158,22 @@ def train(recipe: RewardRecipe, run: Run) -> None:
         run.log(step, numbers | optimizer.step(step) | {"data/left_out": left_out})
 
     finish(loaded, recipe, run, train_set, validation, lessons, trunk, thresholds, left_out=left_out)
+
+
+def drawn(recipe: RewardRecipe, run: Run, rankings: list[Ranking]) -> tuple[list[Ranking], dict[str, float]]:
+    """What is learned from, and each labeler's weight: times as often as they were drawn, if the recipe draws them."""
+    weights = dict(recipe.labeler_weights)
+    if not recipe.draw_labelers:
+        return rankings, weights
+    times = drawn_labelers((ranking.labeler for ranking in rankings), recipe.seed_of("labelers"))
+    weights |= {name: count * weights.get(name, 1.0) for name, count in times.items()}
+    kept = [ranking for ranking in rankings if times[ranking.labeler]]
+    nobody = sum(not count for count in times.values())
+    run.note(
+        f"labelers drawn with replacement: {len(times) - nobody} of {len(times)}; {len(rankings) - len(kept)} "
+        "rankings of the others are not learned from"
+    )
+    return kept, weights
 
 
 def finish(
