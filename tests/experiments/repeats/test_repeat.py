@@ -108,7 +108,11 @@ def test_planted_sources_are_told_apart_exactly(stage: Stage, write: Write, tmp_
         ]
     )
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 3  # seed by seed, and where the spread of two figures comes from
+    assert page.count("<svg") == 2  # seed by seed, and where the spread comes from; the metric is a copy of the score
+    assert "last step: objective/score is score in every run" in page
+    assert "drawn apart: order, initial, sampling" in page
+    assert "Which of them has the largest part" in page
+    assert "still to be run" not in page
     assert "3 figures" not in page
     # a seed that the recipe fixes is not drawn
     assert sources_of(read_parts([recipe], ["seeds.sampling=3"])) == ["order", "initial"]
@@ -208,7 +212,7 @@ def test_real_runs_stopped_in_the_middle_end_with_the_same_bits(
         patch.setattr(Run, "log", interrupted)
         assert main([*command, str(stopped)]) == 130
     assert not (stopped / "reinforce/seed-1/report.json").exists()
-    assert (stopped / "report.html").exists(), "of the first seed"
+    assert "3 draws are still to be run" in (stopped / "report.html").read_text(encoding="utf-8"), "of the first seed"
     assert main([*command, str(stopped)]) == 0
     models = sorted(whole.glob("*/*/model/model.safetensors"))
     assert len(models) == 4
