@@ -95,7 +95,7 @@ def test_intervals_of_shares_cover_and_the_largest_is_the_largest() -> None:
         values = base.sum(1)
         parts = [part_of_variance(values, values - base[:, k] + anew[:, k]) for k in range(3)]
         found = shares(parts, [5] * 3)
-        covered += [each.low <= true <= each.high for each, true in zip(found, truth, strict=True)]  # type: ignore[operator]
+        covered += [each.low <= true <= each.high for each, true in zip(found, truth, strict=True)]
         whole = sum_beside_whole(parts, [5] * 3, float(values.var(ddof=1)), 4)
         sums += whole.low <= 1 <= whole.high  # type: ignore[operator]
         said.append(surely_largest(parts, [5] * 3))
