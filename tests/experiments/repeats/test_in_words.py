@@ -64,7 +64,7 @@ def test_seeds_beside_other_prompts() -> None:
     [(1.4, "sources would that do not work together"), (30.0, "work together."), (0.001, "something else varies")],
 )
 def test_whether_the_parts_add_up(change: float, said: str) -> None:
-    figure = a_figure([1.0, 2.0, 3.0], order=[change, -change, change])
+    figure = a_figure([2.0, 4.0, 6.0], order=[2 * change, -2 * change, 2 * change])
     assert said in conclusion(figure)
     assert figure.sum_of_parts.value == pytest.approx(change**2 / 2)
 

@@ -141,6 +141,29 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(
     assert "as planted" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def test_nothing_is_said_of_shares_while_a_source_has_not_been_drawn(
+    stage: Stage, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(recipe: Any, run: Run) -> None:
+        if recipe.seeds.sampling is not None:
+            raise TrainingError("as planted")
+        planted(recipe, run)
+
+    monkeypatch.setitem(globals(), "train_now", fails)
+    out = tmp_path / "out"
+    assert (
+        main(["repeat", write("reinforce", TREE), "--seeds", "3", "--apart", "order", "sampling", "--out", str(out)])
+        == 0
+    )
+    parts = figure(report_of(out), "score")["parts"]
+    assert list(parts) == ["order"]
+    assert parts["order"]["variance"] > 0
+    assert parts["order"]["share"] is None
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "still to be run" not in page, "what has failed is not run again"
+    assert "Of the sources" not in page
+
+
 def test_a_chain_runs_again_what_follows_from_a_source_alone(write: Write, settings: dict[str, Any]) -> None:
     files = [write("sft", settings["sft"]), write("reinforce", settings["reinforce"])]
     parts = read_parts(files, ["reinforce:model={sft}", "sft:data.fields.prompt={sft_column}"])
