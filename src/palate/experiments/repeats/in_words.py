@@ -13,7 +13,7 @@ from palate.intervals import Estimate
 
 def conclusion(figure: Figure) -> str:
     """A paragraph, of a figure over two seeds or more."""
-    parts = [f"{figure.name}: the same recipe with another seed gives {_around(figure.spread)} more or less."]
+    parts = [f"{figure.name}: from seed to seed it varies by {_around(figure.spread)}."]
     return " ".join([*parts, *_beside_prompts(figure), *_by_source(figure)])
 
 
@@ -53,9 +53,9 @@ def _by_source(figure: Figure) -> list[str]:
         )
     together = figure.sum_of_parts
     if together.value is not None and together.low is not None and together.high is not None:
-        ends = f"{format_number(together.low)} to {format_number(together.high)}"
+        ends = f"{together.low:.2g} to {together.high:.2g}"
         said.append(
-            f"They add up to {format_number(together.value)} times ({ends}) the square of the spread: "
+            f"They add up to {together.value:.2g} times ({ends}) the square of the spread: "
             + (
                 "as sources would that do not work together, as far as so many seeds can tell."
                 if together.low <= 1 <= together.high
