@@ -10,6 +10,7 @@ preferred, or with `--first` the first of each record of a file.
     same, mean   the model, by either rule of a verdict
     longer       whoever prefers the answer with more words
     reward       a reward model (`--reward`), whose higher score is preferred
+    a person     one of the people, by lot for each pair, held against the others: what a judge can be at best
 """
 
 from __future__ import annotations
@@ -89,6 +90,22 @@ def judges_of(judged: Sequence[Judged], reward: str) -> dict[str, list[Ranking]]
     return found
 
 
+def one_and_others(people: Iterable[Ranking]) -> tuple[list[Ranking], list[Ranking]]:
+    """Of every pair that two people or more have judged one vote, by lot, and the others."""
+    votes: dict[tuple[str, frozenset[str]], list[Ranking]] = defaultdict(list)
+    for ranking in people:
+        prompt, *texts = pair_of(ranking)
+        votes[prompt, frozenset(texts)].append(ranking)
+    one: list[Ranking] = []
+    others: list[Ranking] = []
+    for number, each in enumerate(votes.values()):
+        if len(each) > 1:
+            drawn = int(permutation(len(each), number, "one of them")[0])
+            one.append(each[drawn])
+            others += each[:drawn] + each[drawn + 1 :]
+    return one, others
+
+
 def agreements(judges: dict[str, list[Ranking]], people: Sequence[Ranking]) -> None:
     """A line for each judge, and one for people."""
     print("agreement with people, a lone tie counting one half; intervals by prompt")
@@ -139,9 +156,11 @@ def main() -> None:
     agreements(judges, people)
     asked = dict.fromkeys(pair_of(each) for each in (rankings_in(args.first) if args.first else judges["same"]))
     by_people = share_for_first(people)
-    for name, rankings in judges.items():
-        shares = share_for_first(rankings)
-        rows = [(shares[pair], by_people[pair], pair[0]) for pair in asked if pair in shares and pair in by_people]
+    held = {name: (share_for_first(rankings), by_people) for name, rankings in judges.items()}
+    one, others = one_and_others(people)
+    held["a person"] = share_for_first(one), share_for_first(others)
+    for name, (said, truth) in held.items():
+        rows = [(said[pair], truth[pair], pair[0]) for pair in asked if pair in said and pair in truth]
         worth(name, rows, args.people_judge, args.draws)
 
 

@@ -155,12 +155,27 @@ def test_what_judges_are_worth(
     }
     assert said[1].endswith("of 80 verdicts")
     worth = {line.split('"')[1]: said[place : place + 4] for place, line in enumerate(said) if "verdict =" in line}
-    assert list(worth) == ["same", "mean", "longer", "reward"]
+    assert list(worth) == ["same", "mean", "longer", "reward", "a person"]
     assert all("40 pairs, 40 prompts; people 0.750" in lines[0] for lines in worth.values()), "the longer one is first"
     assert "the judge alone 0.500; counts 0.00" in worth["same"][1]
     assert "the judge alone 0.750" in worth["reward"][1]
     halves = {name: [float(line.split("minus ")[1][:5]) for line in lines[2:]] for name, lines in worth.items()}
     assert halves["same"][0] == halves["same"][1] == halves["reward"][0]
     assert halves["reward"][1] < 0.8 * halves["reward"][0], "a judge that is right narrows it"
+    assert halves["a person"] == halves["reward"], "ann and bob say the same"
     run(module, monkeypatch, *arguments)
     assert "people 0.250" in capsys.readouterr().out, "without --first it is the pair's own first answer"
+
+
+def test_one_vote_is_drawn_of_each_pair_and_held_against_the_others(load: Load) -> None:
+    module = load("judge_corrected")
+    votes = [
+        Ranking(prompt=a_pair(number).prompt, responses=a_pair(number).responses[::order], ranks=(1, 2), labeler=name)
+        for number in range(20)
+        for name, order in (("ann", 1), ("bob", -1), ("cy", 1))[: 1 if number == 7 else 3]
+    ]
+    one, others = module.one_and_others(votes)
+    assert (len(one), len(others)) == (19, 38), "one that is alone has no other to be held against"
+    assert {vote.to_json() for vote in one}.isdisjoint(vote.to_json() for vote in others)
+    assert {vote.labeler for vote in one} == {"ann", "bob", "cy"}
+    assert len({vote.prompt.id for vote in one}) == 19
