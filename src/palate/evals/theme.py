@@ -49,8 +49,8 @@ p{{margin:.5rem 0;max-width:44rem}}
 .subtitle,.note,figcaption,caption{{color:var(--muted)}}
 .subtitle{{font-size:1.1rem;margin-top:.4rem}}
 .numbers{{display:grid;grid-template-columns:repeat(auto-fit,minmax(13rem,1fr));gap:.9rem;margin:2rem 0 0;padding:0}}
-.number{{border:1px solid var(--grid);border-radius:.75rem;padding:1rem 1.1rem}}
-.number dt{{font-size:.92rem;color:var(--muted)}}
+.number{{min-width:0;border:1px solid var(--grid);border-radius:.75rem;padding:1rem 1.1rem}}
+.number dt{{font-size:.92rem;color:var(--muted);overflow-wrap:anywhere}}
 .number dd{{margin:0}}
 .value{{font-size:1.9rem;font-weight:650;line-height:1.25;font-variant-numeric:tabular-nums;letter-spacing:-.02em}}
 .interval{{font-variant-numeric:tabular-nums}}

@@ -108,7 +108,11 @@ def test_planted_sources_are_told_apart_exactly(stage: Stage, write: Write, tmp_
         ]
     )
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == 3  # seed by seed, and where the spread of two figures comes from
+    assert page.count("<svg") == 2  # seed by seed, and where the spread comes from; the metric is a copy of the score
+    assert "last step: objective/score is score in every run" in page
+    assert "drawn apart: order, initial, sampling" in page
+    assert "Which of them has the largest part" in page
+    assert "still to be run" not in page
     assert "3 figures" not in page
     # a seed that the recipe fixes is not drawn
     assert sources_of(read_parts([recipe], ["seeds.sampling=3"])) == ["order", "initial"]
@@ -135,6 +139,29 @@ def test_a_run_that_fails_is_shown_and_the_others_go_on(
     assert report["failed"] == [{"draw": "seed-1", "reason": "reinforce: as planted"}]
     assert list(figure(report, "score")["by_seed"]) == ["0", "2"]
     assert "as planted" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_nothing_is_said_of_shares_while_a_source_has_not_been_drawn(
+    stage: Stage, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(recipe: Any, run: Run) -> None:
+        if recipe.seeds.sampling is not None:
+            raise TrainingError("as planted")
+        planted(recipe, run)
+
+    monkeypatch.setitem(globals(), "train_now", fails)
+    out = tmp_path / "out"
+    assert (
+        main(["repeat", write("reinforce", TREE), "--seeds", "3", "--apart", "order", "sampling", "--out", str(out)])
+        == 0
+    )
+    parts = figure(report_of(out), "score")["parts"]
+    assert list(parts) == ["order"]
+    assert parts["order"]["variance"] > 0
+    assert parts["order"]["share"] is None
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "still to be run" not in page, "what has failed is not run again"
+    assert "Of the sources" not in page
 
 
 def test_a_chain_runs_again_what_follows_from_a_source_alone(write: Write, settings: dict[str, Any]) -> None:
@@ -208,7 +235,7 @@ def test_real_runs_stopped_in_the_middle_end_with_the_same_bits(
         patch.setattr(Run, "log", interrupted)
         assert main([*command, str(stopped)]) == 130
     assert not (stopped / "reinforce/seed-1/report.json").exists()
-    assert (stopped / "report.html").exists(), "of the first seed"
+    assert "3 draws are still to be run" in (stopped / "report.html").read_text(encoding="utf-8"), "of the first seed"
     assert main([*command, str(stopped)]) == 0
     models = sorted(whole.glob("*/*/model/model.safetensors"))
     assert len(models) == 4

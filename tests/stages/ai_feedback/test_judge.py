@@ -13,11 +13,14 @@ from tests.scripted_endpoint import ScriptedEndpoint
 from tests.stages.ai_feedback.conftest import ANSWERS, PROMPTS, expected
 
 from palate.cli import main
+from palate.intervals import Estimate
 from palate.recipe import JudgeRecipe, parse_recipe
 from palate.records import Ranking
 from palate.run.directory import Run
 from palate.stages.ai_feedback import judge
+from palate.stages.ai_feedback.beside_people import BesidePeople
 from palate.stages.ai_feedback.both_orders import Judged
+from palate.stages.ai_feedback.judge_report import verdict_on
 
 Toml = Callable[[dict[str, Any]], Path]
 
@@ -143,7 +146,38 @@ def test_agreement_with_people_stands_beside_that_of_people(
         "ann": {"with_model": 1.0, "with_people": pytest.approx(2 / 3)},
         "bob": {"with_model": pytest.approx(2 / 3), "with_people": pytest.approx(2 / 3)},
     }
-    assert "people with each other" in (out / "report.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "people with each other" in page
+    assert "no more than preferring the longer answer does: 0.833 beside 0.833. As a judge of these it is worth" in page
+
+
+@pytest.mark.parametrize(
+    ("mine", "ties", "longer", "said"),
+    [
+        (0.6, 0.6, 0.4, "no more than calling every pair a tie does: 0.600 beside 0.600. As a judge of these it is wo"),
+        (0.6, 0.5, 0.7, "no more than preferring the longer answer does: 0.600 beside 0.700."),
+        (0.7, 0.6, 0.5, "more than calling every pair a tie does: 0.700 beside 0.600; people agree with each other in"),
+        (None, 0.6, 0.5, ""),
+        (0.6, None, None, ""),
+    ],
+)
+def test_the_page_says_whether_a_judge_is_worth_asking(
+    mine: float | None, ties: float | None, longer: float | None, said: str
+) -> None:
+    beside = BesidePeople(
+        with_people=Estimate(mine),
+        of_people=Estimate(0.8, 0.7, 0.9),
+        of_ties=Estimate(ties),
+        of_longer=Estimate(longer),
+        num_with_people=10,
+        num_of_people=10,
+        num_prompts=5,
+        labelers=[],
+    )
+    found = verdict_on(beside)
+    assert said in found
+    assert bool(found) == bool(said)
+    assert ("0.800 (0.700 to 0.900)" in found) == bool(said)
 
 
 def test_what_a_model_said_before_is_no_persons_judgement(

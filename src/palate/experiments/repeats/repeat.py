@@ -150,12 +150,17 @@ class Repeat:
         self.told[draw] = figures
         return ran
 
+    def _is_missing(self, draw: Draw) -> bool:
+        """It is still to be run."""
+        return draw not in self.told and draw not in self.failed and draw.anew not in self.idle
+
     def _report(self) -> None:
         if any(not draw.anew for draw in self.told):
             write_report(
                 self.out,
                 self.parts,
-                figures_of(self.told, self.idle),
+                figures_of(self.told, self.idle, self.apart),
+                missing=sum(self._is_missing(draw) for draw in self.draws()),
                 failed=self.failed,
                 idle=self.idle,
                 apart=self.apart,

@@ -13,8 +13,9 @@ from palate.evals.page import format_number
 from palate.evals.report import Report
 from palate.evals.theme import LIGHT, SERIES
 from palate.experiments.repeats.draws import ABOUT, Draw, Part
+from palate.experiments.repeats.in_words import conclusion, in_percent
 from palate.experiments.repeats.spread import deviation_estimate
-from palate.experiments.repeats.told import Figure, as_json
+from palate.experiments.repeats.told import Figure, as_json, without_copies
 from palate.intervals import Estimate
 from palate.run.metrics import HEADLINES
 
@@ -31,7 +32,9 @@ change is the variance that the source has, alone and together with others (Jans
 together the parts add up to the square of the spread, up to chance. What no recipe has a seed for, and files that \
 {seed} names, stay as they were.
 
-Intervals of means are by seed (Student's of few), those of standard deviations by chi-square."""
+Intervals of means are by seed (Student's of few), those of standard deviations by chi-square, those of shares from \
+all that the sources' variances may be, as if none worked with another. A source is said to have the largest part if \
+it has that in 97.5% of these."""
 
 
 def write_report(
@@ -39,20 +42,29 @@ def write_report(
     parts: Sequence[Part],
     figures: Sequence[Figure],
     *,
+    missing: int,
     failed: Mapping[Draw, str],
     idle: Sequence[str],
     apart: Sequence[str],
 ) -> Report:
-    """``report.html`` and ``report.json``."""
+    """``report.html`` and ``report.json``.
+
+    Args:
+        missing: draws that are still to be run.
+    """
     seeds = len(figures[0].by_seed) if figures else 0
-    report = Report(f"Repeated: {', '.join(part.name for part in parts)}", f"{seeds} seeds")
-    varying = [figure for figure in figures if figure.varies]
+    subtitle = f"{seeds} seeds" + (f"; drawn apart: {', '.join(apart)}" if apart else "")
+    report = Report(f"Repeated: {', '.join(part.name for part in parts)}", subtitle)
+    varying, copies = without_copies([figure for figure in figures if figure.varies])
     chosen = headlines(varying)
     for figure in chosen[:4]:
         mean = figure.mean
         note = f"spread over seeds {format_number(figure.spread.value)}, within a run {_number(figure.within)}"
         report.number(_key(figure.name), mean.value, low=mean.low, high=mean.high, label=figure.name, note=note)
+    if missing:
+        report.text("Not finished", f"{missing} draws are still to be run; the same command goes on.")
     if chosen and seeds > 1:
+        report.text("What can be told", "\n\n".join(conclusion(figure) for figure in chosen[: SHOWN // 2]))
         report.figure(
             "Seed by seed",
             by_seed(chosen),
@@ -65,14 +77,17 @@ def write_report(
         report.figure(
             f"Where the spread comes from: {figure.name}",
             plots.bars_with_intervals(names, estimates, unit="standard deviation", percent=False),
-            "Of runs that differ in one source of randomness alone; the last bar is the spread over seeds.",
+            "Standard deviation of runs that differ in one source of randomness alone, and in all of them; beside it "
+            "what other prompts or items would do, where the report has an interval of its own.",
         )
     _add_parts(report, [figure for figure in varying if figure.parts])
     report.table(
         "Every figure",
         ["figure", "mean over seeds", "spread over seeds", "within a run", "spread / within"],
         [_row(figure) for figure in varying],
-        f"{len(figures) - len(varying)} figures that are the same in every run are left out.",
+        f"{len(figures) - len(varying) - len(copies)} figures that are the same in every run are left out"
+        + "".join(f"; {name} is {of} in every run" for name, of in copies.items())
+        + ".",
     )
     if failed:
         rows = [[str(draw), reason] for draw, reason in failed.items()]
@@ -103,10 +118,11 @@ def headlines(figures: Sequence[Figure]) -> list[Figure]:
 
 
 def deviations(figure: Figure) -> tuple[list[str], list[Estimate]]:
-    """Standard deviations of each source, and of all together."""
+    """Standard deviations of each source, of all together, and within a run if that is known."""
     names = [name for name in ABOUT if name in figure.parts]
     found = [deviation_estimate(figure.parts[name], len(figure.anew[name])) for name in names]
-    return [*names, "all together"], [*found, figure.spread]
+    inside = {} if figure.within is None else {"within a run": Estimate(figure.within)}
+    return [*names, "all together", *inside], [*found, figure.spread, *inside.values()]
 
 
 def by_seed(figures: Sequence[Figure]) -> str:
@@ -141,17 +157,16 @@ def _add_parts(report: Report, figures: Sequence[Figure]) -> None:
     names = [name for name in ABOUT if any(name in figure.parts for figure in figures)]
     rows = []
     for figure in figures:
-        _, estimates = deviations(figure)
-        known = dict(zip([*(name for name in ABOUT if name in figure.parts), ""], estimates, strict=True))
-        shares = as_json(figure)["parts"]
-        cells = [f"{known[name]} · {_percent(shares[name]['share'])}" if name in known else "" for name in names]
+        known = dict(zip(*deviations(figure), strict=True))
+        shares = figure.shares
+        cells = [f"{known[name]}{_share(shares.get(name))}" if name in known else "" for name in names]
         rows.append([figure.name, *cells, str(figure.spread)])
     report.table(
         "What each source of randomness does",
         ["figure", *names, "all together"],
         rows,
-        "Standard deviation with its interval, and the share of the sum of the sources' variances. "
-        + "; ".join(f"{name}: {ABOUT[name]}" for name in names),
+        "Standard deviation with its interval, and the share of the sum of the sources' variances with its own, once "
+        "all sources have been drawn. " + "; ".join(f"{name}: {ABOUT[name]}" for name in names),
     )
 
 
@@ -165,8 +180,8 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else format_number(value)
 
 
-def _percent(share: float | None) -> str:
-    return "undefined" if share is None else f"{share:.0%}"
+def _share(share: Estimate | None) -> str:
+    return "" if share is None or share.value is None else f" · {in_percent(share)}"
 
 
 def _key(name: str) -> str:

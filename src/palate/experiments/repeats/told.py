@@ -11,7 +11,15 @@ from typing import Any
 
 from palate.evals.page import read_object
 from palate.experiments.repeats.draws import Draw
-from palate.experiments.repeats.spread import deviation, over_seeds, part_of_variance, within
+from palate.experiments.repeats.spread import (
+    deviation,
+    over_seeds,
+    part_of_variance,
+    shares,
+    sum_beside_whole,
+    surely_largest,
+    within,
+)
 from palate.intervals import Estimate
 
 Told = Mapping[str, Estimate]
@@ -105,21 +113,47 @@ class Figure:
         }
 
     @property
+    def pairs(self) -> list[int]:
+        """Of each source in ``parts``: the pairs of runs that it is known from."""
+        return [len(pairs) for pairs in self.anew.values() if len(pairs) > 0]
+
+    @property
+    def shares(self) -> dict[str, Estimate]:
+        """Of each source in the sum of the parts; none before every source has been drawn anew."""
+        complete = bool(self.anew) and all(self.anew.values())
+        return dict(zip(self.parts, shares(list(self.parts.values()), self.pairs), strict=True)) if complete else {}
+
+    @property
+    def largest(self) -> str:
+        """The source that is known to have the largest part; empty if that cannot be told."""
+        place = surely_largest(list(self.parts.values()), self.pairs) if self.shares else None
+        return "" if place is None else list(self.parts)[place]
+
+    @property
+    def sum_of_parts(self) -> Estimate:
+        """Over the square of the spread."""
+        spread = self.spread.value
+        if not self.shares or not spread:
+            return Estimate(None)
+        return sum_beside_whole(list(self.parts.values()), self.pairs, spread**2, len(self.by_seed) - 1)
+
+    @property
     def varies(self) -> bool:
         """It is not the same in every run."""
         every = self.values + [value for pairs in self.anew.values() for pair in pairs for value in pair]
         return len(set(every)) > 1
 
 
-def figures_of(told: Mapping[Draw, Told], idle: Sequence[str] = ()) -> list[Figure]:
+def figures_of(told: Mapping[Draw, Told], idle: Sequence[str] = (), apart: Sequence[str] = ()) -> list[Figure]:
     """Every figure that is known of all seeds' runs, in the order of the reports.
 
     Args:
         told: by draw.
         idle: sources that were found to do nothing, so that no more runs were made with them.
+        apart: sources that are drawn apart, or will be.
     """
     seeds = sorted(draw.seed for draw in told if not draw.anew)
-    sources = list(dict.fromkeys(draw.anew for draw in told if draw.anew))
+    sources = list(dict.fromkeys([*apart, *(draw.anew for draw in told if draw.anew)]))
     names = dict.fromkeys(name for seed in seeds for name in told[Draw(seed=seed)])
     found = []
     for name in names:
@@ -145,10 +179,27 @@ def _value(estimate: Estimate) -> float:
     return estimate.value
 
 
+def without_copies(figures: Sequence[Figure]) -> tuple[list[Figure], dict[str, str]]:
+    """Those that are not the same as an earlier one in every run, and of the others whose copies they are, by name.
+
+    Of copies the first one stays, or the first with an interval of its own.
+    """
+    groups: dict[str, list[Figure]] = {}
+    for figure in figures:
+        groups.setdefault(json.dumps([figure.values, list(figure.anew.items())]), []).append(figure)
+    kept = {id(max(group, key=lambda each: each.within is not None)) for group in groups.values()}
+    original = {
+        each.name: next(one.name for one in group if id(one) in kept)
+        for group in groups.values()
+        for each in group
+        if id(each) not in kept
+    }
+    return [figure for figure in figures if id(figure) in kept], original
+
+
 def as_json(figure: Figure) -> dict[str, Any]:
     """What a program wants to know of a figure."""
-    parts = figure.parts
-    whole = sum(parts.values())
+    shares = figure.shares
     return {
         "name": figure.name,
         "by_seed": {str(seed): [each.value, each.low, each.high] for seed, each in figure.by_seed.items()},
@@ -156,9 +207,16 @@ def as_json(figure: Figure) -> dict[str, Any]:
         "spread": [figure.spread.value, figure.spread.low, figure.spread.high],
         "within": figure.within,
         "parts": {
-            name: {"variance": part, "share": part / whole if whole else None, "pairs": len(figure.anew[name])}
-            for name, part in parts.items()
+            name: {
+                "variance": part,
+                "share": shares[name].value if name in shares else None,
+                "share_low": shares[name].low if name in shares else None,
+                "share_high": shares[name].high if name in shares else None,
+                "pairs": len(figure.anew[name]),
+            }
+            for name, part in figure.parts.items()
         },
+        "largest": figure.largest,
     }
 
 

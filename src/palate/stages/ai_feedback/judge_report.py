@@ -190,9 +190,27 @@ def _add_people(report: Report, beside: BesidePeople) -> None:
         f"{beside.num_of_people:,} of two persons. A tie against a preference is one half."
     )
     report.figure("Does it agree with people?", picture, caption)
+    report.text("", verdict_on(beside))
     rows = [[name, with_model, with_people] for name, with_model, with_people in beside.labelers]
     report.table("Person by person", ["who", "with the model", "with other people"], rows)
     report.data("people", {name: {"with_model": one, "with_people": other} for name, one, other in beside.labelers})
+
+
+def verdict_on(beside: BesidePeople) -> str:
+    """What the agreement says of the judge; empty if judge and people did not meet."""
+    mine, people = beside.with_people.value, beside.of_people
+    floors = {"calling every pair a tie": beside.of_ties.value, "preferring the longer answer": beside.of_longer.value}
+    known = {name: value for name, value in floors.items() if value is not None}
+    if mine is None or not known:
+        return ""
+    name, floor = max(known.items(), key=lambda item: item[1])
+    beside_floor = f"{name} does: {mine:.3f} beside {floor:.3f}"
+    if mine > floor:
+        return f"It agrees with people more than {beside_floor}; people agree with each other in {people}."
+    return (
+        f"It agrees with people no more than {beside_floor}. As a judge of these it is worth nothing. One worth asking "
+        f"agrees more than that, and comes near people with each other: {people}."
+    )
 
 
 def _shown(judged: Iterable[Judged], wanted: Callable[[Asked, int], bool]) -> list[dict[str, object]]:
