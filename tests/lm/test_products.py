@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -17,6 +18,13 @@ from palate.lm.projection import Projection
 HALF = torch.bfloat16
 ULP = 2.0**-7
 """Of bf16: at most so much lies between two neighbours, relative to either."""
+
+
+class Halving(nn.Module):
+    """An adapter."""
+
+    def forward(self, x: Tensor, product: Tensor) -> Tensor:
+        return product / 2
 
 
 def exact(rows: Tensor, weight: Tensor) -> Tensor:
@@ -123,15 +131,58 @@ def test_gradients_of_a_rounded_product(rows: Tensor, linear: Projection, learns
     assert ((linear.weight.grad.double() - expected).abs() <= ULP * expected.abs() + 1e-4).all()
 
 
-def test_logits_of_a_half_precision_model_are_not_rounded(rows: Tensor) -> None:
-    embeddings = nn.Embedding(40, 96)
+@pytest.mark.parametrize("has", [True, False])
+def test_logits_of_a_half_precision_model_are_not_rounded(
+    rows: Tensor, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their operands are, where hardware gives the sums in fp32; sampling, training and the gradient alike."""
+    monkeypatch.setattr(products, "sums_bf16", lambda: has)
+    embeddings, tokens, scaled = nn.Embedding(40, 96), torch.arange(7), rows / 0.7
     head = TokenHead(embeddings, HALF, tied=True)
+    weight = embeddings.weight.detach()
     with torch.no_grad():
-        logits = head(rows)
-    torch.testing.assert_close(logits, rows @ embeddings.weight.detach().T, atol=1e-4, rtol=1e-6)
-    tokens = torch.arange(7)
-    expected = (logits / 0.7).log_softmax(-1)[torch.arange(7), tokens]
-    torch.testing.assert_close(head(rows, tokens, temperature=0.7).detach(), expected, atol=1e-4, rtol=0)
+        logits = head(rows, temperature=0.7)
+    rounds = not torch.allclose(logits, scaled @ weight.T, atol=1e-4)
+    assert rounds <= has, "no such hardware, and so exact"
+    operands = [x.to(HALF).float() if rounds else x for x in (scaled, weight)]
+    torch.testing.assert_close(logits, operands[0] @ operands[1].T, atol=1e-4, rtol=1e-6)
+    assert not torch.equal(logits, logits.to(HALF).float())
+    rows.requires_grad_(True)
+    chosen = head(rows, tokens, temperature=0.7)
+    expected = logits.log_softmax(-1)[torch.arange(7), tokens]
+    torch.testing.assert_close(chosen.detach(), expected, atol=1e-4, rtol=0)
+    plain = (rows / 0.7 @ embeddings.weight.T).log_softmax(-1)[torch.arange(7), tokens]
+    slopes = [torch.autograd.grad(x.sum(), (rows, embeddings.weight)) for x in (chosen, plain)]
+    for mine, its in zip(*slopes, strict=True):
+        assert torch.cosine_similarity(mine.flatten(), its.flatten(), dim=0) > 0.9999
+        assert torch.allclose(mine, its, atol=1e-4) or rounds
+    head.adapter = Halving()
+    drawn_from = head(rows, temperature=0.7).log_softmax(-1)[torch.arange(7), tokens]
+    torch.testing.assert_close(head(rows, tokens, temperature=0.7), drawn_from, atol=1e-5, rtol=0)
+
+
+def test_the_switch_is_turned_for_the_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And back, come what may; a model in fp32 never turns it."""
+    monkeypatch.setattr(products, "sums_bf16", lambda: True)
+    switch = torch.backends.mkldnn.matmul
+    before = switch.fp32_precision
+    for broken in (torch.zeros(3, 4), torch.zeros(2, 4)):
+        with contextlib.suppress(RuntimeError), products.rounding(HALF):
+            assert switch.fp32_precision == "bf16"
+            broken @ torch.zeros(3, 2)
+    assert switch.fp32_precision == before
+    with products.rounding(torch.float32):
+        assert switch.fp32_precision == before
+    seen: list[str] = []
+    plain = products.mm
+    monkeypatch.setattr(products, "mm", lambda *given: (seen.append(switch.fp32_precision), plain(*given))[1])
+    x, weight = torch.randn(7, 24), torch.randn(40, 24)
+    for dtype, its in ((torch.float32, before), (HALF, "bf16")):
+        seen.clear()
+        chosen_logprobs(x.requires_grad_(True), weight, torch.arange(7), temperature=1.0, dtype=dtype).sum().backward()
+        sums(x, weight.T, dtype).sum().backward()
+        assert seen == [its] * 4
+    assert switch.fp32_precision == before
 
 
 def test_logprobs_of_a_half_precision_weight_are_not_rounded(rows: Tensor, linear: Projection) -> None:

@@ -162,10 +162,11 @@ class TokenHead(Projection, Unembedding):
         if tokens is None:
             return self._logits(rows, temperature)
         if self.adapter is not None:
-            return logprobs_by_rows(self._logits, rows, tokens, temperature=temperature)
+            # the rows are divided here too, or they would be rounded otherwise than where tokens are drawn
+            return logprobs_by_rows(partial(self._logits, temperature=temperature), rows, tokens, temperature=1.0)
         if self.learns or asks_gradient(rows):
             self.kept.forget()
-        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature, cap=self.cap)
+        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature, cap=self.cap, dtype=self.dtype)
 
     def _logits(self, rows: Tensor, temperature: float = 1.0) -> Tensor:
         if self.cap is None:
