@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from palate.lm.decoder import TokenHead
+from palate.lm.kernels import gated as kernel
 from palate.lm.kernels import products
+from palate.lm.kernels.gated import ACTIVATIONS, gated
 from palate.lm.kernels.products import Product, mm, mm_of_rows, packed, rounded, sums
 from palate.lm.logprobs import chosen_logprobs
-from palate.lm.projection import Projection
+from palate.lm.projection import Projection, operands_of
 
 HALF = torch.bfloat16
 ULP = 2.0**-7
@@ -164,8 +166,8 @@ def test_logits_of_a_half_precision_model_are_not_rounded(
 def test_the_switch_is_turned_for_the_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """And back, come what may; a model in fp32 never turns it."""
     monkeypatch.setattr(products, "sums_bf16", lambda: True)
-    switch = torch.backends.mkldnn.matmul
-    before = switch.fp32_precision
+    switch, before = torch.backends.mkldnn.matmul, "ieee"
+    switch.fp32_precision = before
     for broken in (torch.zeros(3, 4), torch.zeros(2, 4)):
         with contextlib.suppress(RuntimeError), products.rounding(HALF):
             assert switch.fp32_precision == "bf16"
@@ -297,3 +299,48 @@ def test_hardware_that_multiplies_bf16_is_left_to_it(
         results.append(rounded(x, weight))
     assert seen == [HALF, torch.float32]
     assert ((results[0] - results[1]).abs() <= ULP * results[0].abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize("at_a_time", [1, 40, 2**17])
+def test_a_gated_activation_is_computed_some_rows_at_a_time(
+    name: str, dtype: torch.dtype, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit what it is all at once, in fp32 inside; only the operands wait for the gradient."""
+    monkeypatch.setattr(kernel, "AT_A_TIME", at_a_time)
+    numbers = torch.Generator().manual_seed(7)
+    whole = torch.randn(13, 40, generator=numbers).to(dtype).requires_grad_(True)
+    gate, up = whole.split(20, dim=-1)
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        mine = gated(gate, up, ACTIVATIONS[name], dtype)
+    assert sum(x.numel() * x.element_size() for x in kept) == whole.numel() * dtype.itemsize
+    plain = (ACTIVATIONS[name].forward(gate.float()) * up.float()).to(dtype)
+    assert torch.equal(mine, plain)
+    upper = torch.randn(13, 20, generator=numbers).to(dtype)
+    for one, other in zip(*(torch.autograd.grad(x, (gate, up), upper) for x in (mine, plain)), strict=True):
+        assert one.dtype == dtype
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.equal(gated(gate[3:5], up[3:5], ACTIVATIONS[name], dtype), mine[3:5])
+        assert gated(gate[:0], up[:0], ACTIVATIONS[name], dtype).shape == (0, 20)
+
+
+def test_who_reads_rows_besides_the_product_is_given_them_unrounded() -> None:
+    """An adapter, a hook and another module: they see what they always saw."""
+    linear = Projection(20, 10, HALF)
+    assert operands_of(linear) == HALF
+    assert operands_of(nn.Linear(20, 10)) == torch.float32
+    linear.adapter = Halving()
+    assert operands_of(linear) == torch.float32
+    linear.adapter = None
+    handle = linear.register_forward_hook(lambda *_: None)
+    assert operands_of(linear) == torch.float32
+    handle.remove()
+    assert operands_of(linear) == HALF

@@ -134,6 +134,13 @@ def is_unseen(module: nn.Module) -> bool:
     return own and not any(hooks) and not _has_any_global_hook()
 
 
+def operands_of(module: nn.Module) -> torch.dtype:
+    """What rows for this module may be rounded to before it is called: fp32 if anything but its product reads them."""
+    if isinstance(module, Projection) and module.adapter is None and is_unseen(module):
+        return module.operands
+    return torch.float32
+
+
 class Kept:
     """The product with weights that stay, side by side; made anew when one of them has changed."""
 
