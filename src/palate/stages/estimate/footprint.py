@@ -246,7 +246,9 @@ def prefilled(net: Network, rows: int) -> int:
 
 def prefilling(net: Network, rows: int) -> int:
     """The same as the layers give them, and then a layer's work or all side by side."""
-    return prefilled(net, rows) + max(prefilled(net, rows), within_layer(net, rows))
+    together = Pass(rows=rows, wanted=rows, prompts=((rows, 1, True),), responses=())  # in one run, at worst
+    within = max(within_layer(net, rows), within_attention(net, together) if net.own and net.on_cpu else 0)
+    return prefilled(net, rows) + max(prefilled(net, rows), within)
 
 
 def logits(net: Network, wanted: int) -> int:
