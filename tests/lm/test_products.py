@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -9,14 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from palate.lm.decoder import TokenHead
+from palate.lm.kernels import gated as kernel
 from palate.lm.kernels import products
+from palate.lm.kernels.gated import ACTIVATIONS, gated
 from palate.lm.kernels.products import Product, mm, mm_of_rows, packed, rounded, sums
 from palate.lm.logprobs import chosen_logprobs
-from palate.lm.projection import Projection
+from palate.lm.projection import Projection, operands_of
 
 HALF = torch.bfloat16
 ULP = 2.0**-7
 """Of bf16: at most so much lies between two neighbours, relative to either."""
+
+
+class Halving(nn.Module):
+    """An adapter."""
+
+    def forward(self, x: Tensor, product: Tensor) -> Tensor:
+        return product / 2
 
 
 def exact(rows: Tensor, weight: Tensor) -> Tensor:
@@ -123,15 +133,58 @@ def test_gradients_of_a_rounded_product(rows: Tensor, linear: Projection, learns
     assert ((linear.weight.grad.double() - expected).abs() <= ULP * expected.abs() + 1e-4).all()
 
 
-def test_logits_of_a_half_precision_model_are_not_rounded(rows: Tensor) -> None:
-    embeddings = nn.Embedding(40, 96)
+@pytest.mark.parametrize("has", [True, False])
+def test_logits_of_a_half_precision_model_are_not_rounded(
+    rows: Tensor, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their operands are, where hardware gives the sums in fp32; sampling, training and the gradient alike."""
+    monkeypatch.setattr(products, "sums_bf16", lambda: has)
+    embeddings, tokens, scaled = nn.Embedding(40, 96), torch.arange(7), rows / 0.7
     head = TokenHead(embeddings, HALF, tied=True)
+    weight = embeddings.weight.detach()
     with torch.no_grad():
-        logits = head(rows)
-    torch.testing.assert_close(logits, rows @ embeddings.weight.detach().T, atol=1e-4, rtol=1e-6)
-    tokens = torch.arange(7)
-    expected = (logits / 0.7).log_softmax(-1)[torch.arange(7), tokens]
-    torch.testing.assert_close(head(rows, tokens, temperature=0.7).detach(), expected, atol=1e-4, rtol=0)
+        logits = head(rows, temperature=0.7)
+    rounds = not torch.allclose(logits, scaled @ weight.T, atol=1e-4)
+    assert rounds <= has, "no such hardware, and so exact"
+    operands = [x.to(HALF).float() if rounds else x for x in (scaled, weight)]
+    torch.testing.assert_close(logits, operands[0] @ operands[1].T, atol=1e-4, rtol=1e-6)
+    assert not torch.equal(logits, logits.to(HALF).float())
+    rows.requires_grad_(True)
+    chosen = head(rows, tokens, temperature=0.7)
+    expected = logits.log_softmax(-1)[torch.arange(7), tokens]
+    torch.testing.assert_close(chosen.detach(), expected, atol=1e-4, rtol=0)
+    plain = (rows / 0.7 @ embeddings.weight.T).log_softmax(-1)[torch.arange(7), tokens]
+    slopes = [torch.autograd.grad(x.sum(), (rows, embeddings.weight)) for x in (chosen, plain)]
+    for mine, its in zip(*slopes, strict=True):
+        assert torch.cosine_similarity(mine.flatten(), its.flatten(), dim=0) > 0.9999
+        assert torch.allclose(mine, its, atol=1e-4) or rounds
+    head.adapter = Halving()
+    drawn_from = head(rows, temperature=0.7).log_softmax(-1)[torch.arange(7), tokens]
+    torch.testing.assert_close(head(rows, tokens, temperature=0.7), drawn_from, atol=1e-5, rtol=0)
+
+
+def test_the_switch_is_turned_for_the_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And back, come what may; a model in fp32 never turns it."""
+    monkeypatch.setattr(products, "sums_bf16", lambda: True)
+    switch, before = torch.backends.mkldnn.matmul, "ieee"
+    switch.fp32_precision = before
+    for broken in (torch.zeros(3, 4), torch.zeros(2, 4)):
+        with contextlib.suppress(RuntimeError), products.rounding(HALF):
+            assert switch.fp32_precision == "bf16"
+            broken @ torch.zeros(3, 2)
+    assert switch.fp32_precision == before
+    with products.rounding(torch.float32):
+        assert switch.fp32_precision == before
+    seen: list[str] = []
+    plain = products.mm
+    monkeypatch.setattr(products, "mm", lambda *given: (seen.append(switch.fp32_precision), plain(*given))[1])
+    x, weight = torch.randn(7, 24), torch.randn(40, 24)
+    for dtype, its in ((torch.float32, before), (HALF, "bf16")):
+        seen.clear()
+        chosen_logprobs(x.requires_grad_(True), weight, torch.arange(7), temperature=1.0, dtype=dtype).sum().backward()
+        sums(x, weight.T, dtype).sum().backward()
+        assert seen == [its] * 4
+    assert switch.fp32_precision == before
 
 
 def test_logprobs_of_a_half_precision_weight_are_not_rounded(rows: Tensor, linear: Projection) -> None:
@@ -246,3 +299,48 @@ def test_hardware_that_multiplies_bf16_is_left_to_it(
         results.append(rounded(x, weight))
     assert seen == [HALF, torch.float32]
     assert ((results[0] - results[1]).abs() <= ULP * results[0].abs() + 1e-5).all()
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+@pytest.mark.parametrize("at_a_time", [1, 40, 2**17])
+def test_a_gated_activation_is_computed_some_rows_at_a_time(
+    name: str, dtype: torch.dtype, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit what it is all at once, in fp32 inside; only the operands wait for the gradient."""
+    monkeypatch.setattr(kernel, "AT_A_TIME", at_a_time)
+    numbers = torch.Generator().manual_seed(7)
+    whole = torch.randn(13, 40, generator=numbers).to(dtype).requires_grad_(True)
+    gate, up = whole.split(20, dim=-1)
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        mine = gated(gate, up, ACTIVATIONS[name], dtype)
+    assert sum(x.numel() * x.element_size() for x in kept) == whole.numel() * dtype.itemsize
+    plain = (ACTIVATIONS[name].forward(gate.float()) * up.float()).to(dtype)
+    assert torch.equal(mine, plain)
+    upper = torch.randn(13, 20, generator=numbers).to(dtype)
+    for one, other in zip(*(torch.autograd.grad(x, (gate, up), upper) for x in (mine, plain)), strict=True):
+        assert one.dtype == dtype
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.equal(gated(gate[3:5], up[3:5], ACTIVATIONS[name], dtype), mine[3:5])
+        assert gated(gate[:0], up[:0], ACTIVATIONS[name], dtype).shape == (0, 20)
+
+
+def test_who_reads_rows_besides_the_product_is_given_them_unrounded() -> None:
+    """An adapter, a hook and another module: they see what they always saw."""
+    linear = Projection(20, 10, HALF)
+    assert operands_of(linear) == HALF
+    assert operands_of(nn.Linear(20, 10)) == torch.float32
+    linear.adapter = Halving()
+    assert operands_of(linear) == torch.float32
+    linear.adapter = None
+    handle = linear.register_forward_hook(lambda *_: None)
+    assert operands_of(linear) == torch.float32
+    handle.remove()
+    assert operands_of(linear) == HALF

@@ -29,17 +29,13 @@ from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
 from palate.lm.kernels.attention import attention, attention_dtype, carried_dtype, soft_cap
+from palate.lm.kernels.gated import ACTIVATIONS, gated
 from palate.lm.kernels.uneven import Meeting, attention_in_runs, padded
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
-from palate.lm.projection import Projecting, Projection, asks_gradient
+from palate.lm.projection import Projecting, Projection, asks_gradient, operands_of
 
 Attend = Callable[[int, Rule, Tensor, Tensor, Tensor], Tensor]
 """(layer index, its rule, queries [N, H, D], keys [N, G, D], values [N, G, D]) -> [N, H, D]."""
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
-}
 
 
 class RMSNorm(nn.Module):
@@ -115,8 +111,8 @@ class MLP(Projecting):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, hidden] -> [N, hidden] in the products' dtype."""
-        gate, up = (part.float() for part in self.project(x, "gate_proj", "up_proj"))
-        out: Tensor = self.down_proj(self.activation(gate) * up)
+        gate, up = self.project(x, "gate_proj", "up_proj")
+        out: Tensor = self.down_proj(gated(gate, up, self.activation, operands_of(self.down_proj)))
         return out
 
 
@@ -162,10 +158,11 @@ class TokenHead(Projection, Unembedding):
         if tokens is None:
             return self._logits(rows, temperature)
         if self.adapter is not None:
-            return logprobs_by_rows(self._logits, rows, tokens, temperature=temperature)
+            # the rows are divided here too, or they would be rounded otherwise than where tokens are drawn
+            return logprobs_by_rows(partial(self._logits, temperature=temperature), rows, tokens, temperature=1.0)
         if self.learns or asks_gradient(rows):
             self.kept.forget()
-        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature, cap=self.cap)
+        return chosen_logprobs(rows, self.operand(), tokens, temperature=temperature, cap=self.cap, dtype=self.dtype)
 
     def _logits(self, rows: Tensor, temperature: float = 1.0) -> Tensor:
         if self.cap is None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from palate.lm.kernels.products import mm_of_rows, sums
+from palate.lm.kernels.products import mm_of_rows, rounding, sums
 
 LOGITS = 2**22
 """Made at a time on a processor: 16 MiB, part of which is still in its caches when it is read again."""
@@ -32,7 +32,13 @@ begin anywhere in a cache line (90 GFLOP/s instead of 120 on two AVX2 cores)."""
 
 
 def chosen_logprobs(
-    hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float, cap: float | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    *,
+    temperature: float,
+    cap: float | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """log softmax(hidden @ weight.T / temperature) at ``tokens``.
 
@@ -42,12 +48,13 @@ def chosen_logprobs(
         tokens: [M] the token that followed.
         temperature: of the policy, the same in sampling and training.
         cap: logits are bent to stay between minus and plus this before the temperature divides them.
+        dtype: that the product's fp32 operands may be rounded to.
 
     Returns:
         [M] fp32, in nats; differentiable in `hidden` and `weight`.
     """
     learns = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    logprobs: Tensor = _ChosenLogprobs.apply(hidden, weight, tokens, temperature, cap, learns)  # type: ignore[no-untyped-call]
+    logprobs: Tensor = _ChosenLogprobs.apply(hidden, weight, tokens, temperature, cap, learns, dtype)  # type: ignore[no-untyped-call]
     return logprobs
 
 
@@ -105,15 +112,22 @@ def kl_by_rows(
 class _ChosenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, cap: float | None, learns: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        tokens: Tensor,
+        temperature: float,
+        cap: float | None,
+        learns: bool,
+        dtype: torch.dtype,
     ) -> Tensor:
         # without a cap the rows are divided by the temperature, which are fewer numbers than the logits
-        ctx.divisor = temperature if cap is None else 1.0
+        ctx.dtype, ctx.divisor = dtype, temperature if cap is None else 1.0
         ctx.bend = None if cap is None else (cap, temperature)
         rows: Tensor = hidden / ctx.divisor
         chosen, normalizers = rows.new_zeros(len(rows), 1), rows.new_full((len(rows), 1), -torch.inf)
         known: Tensor | None = None
-        for part, logits in _parts_of_logits(rows, weight):
+        for part, logits in _parts_of_logits(rows, weight, dtype):
             slope = None if ctx.bend is None else _bend(logits, *ctx.bend)
             inside, column = _within(part, tokens)
             chosen = torch.where(inside, logits.gather(-1, column), chosen)
@@ -135,14 +149,15 @@ class _ChosenLogprobs(torch.autograd.Function):
         # what each row is weighted with is applied to [M, D], not [M, V]
         down = -grad[:, None]
         weighted = (rows * down).to(weight.dtype)
-        for part, delta in _deltas(rows, weight, tokens, normalizers, ctx.bend, known):
+        for part, delta in _deltas(rows, weight, tokens, normalizers, ctx.bend, known, ctx.dtype):
             if grad_rows is not None:
-                grad_rows += sums(delta, weight[part])
+                grad_rows += sums(delta, weight[part], ctx.dtype)
             if grad_weight is not None:
-                grad_weight[part] = mm_of_rows(delta, weighted)
+                with rounding(ctx.dtype):
+                    grad_weight[part] = mm_of_rows(delta, weighted)
             del delta
         grad_rows = None if grad_rows is None else grad_rows.mul_(down).div_(ctx.divisor)
-        return grad_rows, grad_weight, None, None, None, None
+        return grad_rows, grad_weight, None, None, None, None, None
 
 
 def _deltas(
@@ -152,12 +167,13 @@ def _deltas(
     normalizers: Tensor,
     bend: tuple[float, float] | None,
     known: Tensor | None,
+    dtype: torch.dtype,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Which part of the vocabulary, and `_delta` of it [M, part], in the dtype of the product's operands."""
     if known is not None:
         yield slice(0, len(weight)), known
         return
-    for part, logits in _parts_of_logits(rows, weight):
+    for part, logits in _parts_of_logits(rows, weight, dtype):
         slope = None if bend is None else _bend(logits, *bend)
         probs = logits.sub_(normalizers).exp_()
         yield part, _delta(probs, *_within(part, tokens), slope).to(weight.dtype)
@@ -178,7 +194,9 @@ def _bend(logits: Tensor, cap: float, temperature: float) -> Tensor:
     return slope
 
 
-def _parts_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _parts_of_logits(
+    rows: Tensor, weight: Tensor, dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[slice, Tensor]]:
     """Which part of the vocabulary, and its fp32 logits [M, part]; whoever lets go of them has one part at a time."""
     count, vocabulary = len(rows), len(weight)
     budget = LOGITS if rows.device.type == "cpu" else LOGITS_ON_GPU
@@ -186,7 +204,7 @@ def _parts_of_logits(rows: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tens
     rows = rows.to(weight.dtype)
     for start in range(0, vocabulary, width):
         part = slice(start, min(start + width, vocabulary))
-        yield part, sums(rows, weight[part].T)
+        yield part, sums(rows, weight[part].T, dtype)
 
 
 def _within(part: slice, tokens: Tensor) -> tuple[Tensor, Tensor]:

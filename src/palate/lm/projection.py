@@ -81,7 +81,7 @@ class Projection(nn.Linear):
 
     @property
     def operands(self) -> torch.dtype:
-        """Nothing on a processor sums bf16 products and gives the sums: fp32 is as quick there, and exact."""
+        """Nothing on a processor is given bf16 operands and gives the sums: it is given fp32, see `sums`."""
         return torch.float32 if self.gives_sums and self.weight.device.type == "cpu" else self.dtype
 
     @property
@@ -106,7 +106,7 @@ class Projection(nn.Linear):
 
     def plain(self, weight: Tensor) -> Product:
         """The product with ``weight``, its own or several side by side, differentiable."""
-        return (lambda x: sums(x, weight.T)) if self.gives_sums else (lambda x: rounded(x, weight))
+        return (lambda x: sums(x, weight.T, self.dtype)) if self.gives_sums else (lambda x: rounded(x, weight))
 
 
 class Projecting(nn.Module):
@@ -132,6 +132,13 @@ def is_unseen(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     own = getattr(module.forward, "__func__", None) is Projection.forward
     return own and not any(hooks) and not _has_any_global_hook()
+
+
+def operands_of(module: nn.Module) -> torch.dtype:
+    """What rows for this module may be rounded to before it is called: fp32 if anything but its product reads them."""
+    if isinstance(module, Projection) and module.adapter is None and is_unseen(module):
+        return module.operands
+    return torch.float32
 
 
 class Kept:
@@ -189,7 +196,7 @@ def fixed(projections: Sequence[Projection]) -> Product:
     """The product with these weights, side by side, as they are now."""
     whole = _whole([projection.operand() for projection in projections])
     on_cpu = whole.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return packed(whole) if on_cpu else projections[0].plain(whole)
+    return packed(whole, projections[0].dtype) if on_cpu else projections[0].plain(whole)
 
 
 def multiply(x: Tensor, projections: Sequence[Projection], kept: Kept) -> tuple[Tensor, ...]:

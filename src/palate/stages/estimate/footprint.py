@@ -246,7 +246,9 @@ def prefilled(net: Network, rows: int) -> int:
 
 def prefilling(net: Network, rows: int) -> int:
     """The same as the layers give them, and then a layer's work or all side by side."""
-    return prefilled(net, rows) + max(prefilled(net, rows), within_layer(net, rows))
+    together = Pass(rows=rows, wanted=rows, prompts=((rows, 1, True),), responses=())  # in one run, at worst
+    within = max(within_layer(net, rows), within_attention(net, together) if net.own and net.on_cpu else 0)
+    return prefilled(net, rows) + max(prefilled(net, rows), within)
 
 
 def logits(net: Network, wanted: int) -> int:
@@ -333,7 +335,7 @@ def kept_by_layer(net: Network, index: int, part: Pass) -> int:
     A norm keeps its rows, if gradients go on below, and, where it learns, the normalised ones: 4 D each; one of queries
     and keys 4 d (H + G) each. The products that learn keep what they multiply with: p D for queries, keys and values,
     p H d for the output, p D and p F inside; and in bf16 the cast weights. Where adapters compute in fp64 the same is
-    kept in fp32 for them; what else they keep says `kept_by_adapter`. Between the inner ones: 12 F.
+    kept in fp32 for them; what else they keep says `kept_by_adapter`. Between the inner ones see `between_inner`.
     """
     layer: Any = net.layers[index]
     (first, after), (second, last) = getattr(net.model.model.shape, "norms", BEFORE)
@@ -341,7 +343,7 @@ def kept_by_layer(net: Network, index: int, part: Pass) -> int:
     norm = 4 if any("norm" in name and weight.requires_grad for name, weight in layer.named_parameters()) else 0
     below = 4 if index > net.first or _learns(*net.model.model.lower(0)) else 0
     found = part.rows * (below + norm) * net.D if first else 0
-    found += out * ((4 + norm) * net.D * sum(map(bool, (after, second, last))) + 12 * net.F)
+    found += out * ((4 + norm) * net.D * sum(map(bool, (after, second, last))) + between_inner(net, layer))
     if getattr(net.model.model.shape, "query_key_norm", ""):
         found += part.rows * (4 + norm) * net.d * (net.H + net.G)
     for names, size, rows in (
@@ -358,6 +360,18 @@ def kept_by_layer(net: Network, index: int, part: Pass) -> int:
         found += sum(net.p * module.weight.numel() for module in products) if learns and net.p < 4 else 0
         found += sum(kept_by_adapter(net, adapter, size, rows) for adapter in adapters)
     return found + kept_by_attention(net, part)
+
+
+def between_inner(net: Network, layer: nn.Module) -> int:
+    """12 F a row between the inner products; on a processor what comes of two of them alone.
+
+    That is p F each, or 4 F where a bias or an adapter is added.
+    """
+    if not (net.own and net.on_cpu):
+        return 12 * net.F
+    inner: list[Any] = [module for name, module in layer.named_modules() if name.endswith(("gate_proj", "up_proj"))]
+    added = any(module.bias is not None or getattr(module, "adapter", None) is not None for module in inner)
+    return 2 * net.F * (4 if added else net.p)
 
 
 def between_layers(net: Network, part: Pass) -> int:
@@ -391,14 +405,26 @@ def masks(part: Pass) -> int:
 
 
 def within_layer(net: Network, rows: int) -> int:
-    """What one layer holds at a time beyond what is kept, where no gradient is asked for: 4 (3 D + 4 F) a row."""
-    return 4 * rows * (3 * net.D + 4 * net.F)
+    """What one layer holds at a time beyond what is kept, where no gradient is asked for: 4 (3 D + 4 F) a row.
+
+    On a processor there are what the pass began with and the rounded rows as well, (4 + p) D, and inside what comes of
+    two products, and what they make together, p F.
+    """
+    if not (net.own and net.on_cpu):
+        return 4 * rows * (3 * net.D + 4 * net.F)
+    return rows * ((16 + net.p) * net.D + between_inner(net, net.layers[-1]) + net.p * net.F)
 
 
 def within_attention(net: Network, part: Pass) -> int:
-    """The same in attention: 8 D + d a (2 H + 2 G) a row, beside what a backward pass would need, and capped scores."""
-    per_row = 8 * net.D + net.d * net.a * 2 * (net.H + net.G)
-    return part.rows * per_row + kept_by_attention(net, part) + scores(net, part)
+    """The same in attention: 8 D + d a (2 H + 2 G) a row, beside what a backward pass would need, and capped scores.
+
+    On a processor it is made wider a run at a time: d a (2 H + 2 G) for each place of the largest.
+    """
+    wide, places = net.d * net.a * 2 * (net.H + net.G), part.rows
+    if net.own and net.on_cpu and not scores(net, part):
+        runs = [count * width for count, width, _ in part.prompts]
+        places = max(runs + [count * (before + width) for count, width, _, before in part.responses], default=0)
+    return part.rows * 8 * net.D + places * wide + kept_by_attention(net, part) + scores(net, part)
 
 
 def within_backward(net: Network, part: Pass, *, wanted: bool) -> int:
