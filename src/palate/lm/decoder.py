@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from palate.lm.backbone import Backbone, Unembedding
 from palate.lm.batch import Layout, Sequences
 from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
-from palate.lm.kernels.attention import attention, attention_dtype, carried_dtype, soft_cap
+from palate.lm.kernels.attention import attention, carried_dtype, packed_dtype, soft_cap
 from palate.lm.kernels.uneven import Meeting, attention_in_runs, padded
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
 from palate.lm.projection import Projecting, Projection, asks_gradient
@@ -284,7 +284,7 @@ def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
         dtype: of the layers' matrix products.
     """
     device = layout.tokens.device
-    computed = attention_dtype(dtype, device)
+    computed = packed_dtype(dtype, device)
     masks = carried_dtype(dtype, device)  # or every layer would cast them anew
     runs, unpadded = layout.runs, device.type == "cpu" and layout.even
 

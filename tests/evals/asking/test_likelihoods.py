@@ -114,8 +114,12 @@ def test_blanks_belong_to_what_follows_and_nothing_is_a_beginning(tiny: Loaded[L
     def tokens(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
-    assert encode(tokenizer, Continuation("ab  ", "c")) == (tokens("ab"), tokens("  c"))
-    assert encode(tokenizer, Continuation("", "cd")) == ([tokenizer.eos_token_id], tokens("cd"))
+    asked = [Continuation("ab  ", "c"), Continuation("", "cd"), Continuation("ab", "  c")]
+    assert encode(tokenizer, asked) == [
+        (tokens("ab"), tokens("  c")),
+        ([tokenizer.eos_token_id], tokens("cd")),
+        (tokens("ab"), tokens("  c")),
+    ]
 
 
 def items() -> list[Any]:
@@ -189,8 +193,8 @@ def test_windows_are_part_of_what_is_asked(tiny: Loaded[LanguageModel], tmp_path
     (one,), (other,) = whole["t"], parts["t"]
     assert one.scores["bytes"] == other.scores["bytes"] == len(path.read_text().strip())
     assert one.scores["bits"] != other.scores["bits"]
-    tokens = encode(tiny.chat.tokenizer, Continuation("", path.read_text().strip()))
-    expected = likelihoods(tiny.model, [tokens], max_tokens=4096)[0].logprob
+    tokens = encode(tiny.chat.tokenizer, [Continuation("", path.read_text().strip())])
+    expected = likelihoods(tiny.model, tokens, max_tokens=4096)[0].logprob
     assert one.scores["bits"] == pytest.approx(-expected / 0.6931471805599453)
 
 

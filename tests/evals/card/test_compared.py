@@ -57,7 +57,7 @@ def test_length_is_neither_better_nor_worse() -> None:
 
 
 def choices(right: Sequence[bool]) -> list[Mapping[str, float]]:
-    return [{"acc": float(each), "acc_norm": 0.0, "brier": 1.0 - each} for each in right]
+    return [{"acc": float(each), "acc_norm": 0.0, "brier": 1.0 - each, "chance": 0.25} for each in right]
 
 
 def test_the_family_is_what_is_compared_and_all_choices_together() -> None:

@@ -73,6 +73,12 @@ def describe(
         describe_distances(report, gone, won, seed=seed)
     _all_else(report, [row for row in rows if row.corrected is None])
     report.data("rows", [as_json(row) for row in rows])
+    if lucky := [row for row in rows if row.measure.compared and row.is_luck]:
+        said = "; ".join(map(_lucky, lucky))
+        report.text(
+            "No better than a guess",
+            f"{said}. What such a measure does not tell from guessing tells nothing of what changed, either.",
+        )
     if told := [text for part in parts.values() if (text := _always_the_same(part))]:
         report.text("Always the same choice", "\n\n".join(told))
     _calibration(report, parts, seed)
@@ -139,7 +145,7 @@ def _compared(report: Report, rows: Sequence[Row]) -> None:
     cells = [
         [
             row.title,
-            row.measure.label,
+            _measure(row),
             row.num_items,
             _level(row, row.before),
             _level(row, row.after),
@@ -150,6 +156,20 @@ def _compared(report: Report, rows: Sequence[Row]) -> None:
         for row in rows
     ]
     report.table("Compared", header, cells, _CORRECTED)
+
+
+def _measure(row: Row) -> str:
+    return row.measure.label if row.luck is None else f"{row.measure.label} (by luck {row.luck:.1%})"
+
+
+def _lucky(row: Row) -> str:
+    """A measure by which no model is known to do better than guessing, with what each has."""
+    levels = {"the model": row.after} if row.before is None else {"before": row.before, "after": row.after}
+    told = ", ".join(
+        f"{name} {_level(row, each)} ({_level(row, Estimate(each.low))} to {_level(row, Estimate(each.high))})"
+        for name, each in levels.items()
+    )
+    return f"{row.name}: a guess {row.luck:.1%}, {told}"
 
 
 def _probability(p: float | None) -> str:
@@ -166,7 +186,7 @@ def _else(report: Report, rows: Sequence[Row], *, alone: bool) -> None:
         return
     header = ["", "measure", "items", *(["value"] if alone else ["before", "after", "difference"])]
     cells = [
-        [row.title, row.measure.label, row.num_items]
+        [row.title, _measure(row), row.num_items]
         + ([f"{row.after}"] if alone else [_level(row, row.before), _level(row, row.after), _difference(row)])
         for row in rows
     ]
@@ -206,6 +226,8 @@ def as_json(row: Row) -> dict[str, object]:
         "after_low": row.after.low,
         "after_high": row.after.high,
     }
+    if row.luck is not None:
+        found["luck"] = row.luck
     if row.change is not None and row.before is not None:
         change = row.change
         found |= {
