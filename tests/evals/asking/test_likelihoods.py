@@ -22,6 +22,7 @@ from palate.evals.protocols.items import Continuation, Item
 from palate.evals.protocols.responses import form_scores
 from palate.evals.protocols.texts import TEXTS
 from palate.lm.batch import Sequences
+from palate.lm.kernels.attention import packed_dtype
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
@@ -64,6 +65,26 @@ def test_a_sum_is_that_of_its_tokens_one_by_one(tiny: Loaded[LanguageModel], max
     for (context, text), each in zip(PAIRS, found, strict=True):
         expected, _ = alone(tiny.model, context, text)
         assert each.logprob == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_context_that_one_continuation_follows_is_one_run_with_it_and_no_pass_has_a_twin(
+    tiny: Loaded[LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[Sequences] = []
+    dtypes = set()
+    hidden = tiny.model.hidden
+
+    def watched(sequences: Sequences, *about: Any) -> Any:
+        passes.append(sequences)
+        dtypes.add(packed_dtype(torch.bfloat16, torch.device("cpu")))
+        return hidden(sequences, *about)
+
+    monkeypatch.setattr(tiny.model, "hidden", watched)
+    likelihoods(tiny.model, PAIRS, max_tokens=4096)
+    (made,) = passes
+    assert dict(zip(made.rows.tolist(), made.prompt_lengths.tolist(), strict=True)) == {0: 3, 1: 3, 2: 0, 3: 0, 4: 3}
+    assert dtypes == {torch.float32}
+    assert packed_dtype(torch.bfloat16, torch.device("cpu")) == torch.float64
 
 
 def test_greedy_is_the_likeliest_token_each_time(tiny: Loaded[LanguageModel]) -> None:

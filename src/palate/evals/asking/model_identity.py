@@ -13,7 +13,7 @@ from palate.lm.sources.zoo import Loaded
 from palate.records import content_id
 from palate.run.lineage import versions
 
-VERSION = 1
+VERSION = 2
 """To be raised when the same question to the same model is answered otherwise."""
 _NO_MATTER = ("_name_or_path", "transformers_version", "architectures")
 
