@@ -9,9 +9,9 @@ from torch import Tensor
 
 from palate.lm.adapters import LoRA
 from palate.lm.batch import Layout, Sequences
-from palate.lm.decoder import packed_attention
+from palate.lm.decoder import packed_attention, unpaired
 from palate.lm.families import Rule
-from palate.lm.kernels.attention import attention, unpaired
+from palate.lm.kernels.attention import attention
 
 Operands = tuple[Tensor, Tensor, Tensor]
 

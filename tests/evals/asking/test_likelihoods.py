@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from palate.evals.asking import answering
 from palate.evals.asking.answering import Terms, answered, task
 from palate.evals.asking.likelihoods import encode, likelihoods, windows, within
-from palate.evals.asking.model_identity import identity
+from palate.evals.asking.model_identity import identity, reading
 from palate.evals.protocols.choices import question
 from palate.evals.protocols.items import Continuation, Item
 from palate.evals.protocols.responses import form_scores
 from palate.evals.protocols.texts import TEXTS
 from palate.lm.batch import Sequences
-from palate.lm.kernels.attention import packed_dtype
+from palate.lm.decoder import packed_dtype
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
@@ -141,6 +141,16 @@ def test_blanks_belong_to_what_follows_and_nothing_is_a_beginning(tiny: Loaded[L
         ([tokenizer.eos_token_id], tokens("cd")),
         (tokens("ab"), tokens("  c")),
     ]
+
+
+def test_models_read_alike_whose_tokenizers_and_templates_are_alike() -> None:
+    one, other = (load_language_model("tiny", precision="fp32").chat for _ in range(2))
+    assert reading(one) == reading(other)
+    other.tokenizer.chat_template += " "
+    assert reading(one) != reading(other)
+    again = load_language_model("tiny", precision="fp32").chat
+    again.tokenizer.add_tokens(["<mill>"])
+    assert reading(one) != reading(again)
 
 
 def items() -> list[Any]:

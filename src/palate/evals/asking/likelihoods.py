@@ -16,7 +16,7 @@ from torch import Tensor
 
 from palate.evals.protocols.items import Continuation, Likelihood
 from palate.lm.batch import Sequences
-from palate.lm.kernels.attention import unpaired
+from palate.lm.decoder import unpaired
 from palate.lm.logprobs import LOGITS, LOGITS_ON_GPU
 from palate.lm.model import LanguageModel
 

@@ -12,9 +12,6 @@ Vaswani et al. 2017 (arXiv 1706.03762); never all scores at once, and their grad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -32,28 +29,6 @@ def attention_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     if dtype == torch.float32 or device.type != "cpu":
         return dtype
     return torch.float64
-
-
-_unpaired = ContextVar("unpaired", default=False)
-
-
-@contextmanager
-def unpaired() -> Iterator[None]:
-    """Within it passes over whole sequences have no twin that they must agree with to the bit.
-
-    A sampler's token and its log-probability in training are such twins; a likelihood that is only read has none. Then
-    attention is computed as it is carried, on a processor in half of the time or less.
-    """
-    token = _unpaired.set(True)
-    try:
-        yield
-    finally:
-        _unpaired.reset(token)
-
-
-def packed_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What attention over whole sequences is computed in where products are in ``dtype``."""
-    return (carried_dtype if _unpaired.get() else attention_dtype)(dtype, device)
 
 
 def carried_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

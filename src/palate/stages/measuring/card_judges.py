@@ -23,7 +23,7 @@ from palate.evals.protocols.wins import Duel, duel, judged_duels, rankings_of
 from palate.evals.winrate import length_controlled_of_outcomes
 from palate.intervals import Estimate, Floats, ratio_estimate
 from palate.lm.batch import Sequences
-from palate.lm.kernels.attention import unpaired
+from palate.lm.decoder import unpaired
 from palate.lm.sources.zoo import Precision
 from palate.randomness import permutation
 from palate.recipe import Reward
