@@ -233,9 +233,9 @@ def test_what_is_no_better_than_a_guess_is_said(tree: dict[str, Any], tmp_path: 
     assert row["after_low"] < 0.5
     assert "accuracy (by luck 50.0%)" in page
     said = page.split("No better than a guess</h2>")[1].split("</section>")[0]
-    assert f"ARC, easy: accuracy: a guess 50.0%, before {row['before']:.1%}" in said
+    assert f"ARC, easy: accuracy: by luck 0.500, before {row['before']:.3f} (" in said
     alone, page = carded({key: value for key, value in tree.items() if key != "baseline"}, tmp_path / "alone")
-    assert f"a guess 50.0%, the model {alone['rows'][0]['after']:.1%}" in page
+    assert f"by luck 0.500, the model {alone['rows'][0]['after']:.3f} (" in page
 
 
 def test_the_command_takes_a_card_by_its_stage(tree: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

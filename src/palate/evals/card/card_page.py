@@ -74,11 +74,8 @@ def describe(
     _all_else(report, [row for row in rows if row.corrected is None])
     report.data("rows", [as_json(row) for row in rows])
     if lucky := [row for row in rows if row.measure.compared and row.is_luck]:
-        said = "; ".join(map(_lucky, lucky))
-        report.text(
-            "No better than a guess",
-            f"{said}. What such a measure does not tell from guessing tells nothing of what changed, either.",
-        )
+        lines = [*map(_lucky, lucky), "What is not told from guessing tells neither of a gain nor of a loss."]
+        report.text("No better than a guess", "\n\n".join(lines))
     if told := [text for part in parts.values() if (text := _always_the_same(part))]:
         report.text("Always the same choice", "\n\n".join(told))
     _calibration(report, parts, seed)
@@ -163,13 +160,10 @@ def _measure(row: Row) -> str:
 
 
 def _lucky(row: Row) -> str:
-    """A measure by which no model is known to do better than guessing, with what each has."""
+    """A measure by which no model is known to do better than guessing, and what each of them has."""
     levels = {"the model": row.after} if row.before is None else {"before": row.before, "after": row.after}
-    told = ", ".join(
-        f"{name} {_level(row, each)} ({_level(row, Estimate(each.low))} to {_level(row, Estimate(each.high))})"
-        for name, each in levels.items()
-    )
-    return f"{row.name}: a guess {row.luck:.1%}, {told}"
+    told = ", ".join(f"{name} {found}" for name, found in levels.items())
+    return f"{row.name}: by luck {row.luck:.3f}, {told}."
 
 
 def _probability(p: float | None) -> str:
