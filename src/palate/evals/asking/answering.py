@@ -93,7 +93,9 @@ class Task:
         """The same without these items, none of those that are left without room."""
         kept = [place for place in range(len(self.items)) if place not in places]
         columns = ("items", "keys", "pairs", "costs", "cut", "prompt_lengths", "openings")
-        of_kept = {name: [column[place] for place in kept] for name in columns if (column := getattr(self, name))}
+        of_kept: dict[str, Any] = {
+            name: [column[place] for place in kept] for name in columns if (column := getattr(self, name))
+        }
         return replace(self, roomless=frozenset(), **of_kept)
 
 
@@ -126,14 +128,15 @@ def task(asks: Asks, items: Sequence[Item], chat: Chat, context: float, terms: T
             prompt_lengths=[0 if place in roomless else next(lengths) for place in range(len(items))],
         )
     pairs: list[list[Pair]] = []
-    cut, roomless = [], set()
+    cut: list[bool] = []
+    without_room: set[int] = set()
     for place, found in enumerate(_in_tokens(asks, items, chat, window_of(terms, context))):
         try:
             kept, cut_here = within(found, context)
         except ValueError:
             kept, cut_here = [], 0
         if not kept:
-            roomless.add(place)
+            without_room.add(place)
         pairs.append(kept)
         cut.append(cut_here > 0)
     return Task(
@@ -142,7 +145,7 @@ def task(asks: Asks, items: Sequence[Item], chat: Chat, context: float, terms: T
         keys=[_key(asks, item, terms) for item in items],
         pairs=pairs,
         costs=[_tokens(each) for each in pairs],
-        roomless=frozenset(roomless),
+        roomless=frozenset(without_room),
         cut=cut,
     )
 
