@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palate.lm.adapters import LoRA
 from palate.lm.batch import Layout, Sequences
-from palate.lm.decoder import packed_attention
+from palate.lm.decoder import packed_attention, unpaired
 from palate.lm.families import Rule
 from palate.lm.kernels.attention import attention
 
@@ -131,6 +131,18 @@ def test_run_by_run_it_is_what_every_sequence_has_alone(rule: Rule, dtype: torch
         torch.testing.assert_close(one.double(), other, atol=5e-6, rtol=0)
     with torch.no_grad():
         assert torch.equal(packed_attention(layout, dtype)(0, rule, *operands), mine)
+
+
+def test_without_a_twin_it_is_computed_as_it_is_carried() -> None:
+    layout, numbers = Layout.of(uneven()), torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(len(layout.tokens), heads, 8, generator=numbers) for heads in (6, 2, 2))
+    exact = packed_attention(layout, torch.bfloat16)(0, Rule(), q, k, v)
+    with unpaired():
+        found = packed_attention(layout, torch.bfloat16)(0, Rule(), q, k, v)
+    narrow = packed_attention(layout, torch.float32)(0, Rule(), q, k, v)
+    assert torch.equal(found, narrow)
+    assert not torch.equal(found, exact)
+    torch.testing.assert_close(found, exact, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -152,8 +152,90 @@ def test_prompts_without_room_and_contexts_that_are_too_long_are_counted(
     found, page = carded(tree, tmp_path / "run")
     assert next(row for row in found["rows"] if row["section"] == "form")["items"] == 2
     assert "1 prompts that leave no room are left out." in page
-    assert "The beginning of 1 contexts is cut" in page
+    assert "The beginning of 1 of 2 contexts is cut for the model and the baseline" in page
     assert len(found["notes"]) == 2
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> str:
+    """The tiny model, made for 200 tokens."""
+    loaded = load_language_model("tiny", precision="fp32")
+    loaded.model.config.max_position_embeddings = 200
+    save(loaded.model, loaded.chat, tmp_path / "short")
+    return str(tmp_path / "short")
+
+
+def test_what_a_short_context_has_no_room_for_is_asked_of_neither_model(
+    tree: dict[str, Any], short: str, write: Write, tmp_path: Path
+) -> None:
+    """Its tokens are bytes. The longest choice, reply and opening are left out; a passage loses its beginning."""
+    plain = {"query": "What of it?", "choices": ["Tea.", "Mills."], "gold": 0}
+    reply = {"user_query": "Tea?", "chatgpt_response": "Tea.", "hallucination": "no"}
+    words = [" ".join(f"{n}{m % 10}" for m in range(60)) for n in range(3)]
+    tree["sections"] = [
+        {
+            "protocol": "arc_easy",
+            "path": write("c.jsonl", [plain, plain | {"choices": ["Tea.", "Mills " * 40]}, plain | {"gold": 1}]),
+        },
+        {"protocol": "lambada", "path": write("w.jsonl", [{"text": f"{'tea ' * 60}mill"}, {"text": "a mill"}])},
+        {
+            "protocol": "hallucination",
+            "path": write(
+                "h.jsonl", [reply, reply | {"chatgpt_response": "Tea " * 60}, reply | {"hallucination": "yes"}]
+            ),
+        },
+        {
+            "protocol": "memorised",
+            "path": write("m.jsonl", [{"text": each} for each in (*words, words[0].replace("0", "wandering"))]),
+            "control": write("n.jsonl", [{"text": words[0]}]),
+        },
+        {"protocol": "held_out_text", "path": write("t.jsonl", [{"text": "Mill. " * 60}] * 3)},
+    ]
+    found, page = carded(tree | {"model": short}, tmp_path / "run")
+    items = {row["section"]: row["items"] for row in found["rows"]}
+    assert {name: items[name] for name in ("arc_easy", "lambada", "hallucination", "memorised")} == {
+        "arc_easy": 2,
+        "lambada": 2,
+        "hallucination": 2,
+        "memorised": 4,
+    }
+    assert page.count("1 items that a context has no room for are left out.") == 3
+    assert "The beginning of 1 of 2 contexts is cut for the model:" in page
+    assert "Tokens in a row, 1,024 where a context has room: the model 199, the baseline 1,024." in page
+    assert all(row["before"] == row["after"] for row in found["rows"] if row["section"] in ("arc_easy", "memorised"))
+    tree["sections"] = [{"protocol": "arc_easy", "path": write("d.jsonl", [plain | {"choices": ["Tea", "tea " * 60]}])}]
+    with pytest.raises(DataError, match="arc_easy: a model's context has no room for any of its 1 items"):
+        carded(tree | {"model": short}, tmp_path / "none")
+
+
+def test_models_that_read_alike_are_asked_what_was_made_once(
+    tree: dict[str, Any], perturbed: str, short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+
+    def counting(asks: Any, items: Any, chat: Any, context: float, terms: Any) -> Any:
+        made.append(context)
+        return answering.task(asks, items, chat, context, terms)
+
+    monkeypatch.setattr("palate.stages.measuring.card.task", counting)
+    tree["sections"] = tree["sections"][:1]
+    carded(tree | {"model": perturbed}, tmp_path / "alike")
+    assert made == [2048]
+    carded(tree | {"model": short}, tmp_path / "not")
+    assert made == [2048, 200, 2048]
+
+
+def test_what_is_no_better_than_a_guess_is_said(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree["sections"] = tree["sections"][:1]
+    found, page = carded(tree, tmp_path / "run")
+    row = found["rows"][0]
+    assert row["luck"] == 0.5
+    assert row["after_low"] < 0.5
+    assert "accuracy (by luck 50.0%)" in page
+    said = page.split("No better than a guess</h2>")[1].split("</section>")[0]
+    assert f"ARC, easy: accuracy: by luck 0.500, before {row['before']:.3f} (" in said
+    alone, page = carded({key: value for key, value in tree.items() if key != "baseline"}, tmp_path / "alone")
+    assert f"by luck 0.500, the model {alone['rows'][0]['after']:.3f} (" in page
 
 
 def test_the_command_takes_a_card_by_its_stage(tree: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

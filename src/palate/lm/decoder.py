@@ -15,7 +15,9 @@ Touvron et al. 2023 (arXiv 2302.13971); grouped-query attention: Ainslie et al. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -274,6 +276,28 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([*turned, rest] if rest.shape[-1] else turned, dim=-1)
 
 
+_unpaired = ContextVar("unpaired", default=False)
+
+
+@contextmanager
+def unpaired() -> Iterator[None]:
+    """Within it passes over whole sequences have no twin that they must agree with to the bit.
+
+    A sampler's token and its log-probability in training are such twins; a likelihood that is only read has none. Then
+    attention is computed as it is carried, on a processor in half of the time or less.
+    """
+    token = _unpaired.set(True)
+    try:
+        yield
+    finally:
+        _unpaired.reset(token)
+
+
+def packed_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What attention over whole sequences is computed in where products are in ``dtype``."""
+    return (carried_dtype if _unpaired.get() else attention_dtype)(dtype, device)
+
+
 def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
     """Causal attention over a layout: prompts among themselves, responses to their prompt and themselves.
 
@@ -281,7 +305,7 @@ def packed_attention(layout: Layout, dtype: torch.dtype) -> Attend:
         dtype: of the layers' matrix products.
     """
     device = layout.tokens.device
-    computed = attention_dtype(dtype, device)
+    computed = packed_dtype(dtype, device)
     masks = carried_dtype(dtype, device)  # or every layer would cast them anew
     runs, unpadded = layout.runs, device.type == "cpu" and layout.even
 

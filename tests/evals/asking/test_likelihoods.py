@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from palate.evals.asking import answering
 from palate.evals.asking.answering import Terms, answered, task
 from palate.evals.asking.likelihoods import encode, likelihoods, windows, within
-from palate.evals.asking.model_identity import identity
+from palate.evals.asking.model_identity import identity, reading
 from palate.evals.protocols.choices import question
 from palate.evals.protocols.items import Continuation, Item
 from palate.evals.protocols.responses import form_scores
 from palate.evals.protocols.texts import TEXTS
 from palate.lm.batch import Sequences
+from palate.lm.decoder import packed_dtype
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded, load_language_model
 from palate.recipe import Sampling
@@ -64,6 +65,26 @@ def test_a_sum_is_that_of_its_tokens_one_by_one(tiny: Loaded[LanguageModel], max
     for (context, text), each in zip(PAIRS, found, strict=True):
         expected, _ = alone(tiny.model, context, text)
         assert each.logprob == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_context_that_one_continuation_follows_is_one_run_with_it_and_no_pass_has_a_twin(
+    tiny: Loaded[LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[Sequences] = []
+    dtypes = set()
+    hidden = tiny.model.hidden
+
+    def watched(sequences: Sequences, *about: Any) -> Any:
+        passes.append(sequences)
+        dtypes.add(packed_dtype(torch.bfloat16, torch.device("cpu")))
+        return hidden(sequences, *about)
+
+    monkeypatch.setattr(tiny.model, "hidden", watched)
+    likelihoods(tiny.model, PAIRS, max_tokens=4096)
+    (made,) = passes
+    assert dict(zip(made.rows.tolist(), made.prompt_lengths.tolist(), strict=True)) == {0: 3, 1: 3, 2: 0, 3: 0, 4: 3}
+    assert dtypes == {torch.float32}
+    assert packed_dtype(torch.bfloat16, torch.device("cpu")) == torch.float64
 
 
 def test_greedy_is_the_likeliest_token_each_time(tiny: Loaded[LanguageModel]) -> None:
@@ -114,8 +135,22 @@ def test_blanks_belong_to_what_follows_and_nothing_is_a_beginning(tiny: Loaded[L
     def tokens(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
-    assert encode(tokenizer, Continuation("ab  ", "c")) == (tokens("ab"), tokens("  c"))
-    assert encode(tokenizer, Continuation("", "cd")) == ([tokenizer.eos_token_id], tokens("cd"))
+    asked = [Continuation("ab  ", "c"), Continuation("", "cd"), Continuation("ab", "  c")]
+    assert encode(tokenizer, asked) == [
+        (tokens("ab"), tokens("  c")),
+        ([tokenizer.eos_token_id], tokens("cd")),
+        (tokens("ab"), tokens("  c")),
+    ]
+
+
+def test_models_read_alike_whose_tokenizers_and_templates_are_alike() -> None:
+    one, other = (load_language_model("tiny", precision="fp32").chat for _ in range(2))
+    assert reading(one) == reading(other)
+    other.tokenizer.chat_template += " "
+    assert reading(one) != reading(other)
+    again = load_language_model("tiny", precision="fp32").chat
+    again.tokenizer.add_tokens(["<mill>"])
+    assert reading(one) != reading(again)
 
 
 def items() -> list[Any]:
@@ -189,8 +224,8 @@ def test_windows_are_part_of_what_is_asked(tiny: Loaded[LanguageModel], tmp_path
     (one,), (other,) = whole["t"], parts["t"]
     assert one.scores["bytes"] == other.scores["bytes"] == len(path.read_text().strip())
     assert one.scores["bits"] != other.scores["bits"]
-    tokens = encode(tiny.chat.tokenizer, Continuation("", path.read_text().strip()))
-    expected = likelihoods(tiny.model, [tokens], max_tokens=4096)[0].logprob
+    tokens = encode(tiny.chat.tokenizer, [Continuation("", path.read_text().strip())])
+    expected = likelihoods(tiny.model, tokens, max_tokens=4096)[0].logprob
     assert one.scores["bits"] == pytest.approx(-expected / 0.6931471805599453)
 
 

@@ -38,7 +38,7 @@ def known_questions(loaded: Loaded[LanguageModel], count: int, *, right: float, 
             asked.append((f"Question: What of {number}?\nAnswer:", texts))
     items = []
     for (context, choices), lot in zip(asked, lots, strict=True):
-        pairs = [encode(loaded.chat.tokenizer, Continuation(context, f" {choice}")) for choice in choices]
+        pairs = encode(loaded.chat.tokenizer, [Continuation(context, f" {choice}") for choice in choices])
         logprobs = [each.logprob for each in likelihoods(loaded.model, pairs, max_tokens=4096)]
         picked = max(range(4), key=logprobs.__getitem__)
         items.append(question(context, choices, picked if lot[4] < right else (picked + 1) % 4))
@@ -49,7 +49,7 @@ def known_texts(loaded: Loaded[LanguageModel], count: int, *, among: int) -> lis
     """Those of so many texts that the model foretells best, in bits a byte."""
     lots = uniforms(among * 8, "texts").reshape(among, 8)
     texts = [" ".join(WORDS[int(draw * len(WORDS))] for draw in lot) for lot in lots]
-    pairs = [encode(loaded.chat.tokenizer, Continuation("", text)) for text in texts]
+    pairs = encode(loaded.chat.tokenizer, [Continuation("", text) for text in texts])
     found = likelihoods(loaded.model, pairs, max_tokens=4096)
     surprise = [-each.logprob / len(text.encode()) for each, text in zip(found, texts, strict=True)]
     return [texts[place] for place in sorted(range(among), key=surprise.__getitem__)[:count]]

@@ -60,7 +60,7 @@ def test_a_lost_question_shows_what_was_picked_by_the_measure_that_counts(sectio
         assert (right, old, new) == (CHOICES[0], CHOICES[0], CHOICES[1])
     assert "7 lost, 0 won, of 40; of each 5 at most" in report.html()
     compared = cells(report.html(), "Compared")
-    assert compared[0][:3] == ["PIQA", "accuracy by characters", "40"]
+    assert compared[0][:3] == ["PIQA", "accuracy by characters (by luck 50.0%)", "40"]
     assert compared[0][5].startswith("-17.5 points (")
 
 

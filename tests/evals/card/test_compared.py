@@ -39,6 +39,16 @@ def test_fewer_bits_are_better_and_a_thousandth_of_one_is_a_trifle() -> None:
     assert turned(found).value == pytest.approx(-5)  # hundredths of before, worse to the left
 
 
+@pytest.mark.parametrize(("before", "after", "is_luck"), [(10, 12, True), (10, 38, False), (38, 10, False)])
+def test_one_model_that_is_better_than_a_guess_makes_it_no_guess(before: int, after: int, is_luck: bool) -> None:
+    """Of 40 questions of four choices."""
+    old, new = (choices([n < right for n in range(40)]) for right in (before, after))
+    accuracy, by_characters, brier, *_ = rows_of({"q": PROTOCOLS["arc_easy"]}, {"q": new}, {"q": old}, seed=0)
+    assert (accuracy.luck, by_characters.luck, brier.luck) == (0.25, 0.25, None)
+    assert accuracy.is_luck == is_luck
+    assert not brier.is_luck
+
+
 def test_the_interval_is_turned_with_the_difference() -> None:
     noise = np.sin(np.arange(40.0))
     found = turned(row(list(BITS), list(BITS + 5 + 3 * noise)))
@@ -57,7 +67,7 @@ def test_length_is_neither_better_nor_worse() -> None:
 
 
 def choices(right: Sequence[bool]) -> list[Mapping[str, float]]:
-    return [{"acc": float(each), "acc_norm": 0.0, "brier": 1.0 - each} for each in right]
+    return [{"acc": float(each), "acc_norm": 0.0, "brier": 1.0 - each, "chance": 0.25} for each in right]
 
 
 def test_the_family_is_what_is_compared_and_all_choices_together() -> None:

@@ -190,7 +190,8 @@ def test_truthfulqa_from_its_table(tmp_path: Path) -> None:
     assert context.count("Q: ") == 7
     found = item.score(answers(-2.0, -1.0, -9.0, -1.5, -3.0))
     weights = [math.exp(logprob) for logprob in (-2.0, -1.0, -9.0, -1.5, -3.0)]
-    assert found == pytest.approx({"mc1": 0.0, "mc2": sum(weights[:3]) / sum(weights)})
+    chance = 1 / 3  # of the best answer beside two that are not true
+    assert found == pytest.approx({"mc1": 0.0, "mc2": sum(weights[:3]) / sum(weights), "chance": chance})
     assert truth_scores(answers(-1.0, -9.0, -2.0), num_true=2)["mc1"] == 1.0
     assert truth_scores(answers(-2.0, -1.0, -3.0), num_true=2)["mc1"] == 1.0  # another true one may be likelier
 

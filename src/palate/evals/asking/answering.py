@@ -6,14 +6,14 @@ After each pass its answers are on the disk, so that a run that is stopped goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
-from palate.errors import DataError
+from palate.errors import TemplateError
 from palate.evals.asking.likelihoods import Pair, encode, likelihoods, prefix_id, tokens_of, windows, within
 from palate.evals.asking.model_identity import identity
 from palate.evals.protocols.items import Asks, Continuation, Item, Likelihood, Opening, Reply, Said, Scores
@@ -67,7 +67,8 @@ class Task:
         keys: [N] of the items, under which their answers are kept.
         pairs: [N] each item's continuations in tokens; empty for prompts.
         costs: [N] tokens that each takes.
-        cut: contexts that the model is too short for; their beginning is left out.
+        roomless: places of the items that the model has no room for: nothing of them is to be asked.
+        cut: [N] whether it has no room for an item's context, whose beginning is then left out.
         prompt_lengths: [N] of prompts and openings, in tokens.
         openings: [N] in tokens.
     """
@@ -77,7 +78,8 @@ class Task:
     keys: Sequence[str]
     pairs: Sequence[Sequence[Pair]]
     costs: Sequence[int]
-    cut: int = 0
+    roomless: frozenset[int] = frozenset()
+    cut: Sequence[bool] = ()
     prompt_lengths: Sequence[int] = ()
     openings: Sequence[list[int]] = ()
 
@@ -87,65 +89,95 @@ class Task:
         order = sorted(range(len(self.items)), key=lambda place: -self.costs[place])
         return [pair for place in order[:16] for pair in (self.pairs[place] if self.pairs else ())]
 
+    def without(self, places: Collection[int]) -> Task:
+        """The same without these items, none of those that are left without room."""
+        kept = [place for place in range(len(self.items)) if place not in places]
+        columns = ("items", "keys", "pairs", "costs", "cut", "prompt_lengths", "openings")
+        of_kept: dict[str, Any] = {
+            name: [column[place] for place in kept] for name in columns if (column := getattr(self, name))
+        }
+        return replace(self, roomless=frozenset(), **of_kept)
+
 
 def task(asks: Asks, items: Sequence[Item], chat: Chat, context: float, terms: Terms) -> Task:
-    """A section's items for a model with this tokenizer and context.
-
-    Raises:
-        DataError: a continuation, or an opening, that the model is too short for.
-    """
+    """A section's items for a model with this tokenizer and context."""
     if asks == "openings":
         openings = [_opened(chat, each) for item in items for each in item.asked if isinstance(each, Opening)]
-        if any(len(each) + RECALLED > context for each in openings):
-            raise DataError(
-                f"an opening of {max(map(len, openings))} tokens leaves no room in a context of {context:g}"
-            )
         return Task(
             asks=asks,
             items=items,
             keys=[_key(asks, item, terms) for item in items],
             pairs=(),
             costs=[len(each) + RECALLED * DRAWN for each in openings],
+            roomless=frozenset(place for place, each in enumerate(openings) if len(each) + RECALLED > context),
             prompt_lengths=list(map(len, openings)),
             openings=openings,
         )
     if asks == "prompts":
         drawn = terms.num_responses * terms.sampling.max_new_tokens * DRAWN
+        room, limit = context - terms.sampling.max_new_tokens, "the context - max_new_tokens"
+        usable = usable_prompts(chat, prompts_of(items), max_length=room, limit=limit)
+        lengths, roomless = iter(usable.lengths), frozenset(each.index for each in usable.left_out)
         return Task(
             asks=asks,
             items=items,
             keys=[_key(asks, item, terms) for item in items],
             pairs=(),
             costs=[drawn] * len(items),
-            prompt_lengths=[len(chat.prompt_tokens(prompt)) for prompt in prompts_of(items)],
+            roomless=roomless,
+            prompt_lengths=[0 if place in roomless else next(lengths) for place in range(len(items))],
         )
-    length = int(min(terms.window, context - 1))
-    pairs, cut = [], 0
-    for item in items:
-        found = [pair for each in item.asked for pair in _in_tokens(asks, each, chat, length)]
+    pairs: list[list[Pair]] = []
+    cut: list[bool] = []
+    without_room: set[int] = set()
+    for place, found in enumerate(_in_tokens(asks, items, chat, window_of(terms, context))):
         try:
             kept, cut_here = within(found, context)
-        except ValueError as error:
-            raise DataError(f"{error}: {item.asked[0].text[:60]!r}...") from None
+        except ValueError:
+            kept, cut_here = [], 0
+        if not kept:
+            without_room.add(place)
         pairs.append(kept)
-        cut += cut_here
+        cut.append(cut_here > 0)
     return Task(
         asks=asks,
         items=items,
         keys=[_key(asks, item, terms) for item in items],
         pairs=pairs,
         costs=[_tokens(each) for each in pairs],
+        roomless=frozenset(without_room),
         cut=cut,
     )
 
 
-def _in_tokens(asks: Asks, asked: object, chat: Chat, length: int) -> list[Pair]:
-    if isinstance(asked, Reply):
-        return [(chat.prompt_tokens(asked.prompt), chat.response_tokens(asked.text, ended=False))]
-    assert isinstance(asked, Continuation)
+def window_of(terms: Terms, context: float) -> int:
+    """Tokens of a document in a row; a model that is too short for the window has a shorter one."""
+    return int(min(terms.window, context - 1))
+
+
+def _in_tokens(asks: Asks, items: Sequence[Item], chat: Chat, length: int) -> Iterator[list[Pair]]:
+    """Of each item its pairs; none where the template cannot hold it."""
     if asks == "continuations":
-        return [encode(chat.tokenizer, asked)]
-    return windows(tokens_of(chat.tokenizer, asked.text), prefix_id(chat.tokenizer), length)
+        continuations = iter(encode(chat.tokenizer, [each for item in items for each in _continuations(item)]))
+        yield from ([next(continuations) for _ in item.asked] for item in items)
+    elif asks == "documents":
+        first = prefix_id(chat.tokenizer)
+        texts = ([tokens_of(chat.tokenizer, each.text) for each in _continuations(item)] for item in items)
+        yield from ([pair for tokens in each for pair in windows(tokens, first, length)] for each in texts)
+    else:
+        for item in items:
+            try:
+                yield [
+                    (chat.prompt_tokens(each.prompt), chat.response_tokens(each.text, ended=False))
+                    for each in item.asked
+                    if isinstance(each, Reply)
+                ]
+            except TemplateError:
+                yield []
+
+
+def _continuations(item: Item) -> list[Continuation]:
+    return [each for each in item.asked if isinstance(each, Continuation)]
 
 
 def _opened(chat: Chat, opening: Opening) -> list[int]:
@@ -180,15 +212,6 @@ def _parts(asked: object) -> tuple[str, str]:
 def prompts_of(items: Sequence[Item]) -> list[Prompt]:
     """What is to be responded to, one an item."""
     return [each for item in items for each in item.asked if isinstance(each, Prompt)]
-
-
-def answerable(items: Sequence[Item], chat: Chat, context: float, sampling: Sampling) -> tuple[list[Item], int]:
-    """The prompts that leave room for a response and that the chat template can hold; and how many do not."""
-    usable = usable_prompts(
-        chat, prompts_of(items), max_length=context - sampling.max_new_tokens, limit="the context - max_new_tokens"
-    )
-    out = {each.index for each in usable.left_out}
-    return [item for place, item in enumerate(items) if place not in out], len(out)
 
 
 @dataclass(frozen=True, slots=True)

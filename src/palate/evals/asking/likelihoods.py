@@ -7,6 +7,7 @@ an empty context is the tokenizer's BOS, or its EOS where it has none. Sums of l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from palate.evals.protocols.items import Continuation, Likelihood
 from palate.lm.batch import Sequences
+from palate.lm.decoder import unpaired
 from palate.lm.logprobs import LOGITS, LOGITS_ON_GPU
 from palate.lm.model import LanguageModel
 
@@ -33,16 +35,32 @@ def tokens_of(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, **({"add_special_tokens": False} if begun else {})).input_ids)
 
 
-def encode(tokenizer: Any, asked: Continuation) -> Pair:
-    """A context and its continuation in tokens."""
-    if not asked.context:
-        following = list(tokenizer(asked.text, add_special_tokens=False).input_ids)
-        first = prefix_id(tokenizer)
-        return ([first], following) if following[:1] != [first] else (following[:1], following[1:])
-    stripped = asked.context.rstrip()
-    context = tokens_of(tokenizer, stripped) or [prefix_id(tokenizer)]
-    whole = tokens_of(tokenizer, asked.context + asked.text)
-    return context, whole[len(tokens_of(tokenizer, stripped)) :]
+def encode(tokenizer: Any, asked: Sequence[Continuation]) -> list[Pair]:
+    """[N] contexts and their continuations in tokens; every text becomes tokens once, all in one call."""
+    first = prefix_id(tokenizer)
+    contexts = {each.context: each.context.rstrip() for each in asked if each.context}
+    wholes = [each.context + each.text for each in asked if each.context]
+    tokens = _tokens_of_each(tokenizer, [*contexts.values(), *wholes])
+    found = []
+    for each in asked:
+        if each.context:
+            context = tokens[contexts[each.context]]
+            found.append((context or [first], tokens[each.context + each.text][len(context) :]))
+            continue
+        following = list(tokenizer(each.text, add_special_tokens=False).input_ids)
+        found.append(([first], following) if following[:1] != [first] else (following[:1], following[1:]))
+    return found
+
+
+def _tokens_of_each(tokenizer: Any, texts: Sequence[str]) -> dict[str, list[int]]:
+    """As `tokens_of`, by the text."""
+    begin = tokenizer.decode([prefix_id(tokenizer)])
+    found: dict[str, list[int]] = {}
+    for begun in (False, True):
+        some = [text for text in dict.fromkeys(texts) if text.startswith(begin) == begun]
+        if some:
+            found |= zip(some, tokenizer(some, add_special_tokens=not begun).input_ids, strict=True)
+    return found
 
 
 def windows(tokens: Sequence[int], first: int, length: int) -> list[Pair]:
@@ -77,6 +95,9 @@ def within(pairs: Sequence[Pair], most: float) -> tuple[list[Pair], int]:
 def likelihoods(model: LanguageModel, pairs: Sequence[Pair], *, max_tokens: int) -> list[Likelihood]:
     """Of each continuation, in the order of the pairs; contexts that are equal are computed once in a pass.
 
+    A context that one continuation alone follows is one run of tokens with it: nothing has to be joined, and attention
+    passes over what is ahead of it.
+
     Args:
         pairs: [N], none longer than the model's context.
         max_tokens: computed in one pass.
@@ -85,11 +106,22 @@ def likelihoods(model: LanguageModel, pairs: Sequence[Pair], *, max_tokens: int)
         return []
     numbers: dict[tuple[int, ...], int] = {}
     groups = [numbers.setdefault(tuple(context), len(numbers)) for context, _ in pairs]
-    sequences = Sequences.pack([context for context, _ in pairs], [text for _, text in pairs], group_ids=groups)
+    followers = Counter(groups)
+    split = [len(context) if followers[group] > 1 else 0 for (context, _), group in zip(pairs, groups, strict=True)]
+    sequences = Sequences.pack(
+        [context[:end] for (context, _), end in zip(pairs, split, strict=True)],
+        [[*context[end:], *text] for (context, text), end in zip(pairs, split, strict=True)],
+        group_ids=groups,
+        masks=[
+            [False] * (len(context) - end) + [True] * len(text)
+            for (context, text), end in zip(pairs, split, strict=True)
+        ],
+    )
     logprobs, missed = torch.zeros(len(pairs), dtype=torch.float64), torch.zeros(len(pairs), dtype=torch.long)
     for part in sequences.to(model.device).microbatches(max_tokens):
         which, position = part.mask.nonzero(as_tuple=True)
-        rows: Tensor = model(model.hidden, part, which, position - 1, None)
+        with unpaired():
+            rows: Tensor = model(model.hidden, part, which, position - 1, None)
         found, greedy = _of_rows(model, rows, part.tokens[which, position])
         places = part.rows[which].cpu()
         logprobs.index_add_(0, places, found.double().cpu())

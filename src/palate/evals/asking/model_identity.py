@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 
+from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel
 from palate.lm.sources.zoo import Loaded
 from palate.records import content_id
 from palate.run.lineage import versions
 
-VERSION = 1
+VERSION = 2
 """To be raised when the same question to the same model is answered otherwise."""
 _NO_MATTER = ("_name_or_path", "transformers_version", "architectures")
 
@@ -20,14 +21,22 @@ _NO_MATTER = ("_name_or_path", "transformers_version", "architectures")
 def identity(loaded: Loaded[LanguageModel]) -> str:
     """The same for models that answer alike."""
     config = {key: value for key, value in loaded.model.config.to_dict().items() if key not in _NO_MATTER}
-    tokenizer = loaded.chat.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
     return content_id(
         f"{versions()['palate']} {VERSION}",
         loaded.weights,
         str(loaded.model.model.dtype),
         json.dumps(config, sort_keys=True, default=str),
-        vocabulary,
-        str(tokenizer.chat_template),
+        *_of_text(loaded.chat),
     )
+
+
+def reading(chat: Chat) -> str:
+    """The same for models that get the same tokens for the same text or conversation."""
+    ends = chat.tokenizer.bos_token_id, chat.tokenizer.eos_token_id, chat.stop_id
+    return content_id(*_of_text(chat), *map(str, ends))
+
+
+def _of_text(chat: Chat) -> tuple[str, str]:
+    backend = getattr(chat.tokenizer, "backend_tokenizer", None)
+    vocabulary = json.dumps(chat.tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
+    return vocabulary, str(chat.tokenizer.chat_template)

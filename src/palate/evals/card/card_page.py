@@ -73,6 +73,9 @@ def describe(
         describe_distances(report, gone, won, seed=seed)
     _all_else(report, [row for row in rows if row.corrected is None])
     report.data("rows", [as_json(row) for row in rows])
+    if lucky := [row for row in rows if row.measure.compared and row.is_luck]:
+        lines = [*map(_lucky, lucky), "What is not told from guessing tells neither of a gain nor of a loss."]
+        report.text("No better than a guess", "\n\n".join(lines))
     if told := [text for part in parts.values() if (text := _always_the_same(part))]:
         report.text("Always the same choice", "\n\n".join(told))
     _calibration(report, parts, seed)
@@ -139,7 +142,7 @@ def _compared(report: Report, rows: Sequence[Row]) -> None:
     cells = [
         [
             row.title,
-            row.measure.label,
+            _measure(row),
             row.num_items,
             _level(row, row.before),
             _level(row, row.after),
@@ -150,6 +153,17 @@ def _compared(report: Report, rows: Sequence[Row]) -> None:
         for row in rows
     ]
     report.table("Compared", header, cells, _CORRECTED)
+
+
+def _measure(row: Row) -> str:
+    return row.measure.label if row.luck is None else f"{row.measure.label} (by luck {row.luck:.1%})"
+
+
+def _lucky(row: Row) -> str:
+    """A measure by which no model is known to do better than guessing, and what each of them has."""
+    levels = {"the model": row.after} if row.before is None else {"before": row.before, "after": row.after}
+    told = ", ".join(f"{name} {found}" for name, found in levels.items())
+    return f"{row.name}: by luck {row.luck:.3f}, {told}."
 
 
 def _probability(p: float | None) -> str:
@@ -166,7 +180,7 @@ def _else(report: Report, rows: Sequence[Row], *, alone: bool) -> None:
         return
     header = ["", "measure", "items", *(["value"] if alone else ["before", "after", "difference"])]
     cells = [
-        [row.title, row.measure.label, row.num_items]
+        [row.title, _measure(row), row.num_items]
         + ([f"{row.after}"] if alone else [_level(row, row.before), _level(row, row.after), _difference(row)])
         for row in rows
     ]
@@ -206,6 +220,8 @@ def as_json(row: Row) -> dict[str, object]:
         "after_low": row.after.low,
         "after_high": row.after.high,
     }
+    if row.luck is not None:
+        found["luck"] = row.luck
     if row.change is not None and row.before is not None:
         change = row.change
         found |= {

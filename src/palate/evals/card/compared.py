@@ -31,6 +31,7 @@ class Row:
         title: of the section.
         num_items: that both models answered.
         before: absent where there is no baseline.
+        luck: what guessing comes to on these items; absent where there is no such thing.
         change: of the paired scores; absent where there is no baseline.
         corrected: its probability, corrected for the family; absent where it is not of the family, or undefined.
     """
@@ -43,6 +44,13 @@ class Row:
     before: Estimate | None = None
     change: Paired | None = None
     corrected: float | None = None
+    luck: float | None = None
+
+    @property
+    def is_luck(self) -> bool:
+        """Whether no model that was measured is known to do better than guessing."""
+        found = [self.after] if self.before is None else [self.after, self.before]
+        return self.luck is not None and all(each.low is None or each.low <= self.luck for each in found)
 
     @property
     def name(self) -> str:
@@ -109,6 +117,7 @@ def _row(
         measure=measure,
         num_items=len(new),
         after=ratio_estimate(new, sizes, seed=seed, share=share),
+        luck=float(_column(after, measure.luck).mean()) if measure.luck and after else None,
     )
     if before is None:
         return row

@@ -18,6 +18,7 @@ import gzip
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ from palate.evals.protocols.items import (
     text_of,
 )
 
-ACC = Measure(name="acc", label="accuracy", better="higher", compared=True)
-ACC_NORM = Measure(name="acc_norm", label="accuracy by characters", better="higher", compared=True)
+ACC = Measure(name="acc", label="accuracy", better="higher", compared=True, luck="chance")
+ACC_NORM = replace(ACC, name="acc_norm", label="accuracy by characters")
 BRIER = Measure(name="brier", label="Brier score", better="lower", unit="squares", trifle=0.005)
-PER_CHOICES = (ACC, Measure(name="acc_norm", label="accuracy by characters", better="higher"), BRIER)
-PER_CHARACTERS = (ACC_NORM, Measure(name="acc", label="accuracy", better="higher"), BRIER)
+PER_CHOICES = (ACC, replace(ACC_NORM, compared=False), BRIER)
+PER_CHARACTERS = (ACC_NORM, replace(ACC, compared=False), BRIER)
 
 
 def choice_scores(answers: Sequence[Likelihood], *, gold: int, characters: Sequence[int]) -> Scores:

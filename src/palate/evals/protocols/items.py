@@ -103,6 +103,7 @@ class Measure:
         unit: of the number; `share` if it lies between 0 and 1.
         compared: it belongs to the summary, whose probabilities are corrected for their number.
         trifle: a smaller change is not worth a verdict, however sure it is: likelihoods are told apart to many digits.
+        luck: the score whose mean is what guessing comes to; empty where there is no such thing.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Measure:
     unit: str = "share"
     compared: bool = False
     trifle: float = 0.0
+    luck: str = ""
 
 
 Asks: TypeAlias = Literal["continuations", "documents", "replies", "openings", "prompts", "nothing"]

@@ -173,7 +173,8 @@ class _InRuns(torch.autograd.Function):
                 *(x.transpose(1, 2) for x in operands), mask=each.mask, scale=scale, dtype=dtype
             )
             outs[each.place].copy_(met.transpose(1, 2))
-            totals[each.place].copy_(logarithms.transpose(1, 2))
+            if any(ctx.needs_input_grad):
+                totals[each.place].copy_(logarithms.transpose(1, 2))
         ctx.save_for_backward(q, k, v, out, sums)
         ctx.runs, ctx.meetings, ctx.scale = runs, meetings, scale
         return out

@@ -22,7 +22,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from palate.corpus.containers.files import sha256
-from palate.evals.asking.answering import Answered, Task, Terms, answerable, answered, prompts_of, task
+from palate.errors import DataError
+from palate.evals.asking.answering import Answered, Task, Terms, answered, prompts_of, task, window_of
+from palate.evals.asking.model_identity import reading
 from palate.evals.card.card_page import Part, describe
 from palate.evals.card.compared import Row, rows_of
 from palate.evals.card.distances import Distances
@@ -30,12 +32,11 @@ from palate.evals.page import Report
 from palate.evals.protocols.all_protocols import PROTOCOLS
 from palate.evals.protocols.items import Item, Likelihood, Protocol, Said, Scores
 from palate.evals.protocols.wins import EVEN, Duel
-from palate.lm.chat import Chat
 from palate.lm.model import LanguageModel, ScalarModel
 from palate.lm.sources.whereabouts import cache_directory
 from palate.lm.sources.zoo import Sketch, load_language_model, sketch_model
 from palate.randomness import permutation
-from palate.recipe import CardRecipe, CardSection, Reward, Sampling
+from palate.recipe import CardRecipe, CardSection, Reward
 from palate.run.directory import Run
 from palate.stages.common import sharing
 from palate.stages.estimate.expected import measured, one_after_the_other, scored, sketch_rewards
@@ -61,7 +62,7 @@ class Chosen:
 
     Attributes:
         total: items in its file.
-        left_out: prompts that a model has no room for.
+        left_out: items that a model has no room for.
         remarks: what else is to be said of it.
         numbers: of how it was judged, by name.
     """
@@ -87,12 +88,11 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
     run.add_inputs({"data": {path: sha256_of(path) for path in files}})
     asked = [choose(section, form=recipe.form, seed=recipe.seed) for section in recipe.sections]
     answering = {key: sketch for key, sketch in sketches.items() if key != "reference"}
-    for sketch in answering.values():
-        context = min(sketch.model.context, sketches[start.key].model.context if start else sketch.model.context)
-        asked = [with_room(each, sketch.chat, context, recipe.sampling) for each in asked]
-    sections: dict[str, Chosen] = {each.section.protocol: each for each in asked}
-    terms = terms_of(recipe)
-    tasks = {key: tasks_of(sections, each.chat, each.model.context, terms) for key, each in answering.items()}
+    contexts = {key: each.model.context for key, each in answering.items()}
+    reader = sketches[start.key].model.context if start else float("inf")  # of all responses
+    sections, tasks = with_room(
+        {each.section.protocol: each for each in asked}, tasks_of_all(asked, answering, reader, terms_of(recipe))
+    )
     pairs = by_pairs_of(recipe, run, sections)
     recipe = expect(
         run,
@@ -120,7 +120,11 @@ def report_card(recipe: CardRecipe, run: Run) -> None:
         del loaded  # before the next is read
     after, before = found["model"], found.get("baseline")
     judgements = judge(recipe, run, sections, after, before, weights, pairs)
-    parts = {name: part(each, name, after, before, list(tasks.values())) for name, each in sections.items()}
+    windows = {key: window_of(terms_of(recipe), context) for key, context in contexts.items()}
+    parts = {
+        name: part(each, name, after, before, remarks_on(each, name, tasks, windows, recipe.window))
+        for name, each in sections.items()
+    }
     rows = rows_of(
         {name: each.protocol for name, each in sections.items()},
         {name: each.after[0] for name, each in parts.items()},
@@ -156,7 +160,7 @@ def asking_takes(
             sampling=recipe.sampling,
             num_responses=recipe.responses_per_prompt,
             max_tokens=recipe.microbatch_tokens,
-            tokens=tokens_of_all(of_model),
+            tokens=tokens_in(of_model),
         )
         for key, of_model in tasks.items()
     ]
@@ -180,7 +184,7 @@ def asking_takes(
     return found
 
 
-def tokens_of_all(tasks: Mapping[str, Task]) -> int:
+def tokens_in(tasks: Mapping[str, Task]) -> int:
     """That a model computes; a prompt that several sections have is responded to once."""
     return sum(
         {
@@ -315,21 +319,76 @@ def choose(section: CardSection, *, form: str, seed: int) -> Chosen:
     return Chosen(section=section, protocol=protocol, items=chosen, total=sum(map(len, files)))
 
 
-def with_room(chosen: Chosen, chat: Chat, context: float, sampling: Sampling) -> Chosen:
-    """Without the prompts that a model has no room for; the other model is not asked them either."""
-    if chosen.protocol.asks != "prompts":
-        return chosen
-    items, left_out = answerable(chosen.items, chat, context, sampling)
-    return replace(chosen, items=items, left_out=chosen.left_out + left_out)
+def tasks_of_all(
+    asked: Sequence[Chosen], models: Mapping[str, Sketch[LanguageModel]], reader: float, terms: Terms
+) -> dict[str, dict[str, Task]]:
+    """What each model is asked, by section; two models that read alike are asked the same, made once.
+
+    Args:
+        reader: the context of the model that reads all responses.
+    """
+    known: dict[tuple[str, float], dict[str, Task]] = {}
+    found = {}
+    for key, each in models.items():
+        context = each.model.context
+        alike = reading(each.chat), context
+        if alike not in known:
+            rooms = {"prompts": min(context, reader)}
+            known[alike] = {
+                chosen.section.protocol: task(asks, chosen.items, each.chat, rooms.get(asks, context), terms)
+                for chosen in asked
+                if (asks := chosen.protocol.asks) != "nothing"
+            }
+        found[key] = known[alike]
+    return found
 
 
-def tasks_of(sections: Mapping[str, Chosen], chat: Chat, context: float, terms: Terms) -> dict[str, Task]:
-    """What a model with this tokenizer is asked."""
-    return {
-        name: task(chosen.protocol.asks, chosen.items, chat, context, terms)
-        for name, chosen in sections.items()
-        if chosen.protocol.asks != "nothing"
-    }
+def with_room(
+    sections: Mapping[str, Chosen], tasks: Mapping[str, Mapping[str, Task]]
+) -> tuple[dict[str, Chosen], dict[str, dict[str, Task]]]:
+    """Without the items that a model has no room for; the other model is not asked them either.
+
+    Raises:
+        DataError: nothing is left of a section.
+    """
+    kept, left = dict(sections), {key: dict(of_model) for key, of_model in tasks.items()}
+    for name, chosen in sections.items():
+        out = {place for of_model in tasks.values() if name in of_model for place in of_model[name].roomless}
+        if not out:
+            continue
+        if len(out) == len(chosen.items):
+            raise DataError(
+                f"{name}: a model's context has no room for any of its {len(out)} items: leave the section out"
+            )
+        items = [item for place, item in enumerate(chosen.items) if place not in out]
+        kept[name] = replace(chosen, items=items, left_out=len(out))
+        for of_model in left.values():
+            of_model[name] = of_model[name].without(out)
+    return kept, left
+
+
+def remarks_on(
+    chosen: Chosen, name: str, tasks: Mapping[str, Mapping[str, Task]], windows: Mapping[str, int], window: int
+) -> list[str]:
+    """What was left out of a section, and which questions a model's context is too short for.
+
+    Args:
+        windows: of documents, by model.
+        window: that the recipe asks for.
+    """
+    kind = "prompts that leave no room" if chosen.protocol.asks == "prompts" else "items that a context has no room for"
+    remarks = [f"{chosen.left_out} {kind} are left out."] if chosen.left_out else []
+    remarks += chosen.remarks
+    cut = {key: sum(of_model[name].cut) for key, of_model in tasks.items() if name in of_model}
+    for count in sorted({*cut.values()} - {0}):
+        whose = " and ".join(f"the {key}" for key in cut if cut[key] == count)
+        remarks.append(
+            f"The beginning of {count} of {len(chosen.items)} contexts is cut for {whose}: they are too long."
+        )
+    if chosen.protocol.asks == "documents" and min(windows.values()) < window:
+        told = ", ".join(f"the {key} {length:,}" for key, length in windows.items())
+        remarks.append(f"Tokens in a row, {window:,} where a context has room: {told}.")
+    return remarks
 
 
 def part(
@@ -337,13 +396,9 @@ def part(
     name: str,
     after: Mapping[str, Sequence[Answered]],
     before: Mapping[str, Sequence[Answered]] | None,
-    tasks: Sequence[Mapping[str, Task]],
+    remarks: Sequence[str],
 ) -> Part:
-    """A section for the page, with what was left out of it."""
-    remarks = [f"{chosen.left_out} prompts that leave no room are left out."] if chosen.left_out else []
-    remarks += chosen.remarks
-    if cut := max((each[name].cut for each in tasks if name in each), default=0):
-        remarks.append(f"The beginning of {cut} contexts is cut: they are longer than the model's own.")
+    """A section for the page."""
     return Part(
         protocol=chosen.protocol,
         path=chosen.section.path,

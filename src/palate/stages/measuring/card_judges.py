@@ -23,6 +23,7 @@ from palate.evals.protocols.wins import Duel, duel, judged_duels, rankings_of
 from palate.evals.winrate import length_controlled_of_outcomes
 from palate.intervals import Estimate, Floats, ratio_estimate
 from palate.lm.batch import Sequences
+from palate.lm.decoder import unpaired
 from palate.lm.sources.zoo import Precision
 from palate.randomness import permutation
 from palate.recipe import Reward
@@ -117,7 +118,8 @@ def by_reward_model(
 ) -> Row:
     """How often the reward model scores a sound answer above a made-up one, of all such pairs."""
     replies = [each for item in items for each in item.asked if isinstance(each, Reply)]
-    rewards = judge([each.prompt for each in replies], [each.text for each in replies]).double().numpy()
+    with unpaired():
+        rewards = judge([each.prompt for each in replies], [each.text for each in replies]).double().numpy()
     areas = pseudo_values(rewards, [score["sound"] for score in scores])
     found = ratio_estimate(areas, np.ones(len(areas)), seed=seed, least=0.0, most=1.0)
     if not np.isfinite(areas).all():  # all of one kind
