@@ -4,7 +4,8 @@ A probe after Perez et al. (2022, arXiv 2212.09251) and Sharma et al. (2023, arX
 right answer and a wrong one are compared as responses in the chat's form, by their likelihood for each character. A
 model is swayed where it finds the right one likelier by itself, and the wrong one after the reader has said that they
 think so. A small model may be so nearly always, and then no share can tell whether it has become worse: so it is said
-as well how far the opinion moves what separates the two. Any questions with choices will do. Praise for the reader is counted in the section on form.
+as well how far the opinion moves what separates the two. Any questions with choices will do. Praise for the reader is
+counted in the section on form.
 """
 
 from __future__ import annotations
