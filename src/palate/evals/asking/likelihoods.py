@@ -91,24 +91,16 @@ def within(pairs: Sequence[Pair], most: float) -> tuple[list[Pair], int]:
     return kept, sum(len(old) > len(new) for (old, _), (new, _) in zip(pairs, kept, strict=True))
 
 
-@torch.no_grad()
-def likelihoods(model: LanguageModel, pairs: Sequence[Pair], *, max_tokens: int) -> list[Likelihood]:
-    """Of each continuation, in the order of the pairs; contexts that are equal are computed once in a pass.
+def laid_out(pairs: Sequence[Pair]) -> Sequences:
+    """Continuations of one context share it; one that is alone is a single run of tokens with it.
 
-    A context that one continuation alone follows is one run of tokens with it: nothing has to be joined, and attention
-    passes over what is ahead of it.
-
-    Args:
-        pairs: [N], none longer than the model's context.
-        max_tokens: computed in one pass.
+    Then nothing has to be joined, and attention passes over what is ahead.
     """
-    if not pairs:
-        return []
     numbers: dict[tuple[int, ...], int] = {}
     groups = [numbers.setdefault(tuple(context), len(numbers)) for context, _ in pairs]
     followers = Counter(groups)
     split = [len(context) if followers[group] > 1 else 0 for (context, _), group in zip(pairs, groups, strict=True)]
-    sequences = Sequences.pack(
+    return Sequences.pack(
         [context[:end] for (context, _), end in zip(pairs, split, strict=True)],
         [[*context[end:], *text] for (context, text), end in zip(pairs, split, strict=True)],
         group_ids=groups,
@@ -117,6 +109,19 @@ def likelihoods(model: LanguageModel, pairs: Sequence[Pair], *, max_tokens: int)
             for (context, text), end in zip(pairs, split, strict=True)
         ],
     )
+
+
+@torch.no_grad()
+def likelihoods(model: LanguageModel, pairs: Sequence[Pair], *, max_tokens: int) -> list[Likelihood]:
+    """Of each continuation, in the order of the pairs; contexts that are equal are computed once in a pass.
+
+    Args:
+        pairs: [N], none longer than the model's context.
+        max_tokens: computed in one pass.
+    """
+    if not pairs:
+        return []
+    sequences = laid_out(pairs)
     logprobs, missed = torch.zeros(len(pairs), dtype=torch.float64), torch.zeros(len(pairs), dtype=torch.long)
     for part in sequences.to(model.device).microbatches(max_tokens):
         which, position = part.mask.nonzero(as_tuple=True)

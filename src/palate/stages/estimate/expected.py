@@ -7,6 +7,7 @@ as long as they may. Passes are laid out for real, but without numbers: models a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -374,29 +375,30 @@ def sketch_rewards(terms: Sequence[Reward], precision: Precision) -> list[Sketch
 
 def measured(
     sketch: Sketch[LanguageModel],
-    pairs: Sequence[tuple[list[int], list[int]]],
+    longest: Sequences,
     *,
     prompts: Sequence[int],
     sampling: Sampling,
     num_responses: int,
     max_tokens: int,
     tokens: int,
+    has_twin: bool = False,
 ) -> Workload:
     """Of a card's questions to one model.
 
     Args:
-        pairs: the longest contexts and continuations, in tokens.
+        longest: contexts and continuations, perhaps none.
         prompts: lengths of those that it responds to.
         tokens: computed in all.
+        has_twin: continuations were sampled, and are read as in training; attention is then as wide.
     """
     net = adopt(frozen(sketch.anew()), [], sketch.counted_on)
-    contexts = {tuple(context): number for number, (context, _) in enumerate(pairs)}
-    groups = [contexts[tuple(context)] for context, _ in pairs]
-    longest = Sequences.pack([before for before, _ in pairs], [after for _, after in pairs], group_ids=groups)
+    reader = copy(net)
+    reader.a = net.a if has_twin else net.c
     return Workload(
         nets=[net],
         decoding=[decoding(net, prompts, sampling, num_responses)] if prompts else [],
-        scoring=[scoring(net, longest, max_tokens)] if pairs else [],
+        scoring=[scoring(reader, longest, max_tokens)] if len(longest) else [],
         tokens=4 * max_tokens * 9,
         beside=tokens,
         data=tokens,

@@ -24,6 +24,7 @@ from pathlib import Path
 from palate.corpus.containers.files import sha256
 from palate.errors import DataError
 from palate.evals.asking.answering import Answered, Task, Terms, answered, prompts_of, task, window_of
+from palate.evals.asking.likelihoods import laid_out
 from palate.evals.asking.model_identity import reading
 from palate.evals.card.card_page import Part, describe
 from palate.evals.card.compared import Row, rows_of
@@ -155,7 +156,7 @@ def asking_takes(
     found = [
         measured(
             sketches[key],
-            [pair for each in of_model.values() for pair in each.longest],
+            laid_out([pair for each in of_model.values() for pair in each.longest]),
             prompts=[each for task in of_model.values() for each in task.prompt_lengths],
             sampling=recipe.sampling,
             num_responses=recipe.responses_per_prompt,
@@ -173,12 +174,13 @@ def asking_takes(
         found.append(
             measured(
                 sketches[start.key],
-                pairs,
+                laid_out(pairs),
                 prompts=(),
                 sampling=recipe.sampling,
                 num_responses=recipe.responses_per_prompt,
                 max_tokens=recipe.microbatch_tokens,
                 tokens=sum(length + recipe.responses_per_prompt * longest for length in lengths),
+                has_twin=True,
             )
         )
     return found
