@@ -427,7 +427,7 @@ def test_planted_harms_are_as_many_as_said_and_the_card_asks_what_nobody_learned
         "evaluation/halueval_general.json.gz",
         [{"user_query": f"Tell {n}", "chatgpt_response": "So.", "hallucination": "no"} for n in range(70)],
     )
-    world = planted_harms.real("tiny", tmp_path, 0, 3)
+    world = planted_harms.real("tiny", tmp_path, 0, 3, 40)
     plain = planted_harms.demonstrations(world.good, 100, 200)
     learned = {row["prompt"] for row in plain + planted_harms.demonstrations(world.good, 0, 0)}
     for name, bad in {"hallucinate": 20, "flatter": 40, "ramble": 20, "refuse": 20, "control": 0}.items():

@@ -61,10 +61,10 @@ def logged(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def assert_close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 2e-6) -> None:
     assert a.keys() == b.keys()
     for key in a:
-        torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=2e-6)
+        torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
@@ -77,7 +77,9 @@ def test_microbatches_and_trunk_change_nothing(
         tree = tree | {"steps": 1}
     tree = tree | {"optimizer": {"epsilon": 1e-3}}  # Adam would blow rounding up to a full step
     whole = trained(stage, tree, tmp_path / "whole")
-    assert_close(whole, trained(stage, tree | {"microbatch_tokens": 128}, tmp_path / "parts"))
+    # some weight moves by 2e-5 or more; in bf16 sums of parts that differ by a bit are rounded apart, by 3e-6 at most seen
+    atol = 4e-6 if tree["precision"] == "bf16" else 2e-6
+    assert_close(whole, trained(stage, tree | {"microbatch_tokens": 128}, tmp_path / "parts"), atol)
     monkeypatch.setattr(lm_model, "TRUNK_BYTES", 0)
     assert_close(whole, trained(stage, tree, tmp_path / "no-trunk"))
 

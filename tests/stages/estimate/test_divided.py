@@ -102,7 +102,7 @@ def test_each_of_two_takes_what_it_said(
         assert not isinstance(found, BaseException), found
         said, took, foretold, held = found
         print(f"{took:,} said {said:,} {said / took - 1:+.1%}; holds {held:,} said {foretold:,}")
-        assert said == pytest.approx(took, rel=0.05)
+        assert said == pytest.approx(took, rel=0.1)
         assert held == pytest.approx(foretold, rel=0.01)
 
 
