@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,26 @@ def test_a_file_is_looked_at_filtered_and_made_a_model_of(served: Served, page: 
     looked_at(page, "runs-file")
     job, tree = started(served, page)
     assert (job.stage, tree["kind"]) == ("mine", "hygiene")
+    assert served.complaints == []
+
+
+def test_what_is_done_before_a_pages_scripts_have_come_is_done_when_they_have(
+    served: Served, page: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "It rains, and it has rained."}\n', encoding="utf-8")
+    page.route(re.compile(r"/(forms|file|palate)\.js"), lambda _: None)  # held until they are let go
+    page.goto("/runs/file?what=pretrain&recipe=pretrain", wait_until="commit")
+    page.get_by_label("File").set_input_files(file)
+    page.get_by_role("button", name="Start").click()
+    page.get_by_role("button", name="Start").click()
+    assert page.url.endswith("/runs/file?what=pretrain&recipe=pretrain")  # not sent by the browser itself
+    with page.expect_request("**/api/uploads"), page.expect_response("**/api/runs/file") as answered:
+        page.unroute_all()
+    assert answered.value.status == 201
+    page.get_by_text("The recipe it runs").wait_for()
+    with served.store.read() as session:
+        assert len(session.scalars(select(Job).where(Job.state == "queued")).all()) == 1
     assert served.complaints == []
 
 
