@@ -8,7 +8,7 @@ Judged after both models have answered, and not kept: a judge may be a program t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from palate.recipe import Reward
 from palate.records import Prompt
 from palate.rewards.mix import Mix
 from palate.rollout.engine import SampledTokens
+from palate.run.trackers import showing
 from palate.stages.common import sharing
 
 EQUAL = Measure(name="won_at_equal_length", label="win rate, at equal length in words", better="higher")
@@ -39,6 +40,9 @@ ALPACA = Measure(
 REWARD = Measure(
     name="reward_area", label="the reward model prefers a sound answer to a made-up one", better="higher", unit="area"
 )
+
+AT_ONCE = 128
+"""Texts that a judge scores between two looks at how far it is."""
 
 
 def judge_of(term: Reward, precision: Precision, max_tokens: int) -> Mix:
@@ -66,13 +70,28 @@ def _scores(judge: Mix, prompts: Sequence[Prompt], said: Sequence[Sequence[Said]
     """[M] of each prompt; a model reads the texts anew, and knows which of them were cut off."""
     repeated = [prompt for prompt, texts in zip(prompts, said, strict=True) for _ in texts]
     flat = [each for texts in said for each in texts]
-    ends = SampledTokens(
-        sequences=Sequences.pack([[0]] * len(flat), [[0]] * len(flat)),
-        ended=tuple(each.ended for each in flat),
-        layout="the text alone",
-    )
-    scores = judge(repeated, [each.text for each in flat], ends).double().numpy()
-    return list(np.split(scores, np.cumsum([len(texts) for texts in said])[:-1]))
+
+    def scores(part: slice) -> Floats:
+        here = flat[part]
+        ends = SampledTokens(
+            sequences=Sequences.pack([[0]] * len(here), [[0]] * len(here)),
+            ended=tuple(each.ended for each in here),
+            layout="the text alone",
+        )
+        return judge(repeated[part], [each.text for each in here], ends).double().numpy()
+
+    found = _some_at_a_time("responses judged", len(flat), scores)
+    return list(np.split(found, np.cumsum([len(texts) for texts in said])[:-1]))
+
+
+def _some_at_a_time(what: str, count: int, scores: Callable[[slice], Floats]) -> Floats:
+    """[count] scores, of ``AT_ONCE`` texts in one call, with their progress shown."""
+    found = []
+    with showing(what) as show:
+        for first in range(0, count, AT_ONCE):
+            found.append(scores(slice(first, first + AT_ONCE)))
+            show(min(first + AT_ONCE, count), count)
+    return np.concatenate(found)
 
 
 def by_rankings(path: Path, model: str, baseline: str, *, limit: int, seed: int) -> tuple[list[Duel], int]:
@@ -118,8 +137,13 @@ def by_reward_model(
 ) -> Row:
     """How often the reward model scores a sound answer above a made-up one, of all such pairs."""
     replies = [each for item in items for each in item.asked if isinstance(each, Reply)]
+    prompts, texts = [each.prompt for each in replies], [each.text for each in replies]
+
+    def scored(part: slice) -> Floats:
+        return judge(prompts[part], texts[part]).double().numpy()
+
     with unpaired():
-        rewards = judge([each.prompt for each in replies], [each.text for each in replies]).double().numpy()
+        rewards = _some_at_a_time("answers scored by the reward model", len(texts), scored)
     areas = pseudo_values(rewards, [score["sound"] for score in scores])
     found = ratio_estimate(areas, np.ones(len(areas)), seed=seed, least=0.0, most=1.0)
     if not np.isfinite(areas).all():  # all of one kind
