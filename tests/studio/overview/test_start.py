@@ -51,7 +51,7 @@ def test_a_line_that_is_too_long_is_counted_with_its_number(client_of: ClientOf)
         ("prompts.jsonl", b'{"prompt": "p1"}\n{"prompt": "p2"}\n', {"p1", "p2"}),
         ("texts.jsonl", b'{"text": "t1"}\n', {"t1"}),
         ("chat.json", json.dumps([{"messages": [{"role": "user", "content": "m1"}]}]).encode(), {"m1"}),
-        ("packed.jsonl.gz", gzip.compress(b'{"prompt": "z1"}\n'), {"z1"}),
+        ("packed.jsonl.gz", gzip.compress(b'{"prompt": "z1"}\n', mtime=0), {"z1"}),
         ("../../odd name;.tsv", b"prompt\tchosen\trejected\nq\ta\tb\n", {"q"}),
     ],
 )
