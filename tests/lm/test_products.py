@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from palate.lm.decoder import TokenHead
-from palate.lm.kernels import gated as kernel
 from palate.lm.kernels import products
-from palate.lm.kernels.gated import ACTIVATIONS, gated
 from palate.lm.kernels.products import Product, mm, mm_of_rows, packed, rounded, sums
 from palate.lm.logprobs import chosen_logprobs
 from palate.lm.projection import Projection, operands_of
@@ -299,37 +297,6 @@ def test_hardware_that_multiplies_bf16_is_left_to_it(
         results.append(rounded(x, weight))
     assert seen == [HALF, torch.float32]
     assert ((results[0] - results[1]).abs() <= ULP * results[0].abs() + 1e-5).all()
-
-
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-@pytest.mark.parametrize("dtype", [torch.float32, HALF])
-@pytest.mark.parametrize("at_a_time", [1, 40, 2**17])
-def test_a_gated_activation_is_computed_some_rows_at_a_time(
-    name: str, dtype: torch.dtype, at_a_time: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To the bit what it is all at once, in fp32 inside; only the operands wait for the gradient."""
-    monkeypatch.setattr(kernel, "AT_A_TIME", at_a_time)
-    numbers = torch.Generator().manual_seed(7)
-    whole = torch.randn(13, 40, generator=numbers).to(dtype).requires_grad_(True)
-    gate, up = whole.split(20, dim=-1)
-    kept: list[Tensor] = []
-
-    def keep(x: Tensor) -> Tensor:
-        kept.append(x)
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        mine = gated(gate, up, ACTIVATIONS[name], dtype)
-    assert sum(x.numel() * x.element_size() for x in kept) == whole.numel() * dtype.itemsize
-    plain = (ACTIVATIONS[name].forward(gate.float()) * up.float()).to(dtype)
-    assert torch.equal(mine, plain)
-    upper = torch.randn(13, 20, generator=numbers).to(dtype)
-    for one, other in zip(*(torch.autograd.grad(x, (gate, up), upper) for x in (mine, plain)), strict=True):
-        assert one.dtype == dtype
-        assert torch.equal(one, other)
-    with torch.no_grad():
-        assert torch.equal(gated(gate[3:5], up[3:5], ACTIVATIONS[name], dtype), mine[3:5])
-        assert gated(gate[:0], up[:0], ACTIVATIONS[name], dtype).shape == (0, 20)
 
 
 def test_who_reads_rows_besides_the_product_is_given_them_unrounded() -> None:

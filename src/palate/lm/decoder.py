@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -32,6 +31,7 @@ from palate.lm.batch import Layout, Sequences
 from palate.lm.families import Rule, Shape, architecture, fuse, shape_of
 from palate.lm.kernels.attention import attention, attention_dtype, carried_dtype, soft_cap
 from palate.lm.kernels.gated import ACTIVATIONS, gated
+from palate.lm.kernels.rows import rms_normed, rotated
 from palate.lm.kernels.uneven import Meeting, attention_in_runs, padded
 from palate.lm.logprobs import chosen_logprobs, logprobs_by_rows
 from palate.lm.projection import Projecting, Projection, asks_gradient, operands_of
@@ -51,7 +51,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., size] -> [..., size] fp32."""
         weight = self.weight.float() + self.offset if self.offset else self.weight.float()
-        return F.rms_norm(x.float(), weight.shape, weight, self.eps)
+        return rms_normed(x.float().reshape(-1, len(weight)), weight, self.eps).view(x.shape)
 
 
 def projection(shape: Shape, name: str, dtype: torch.dtype) -> Projection:
@@ -66,7 +66,7 @@ class Attention(Projecting):
     def __init__(self, shape: Shape, index: int, dtype: torch.dtype) -> None:
         super().__init__()
         self.index, self.head_dim, self.dtype = index, shape.head_dim, dtype
-        self.heads, self.rule = [shape.num_heads, shape.num_kv_heads], shape.layers[index].rule
+        self.rule = shape.layers[index].rule
         self.q_proj = projection(shape, "q_proj", dtype)
         self.k_proj = projection(shape, "k_proj", dtype)
         self.v_proj = projection(shape, "v_proj", dtype)
@@ -86,7 +86,7 @@ class Attention(Projecting):
         q, k = _normed(q, self.q_norm), _normed(k, self.k_norm)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         if rope is not None:
-            q, k = rotate(torch.cat([q, k], dim=1).float(), rope).split(self.heads, dim=1)
+            q, k = rotated(q, k, *rope)
         q, k, v = (x.to(carried_dtype(self.dtype, x.device)) for x in (q, k, v))
         attended = _pick(attend(self.index, self.rule, q, k, v).flatten(1), wanted)
         out: Tensor = self.o_proj(attended)
@@ -266,14 +266,6 @@ class Decoder(Backbone):
 
 def _pick(x: Tensor, wanted: Tensor | None) -> Tensor:
     return x if wanted is None else x.index_select(0, wanted)
-
-
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding in fp32 of the front of each head, its first half against its second."""
-    cos, sin = rope
-    a, b, rest = x.split([cos.shape[-1], cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], dim=-1)
-    turned = [torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)]
-    return torch.cat([*turned, rest] if rest.shape[-1] else turned, dim=-1)
 
 
 _unpaired = ContextVar("unpaired", default=False)

@@ -9,7 +9,7 @@ Shazeer 2020 (arXiv 2002.05202).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from palate.lm.kernels.rows import parts
 
 AT_A_TIME = 2**17
 """Numbers of either operand: half a megabyte in fp32, so that four of them are in a cache of 2 MiB."""
@@ -52,7 +54,7 @@ class _Gated(torch.autograd.Function):
         ctx.save_for_backward(gate, up)
         ctx.activation = activation
         out = gate.new_empty(gate.shape, dtype=dtype)
-        for part in _parts(gate):
+        for part in parts(gate, AT_A_TIME):
             out[part] = activation.forward(gate[part].float()).mul_(up[part])
         return out
 
@@ -60,13 +62,8 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         gate, up = ctx.saved_tensors
         of_gate, of_up = torch.empty_like(gate), torch.empty_like(up)
-        for part in _parts(gate):
+        for part in parts(gate, AT_A_TIME):
             upper, inner = grad[part].float(), gate[part].float()
             of_up[part] = ctx.activation.forward(inner).mul_(upper)
             of_gate[part] = ctx.activation.backward(upper * up[part], inner)
         return of_gate, of_up, None, None
-
-
-def _parts(x: Tensor) -> Iterator[slice]:
-    rows = max(1, AT_A_TIME // max(1, x.shape[1]))
-    return (slice(start, start + rows) for start in range(0, len(x), rows))

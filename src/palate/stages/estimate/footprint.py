@@ -135,6 +135,11 @@ class Network:
         return "forward" in vars(self.layers[0])
 
     @property
+    def norms_once(self) -> bool:
+        """Whether the backward pass normalises rows again, and keeps them but as they came."""
+        return self.own and self.on_cpu
+
+    @property
     def norm_learns(self) -> bool:
         """The last one, below the head."""
         norm = getattr(self.model.model, "norm", None)
@@ -332,17 +337,19 @@ def scores(net: Network, part: Pass) -> int:
 def kept_by_layer(net: Network, index: int, part: Pass) -> int:
     """What the backward pass of one layer needs.
 
-    A norm keeps its rows, if gradients go on below, and, where it learns, the normalised ones: 4 D each; one of queries
-    and keys 4 d (H + G) each. The products that learn keep what they multiply with: p D for queries, keys and values,
-    p H d for the output, p D and p F inside; and in bf16 the cast weights. Where adapters compute in fp64 the same is
-    kept in fp32 for them; what else they keep says `kept_by_adapter`. Between the inner ones see `between_inner`.
+    A norm keeps its rows, if it learns or gradients go on below: 4 D each; one of queries and keys 4 d (H + G) each.
+    Elsewhere than on a processor the rows wait for what is below and the normalised ones for what it learns. The
+    products that learn keep what they multiply with: p D for queries, keys and values, p H d for the output, p D and
+    p F inside; and in bf16 the cast weights. Where adapters compute in fp64 the same is kept in fp32 for them; what
+    else they keep says `kept_by_adapter`. Between the inner ones see `between_inner`.
     """
     layer: Any = net.layers[index]
     (first, after), (second, last) = getattr(net.model.model.shape, "norms", BEFORE)
     out = part.wanted if index == net.L - 1 and net.own else part.rows
-    norm = 4 if any("norm" in name and weight.requires_grad for name, weight in layer.named_parameters()) else 0
-    below = 4 if index > net.first or _learns(*net.model.model.lower(0)) else 0
-    found = part.rows * (below + norm) * net.D if first else 0
+    norms = any("norm" in name and weight.requires_grad for name, weight in layer.named_parameters())
+    below = index > net.first or _learns(*net.model.model.lower(0))
+    norm = 4 if norms and not net.norms_once else 0
+    found = part.rows * (4 * (below or (norms and net.norms_once)) + norm) * net.D if first else 0
     found += out * ((4 + norm) * net.D * sum(map(bool, (after, second, last))) + between_inner(net, layer))
     if getattr(net.model.model.shape, "query_key_norm", ""):
         found += part.rows * (4 + norm) * net.d * (net.H + net.G)
@@ -390,8 +397,8 @@ def _learns(*modules: nn.Module) -> bool:
 
 
 def kept_by_head(net: Network, part: Pass) -> int:
-    """The last norm's rows, the normalised ones if it learns, and the head's operand: 4 D each for a wanted row."""
-    return (12 if net.norm_learns else 8) * net.D * part.wanted
+    """The last norm's rows, the normalised ones where they are kept, and the head's operand: 4 D a wanted row each."""
+    return (12 if net.norm_learns and not net.norms_once else 8) * net.D * part.wanted
 
 
 def given_to_head(net: Network, part: Pass) -> int:
