@@ -75,6 +75,19 @@ def test_a_product_in_fp32_is_exact_whoever_computes_it(by_onednn: bool) -> None
     assert mm(a[:0], b).shape == (0, 72)
 
 
+@pytest.mark.parametrize("has", [True, False])
+@pytest.mark.parametrize("sizes", [(96, 72), (72, 96), (96, 96)])
+def test_a_gradient_of_a_weight_in_bf16_is_rounded_once(
+    sizes: tuple[int, int], has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "has_amx", lambda: has)
+    numbers = torch.Generator().manual_seed(5)
+    grad, x = (torch.randn(30, size, generator=numbers).to(HALF) for size in sizes)
+    found, expected = mm_of_rows(grad, x), grad.double().T @ x.double()
+    assert (found.dtype, found.shape) == (HALF, sizes)
+    assert ((found.double() - expected).abs() <= ULP / 2 * expected.abs() + 1e-5).all()
+
+
 def test_gradients_of_a_product_in_fp32(by_onednn: bool) -> None:
     """Through a projection that learns, one that does not, and for rows that ask for none."""
     numbers = torch.Generator().manual_seed(6)
@@ -136,7 +149,7 @@ def test_logits_of_a_half_precision_model_are_not_rounded(
     rows: Tensor, has: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their operands are, where hardware gives the sums in fp32; sampling, training and the gradient alike."""
-    monkeypatch.setattr(products, "sums_bf16", lambda: has)
+    monkeypatch.setattr(products, "has_amx", lambda: has)
     embeddings, tokens, scaled = nn.Embedding(40, 96), torch.arange(7), rows / 0.7
     head = TokenHead(embeddings, HALF, tied=True)
     weight = embeddings.weight.detach()
@@ -163,7 +176,7 @@ def test_logits_of_a_half_precision_model_are_not_rounded(
 
 def test_the_switch_is_turned_for_the_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """And back, come what may; a model in fp32 never turns it."""
-    monkeypatch.setattr(products, "sums_bf16", lambda: True)
+    monkeypatch.setattr(products, "has_amx", lambda: True)
     switch, before = torch.backends.mkldnn.matmul, "ieee"
     switch.fp32_precision = before
     for broken in (torch.zeros(3, 4), torch.zeros(2, 4)):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from palate.lm.kernels.products import PACKED_ROWS, Product, packed, rounded, sums
+from palate.lm.kernels.products import PACKED_ROWS, Product, mm_of_rows, packed, rounded, sums
 
 _GOING_TO_BE = "going_to_be"
 """Under this name a weight that lies in its file knows the dtype that it is going to have in memory."""
@@ -274,4 +274,4 @@ class _ByPacked(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, _ = ctx.needs_input_grad
-        return rounded(grad, weight.T) if of_x else None, rounded(grad.T, x.T) if of_weight else None, None
+        return rounded(grad, weight.T) if of_x else None, mm_of_rows(grad, x) if of_weight else None, None
