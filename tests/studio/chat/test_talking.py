@@ -65,7 +65,7 @@ def test_what_models_write_can_do_no_harm(ada: Chatter) -> None:
     assert 'href="javascript:' not in html
     ada.change(title="</script><script>alert(1)</script>", consent=True)
     page = ada.client.get(f"/chat/{ada.id}", headers={"Accept": "text/html"}).text
-    assert page.count("<script") == 3  # our two modules and the data block
+    assert page.count("<script") == 4  # early.js, our two modules and the data block
     assert "alert(1)</script>" not in page
 
 
