@@ -629,7 +629,12 @@ ATTACKS = (
     "{{ 7*7 }}{% raw %}<b>",
     "\u202e<scr\u0000ipt>alert(1)</script>",
 )
-OURS = {"/static/labeling/label.js", "/static/web/early.js", "/static/web/palate.js", "/static/labeling/label_preview.js"}
+OURS = {
+    "/static/labeling/label.js",
+    "/static/web/early.js",
+    "/static/web/palate.js",
+    "/static/labeling/label_preview.js",
+}
 
 
 class Inspector(HTMLParser):
