@@ -27,9 +27,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -139,7 +141,10 @@ def main() -> None:
         replace(line, target=line.aim(precision, adapters=arguments.adapter > 0))
         for line in choose(arguments.only, beside, adapter=arguments.adapter, rows=arguments.rows)
     ]
-    shape = prepare(arguments.out / "work", arguments.model, width=2 if precision == "bf16" else 4, rows=arguments.rows)
+    width = 2 if precision == "bf16" else 4
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as aside:  # or its memory would be missing later
+        made = aside.submit(prepare, arguments.out / "work", arguments.model, width=width, rows=arguments.rows)
+        shape = made.result()
     shape = replace(shape, backward=1 if arguments.adapter else 2)
     about = {
         "machine": f"{processor(device)}, {platform.platform()}",
