@@ -23,8 +23,8 @@ from palate.lm.families import Rule
 from palate.lm.kernels.attention import attention, attention_and_sums, attention_dtype, carried_dtype, joined
 
 WIDENED = 2**20
-"""So many cached numbers are made wider at a time: 8 MiB in fp64, read again out of a processor's caches. With a quarter
-of that, and more calls, sampling took 1.05 times as long on a Xeon."""
+"""So many cached numbers are made wider at a time: 8 MiB in fp64, read again out of a processor's caches. With a
+quarter of that, and more calls, sampling took 1.05 times as long on a Xeon."""
 
 LEAST_SHARED, LEAST_LONG = 2, 128
 """Slots to a prompt, on average, and tokens of the longest, from which on a prompt's keys are read once for all of
