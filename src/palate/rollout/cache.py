@@ -117,7 +117,7 @@ class Cache:
         end = self.keys.shape[3] if whole else int(new.max()) + 1
         back = new[:, None] - torch.arange(first, end, device=device)
         slots = torch.arange(len(new), device=device)
-        # who began together writes at one place, which takes a tenth of the time that many take
+        # who began together writes at one place, which is quicker than at many
         here = end - 1 if not whole and int(new.min()) == end - 1 else None
         shared = self.begin - first >= LEAST_LONG and len({*self.prompts}) * LEAST_SHARED <= len(slots)
         sharing = Sharing.of(self.prompts) if shared and not whole else None
