@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.evals.card.harmed import Write
@@ -16,6 +19,7 @@ from palate.evals.asking import answering
 from palate.lm.sources.zoo import load_language_model, save
 from palate.recipe import CardRecipe, parse_recipe
 from palate.run.directory import Run
+from palate.stages.measuring import card_judges
 from palate.stages.measuring.card import choose, report_card
 
 
@@ -348,3 +352,26 @@ def test_prompts_of_two_sections_are_responded_to_once(
     found, _ = carded(both, tmp_path / "run")
     assert asked == [4]
     assert {row["items"] for row in found["rows"]} == {4}
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_a_judge_scores_some_at_a_time_and_shows_how_far_it_is(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every text once, in order; what is shown is what is done."""
+    shown: list[tuple[int, int]] = []
+    asked: list[int] = []
+
+    @contextmanager
+    def showing(what: str) -> Iterator[Any]:
+        assert what == "texts"
+        yield lambda done, total: shown.append((done, total))
+
+    def scores(part: slice) -> Any:
+        asked.append(len(numbers[part]))
+        return numbers[part]
+
+    monkeypatch.setattr(card_judges, "showing", showing)
+    monkeypatch.setattr(card_judges, "AT_ONCE", 3)
+    numbers = np.arange(count, dtype=np.float64)
+    assert np.array_equal(card_judges._some_at_a_time("texts", count, scores), numbers)
+    assert max(asked) <= 3
+    assert shown == list(zip(np.cumsum(asked).tolist(), [count] * len(asked), strict=True))

@@ -26,7 +26,7 @@ from palate.rollout import slots
 from palate.rollout.drawing import draw
 from palate.rollout.local import undrawn
 from palate.stages.estimate import footprint
-from palate.stages.estimate.footprint import Network, Pass, Small
+from palate.stages.estimate.network import Network, Pass, Small
 
 PRECISIONS = ("fp32", "bf16")
 

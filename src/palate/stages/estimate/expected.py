@@ -28,7 +28,7 @@ from palate.recipe import (
     StageRecipe,
 )
 from palate.records import Prompt
-from palate.stages.estimate.footprint import Network
+from palate.stages.estimate.network import Network
 from palate.stages.estimate.passes import (
     adopt,
     computed,

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from palate.machine import gb
 from palate.run.directory import Run
 from palate.stages.estimate import footprint
-from palate.stages.estimate.footprint import Network
+from palate.stages.estimate.network import Network
 from palate.stages.estimate.trial import tell
 from palate.stages.estimate.workload import SAMPLING, Workload
 

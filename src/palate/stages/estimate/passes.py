@@ -19,7 +19,7 @@ from palate.machine import gb
 from palate.recipe import Optimizer, Sampling, TrainingRecipe
 from palate.rollout.slots import PREFILL_TOKENS
 from palate.stages.estimate import footprint
-from palate.stages.estimate.footprint import Network, Pass, Small
+from palate.stages.estimate.network import Network, Pass, Small
 from palate.stages.estimate.workload import Decoding, Learning, Scoring
 
 LOOKED_AT = 2000

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from palate.lm.sources.zoo import bytes_in_files
 from palate.stages.estimate import footprint
-from palate.stages.estimate.footprint import Network, Pass, Small
+from palate.stages.estimate.network import Network, Pass, Small
 
 Parts = Mapping[str, int]
 """Bytes by the name of a part."""
