@@ -98,9 +98,12 @@ def stored(optimizer: Optimizer) -> int:
 def test_each_of_two_takes_what_it_said(
     stage: str, changes: dict[str, Any], files: dict[str, str], tmp_path: Path
 ) -> None:
-    for found in of_each(stage, settings(stage, files, **changes, **SHARDED), tmp_path):
-        assert not isinstance(found, BaseException), found
-        said, took, foretold, held = found
+    tree = settings(stage, files, **changes, **SHARDED)
+    for twice in zip(*(of_each(stage, tree, tmp_path / again) for again in ("once", "again")), strict=True):
+        assert not any(isinstance(found, BaseException) for found in twice), twice
+        said, _, foretold, held = twice[0]
+        # what gloo's thread lets go of is not seen, now and then a message: that can only look like more
+        took = min(found[1] for found in twice)
         print(f"{took:,} said {said:,} {said / took - 1:+.1%}; holds {held:,} said {foretold:,}")
         assert said == pytest.approx(took, rel=0.1)
         assert held == pytest.approx(foretold, rel=0.01)
